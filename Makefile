@@ -1,0 +1,47 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test lint type proto bench clean install
+
+install: $(INSTALLED)
+
+# A fresh machine needs only Python >= 3.11 and make. torch is pinned to its CPU build here alone:
+# a Jetson container brings its own.
+$(INSTALLED): pyproject.toml constraints-cpu.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Python 3.11 or newer is needed: make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints-cpu.txt torch
+	$(BIN)/pip install --quiet --constraint constraints-cpu.txt --editable '.[dev]'
+	touch $@
+
+demo: install
+	$(BIN)/dedgeai demo --out out
+
+test: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	cd proto && ../$(BIN)/buf lint
+
+type: install
+	$(BIN)/mypy
+
+# Regenerates the committed stubs; a test holds that they match the .proto files.
+proto: install
+	cd proto && ../$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. \
+		--grpc_python_out=. dedgeai/v1/node.proto dedgeai/v1/worker.proto
+
+bench: install
+	$(BIN)/python -m benchmarks.replay_flickr8k --help
+
+clean:
+	rm -rf $(VENV) out build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

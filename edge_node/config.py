@@ -1,0 +1,142 @@
+"""Every setting of a node: its unit, its default and what it bounds.
+
+Read from a TOML file, then from environment variables `DEDGEAI_<FIELD>`, then from the command
+line, each overriding the one before. Unknown keys are errors.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from edge_node.errors import InvalidRequest
+
+ENVIRONMENT_PREFIX = "DEDGEAI_"
+LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
+
+
+class NodeConfig(BaseModel):
+    """One node. Times are seconds, sizes bytes, unless the name says otherwise."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    # Identity and addresses.
+    node_id: str = Field(default="node-0", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")
+    data_folder: Path = Path("dedgeai-data")
+    rest_host: str = "127.0.0.1"
+    rest_port: int = Field(default=8080, ge=0, le=65535)
+    grpc_host: str = "127.0.0.1"
+    grpc_port: int = Field(default=9080, ge=0, le=65535)
+    # host:port of every other node's gRPC listener.
+    peers: tuple[str, ...] = ()
+    # Remote gRPC without TLS lets anyone on the network read prompts and place tasks.
+    allow_insecure_peering: bool = False
+
+    # Store: an embedded Valkey under data_folder unless a URL is given.
+    redis_url: str | None = None
+    idempotency_keep_s: float = Field(default=86_400.0, gt=0)
+    task_keep_s: float = Field(default=7 * 86_400.0, gt=0)
+    image_bytes_total_max: int = Field(default=10 * 2**30, gt=0)
+    image_keep_s: float = Field(default=7 * 86_400.0, gt=0)
+
+    # Worker: a child of the node unless the socket of one that runs already is given.
+    worker_socket: Path | None = None
+    engine: Literal["sd3", "emulated"] = "sd3"
+    # A diffusers Stable Diffusion 3 folder; the tiny model of this package when not given.
+    model_folder: Path | None = None
+    torch_threads: int = Field(default=0, ge=0)
+    # Least seconds per work unit: devices of unequal speed for demonstrations.
+    pace_s: float = Field(default=0.0, ge=0)
+    emulated_profile: str = "orin-64gb-maxn"
+    # Emulated devices run this many times faster than the ones they stand for.
+    time_scale: float = Field(default=1.0, gt=0, le=1000)
+    rows_max: int = Field(default=0, ge=0)
+    image_metadata: bool = True
+
+    # Scheduling.
+    policy: str = "slow_server_aware"
+    policy_options: dict[str, float] = Field(default_factory=dict)
+    # Seeds the policy's coin; drawn from the machine when not given.
+    policy_seed: int | None = None
+
+    # Admission.
+    tasks_in_flight_max: int = Field(default=2000, gt=0)
+    queue_wait_s_max: float = Field(default=3600.0, gt=0)
+    hosted_tasks_max: int = Field(default=4000, gt=0)
+    prompt_chars_max: int = Field(default=32_000, gt=0)
+    steps_default: int = Field(default=15, gt=0)
+    guidance_scale_default: float = Field(default=5.0, ge=0)
+    guidance_scale_max: float = Field(default=30.0, ge=0)
+    images_per_request_max: int = Field(default=10, gt=0)
+    deadline_s_default: float = Field(default=3600.0, gt=0)
+    deadline_s_max: float = Field(default=86_400.0, gt=0)
+    request_bytes_max: int = Field(default=2**20, gt=0)
+
+    # Time between things.
+    heartbeat_s: float = Field(default=0.5, gt=0)
+    suspect_s: float = Field(default=3.0, gt=0)
+    lease_s: float = Field(default=5.0, gt=0)
+    tick_s: float = Field(default=0.1, gt=0)
+    attempts_max: int = Field(default=5, gt=0)
+    drain_s: float = Field(default=20.0, ge=0)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> NodeConfig:
+        if self.grpc_host not in LOOPBACK_HOSTS and not self.allow_insecure_peering:
+            raise ValueError(
+                f"grpc_host {self.grpc_host} can be reached by other machines and peering has no "
+                "TLS yet. Keep it on a network that you trust and say so with "
+                "allow_insecure_peering = true, or use 127.0.0.1."
+            )
+        if not self.heartbeat_s * 2 <= min(self.suspect_s, self.lease_s):
+            raise ValueError("suspect_s and lease_s must each be at least twice heartbeat_s")
+        return self
+
+
+def load_config(path: Path | None, overrides: dict[str, Any]) -> NodeConfig:
+    """Merges file, environment and `overrides` (None values mean: not given).
+
+    Raises:
+        InvalidRequest: naming the key, what is wrong with it and the nearest known one.
+    """
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            values |= tomllib.loads(path.read_text())
+        except FileNotFoundError:
+            raise InvalidRequest(f"There is no configuration file {path}.") from None
+        except tomllib.TOMLDecodeError as error:
+            raise InvalidRequest(f"{path} is not valid TOML: {error}.") from None
+    values |= _from_environment()
+    values |= {key: value for key, value in overrides.items() if value is not None}
+    try:
+        return NodeConfig(**values)
+    except ValidationError as error:
+        raise InvalidRequest(_explain(error)) from None
+
+
+def _from_environment() -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name, text in os.environ.items():
+        if name.startswith(ENVIRONMENT_PREFIX):
+            key = name.removeprefix(ENVIRONMENT_PREFIX).lower()
+            values[key] = text.split(",") if key == "peers" else text
+    return values
+
+
+def _explain(error: ValidationError) -> str:
+    sentences = []
+    for problem in error.errors():
+        key = ".".join(str(part) for part in problem["loc"]) or "configuration"
+        if problem["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(key, NodeConfig.model_fields, n=1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            sentences.append(f"{key} is not a setting.{hint}")
+        else:
+            sentences.append(f"{key}: {problem['msg'].removeprefix('Value error, ')}")
+    return " ".join(sentences)

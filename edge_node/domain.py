@@ -1,0 +1,351 @@
+"""The words of the system as values: what nodes, tasks, images and reports are.
+
+Owns no behaviour beyond arithmetic on its own fields, and knows nothing of transports or storage.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import NewType
+
+NodeId = NewType("NodeId", str)
+TaskId = NewType("TaskId", str)
+JobId = NewType("JobId", str)
+DecisionId = NewType("DecisionId", str)
+ModelFingerprint = NewType("ModelFingerprint", str)
+
+
+def origin_of(identifier: str) -> NodeId:
+    """Node that owns a task or job: everything before the last dash of `<origin>-<ulid>`."""
+    return NodeId(identifier.rpartition("-")[0])
+
+
+class TaskStatus(enum.StrEnum):
+    """Where a task stands, in the words of the REST surface."""
+
+    QUEUED = "queued"
+    IN_PROGRESS = "in_progress"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing can follow."""
+        return self in (TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.CANCELLED)
+
+
+class Durability(enum.StrEnum):
+    """What an accepted task survives."""
+
+    DISK = "disk"  # fsynced before it was accepted: survives a crash of its node
+    JOURNALLED = "journalled"  # written without waiting: its client's connection is its promise
+    NONE = "none"  # the store was away
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """What to draw, with every default applied.
+
+    Attributes:
+        guidance_scale: classifier-free guidance; at most 1 means unguided (one row per step).
+        image_format: png, webp or jpeg.
+        image_quality: 0..100, for webp and jpeg.
+        previews: how many intermediate images are wanted.
+    """
+
+    prompt: str
+    negative_prompt: str = ""
+    width_px: int
+    height_px: int
+    steps: int
+    guidance_scale: float
+    seed: int
+    model: str
+    image_format: str = "png"
+    image_quality: int = 90
+    previews: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Image:
+    """An encoded image; `emulated_device` names what produced a placeholder, else empty."""
+
+    content: bytes
+    format: str
+    width_px: int
+    height_px: int
+    emulated_device: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkModel:
+    """Work of a drawing in work units: rho (z + c), design.md "Words".
+
+    Attributes:
+        fixed_steps: c, cost of encoding and decoding in guided steps of the same size.
+        unguided_ratio: cost of an unguided step relative to a guided one.
+        reference_px: side of the square whose guided step is one work unit.
+        size_costs: measured rho as (width_px, height_px, rho); other sizes follow their area.
+    """
+
+    fixed_steps: float
+    unguided_ratio: float
+    reference_px: int
+    size_costs: tuple[tuple[int, int, float], ...] = ()
+
+    def work(self, drawing: Drawing) -> float:
+        """Work units of `drawing`."""
+        rho = drawing.width_px * drawing.height_px / self.reference_px**2
+        for width_px, height_px, measured_rho in self.size_costs:
+            if (width_px, height_px) == (drawing.width_px, drawing.height_px):
+                rho = measured_rho
+        guided = drawing.guidance_scale > 1.0
+        steps = drawing.steps * (1.0 if guided else self.unguided_ratio)
+        return rho * (steps + self.fixed_steps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerDescription:
+    """What a worker serves, once it has loaded; `state` is loading, warming_up, ready or failed."""
+
+    state: str
+    detail: str = ""
+    engine: str = ""
+    model: str = ""
+    model_fingerprint: ModelFingerprint = ModelFingerprint("")
+    capacity: float = 0.0
+    work_model: WorkModel = WorkModel(fixed_steps=0.0, unguided_ratio=0.5, reference_px=64)
+    size_px_min: int = 16
+    size_px_max: int = 0
+    size_px_multiple: int = 16
+    steps_max: int = 0
+    rows_max: int = 1
+    emulated_device: str = ""
+    pace_s: float = 0.0
+    device: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerLoad:
+    """A worker's own account of its queue; `backlog` in work units, `capacity` per second."""
+
+    backlog: float
+    queued: int
+    running: int
+    capacity: float
+    steps_done: int
+    resident_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One image to be drawn, as accepted by its origin.
+
+    Attributes:
+        work: in work units, from the origin's work model.
+        input_bits: size d of what must travel to an executor.
+        deadline_unix_s: after which the image is of no use; None when it always is.
+        priority: larger is served first.
+        durability: what was promised when it was accepted.
+        attempt_floor: attempts of this life of the origin start above it. A former life issued at
+            most `attempts_max` above its own floor, so a recovered task is fenced without a write
+            at every placement.
+    """
+
+    id: TaskId
+    job_id: JobId | None
+    drawing: Drawing
+    work: float
+    input_bits: int
+    created_unix_s: float
+    deadline_unix_s: float | None = None
+    priority: int = 0
+    durability: Durability = Durability.DISK
+    attempt_floor: int = 0
+
+    @property
+    def origin(self) -> NodeId:
+        """The node that accepted the task and owns its fate."""
+        return origin_of(self.id)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskError:
+    """Why a task failed; `code` is stable, such as deadline_exceeded or client_gone."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskRecord:
+    """A task and its fate: what the ledger keeps and what clients are shown.
+
+    Attributes:
+        step: denoising steps done in the current attempt (never written to the ledger).
+        queue_position: place in the executor's queue, 0 when running (never written).
+        queue_s, compute_s: measured by the executor.
+        policy: the policy that placed the current attempt.
+        image_bytes: size of the stored image file.
+    """
+
+    task: Task
+    status: TaskStatus = TaskStatus.QUEUED
+    executor: NodeId | None = None
+    attempt: int = 0
+    step: int = 0
+    queue_position: int = 0
+    eta_s: float = 0.0
+    started_unix_s: float | None = None
+    finished_unix_s: float | None = None
+    error: TaskError | None = None
+    image_bytes: int = 0
+    emulated_device: str = ""
+    queue_s: float = 0.0
+    compute_s: float = 0.0
+    policy: str = ""
+
+
+class TaskEventKind(enum.StrEnum):
+    """Names of the events that clients may watch."""
+
+    QUEUED = "queued"
+    PLACED = "placed"
+    STARTED = "started"
+    STEP = "step"
+    FINISHED = "finished"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the stream of events ends with it."""
+        return self in (TaskEventKind.FINISHED, TaskEventKind.FAILED, TaskEventKind.CANCELLED)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskEvent:
+    """Something a client may watch; `sequence` counts from 1 within the task."""
+
+    sequence: int
+    kind: TaskEventKind
+    unix_s: float
+    attempt: int = 0
+    executor: NodeId | None = None
+    step: int = 0
+    steps: int = 0
+    queue_position: int = 0
+    error: TaskError | None = None
+    preview: bytes = b""
+
+
+# What an executor tells the origin of an attempt, in the order in which it happens.
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttemptQueued:
+    """The executor has taken the attempt into its queue, or still holds it there."""
+
+    position: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttemptStarted:
+    """The first denoising step begins."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepFinished:
+    """`step` of `steps` is done; `preview` is an encoded intermediate image or empty."""
+
+    step: int
+    steps: int
+    preview: bytes = b""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttemptHeartbeat:
+    """Nothing new, but the executor lives and still owns the attempt."""
+
+    queue_position: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttemptFinished:
+    """The image, with seconds spent queued and computing at the executor."""
+
+    image: Image
+    queue_s: float
+    compute_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttemptFailed:
+    """No image from this attempt; `retryable` says whether another device may succeed."""
+
+    code: str
+    message: str
+    retryable: bool
+
+
+AttemptReport = (
+    AttemptQueued
+    | AttemptStarted
+    | StepFinished
+    | AttemptHeartbeat
+    | AttemptFinished
+    | AttemptFailed
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Offload:
+    """One attempt of a task, as it is sent to its executor.
+
+    Attributes:
+        dispatch: number of this dispatch among all from this origin to this executor.
+        incarnation: the origin's, which numbered the dispatch.
+        deadline_s: seconds left, None when there is no deadline.
+    """
+
+    task_id: TaskId
+    attempt: int
+    origin: NodeId
+    incarnation: int
+    dispatch: int
+    drawing: Drawing
+    work: float
+    priority: int = 0
+    deadline_s: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeState:
+    """A node's queue as others may count on it.
+
+    Attributes:
+        incarnation: grows with every start of the node.
+        sequence: grows with every change within an incarnation.
+        backlog: work placed on the node and not done, in work units.
+        capacity: work units per second, measured.
+        accepting: the worker is ready and the node is not draining.
+        dispatches_seen: per origin (incarnation, last dispatch) that the backlog includes.
+    """
+
+    node_id: NodeId
+    incarnation: int
+    sequence: int
+    backlog: float = 0.0
+    capacity: float = 0.0
+    model: str = ""
+    model_fingerprint: ModelFingerprint = ModelFingerprint("")
+    accepting: bool = False
+    queued: int = 0
+    running: int = 0
+    dispatches_seen: dict[NodeId, tuple[int, int]] = field(default_factory=dict)
+    rest_url: str = ""
+    grpc_address: str = ""
+    device: str = ""
+    emulated_device: str = ""

@@ -1,0 +1,139 @@
+"""The errors a client or a peer can meet; each class owns its HTTP and its gRPC status.
+
+Raised anywhere, turned into a response only by the transports. A message is a sentence that says
+what to do; `code` is stable and machine-readable.
+"""
+
+from __future__ import annotations
+
+
+class DEdgeAIError(Exception):
+    """Root of the tree.
+
+    Attributes:
+        message: what went wrong and what to do about it.
+        param: the request field at fault, if one is.
+        retry_after_s: when trying again makes sense; None when it does not.
+    """
+
+    code = "internal_error"
+    http_status = 500
+    grpc_status = "INTERNAL"
+
+    def __init__(
+        self, message: str, *, param: str | None = None, retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.retry_after_s = retry_after_s
+
+
+class InvalidRequest(DEdgeAIError):
+    """The request can never succeed as it stands."""
+
+    code = "invalid_request"
+    http_status = 400
+    grpc_status = "INVALID_ARGUMENT"
+
+
+class ModelNotFound(DEdgeAIError):
+    """No node serves the model asked for."""
+
+    code = "model_not_found"
+    http_status = 404
+    grpc_status = "NOT_FOUND"
+
+
+class TaskNotFound(DEdgeAIError):
+    """The origin does not know this task or job, or has expired it."""
+
+    code = "task_not_found"
+    http_status = 404
+    grpc_status = "NOT_FOUND"
+
+
+class ImageNotReady(DEdgeAIError):
+    """The task has no image yet, or never will."""
+
+    code = "image_not_ready"
+    http_status = 409
+    grpc_status = "FAILED_PRECONDITION"
+
+
+class ImageGone(DEdgeAIError):
+    """The image was drawn and has since been removed by the cap on size or age."""
+
+    code = "image_gone"
+    http_status = 410
+    grpc_status = "NOT_FOUND"
+
+
+class IdempotencyConflict(DEdgeAIError):
+    """The Idempotency-Key was used before with a different request."""
+
+    code = "idempotency_conflict"
+    http_status = 409
+    grpc_status = "ALREADY_EXISTS"
+
+
+class AdmissionRefused(DEdgeAIError):
+    """Every place in the queue is taken; `retry_after_s` says when one is expected."""
+
+    code = "queue_full"
+    http_status = 429
+    grpc_status = "RESOURCE_EXHAUSTED"
+
+
+class NodeNotReady(DEdgeAIError):
+    """The node is starting or draining."""
+
+    code = "node_not_ready"
+    http_status = 503
+    grpc_status = "UNAVAILABLE"
+
+
+class StoreUnavailable(DEdgeAIError):
+    """The task ledger cannot be written, so no promise can be made."""
+
+    code = "store_unavailable"
+    http_status = 503
+    grpc_status = "UNAVAILABLE"
+
+
+class OriginUnavailable(DEdgeAIError):
+    """The node that owns the task does not answer at present."""
+
+    code = "origin_unavailable"
+    http_status = 503
+    grpc_status = "UNAVAILABLE"
+
+
+class WorkerUnavailable(DEdgeAIError):
+    """The worker process is not there or not ready."""
+
+    code = "worker_unavailable"
+    http_status = 503
+    grpc_status = "UNAVAILABLE"
+
+
+class StaleAttempt(DEdgeAIError):
+    """A later placement of the same task has been seen; this one must stop."""
+
+    code = "stale_attempt"
+    http_status = 409
+    grpc_status = "ABORTED"
+
+
+class TaskFailed(DEdgeAIError):
+    """A task ended without an image; `code` is the task's own error code."""
+
+    code = "task_failed"
+    http_status = 500
+    grpc_status = "INTERNAL"
+
+    def __init__(self, message: str, *, code: str) -> None:
+        super().__init__(message)
+        self.code = code
+        if code == "deadline_exceeded":
+            self.http_status = 504

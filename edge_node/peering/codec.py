@@ -1,0 +1,258 @@
+"""The one place where the words of domain.py become protobuf messages and come back.
+
+Owns the mapping between dataclasses and wire messages. It must not open a connection, keep state
+or decide anything; callers of both sides see domain types only.
+"""
+
+from __future__ import annotations
+
+from dedgeai.v1 import worker_pb2
+
+from edge_node.domain import (
+    AttemptFailed,
+    AttemptFinished,
+    AttemptQueued,
+    AttemptStarted,
+    Drawing,
+    Image,
+    ModelFingerprint,
+    StepFinished,
+    WorkerDescription,
+    WorkerLoad,
+    WorkModel,
+)
+
+# What a worker reports of an attempt; leases between nodes add AttemptHeartbeat.
+DrawReport = AttemptQueued | AttemptStarted | StepFinished | AttemptFinished | AttemptFailed
+
+_STATE_NUMBERS = {
+    "loading": worker_pb2.DescribeResponse.STATE_LOADING,
+    "warming_up": worker_pb2.DescribeResponse.STATE_WARMING_UP,
+    "ready": worker_pb2.DescribeResponse.STATE_READY,
+    "failed": worker_pb2.DescribeResponse.STATE_FAILED,
+}
+_STATE_NAMES = {number: name for name, number in _STATE_NUMBERS.items()}
+
+
+# What to draw, and the image.
+
+
+def drawing_to_proto(drawing: Drawing) -> worker_pb2.Drawing:
+    """Drawing as a message."""
+    return worker_pb2.Drawing(
+        prompt=drawing.prompt,
+        negative_prompt=drawing.negative_prompt,
+        width_px=drawing.width_px,
+        height_px=drawing.height_px,
+        steps=drawing.steps,
+        guidance_scale=drawing.guidance_scale,
+        seed=drawing.seed,
+        model=drawing.model,
+        image_format=drawing.image_format,
+        image_quality=drawing.image_quality,
+        previews=drawing.previews,
+    )
+
+
+def drawing_from_proto(message: worker_pb2.Drawing) -> Drawing:
+    """Drawing of a message; its fields are taken as they are, defaults were applied before."""
+    return Drawing(
+        prompt=message.prompt,
+        negative_prompt=message.negative_prompt,
+        width_px=message.width_px,
+        height_px=message.height_px,
+        steps=message.steps,
+        guidance_scale=message.guidance_scale,
+        seed=message.seed,
+        model=message.model,
+        image_format=message.image_format,
+        image_quality=message.image_quality,
+        previews=message.previews,
+    )
+
+
+def image_to_proto(image: Image) -> worker_pb2.Image:
+    """Encoded image as a message."""
+    return worker_pb2.Image(
+        content=image.content,
+        format=image.format,
+        width_px=image.width_px,
+        height_px=image.height_px,
+        emulated_device=image.emulated_device,
+    )
+
+
+def image_from_proto(message: worker_pb2.Image) -> Image:
+    """Encoded image of a message."""
+    return Image(
+        content=message.content,
+        format=message.format,
+        width_px=message.width_px,
+        height_px=message.height_px,
+        emulated_device=message.emulated_device,
+    )
+
+
+# What a worker says of itself.
+
+
+def work_model_to_proto(work_model: WorkModel) -> worker_pb2.WorkModel:
+    """Calibrated work model as a message."""
+    return worker_pb2.WorkModel(
+        fixed_steps=work_model.fixed_steps,
+        unguided_ratio=work_model.unguided_ratio,
+        reference_px=work_model.reference_px,
+        size_costs=[
+            worker_pb2.WorkModel.SizeCost(width_px=width_px, height_px=height_px, rho=rho)
+            for width_px, height_px, rho in work_model.size_costs
+        ],
+    )
+
+
+def work_model_from_proto(message: worker_pb2.WorkModel) -> WorkModel:
+    """Calibrated work model of a message."""
+    return WorkModel(
+        fixed_steps=message.fixed_steps,
+        unguided_ratio=message.unguided_ratio,
+        reference_px=message.reference_px,
+        size_costs=tuple((cost.width_px, cost.height_px, cost.rho) for cost in message.size_costs),
+    )
+
+
+def description_to_proto(description: WorkerDescription) -> worker_pb2.DescribeResponse:
+    """Description of a worker as a message."""
+    return worker_pb2.DescribeResponse(
+        state=_STATE_NUMBERS[description.state],
+        detail=description.detail,
+        engine=description.engine,
+        model=description.model,
+        model_fingerprint=description.model_fingerprint,
+        capacity=description.capacity,
+        work_model=work_model_to_proto(description.work_model),
+        size_px_min=description.size_px_min,
+        size_px_max=description.size_px_max,
+        size_px_multiple=description.size_px_multiple,
+        steps_max=description.steps_max,
+        rows_max=description.rows_max,
+        emulated_device=description.emulated_device,
+        pace_s=description.pace_s,
+        device=description.device,
+    )
+
+
+def description_from_proto(message: worker_pb2.DescribeResponse) -> WorkerDescription:
+    """Description of a worker; a state that this node does not know is read as `loading`."""
+    return WorkerDescription(
+        state=_STATE_NAMES.get(message.state, "loading"),
+        detail=message.detail,
+        engine=message.engine,
+        model=message.model,
+        model_fingerprint=ModelFingerprint(message.model_fingerprint),
+        capacity=message.capacity,
+        work_model=work_model_from_proto(message.work_model),
+        size_px_min=message.size_px_min,
+        size_px_max=message.size_px_max,
+        size_px_multiple=message.size_px_multiple,
+        steps_max=message.steps_max,
+        rows_max=message.rows_max,
+        emulated_device=message.emulated_device,
+        pace_s=message.pace_s,
+        device=message.device,
+    )
+
+
+def load_to_proto(load: WorkerLoad) -> worker_pb2.WatchLoadResponse:
+    """Load of a worker as a message."""
+    return worker_pb2.WatchLoadResponse(
+        backlog=load.backlog,
+        queued=load.queued,
+        running=load.running,
+        capacity=load.capacity,
+        steps_done=load.steps_done,
+        resident_bytes=load.resident_bytes,
+    )
+
+
+def load_from_proto(message: worker_pb2.WatchLoadResponse) -> WorkerLoad:
+    """Load of a worker."""
+    return WorkerLoad(
+        backlog=message.backlog,
+        queued=message.queued,
+        running=message.running,
+        capacity=message.capacity,
+        steps_done=message.steps_done,
+        resident_bytes=message.resident_bytes,
+    )
+
+
+# What is reported of an attempt. The parts serve OffloadResponse, too, which shares the messages.
+
+
+def step_finished_to_proto(report: StepFinished) -> worker_pb2.DrawResponse.StepFinished:
+    """One denoising step, with its preview if there is one."""
+    return worker_pb2.DrawResponse.StepFinished(
+        step=report.step, steps=report.steps, preview=report.preview
+    )
+
+
+def step_finished_from_proto(message: worker_pb2.DrawResponse.StepFinished) -> StepFinished:
+    """One denoising step, with its preview if there is one."""
+    return StepFinished(step=message.step, steps=message.steps, preview=message.preview)
+
+
+def finished_to_proto(report: AttemptFinished) -> worker_pb2.DrawResponse.Finished:
+    """The image and how long it took."""
+    return worker_pb2.DrawResponse.Finished(
+        image=image_to_proto(report.image), queue_s=report.queue_s, compute_s=report.compute_s
+    )
+
+
+def finished_from_proto(message: worker_pb2.DrawResponse.Finished) -> AttemptFinished:
+    """The image and how long it took."""
+    return AttemptFinished(
+        image=image_from_proto(message.image), queue_s=message.queue_s, compute_s=message.compute_s
+    )
+
+
+def failed_to_proto(report: AttemptFailed) -> worker_pb2.DrawResponse.Failed:
+    """Why there is no image."""
+    return worker_pb2.DrawResponse.Failed(
+        code=report.code, message=report.message, retryable=report.retryable
+    )
+
+
+def failed_from_proto(message: worker_pb2.DrawResponse.Failed) -> AttemptFailed:
+    """Why there is no image."""
+    return AttemptFailed(code=message.code, message=message.message, retryable=message.retryable)
+
+
+def report_to_draw_response(report: DrawReport) -> worker_pb2.DrawResponse:
+    """What a worker reports, as the message of its stream."""
+    match report:
+        case AttemptQueued(position=position):
+            return worker_pb2.DrawResponse(queued=worker_pb2.DrawResponse.Queued(position=position))
+        case AttemptStarted():
+            return worker_pb2.DrawResponse(started=worker_pb2.DrawResponse.Started())
+        case StepFinished():
+            return worker_pb2.DrawResponse(step_finished=step_finished_to_proto(report))
+        case AttemptFinished():
+            return worker_pb2.DrawResponse(finished=finished_to_proto(report))
+        case AttemptFailed():
+            return worker_pb2.DrawResponse(failed=failed_to_proto(report))
+
+
+def report_from_draw_response(message: worker_pb2.DrawResponse) -> DrawReport | None:
+    """What a worker reports; None for an event that this version does not know."""
+    match message.WhichOneof("event"):
+        case "queued":
+            return AttemptQueued(position=message.queued.position)
+        case "started":
+            return AttemptStarted()
+        case "step_finished":
+            return step_finished_from_proto(message.step_finished)
+        case "finished":
+            return finished_from_proto(message.finished)
+        case "failed":
+            return failed_from_proto(message.failed)
+        case _:
+            return None

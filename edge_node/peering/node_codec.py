@@ -1,0 +1,249 @@
+"""Between domain.py and the messages of node.proto; what both protos share is in codec.py.
+
+Owns the mapping alone: no connection, no state, no decision.
+"""
+
+from __future__ import annotations
+
+from dedgeai.v1 import node_pb2, worker_pb2
+
+from edge_node.domain import (
+    AttemptFailed,
+    AttemptFinished,
+    AttemptHeartbeat,
+    AttemptQueued,
+    AttemptReport,
+    AttemptStarted,
+    Durability,
+    JobId,
+    ModelFingerprint,
+    NodeId,
+    NodeState,
+    Offload,
+    StepFinished,
+    Task,
+    TaskError,
+    TaskEvent,
+    TaskEventKind,
+    TaskId,
+    TaskRecord,
+    TaskStatus,
+)
+from edge_node.peering import codec
+
+
+def state_to_proto(state: NodeState) -> node_pb2.NodeState:
+    """A node's queue state as a message."""
+    return node_pb2.NodeState(
+        node_id=state.node_id,
+        incarnation=state.incarnation,
+        sequence=state.sequence,
+        backlog=state.backlog,
+        capacity=state.capacity,
+        model=state.model,
+        model_fingerprint=state.model_fingerprint,
+        accepting=state.accepting,
+        queued=state.queued,
+        running=state.running,
+        dispatches_seen=[
+            node_pb2.DispatchSeen(origin=origin, incarnation=incarnation, dispatch=dispatch)
+            for origin, (incarnation, dispatch) in state.dispatches_seen.items()
+        ],
+        rest_url=state.rest_url,
+        grpc_address=state.grpc_address,
+        device=state.device,
+        emulated_device=state.emulated_device,
+    )
+
+
+def state_from_proto(message: node_pb2.NodeState) -> NodeState:
+    """A node's queue state of a message."""
+    return NodeState(
+        node_id=NodeId(message.node_id),
+        incarnation=message.incarnation,
+        sequence=message.sequence,
+        backlog=message.backlog,
+        capacity=message.capacity,
+        model=message.model,
+        model_fingerprint=ModelFingerprint(message.model_fingerprint),
+        accepting=message.accepting,
+        queued=message.queued,
+        running=message.running,
+        dispatches_seen={
+            NodeId(seen.origin): (seen.incarnation, seen.dispatch)
+            for seen in message.dispatches_seen
+        },
+        rest_url=message.rest_url,
+        grpc_address=message.grpc_address,
+        device=message.device,
+        emulated_device=message.emulated_device,
+    )
+
+
+def offload_to_proto(offload: Offload) -> node_pb2.OffloadRequest:
+    """An attempt as a message."""
+    return node_pb2.OffloadRequest(
+        task_id=offload.task_id,
+        attempt=offload.attempt,
+        origin=offload.origin,
+        origin_incarnation=offload.incarnation,
+        dispatch=offload.dispatch,
+        drawing=codec.drawing_to_proto(offload.drawing),
+        work=offload.work,
+        priority=offload.priority,
+        deadline_s=offload.deadline_s or 0.0,
+    )
+
+
+def offload_from_proto(message: node_pb2.OffloadRequest) -> Offload:
+    """An attempt of a message."""
+    return Offload(
+        task_id=TaskId(message.task_id),
+        attempt=message.attempt,
+        origin=NodeId(message.origin),
+        incarnation=message.origin_incarnation,
+        dispatch=message.dispatch,
+        drawing=codec.drawing_from_proto(message.drawing),
+        work=message.work,
+        priority=message.priority,
+        deadline_s=message.deadline_s or None,
+    )
+
+
+def report_to_proto(report: AttemptReport) -> node_pb2.OffloadResponse:
+    """What the executor tells the origin, as a message."""
+    match report:
+        case AttemptQueued(position=position):
+            queued = node_pb2.OffloadResponse.Queued(position=position)
+            return node_pb2.OffloadResponse(queued=queued)
+        case AttemptHeartbeat(queue_position=position):
+            heartbeat = node_pb2.OffloadResponse.Heartbeat(queue_position=position)
+            return node_pb2.OffloadResponse(heartbeat=heartbeat)
+        case AttemptStarted():
+            return node_pb2.OffloadResponse(started=worker_pb2.DrawResponse.Started())
+        case StepFinished():
+            step = codec.step_finished_to_proto(report)
+            return node_pb2.OffloadResponse(step_finished=step)
+        case AttemptFinished():
+            return node_pb2.OffloadResponse(finished=codec.finished_to_proto(report))
+        case AttemptFailed():
+            return node_pb2.OffloadResponse(failed=codec.failed_to_proto(report))
+
+
+def report_from_proto(message: node_pb2.OffloadResponse) -> AttemptReport | None:
+    """What the executor tells the origin; None for a report that this version does not know."""
+    match message.WhichOneof("report"):
+        case "queued":
+            return AttemptQueued(position=message.queued.position)
+        case "heartbeat":
+            return AttemptHeartbeat(queue_position=message.heartbeat.queue_position)
+        case "started":
+            return AttemptStarted()
+        case "step_finished":
+            return codec.step_finished_from_proto(message.step_finished)
+        case "finished":
+            return codec.finished_from_proto(message.finished)
+        case "failed":
+            return codec.failed_from_proto(message.failed)
+        case _:
+            return None
+
+
+def record_to_proto(record: TaskRecord) -> node_pb2.TaskView:
+    """A task as clients are shown it, as a message."""
+    task, error = record.task, record.error
+    return node_pb2.TaskView(
+        task_id=task.id,
+        job_id=task.job_id or "",
+        status=record.status.value,
+        drawing=codec.drawing_to_proto(task.drawing),
+        origin=task.origin,
+        executor=record.executor or "",
+        attempt=record.attempt,
+        step=record.step,
+        queue_position=record.queue_position,
+        eta_s=record.eta_s,
+        durability=task.durability.value,
+        created_at=task.created_unix_s,
+        started_at=record.started_unix_s or 0.0,
+        finished_at=record.finished_unix_s or 0.0,
+        error_code="" if error is None else error.code,
+        error_message="" if error is None else error.message,
+        image_bytes=record.image_bytes,
+        emulated_device=record.emulated_device,
+        queue_s=record.queue_s,
+        compute_s=record.compute_s,
+        policy=record.policy,
+        work=task.work,
+        deadline_at=task.deadline_unix_s or 0.0,
+        priority=task.priority,
+    )
+
+
+def record_from_proto(message: node_pb2.TaskView) -> TaskRecord:
+    """A task as its origin shows it."""
+    task = Task(
+        id=TaskId(message.task_id),
+        job_id=JobId(message.job_id) if message.job_id else None,
+        drawing=codec.drawing_from_proto(message.drawing),
+        work=message.work,
+        input_bits=0,
+        created_unix_s=message.created_at,
+        deadline_unix_s=message.deadline_at or None,
+        priority=message.priority,
+        durability=Durability(message.durability),
+    )
+    return TaskRecord(
+        task=task,
+        status=TaskStatus(message.status),
+        executor=NodeId(message.executor) if message.executor else None,
+        attempt=message.attempt,
+        step=message.step,
+        queue_position=message.queue_position,
+        eta_s=message.eta_s,
+        started_unix_s=message.started_at or None,
+        finished_unix_s=message.finished_at or None,
+        error=_error(message.error_code, message.error_message),
+        image_bytes=message.image_bytes,
+        emulated_device=message.emulated_device,
+        queue_s=message.queue_s,
+        compute_s=message.compute_s,
+        policy=message.policy,
+    )
+
+
+def event_to_proto(event: TaskEvent) -> node_pb2.WatchTaskResponse:
+    """A task event as a message."""
+    return node_pb2.WatchTaskResponse(
+        sequence=event.sequence,
+        kind=event.kind.value,
+        at=event.unix_s,
+        attempt=event.attempt,
+        executor=event.executor or "",
+        step=event.step,
+        steps=event.steps,
+        queue_position=event.queue_position,
+        error_code="" if event.error is None else event.error.code,
+        error_message="" if event.error is None else event.error.message,
+        preview=event.preview,
+    )
+
+
+def event_from_proto(message: node_pb2.WatchTaskResponse) -> TaskEvent:
+    """A task event of a message."""
+    return TaskEvent(
+        sequence=message.sequence,
+        kind=TaskEventKind(message.kind),
+        unix_s=message.at,
+        attempt=message.attempt,
+        executor=NodeId(message.executor) if message.executor else None,
+        step=message.step,
+        steps=message.steps,
+        queue_position=message.queue_position,
+        error=_error(message.error_code, message.error_message),
+        preview=message.preview,
+    )
+
+
+def _error(code: str, message: str) -> TaskError | None:
+    return TaskError(code=code, message=message) if code else None

@@ -1,0 +1,226 @@
+"""What the dispatcher needs of the world, and what it offers to it.
+
+The dispatcher knows these shapes only; node.py wires the real store, peers and worker to them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from edge_node.domain import (
+    AttemptReport,
+    Drawing,
+    Image,
+    JobId,
+    NodeId,
+    NodeState,
+    Offload,
+    Task,
+    TaskEvent,
+    TaskId,
+    TaskRecord,
+    WorkerDescription,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Idempotency:
+    """An Idempotency-Key and what it stands for.
+
+    Attributes:
+        key: as the client sent it.
+        request_digest: of everything that must agree when the key is used again.
+    """
+
+    key: str
+    request_digest: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Appended:
+    """The tasks are new, and in the ledger."""
+
+    task_ids: tuple[TaskId, ...]
+    job_id: JobId | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlreadyAccepted:
+    """The same request came before; these are the tasks it got then."""
+
+    task_ids: tuple[TaskId, ...]
+    job_id: JobId | None
+
+
+class Ledger(Protocol):
+    """Durable memory of accepted tasks: store.task_ledger."""
+
+    @property
+    def available(self) -> bool:
+        """Whether a task could be accepted durably now."""
+        ...
+
+    async def append_accepted(
+        self, tasks: Sequence[Task], *, job_id: JobId | None, idempotency: Idempotency | None
+    ) -> Appended | AlreadyAccepted:
+        """Writes new tasks and returns when they are on disk, or raises StoreUnavailable."""
+        ...
+
+    def journal_accepted(self, tasks: Sequence[Task], *, job_id: JobId | None) -> None:
+        """Writes new tasks without waiting."""
+        ...
+
+    def note(self, record: TaskRecord) -> None:
+        """Writes a record without waiting."""
+        ...
+
+    async def append_final(self, record: TaskRecord) -> None:
+        """Writes an end; when it raises StoreUnavailable, the end is held and written later."""
+        ...
+
+    async def read(self, task_id: TaskId) -> TaskRecord | None:
+        """What the ledger knows of a task."""
+        ...
+
+    async def read_job(self, job_id: JobId) -> tuple[TaskId, ...] | None:
+        """The tasks of a job."""
+        ...
+
+
+class Images(Protocol):
+    """Image files: store.image_files."""
+
+    async def write(self, task_id: TaskId, image: Image) -> tuple[TaskId, ...]:
+        """Stores an image durably; returns the tasks evicted for it."""
+        ...
+
+    async def read(self, task_id: TaskId) -> tuple[bytes, str]:
+        """Content and media type, or raises ImageGone."""
+        ...
+
+
+class Worker(Protocol):
+    """This node's worker process: supervision.worker_process."""
+
+    @property
+    def description(self) -> WorkerDescription | None:
+        """What it serves; None before it ever answered."""
+        ...
+
+    @property
+    def ready(self) -> bool:
+        """Whether it would draw now."""
+        ...
+
+    @property
+    def capacity(self) -> float:
+        """Work units per second, measured; 0 before calibration."""
+        ...
+
+    def draw(
+        self, *, task_id: TaskId, attempt: int, drawing: Drawing, priority: int
+    ) -> AsyncGenerator[AttemptReport, None]:
+        """Draws one image; raises WorkerUnavailable when the process is gone."""
+        ...
+
+
+class Peer(Protocol):
+    """Calls to one other node: peering.client."""
+
+    def offload(self, offload: Offload) -> AsyncGenerator[AttemptReport, None]:
+        """Places an attempt there and yields what it reports."""
+        ...
+
+    async def cancel_offload(self, task_id: TaskId, attempt: int) -> None:
+        """Ends an attempt there."""
+        ...
+
+    async def read_task(self, task_id: TaskId) -> TaskRecord:
+        """A task of that origin."""
+        ...
+
+    async def read_job(self, job_id: JobId) -> tuple[TaskRecord, ...]:
+        """A job of that origin."""
+        ...
+
+    async def cancel_task(self, task_id: TaskId) -> TaskRecord:
+        """Cancels a task of that origin."""
+        ...
+
+    def watch_task(self, task_id: TaskId, *, after: int) -> AsyncGenerator[TaskEvent, None]:
+        """Events of a task of that origin."""
+        ...
+
+    async def fetch_image(self, task_id: TaskId) -> tuple[bytes, str]:
+        """The image of a task of that origin."""
+        ...
+
+
+class Peers(Protocol):
+    """The links to all other nodes: peering.membership."""
+
+    @property
+    def addresses(self) -> dict[str, NodeId | None]:
+        """Every configured address and the node met there."""
+        ...
+
+    def client(self, node_id: NodeId) -> Peer | None:
+        """Who reaches the node."""
+        ...
+
+    def push_state(self) -> None:
+        """Sends this node's state to everyone now."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawingLimits:
+    """What may be asked for, and what is taken where nothing is said."""
+
+    model: str
+    size_px_min: int
+    size_px_max: int
+    size_px_multiple: int
+    size_px_default: int
+    steps_max: int
+    steps_default: int
+    guidance_scale_max: float
+    guidance_scale_default: float
+    prompt_chars_max: int
+    images_per_request_max: int
+    deadline_s_max: float
+    priority_min: int = -100
+    priority_max: int = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submission:
+    """Accepted tasks; `replayed` when an Idempotency-Key had brought them in before."""
+
+    job_id: JobId | None
+    records: tuple[TaskRecord, ...]
+    replayed: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class PeerView:
+    """One other node as this node sees it; None where nothing was heard of an address yet."""
+
+    address: str
+    state: NodeState | None
+    alive: bool
+    staleness_s: float
+    link_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterSnapshot:
+    """The cluster as one node sees it."""
+
+    node_id: NodeId
+    policy: str
+    own: NodeState
+    peers: tuple[PeerView, ...]
+    tasks_in_flight: int

@@ -1,0 +1,1 @@
+"""Pure decisions about tasks: events and values in, instructions and values out."""

@@ -1,0 +1,280 @@
+"""Attempts that this node draws, whoever their origin: events in, instructions out.
+
+The executor's half of the offload protocol. Owns the fence on this side (an attempt lower than
+one already seen is refused) and the account of the backlog that peers are told. A node's own
+tasks come through here too: the local case is the remote case without the wire.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from edge_node.domain import (
+    AttemptFailed,
+    AttemptFinished,
+    AttemptHeartbeat,
+    AttemptReport,
+    AttemptStarted,
+    Drawing,
+    NodeId,
+    Offload,
+    StepFinished,
+    TaskId,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostingLimits:
+    """Bounds of what a node takes in.
+
+    Attributes:
+        hosted_max: attempts queued and running at once.
+        attempts_remembered_max: tasks whose highest attempt is remembered for the fence.
+    """
+
+    hosted_max: int = 2000
+    attempts_remembered_max: int = 50_000
+
+
+# Events.
+
+
+@dataclass(frozen=True, kw_only=True)
+class OffloadReceived:
+    """An origin sent an attempt."""
+
+    offload: Offload
+
+
+@dataclass(frozen=True, kw_only=True)
+class OffloadCancelled:
+    """The origin does not want the attempt any more, or its stream broke."""
+
+    task_id: TaskId
+    attempt: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawingReported:
+    """The worker reported on an attempt."""
+
+    task_id: TaskId
+    attempt: int
+    report: AttemptReport
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerLost:
+    """The worker process is gone, and all it was doing with it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeartbeatDue:
+    """Time to tell the origins that their attempts are still held."""
+
+
+Event = OffloadReceived | OffloadCancelled | DrawingReported | WorkerLost | HeartbeatDue
+
+
+# Instructions.
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartDrawing:
+    """Hand the attempt to the worker; answer with DrawingReported."""
+
+    task_id: TaskId
+    attempt: int
+    drawing: Drawing
+    priority: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class StopDrawing:
+    """Take the attempt back from the worker."""
+
+    task_id: TaskId
+    attempt: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportAttempt:
+    """Tell the origin."""
+
+    origin: NodeId
+    task_id: TaskId
+    attempt: int
+    report: AttemptReport
+
+
+Instruction = StartDrawing | StopDrawing | ReportAttempt
+
+
+@dataclass(kw_only=True)
+class _Hosted:
+    """One attempt in the queue or on the device."""
+
+    offload: Offload
+    started: bool = False
+    share_done: float = 0.0
+
+    @property
+    def work_left(self) -> float:
+        return self.offload.work * (1.0 - self.share_done)
+
+
+class Hosting:
+    """All attempts this node draws. `handle` is the one way to change them."""
+
+    def __init__(self, limits: HostingLimits) -> None:
+        self._limits = limits
+        self._hosted: dict[TaskId, _Hosted] = {}
+        self._attempt_highest: OrderedDict[TaskId, int] = OrderedDict()
+        self._dispatches_seen: dict[NodeId, tuple[int, int]] = {}
+
+    # What can be read.
+
+    @property
+    def backlog(self) -> float:
+        """Work units queued and running, not done."""
+        return sum(hosted.work_left for hosted in self._hosted.values())
+
+    @property
+    def queued(self) -> int:
+        """Attempts whose first step has not begun."""
+        return sum(not hosted.started for hosted in self._hosted.values())
+
+    @property
+    def running(self) -> int:
+        """Attempts on the device."""
+        return len(self._hosted) - self.queued
+
+    @property
+    def dispatches_seen(self) -> dict[NodeId, tuple[int, int]]:
+        """Per origin: its incarnation and its last dispatch included in the backlog."""
+        return dict(self._dispatches_seen)
+
+    def is_hosted(self, task_id: TaskId, attempt: int) -> bool:
+        """Whether this very attempt is queued or running."""
+        hosted = self._hosted.get(task_id)
+        return hosted is not None and hosted.offload.attempt == attempt
+
+    def hosted(self) -> tuple[tuple[TaskId, int], ...]:
+        """Every (task, attempt) queued or running."""
+        return tuple((task_id, h.offload.attempt) for task_id, h in self._hosted.items())
+
+    # What can happen.
+
+    def handle(self, event: Event) -> list[Instruction]:
+        """Applies one event; returns what is to be done about it, in order."""
+        match event:
+            case OffloadReceived():
+                return self._received(event.offload)
+            case OffloadCancelled():
+                return self._cancelled(event.task_id, event.attempt)
+            case DrawingReported():
+                return self._reported(event)
+            case WorkerLost():
+                return self._worker_lost()
+            case HeartbeatDue():
+                return self._heartbeats()
+
+    def _is_stale(self, offload: Offload) -> bool:
+        """The fence: whether this attempt, or a later one of the task, was seen before."""
+        return offload.attempt <= self._attempt_highest.get(offload.task_id, 0)
+
+    def _received(self, offload: Offload) -> list[Instruction]:
+        self._see_dispatch(offload)
+        if self._is_stale(offload):
+            if self.is_hosted(offload.task_id, offload.attempt):
+                return []  # the same message twice
+            message = "A later attempt of this task was seen here."
+            return [self._refusal(offload, "stale_attempt", message)]
+        instructions: list[Instruction] = []
+        former = self._hosted.pop(offload.task_id, None)
+        if former is not None:
+            instructions.append(
+                StopDrawing(task_id=offload.task_id, attempt=former.offload.attempt)
+            )
+        self._remember_attempt(offload)
+        if len(self._hosted) >= self._limits.hosted_max:
+            message = f"The queue holds {self._limits.hosted_max} tasks."
+            return [*instructions, self._refusal(offload, "queue_full", message)]
+        self._hosted[offload.task_id] = _Hosted(offload=offload)
+        start = StartDrawing(
+            task_id=offload.task_id,
+            attempt=offload.attempt,
+            drawing=offload.drawing,
+            priority=offload.priority,
+        )
+        return [*instructions, start]
+
+    def _see_dispatch(self, offload: Offload) -> None:
+        seen = self._dispatches_seen.get(offload.origin, (0, 0))
+        self._dispatches_seen[offload.origin] = max(seen, (offload.incarnation, offload.dispatch))
+
+    def _remember_attempt(self, offload: Offload) -> None:
+        self._attempt_highest[offload.task_id] = offload.attempt
+        self._attempt_highest.move_to_end(offload.task_id)
+        while len(self._attempt_highest) > self._limits.attempts_remembered_max:
+            self._attempt_highest.popitem(last=False)
+
+    def _refusal(self, offload: Offload, code: str, message: str) -> ReportAttempt:
+        report = AttemptFailed(code=code, message=message, retryable=True)
+        return ReportAttempt(
+            origin=offload.origin,
+            task_id=offload.task_id,
+            attempt=offload.attempt,
+            report=report,
+        )
+
+    def _cancelled(self, task_id: TaskId, attempt: int) -> list[Instruction]:
+        if not self.is_hosted(task_id, attempt):
+            return []
+        del self._hosted[task_id]
+        return [StopDrawing(task_id=task_id, attempt=attempt)]
+
+    def _reported(self, event: DrawingReported) -> list[Instruction]:
+        if not self.is_hosted(event.task_id, event.attempt):
+            return []
+        hosted = self._hosted[event.task_id]
+        match event.report:
+            case AttemptStarted():
+                hosted.started = True
+            case StepFinished(step=step, steps=steps):
+                hosted.started = True
+                # The rest of the work is the decoding, which comes after the last step.
+                hosted.share_done = step / (steps + 1)
+            case AttemptFinished() | AttemptFailed():
+                del self._hosted[event.task_id]
+        return [
+            ReportAttempt(
+                origin=hosted.offload.origin,
+                task_id=event.task_id,
+                attempt=event.attempt,
+                report=event.report,
+            )
+        ]
+
+    def _worker_lost(self) -> list[Instruction]:
+        lost = list(self._hosted.values())
+        self._hosted.clear()
+        message = "The worker process ended before the image was drawn."
+        return [self._refusal(hosted.offload, "worker_lost", message) for hosted in lost]
+
+    def _heartbeats(self) -> list[Instruction]:
+        instructions: list[Instruction] = []
+        position = 0
+        for task_id, hosted in self._hosted.items():
+            position += not hosted.started
+            report = AttemptHeartbeat(queue_position=0 if hosted.started else position)
+            instructions.append(
+                ReportAttempt(
+                    origin=hosted.offload.origin,
+                    task_id=task_id,
+                    attempt=hosted.offload.attempt,
+                    report=report,
+                )
+            )
+        return instructions

@@ -1,0 +1,1 @@
+"""The worker process: everything that runs only beside the accelerator."""

@@ -1,0 +1,284 @@
+from dedgeai.v1 import worker_pb2 as _worker_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class NodeServiceDescribeRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class NodeServiceDescribeResponse(_message.Message):
+    __slots__ = ("node_id", "version", "model", "model_fingerprint", "rest_url", "device", "emulated_device")
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    REST_URL_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    EMULATED_DEVICE_FIELD_NUMBER: _ClassVar[int]
+    node_id: str
+    version: str
+    model: str
+    model_fingerprint: str
+    rest_url: str
+    device: str
+    emulated_device: str
+    def __init__(self, node_id: _Optional[str] = ..., version: _Optional[str] = ..., model: _Optional[str] = ..., model_fingerprint: _Optional[str] = ..., rest_url: _Optional[str] = ..., device: _Optional[str] = ..., emulated_device: _Optional[str] = ...) -> None: ...
+
+class NodeState(_message.Message):
+    __slots__ = ("node_id", "incarnation", "sequence", "backlog", "capacity", "model", "model_fingerprint", "accepting", "queued", "running", "dispatches_seen", "rest_url", "device", "emulated_device", "grpc_address")
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    BACKLOG_FIELD_NUMBER: _ClassVar[int]
+    CAPACITY_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTING_FIELD_NUMBER: _ClassVar[int]
+    QUEUED_FIELD_NUMBER: _ClassVar[int]
+    RUNNING_FIELD_NUMBER: _ClassVar[int]
+    DISPATCHES_SEEN_FIELD_NUMBER: _ClassVar[int]
+    REST_URL_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    EMULATED_DEVICE_FIELD_NUMBER: _ClassVar[int]
+    GRPC_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    node_id: str
+    incarnation: int
+    sequence: int
+    backlog: float
+    capacity: float
+    model: str
+    model_fingerprint: str
+    accepting: bool
+    queued: int
+    running: int
+    dispatches_seen: _containers.RepeatedCompositeFieldContainer[DispatchSeen]
+    rest_url: str
+    device: str
+    emulated_device: str
+    grpc_address: str
+    def __init__(self, node_id: _Optional[str] = ..., incarnation: _Optional[int] = ..., sequence: _Optional[int] = ..., backlog: _Optional[float] = ..., capacity: _Optional[float] = ..., model: _Optional[str] = ..., model_fingerprint: _Optional[str] = ..., accepting: _Optional[bool] = ..., queued: _Optional[int] = ..., running: _Optional[int] = ..., dispatches_seen: _Optional[_Iterable[_Union[DispatchSeen, _Mapping]]] = ..., rest_url: _Optional[str] = ..., device: _Optional[str] = ..., emulated_device: _Optional[str] = ..., grpc_address: _Optional[str] = ...) -> None: ...
+
+class DispatchSeen(_message.Message):
+    __slots__ = ("origin", "dispatch", "incarnation")
+    ORIGIN_FIELD_NUMBER: _ClassVar[int]
+    DISPATCH_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    origin: str
+    dispatch: int
+    incarnation: int
+    def __init__(self, origin: _Optional[str] = ..., dispatch: _Optional[int] = ..., incarnation: _Optional[int] = ...) -> None: ...
+
+class ExchangeStateRequest(_message.Message):
+    __slots__ = ("state",)
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    state: NodeState
+    def __init__(self, state: _Optional[_Union[NodeState, _Mapping]] = ...) -> None: ...
+
+class ExchangeStateResponse(_message.Message):
+    __slots__ = ("state",)
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    state: NodeState
+    def __init__(self, state: _Optional[_Union[NodeState, _Mapping]] = ...) -> None: ...
+
+class OffloadRequest(_message.Message):
+    __slots__ = ("task_id", "attempt", "origin", "origin_incarnation", "dispatch", "drawing", "work", "priority", "deadline_s")
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    ORIGIN_FIELD_NUMBER: _ClassVar[int]
+    ORIGIN_INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    DISPATCH_FIELD_NUMBER: _ClassVar[int]
+    DRAWING_FIELD_NUMBER: _ClassVar[int]
+    WORK_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    DEADLINE_S_FIELD_NUMBER: _ClassVar[int]
+    task_id: str
+    attempt: int
+    origin: str
+    origin_incarnation: int
+    dispatch: int
+    drawing: _worker_pb2.Drawing
+    work: float
+    priority: int
+    deadline_s: float
+    def __init__(self, task_id: _Optional[str] = ..., attempt: _Optional[int] = ..., origin: _Optional[str] = ..., origin_incarnation: _Optional[int] = ..., dispatch: _Optional[int] = ..., drawing: _Optional[_Union[_worker_pb2.Drawing, _Mapping]] = ..., work: _Optional[float] = ..., priority: _Optional[int] = ..., deadline_s: _Optional[float] = ...) -> None: ...
+
+class OffloadResponse(_message.Message):
+    __slots__ = ("queued", "started", "step_finished", "finished", "failed", "heartbeat")
+    class Queued(_message.Message):
+        __slots__ = ("position",)
+        POSITION_FIELD_NUMBER: _ClassVar[int]
+        position: int
+        def __init__(self, position: _Optional[int] = ...) -> None: ...
+    class Heartbeat(_message.Message):
+        __slots__ = ("queue_position",)
+        QUEUE_POSITION_FIELD_NUMBER: _ClassVar[int]
+        queue_position: int
+        def __init__(self, queue_position: _Optional[int] = ...) -> None: ...
+    QUEUED_FIELD_NUMBER: _ClassVar[int]
+    STARTED_FIELD_NUMBER: _ClassVar[int]
+    STEP_FINISHED_FIELD_NUMBER: _ClassVar[int]
+    FINISHED_FIELD_NUMBER: _ClassVar[int]
+    FAILED_FIELD_NUMBER: _ClassVar[int]
+    HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
+    queued: OffloadResponse.Queued
+    started: _worker_pb2.DrawResponse.Started
+    step_finished: _worker_pb2.DrawResponse.StepFinished
+    finished: _worker_pb2.DrawResponse.Finished
+    failed: _worker_pb2.DrawResponse.Failed
+    heartbeat: OffloadResponse.Heartbeat
+    def __init__(self, queued: _Optional[_Union[OffloadResponse.Queued, _Mapping]] = ..., started: _Optional[_Union[_worker_pb2.DrawResponse.Started, _Mapping]] = ..., step_finished: _Optional[_Union[_worker_pb2.DrawResponse.StepFinished, _Mapping]] = ..., finished: _Optional[_Union[_worker_pb2.DrawResponse.Finished, _Mapping]] = ..., failed: _Optional[_Union[_worker_pb2.DrawResponse.Failed, _Mapping]] = ..., heartbeat: _Optional[_Union[OffloadResponse.Heartbeat, _Mapping]] = ...) -> None: ...
+
+class CancelOffloadRequest(_message.Message):
+    __slots__ = ("task_id", "attempt")
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    task_id: str
+    attempt: int
+    def __init__(self, task_id: _Optional[str] = ..., attempt: _Optional[int] = ...) -> None: ...
+
+class CancelOffloadResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetTaskRequest(_message.Message):
+    __slots__ = ("task_id",)
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    task_id: str
+    def __init__(self, task_id: _Optional[str] = ...) -> None: ...
+
+class GetTaskResponse(_message.Message):
+    __slots__ = ("task",)
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    task: TaskView
+    def __init__(self, task: _Optional[_Union[TaskView, _Mapping]] = ...) -> None: ...
+
+class GetJobRequest(_message.Message):
+    __slots__ = ("job_id",)
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    job_id: str
+    def __init__(self, job_id: _Optional[str] = ...) -> None: ...
+
+class GetJobResponse(_message.Message):
+    __slots__ = ("job_id", "tasks")
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    TASKS_FIELD_NUMBER: _ClassVar[int]
+    job_id: str
+    tasks: _containers.RepeatedCompositeFieldContainer[TaskView]
+    def __init__(self, job_id: _Optional[str] = ..., tasks: _Optional[_Iterable[_Union[TaskView, _Mapping]]] = ...) -> None: ...
+
+class CancelTaskRequest(_message.Message):
+    __slots__ = ("task_id",)
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    task_id: str
+    def __init__(self, task_id: _Optional[str] = ...) -> None: ...
+
+class CancelTaskResponse(_message.Message):
+    __slots__ = ("task",)
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    task: TaskView
+    def __init__(self, task: _Optional[_Union[TaskView, _Mapping]] = ...) -> None: ...
+
+class WatchTaskRequest(_message.Message):
+    __slots__ = ("task_id", "after")
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    task_id: str
+    after: int
+    def __init__(self, task_id: _Optional[str] = ..., after: _Optional[int] = ...) -> None: ...
+
+class WatchTaskResponse(_message.Message):
+    __slots__ = ("sequence", "kind", "at", "attempt", "executor", "step", "steps", "queue_position", "error_code", "error_message", "preview")
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    AT_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    EXECUTOR_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_POSITION_FIELD_NUMBER: _ClassVar[int]
+    ERROR_CODE_FIELD_NUMBER: _ClassVar[int]
+    ERROR_MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    PREVIEW_FIELD_NUMBER: _ClassVar[int]
+    sequence: int
+    kind: str
+    at: float
+    attempt: int
+    executor: str
+    step: int
+    steps: int
+    queue_position: int
+    error_code: str
+    error_message: str
+    preview: bytes
+    def __init__(self, sequence: _Optional[int] = ..., kind: _Optional[str] = ..., at: _Optional[float] = ..., attempt: _Optional[int] = ..., executor: _Optional[str] = ..., step: _Optional[int] = ..., steps: _Optional[int] = ..., queue_position: _Optional[int] = ..., error_code: _Optional[str] = ..., error_message: _Optional[str] = ..., preview: _Optional[bytes] = ...) -> None: ...
+
+class FetchImageRequest(_message.Message):
+    __slots__ = ("task_id",)
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    task_id: str
+    def __init__(self, task_id: _Optional[str] = ...) -> None: ...
+
+class FetchImageResponse(_message.Message):
+    __slots__ = ("media_type", "chunk")
+    MEDIA_TYPE_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    media_type: str
+    chunk: bytes
+    def __init__(self, media_type: _Optional[str] = ..., chunk: _Optional[bytes] = ...) -> None: ...
+
+class TaskView(_message.Message):
+    __slots__ = ("task_id", "job_id", "status", "drawing", "origin", "executor", "attempt", "step", "queue_position", "eta_s", "durability", "created_at", "started_at", "finished_at", "error_code", "error_message", "image_bytes", "emulated_device", "queue_s", "compute_s", "policy", "work", "deadline_at", "priority")
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    DRAWING_FIELD_NUMBER: _ClassVar[int]
+    ORIGIN_FIELD_NUMBER: _ClassVar[int]
+    EXECUTOR_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_POSITION_FIELD_NUMBER: _ClassVar[int]
+    ETA_S_FIELD_NUMBER: _ClassVar[int]
+    DURABILITY_FIELD_NUMBER: _ClassVar[int]
+    CREATED_AT_FIELD_NUMBER: _ClassVar[int]
+    STARTED_AT_FIELD_NUMBER: _ClassVar[int]
+    FINISHED_AT_FIELD_NUMBER: _ClassVar[int]
+    ERROR_CODE_FIELD_NUMBER: _ClassVar[int]
+    ERROR_MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    EMULATED_DEVICE_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_S_FIELD_NUMBER: _ClassVar[int]
+    COMPUTE_S_FIELD_NUMBER: _ClassVar[int]
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    WORK_FIELD_NUMBER: _ClassVar[int]
+    DEADLINE_AT_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    task_id: str
+    job_id: str
+    status: str
+    drawing: _worker_pb2.Drawing
+    origin: str
+    executor: str
+    attempt: int
+    step: int
+    queue_position: int
+    eta_s: float
+    durability: str
+    created_at: float
+    started_at: float
+    finished_at: float
+    error_code: str
+    error_message: str
+    image_bytes: int
+    emulated_device: str
+    queue_s: float
+    compute_s: float
+    policy: str
+    work: float
+    deadline_at: float
+    priority: int
+    def __init__(self, task_id: _Optional[str] = ..., job_id: _Optional[str] = ..., status: _Optional[str] = ..., drawing: _Optional[_Union[_worker_pb2.Drawing, _Mapping]] = ..., origin: _Optional[str] = ..., executor: _Optional[str] = ..., attempt: _Optional[int] = ..., step: _Optional[int] = ..., queue_position: _Optional[int] = ..., eta_s: _Optional[float] = ..., durability: _Optional[str] = ..., created_at: _Optional[float] = ..., started_at: _Optional[float] = ..., finished_at: _Optional[float] = ..., error_code: _Optional[str] = ..., error_message: _Optional[str] = ..., image_bytes: _Optional[int] = ..., emulated_device: _Optional[str] = ..., queue_s: _Optional[float] = ..., compute_s: _Optional[float] = ..., policy: _Optional[str] = ..., work: _Optional[float] = ..., deadline_at: _Optional[float] = ..., priority: _Optional[int] = ...) -> None: ...

@@ -1,0 +1,200 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Drawing(_message.Message):
+    __slots__ = ("prompt", "negative_prompt", "width_px", "height_px", "steps", "guidance_scale", "seed", "model", "image_format", "image_quality", "previews")
+    PROMPT_FIELD_NUMBER: _ClassVar[int]
+    NEGATIVE_PROMPT_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_PX_FIELD_NUMBER: _ClassVar[int]
+    HEIGHT_PX_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    GUIDANCE_SCALE_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_FORMAT_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_QUALITY_FIELD_NUMBER: _ClassVar[int]
+    PREVIEWS_FIELD_NUMBER: _ClassVar[int]
+    prompt: str
+    negative_prompt: str
+    width_px: int
+    height_px: int
+    steps: int
+    guidance_scale: float
+    seed: int
+    model: str
+    image_format: str
+    image_quality: int
+    previews: int
+    def __init__(self, prompt: _Optional[str] = ..., negative_prompt: _Optional[str] = ..., width_px: _Optional[int] = ..., height_px: _Optional[int] = ..., steps: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., seed: _Optional[int] = ..., model: _Optional[str] = ..., image_format: _Optional[str] = ..., image_quality: _Optional[int] = ..., previews: _Optional[int] = ...) -> None: ...
+
+class Image(_message.Message):
+    __slots__ = ("content", "format", "width_px", "height_px", "emulated_device")
+    CONTENT_FIELD_NUMBER: _ClassVar[int]
+    FORMAT_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_PX_FIELD_NUMBER: _ClassVar[int]
+    HEIGHT_PX_FIELD_NUMBER: _ClassVar[int]
+    EMULATED_DEVICE_FIELD_NUMBER: _ClassVar[int]
+    content: bytes
+    format: str
+    width_px: int
+    height_px: int
+    emulated_device: str
+    def __init__(self, content: _Optional[bytes] = ..., format: _Optional[str] = ..., width_px: _Optional[int] = ..., height_px: _Optional[int] = ..., emulated_device: _Optional[str] = ...) -> None: ...
+
+class WorkModel(_message.Message):
+    __slots__ = ("fixed_steps", "unguided_ratio", "reference_px", "size_costs")
+    class SizeCost(_message.Message):
+        __slots__ = ("width_px", "height_px", "rho")
+        WIDTH_PX_FIELD_NUMBER: _ClassVar[int]
+        HEIGHT_PX_FIELD_NUMBER: _ClassVar[int]
+        RHO_FIELD_NUMBER: _ClassVar[int]
+        width_px: int
+        height_px: int
+        rho: float
+        def __init__(self, width_px: _Optional[int] = ..., height_px: _Optional[int] = ..., rho: _Optional[float] = ...) -> None: ...
+    FIXED_STEPS_FIELD_NUMBER: _ClassVar[int]
+    UNGUIDED_RATIO_FIELD_NUMBER: _ClassVar[int]
+    REFERENCE_PX_FIELD_NUMBER: _ClassVar[int]
+    SIZE_COSTS_FIELD_NUMBER: _ClassVar[int]
+    fixed_steps: float
+    unguided_ratio: float
+    reference_px: int
+    size_costs: _containers.RepeatedCompositeFieldContainer[WorkModel.SizeCost]
+    def __init__(self, fixed_steps: _Optional[float] = ..., unguided_ratio: _Optional[float] = ..., reference_px: _Optional[int] = ..., size_costs: _Optional[_Iterable[_Union[WorkModel.SizeCost, _Mapping]]] = ...) -> None: ...
+
+class DescribeRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class DescribeResponse(_message.Message):
+    __slots__ = ("state", "detail", "engine", "model", "model_fingerprint", "capacity", "work_model", "size_px_min", "size_px_max", "size_px_multiple", "steps_max", "rows_max", "emulated_device", "pace_s", "device")
+    class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        STATE_UNSPECIFIED: _ClassVar[DescribeResponse.State]
+        STATE_LOADING: _ClassVar[DescribeResponse.State]
+        STATE_WARMING_UP: _ClassVar[DescribeResponse.State]
+        STATE_READY: _ClassVar[DescribeResponse.State]
+        STATE_FAILED: _ClassVar[DescribeResponse.State]
+    STATE_UNSPECIFIED: DescribeResponse.State
+    STATE_LOADING: DescribeResponse.State
+    STATE_WARMING_UP: DescribeResponse.State
+    STATE_READY: DescribeResponse.State
+    STATE_FAILED: DescribeResponse.State
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    ENGINE_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    CAPACITY_FIELD_NUMBER: _ClassVar[int]
+    WORK_MODEL_FIELD_NUMBER: _ClassVar[int]
+    SIZE_PX_MIN_FIELD_NUMBER: _ClassVar[int]
+    SIZE_PX_MAX_FIELD_NUMBER: _ClassVar[int]
+    SIZE_PX_MULTIPLE_FIELD_NUMBER: _ClassVar[int]
+    STEPS_MAX_FIELD_NUMBER: _ClassVar[int]
+    ROWS_MAX_FIELD_NUMBER: _ClassVar[int]
+    EMULATED_DEVICE_FIELD_NUMBER: _ClassVar[int]
+    PACE_S_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    state: DescribeResponse.State
+    detail: str
+    engine: str
+    model: str
+    model_fingerprint: str
+    capacity: float
+    work_model: WorkModel
+    size_px_min: int
+    size_px_max: int
+    size_px_multiple: int
+    steps_max: int
+    rows_max: int
+    emulated_device: str
+    pace_s: float
+    device: str
+    def __init__(self, state: _Optional[_Union[DescribeResponse.State, str]] = ..., detail: _Optional[str] = ..., engine: _Optional[str] = ..., model: _Optional[str] = ..., model_fingerprint: _Optional[str] = ..., capacity: _Optional[float] = ..., work_model: _Optional[_Union[WorkModel, _Mapping]] = ..., size_px_min: _Optional[int] = ..., size_px_max: _Optional[int] = ..., size_px_multiple: _Optional[int] = ..., steps_max: _Optional[int] = ..., rows_max: _Optional[int] = ..., emulated_device: _Optional[str] = ..., pace_s: _Optional[float] = ..., device: _Optional[str] = ...) -> None: ...
+
+class DrawRequest(_message.Message):
+    __slots__ = ("task_id", "attempt", "drawing", "priority")
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    DRAWING_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    task_id: str
+    attempt: int
+    drawing: Drawing
+    priority: int
+    def __init__(self, task_id: _Optional[str] = ..., attempt: _Optional[int] = ..., drawing: _Optional[_Union[Drawing, _Mapping]] = ..., priority: _Optional[int] = ...) -> None: ...
+
+class DrawResponse(_message.Message):
+    __slots__ = ("queued", "started", "step_finished", "finished", "failed")
+    class Queued(_message.Message):
+        __slots__ = ("position",)
+        POSITION_FIELD_NUMBER: _ClassVar[int]
+        position: int
+        def __init__(self, position: _Optional[int] = ...) -> None: ...
+    class Started(_message.Message):
+        __slots__ = ()
+        def __init__(self) -> None: ...
+    class StepFinished(_message.Message):
+        __slots__ = ("step", "steps", "preview")
+        STEP_FIELD_NUMBER: _ClassVar[int]
+        STEPS_FIELD_NUMBER: _ClassVar[int]
+        PREVIEW_FIELD_NUMBER: _ClassVar[int]
+        step: int
+        steps: int
+        preview: bytes
+        def __init__(self, step: _Optional[int] = ..., steps: _Optional[int] = ..., preview: _Optional[bytes] = ...) -> None: ...
+    class Finished(_message.Message):
+        __slots__ = ("image", "queue_s", "compute_s")
+        IMAGE_FIELD_NUMBER: _ClassVar[int]
+        QUEUE_S_FIELD_NUMBER: _ClassVar[int]
+        COMPUTE_S_FIELD_NUMBER: _ClassVar[int]
+        image: Image
+        queue_s: float
+        compute_s: float
+        def __init__(self, image: _Optional[_Union[Image, _Mapping]] = ..., queue_s: _Optional[float] = ..., compute_s: _Optional[float] = ...) -> None: ...
+    class Failed(_message.Message):
+        __slots__ = ("code", "message", "retryable")
+        CODE_FIELD_NUMBER: _ClassVar[int]
+        MESSAGE_FIELD_NUMBER: _ClassVar[int]
+        RETRYABLE_FIELD_NUMBER: _ClassVar[int]
+        code: str
+        message: str
+        retryable: bool
+        def __init__(self, code: _Optional[str] = ..., message: _Optional[str] = ..., retryable: _Optional[bool] = ...) -> None: ...
+    QUEUED_FIELD_NUMBER: _ClassVar[int]
+    STARTED_FIELD_NUMBER: _ClassVar[int]
+    STEP_FINISHED_FIELD_NUMBER: _ClassVar[int]
+    FINISHED_FIELD_NUMBER: _ClassVar[int]
+    FAILED_FIELD_NUMBER: _ClassVar[int]
+    queued: DrawResponse.Queued
+    started: DrawResponse.Started
+    step_finished: DrawResponse.StepFinished
+    finished: DrawResponse.Finished
+    failed: DrawResponse.Failed
+    def __init__(self, queued: _Optional[_Union[DrawResponse.Queued, _Mapping]] = ..., started: _Optional[_Union[DrawResponse.Started, _Mapping]] = ..., step_finished: _Optional[_Union[DrawResponse.StepFinished, _Mapping]] = ..., finished: _Optional[_Union[DrawResponse.Finished, _Mapping]] = ..., failed: _Optional[_Union[DrawResponse.Failed, _Mapping]] = ...) -> None: ...
+
+class WatchLoadRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class WatchLoadResponse(_message.Message):
+    __slots__ = ("backlog", "queued", "running", "capacity", "steps_done", "resident_bytes")
+    BACKLOG_FIELD_NUMBER: _ClassVar[int]
+    QUEUED_FIELD_NUMBER: _ClassVar[int]
+    RUNNING_FIELD_NUMBER: _ClassVar[int]
+    CAPACITY_FIELD_NUMBER: _ClassVar[int]
+    STEPS_DONE_FIELD_NUMBER: _ClassVar[int]
+    RESIDENT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    backlog: float
+    queued: int
+    running: int
+    capacity: float
+    steps_done: int
+    resident_bytes: int
+    def __init__(self, backlog: _Optional[float] = ..., queued: _Optional[int] = ..., running: _Optional[int] = ..., capacity: _Optional[float] = ..., steps_done: _Optional[int] = ..., resident_bytes: _Optional[int] = ...) -> None: ...

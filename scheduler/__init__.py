@@ -1,0 +1,1 @@
+"""The deciding side of DEdgeAI: policies, and what trains and measures them."""

@@ -1,0 +1,54 @@
+"""What a policy sees of one task and the candidates for it: the same live and in the simulator.
+
+Owns the layout and the arithmetic that every policy shares. Arrays end in their dimension:
+B is the number of candidates.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+BoolArray = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observation:
+    """One task and the nodes that may draw it.
+
+    Attributes:
+        node_ids: the candidates, in a stable order.
+        local: index of the deciding node in them, or None when it is no candidate.
+        work: of the task, in work units.
+        input_bits: of the task.
+        backlog_B: reported backlog, extrapolated at capacity to now, in work units.
+        own_B: own dispatches which that report has not seen, in work units.
+        capacity_B: work units per second, measured.
+        link_s_B: expected seconds to send the task there and its image back; 0 locally.
+        staleness_s_B: age of the oldest change that this node has not seen; 0 locally.
+        alive_B: whether the node may be chosen.
+    """
+
+    node_ids: tuple[str, ...]
+    local: int | None
+    work: float
+    input_bits: int
+    backlog_B: FloatArray
+    own_B: FloatArray
+    capacity_B: FloatArray
+    link_s_B: FloatArray
+    staleness_s_B: FloatArray
+    alive_B: BoolArray
+
+    def __post_init__(self) -> None:
+        """Refuses an observation in which nothing can be chosen."""
+        if not self.alive_B.any():
+            raise ValueError("no candidate is alive")
+
+    @property
+    def load_B(self) -> FloatArray:
+        """Work in front of the task at each candidate, own unseen dispatches included."""
+        return self.backlog_B + self.own_B

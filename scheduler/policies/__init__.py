@@ -1,0 +1,1 @@
+"""Policies that a node can load: numpy only."""

@@ -1,0 +1,95 @@
+"""The task lifecycle under 200 seeds of faults, and planted defects that those seeds find."""
+
+from __future__ import annotations
+
+import pytest
+
+from edge_node.domain import Offload
+from edge_node.tasks import lifecycle as life
+from edge_node.tasks.hosting import Hosting
+from edge_node.tasks.lifecycle import Lifecycle, Moment
+from tests.cluster.simulated_cluster import InvariantBroken, SimulatedCluster
+
+SEEDS = range(200)
+
+
+def run(seed: int, **classes: type) -> SimulatedCluster:
+    cluster = SimulatedCluster(seed, **classes)
+    cluster.plan(tasks=12, faults=5)
+    try:
+        cluster.run()
+    except InvariantBroken as broken:
+        raise InvariantBroken(f"seed {seed}, t = {cluster.now_s:.3f} s: {broken}") from None
+    return cluster
+
+
+def run_all(**classes: type) -> None:
+    for seed in SEEDS:
+        run(seed, **classes)
+
+
+def test_no_invariant_breaks_in_200_seeds() -> None:
+    finished = 0
+    replaced = 0
+    for seed in SEEDS:
+        cluster = run(seed)
+        for client in cluster.clients.values():
+            finished += client.final is not None
+            replaced += len({e.attempt for e in client.events if e.attempt}) > 1
+    # The seeds must exercise what they are for.
+    assert finished > 2000
+    assert replaced > 400
+
+
+class NoFenceAtOrigin(Lifecycle):
+    def _is_current(self, entry: life._Entry, attempt: int) -> bool:
+        return True
+
+
+class NoFenceAtExecutor(Hosting):
+    def _is_stale(self, offload: Offload) -> bool:
+        return False
+
+
+class YesBeforeAppend(Lifecycle):
+    def handle(self, event: life.Event, at: Moment) -> list[life.Instruction]:
+        instructions = super().handle(event, at)
+        if isinstance(event, life.TasksSubmitted):
+            yes = life.AnswerAccepted(task_ids=tuple(task.id for task in event.tasks))
+            return [yes, *instructions]
+        return instructions
+
+
+class NoReplacement(Lifecycle):
+    def _give_up_attempt(
+        self, entry: life._Entry, reason: str, message: str, at: Moment
+    ) -> list[life.Instruction]:
+        return []
+
+
+class LeaseIgnored(Lifecycle):
+    def _lease_lapsed(self, entry: life._Entry, at: Moment) -> bool:
+        return False
+
+
+class EndBeforeRecord(Lifecycle):
+    def _end(self, entry: life._Entry, *args: object, **kwargs: object) -> list[life.Instruction]:
+        instructions = super()._end(entry, *args, **kwargs)  # type: ignore[arg-type]
+        return [*instructions, *self._finalise(entry, args[1])]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "defect",
+    [
+        {"lifecycle_class": NoFenceAtOrigin},
+        {"hosting_class": NoFenceAtExecutor},
+        {"lifecycle_class": YesBeforeAppend},
+        {"lifecycle_class": NoReplacement},
+        {"lifecycle_class": LeaseIgnored},
+        {"lifecycle_class": EndBeforeRecord},
+    ],
+    ids=lambda defect: next(iter(defect.values())).__name__,
+)
+def test_planted_defect_is_found(defect: dict[str, type]) -> None:
+    with pytest.raises(InvariantBroken):
+        run_all(**defect)

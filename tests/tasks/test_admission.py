@@ -1,0 +1,41 @@
+"""When a request is refused, and how honest its Retry-After is."""
+
+from __future__ import annotations
+
+import pytest
+
+from edge_node.tasks.admission import AdmissionLimits, Refusal, admit
+
+LIMITS = AdmissionLimits(tasks_in_flight_max=10, wait_s_max=60.0)
+
+
+def judge(*, tasks: int, in_flight: int, backlog: float, capacity: float) -> Refusal | None:
+    return admit(
+        works=(10.0,) * tasks,
+        in_flight=in_flight,
+        backlog=backlog,
+        capacity=capacity,
+        limits=LIMITS,
+    )
+
+
+def test_lets_in_what_there_is_room_for() -> None:
+    assert judge(tasks=2, in_flight=8, backlog=80.0, capacity=5.0) is None
+
+
+def test_names_when_the_surplus_will_have_been_drawn() -> None:
+    # 10 tasks of 10 units at 5 units/s are 2 s each; three places are needed.
+    refusal = judge(tasks=3, in_flight=10, backlog=100.0, capacity=5.0)
+    assert refusal is not None
+    assert refusal.retry_after_s == pytest.approx(6.0)
+    assert "10 tasks" in refusal.message
+
+
+def test_refuses_beyond_the_longest_wait() -> None:
+    refusal = judge(tasks=1, in_flight=1, backlog=400.0, capacity=5.0)
+    assert refusal is not None
+    assert refusal.retry_after_s == pytest.approx(20.0)
+
+
+def test_waits_for_a_cluster_that_draws_nothing_yet() -> None:
+    assert judge(tasks=1, in_flight=0, backlog=0.0, capacity=0.0) is None
