@@ -10,7 +10,7 @@ import difflib
 import os
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -33,7 +33,7 @@ class NodeConfig(BaseModel):
     grpc_host: str = "127.0.0.1"
     grpc_port: int = Field(default=9080, ge=0, le=65535)
     # host:port of every other node's gRPC listener.
-    peers: tuple[str, ...] = ()
+    peers: tuple[Annotated[str, Field(pattern=r"^[^:\s]+:\d{1,5}$")], ...] = ()
     # Remote gRPC without TLS lets anyone on the network read prompts and place tasks.
     allow_insecure_peering: bool = False
 
@@ -46,6 +46,8 @@ class NodeConfig(BaseModel):
 
     # Worker: a child of the node unless the socket of one that runs already is given.
     worker_socket: Path | None = None
+    # File that stands for the accelerator: one worker holds it, never two copies of the weights.
+    worker_lock: Path | None = None
     engine: Literal["sd3", "emulated"] = "sd3"
     # A diffusers Stable Diffusion 3 folder; the tiny model of this package when not given.
     model_folder: Path | None = None
@@ -125,7 +127,7 @@ def _from_environment() -> dict[str, Any]:
     for name, text in os.environ.items():
         if name.startswith(ENVIRONMENT_PREFIX):
             key = name.removeprefix(ENVIRONMENT_PREFIX).lower()
-            values[key] = text.split(",") if key == "peers" else text
+            values[key] = [peer for peer in text.split(",") if peer] if key == "peers" else text
     return values
 
 

@@ -22,6 +22,7 @@ from edge_node.domain import (
     TaskId,
     TaskRecord,
     WorkerDescription,
+    WorkerLoad,
 )
 
 
@@ -115,8 +116,8 @@ class Worker(Protocol):
         ...
 
     @property
-    def capacity(self) -> float:
-        """Work units per second, measured; 0 before calibration."""
+    def load(self) -> WorkerLoad | None:
+        """Its queue and its measured capacity; None while it is away."""
         ...
 
     def draw(

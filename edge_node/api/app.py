@@ -1,0 +1,51 @@
+"""Builds the REST application around a node."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import time
+
+from fastapi import FastAPI
+
+from edge_node.api import image_tasks, openai_images, operations
+from edge_node.api.error_responses import RequestFrame, add_error_handlers
+from edge_node.api.front_door import FrontDoor
+from edge_node.api.surface import Surface
+from edge_node.telemetry.metrics import NodeMetrics
+
+
+def create_app(
+    front_door: FrontDoor,
+    *,
+    metrics: NodeMetrics,
+    request_bytes_max: int,
+    keep_alive_s: float = 15.0,
+) -> FastAPI:
+    """The application; it starts nothing and needs no lifespan.
+
+    Args:
+        front_door: the node.
+        metrics: shown at /metrics, and told of every request.
+        request_bytes_max: of a request's body; beyond it is 413.
+        keep_alive_s: silence on an event stream after which a comment is sent.
+    """
+    # No interactive pages: they load their scripts from outside, where an edge LAN may not reach.
+    app = FastAPI(
+        title="DEdgeAI",
+        version=importlib.metadata.version("dedgeai"),
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.state.surface = Surface(
+        front_door=front_door,
+        metrics=metrics,
+        request_bytes_max=request_bytes_max,
+        keep_alive_s=keep_alive_s,
+        started_unix_s=int(time.time()),
+    )
+    for module in (openai_images, image_tasks, operations):
+        app.include_router(module.router)
+    add_error_handlers(app)
+    app.add_middleware(RequestFrame, metrics=metrics)
+    return app

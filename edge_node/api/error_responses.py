@@ -1,0 +1,145 @@
+"""Errors in OpenAI's shape, on every path.
+
+Owns the mapping of our errors to responses, and the frame around every request: its id, its
+count, and the 500 for what nobody foresaw.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from edge_node.errors import DEdgeAIError, IdempotencyConflict, InvalidRequest
+from edge_node.telemetry.metrics import NodeMetrics
+
+_log = logging.getLogger(__name__)
+
+_CLIENT_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+class RequestTooLarge(InvalidRequest):
+    """The body exceeds what the node reads."""
+
+    code = "request_too_large"
+    http_status = 413
+
+
+def error_body(error: DEdgeAIError) -> dict[str, Any]:
+    """The JSON of an error, also within event streams."""
+    return _body(error.message, status=error.http_status, code=error.code, param=error.param)
+
+
+def error_response(error: DEdgeAIError) -> JSONResponse:
+    """The response for an error."""
+    headers = {}
+    if error.retry_after_s is not None:
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
+    if isinstance(error, IdempotencyConflict):
+        headers["x-should-retry"] = "false"  # SDKs repeat a 409 otherwise
+    return JSONResponse(error_body(error), status_code=error.http_status, headers=headers)
+
+
+def remember_acceptance(request: Request, headers: Mapping[str, str]) -> None:
+    """From here on the response says what was accepted, and an error that it is not to be retried.
+
+    SDKs repeat a 5xx; once the tasks are accepted, that would draw everything again.
+    """
+    request.state.acceptance_headers = dict(headers)
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Replaces the framework's own error shapes."""
+
+    async def known(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, DEdgeAIError)
+        return error_response(error)
+
+    async def unroutable(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        messages = {
+            404: ("not_found", f"There is nothing at {request.url.path}."),
+            405: ("method_not_allowed", f"{request.method} is not allowed at this address."),
+        }
+        code, message = messages.get(error.status_code, ("http_error", str(error.detail)))
+        body = _body(message, status=error.status_code, code=code, param=None)
+        return JSONResponse(body, status_code=error.status_code, headers=error.headers)
+
+    async def malformed(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)
+        first = error.errors()[0]
+        param = str(first["loc"][-1])
+        return error_response(InvalidRequest(f"`{param}`: {first['msg']}.", param=param))
+
+    app.add_exception_handler(DEdgeAIError, known)
+    app.add_exception_handler(HTTPException, unroutable)
+    app.add_exception_handler(RequestValidationError, malformed)
+
+
+class RequestFrame:
+    """ASGI middleware: request id, acceptance headers, count, and the unforeseen as a 500."""
+
+    def __init__(self, app: ASGIApp, metrics: NodeMetrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Frames one HTTP request; other scopes pass."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = _request_id(scope)
+        started = False
+
+        async def framed_send(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                self._frame(scope, message, request_id=request_id)
+            await send(message)
+
+        try:
+            await self._app(scope, receive, framed_send)
+        except Exception:
+            _log.exception("request %s failed", request_id)
+            if started:
+                raise
+            problem = DEdgeAIError(f"Internal error; the log names request {request_id}.")
+            await error_response(problem)(scope, receive, framed_send)
+
+    def _frame(self, scope: Scope, message: Message, *, request_id: str) -> None:
+        headers = MutableHeaders(scope=message)
+        headers["x-request-id"] = request_id
+        acceptance: dict[str, str] | None = scope.get("state", {}).get("acceptance_headers")
+        if acceptance is not None:
+            headers.update(acceptance)
+            if message["status"] >= 400:
+                headers["x-should-retry"] = "false"
+        # A template, or nothing: what clients make up must not become labels.
+        surface = getattr(scope.get("route"), "path", "none")
+        self._metrics.request_answered(surface=surface, status=message["status"])
+
+
+def _request_id(scope: Scope) -> str:
+    """The client's own id, if it is a decent one, else a new one."""
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and _CLIENT_REQUEST_ID.fullmatch(value.decode("latin-1")):
+            return str(value.decode("latin-1"))
+    return f"req-{secrets.token_hex(8)}"
+
+
+def _body(message: str, *, status: int, code: str, param: str | None) -> dict[str, Any]:
+    kind = "server_error" if status >= 500 else "invalid_request_error"
+    if status == 429:
+        kind = "rate_limit_error"
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}

@@ -1,0 +1,53 @@
+"""Server-sent events: their text, their pulse and their end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any
+
+from fastapi.responses import StreamingResponse
+
+KEEP_ALIVE = b": keep-alive\n\n"
+
+
+def encode_event(name: str, data: dict[str, Any], *, event_id: int | None = None) -> bytes:
+    """One event. JSON escapes line breaks, so its data is a single line."""
+    head = "" if event_id is None else f"id: {event_id}\n"
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    return f"{head}event: {name}\ndata: {text}\n\n".encode()
+
+
+def event_response(
+    events: AsyncGenerator[bytes, None], *, keep_alive_s: float
+) -> StreamingResponse:
+    """Streams `events`, with a comment whenever `keep_alive_s` pass without one."""
+    return StreamingResponse(
+        _with_pulse(events, interval_s=keep_alive_s),
+        media_type="text/event-stream",
+        # The second is for nginx, which would hold events back.
+        headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+    )
+
+
+async def _with_pulse(
+    events: AsyncGenerator[bytes, None], *, interval_s: float
+) -> AsyncIterator[bytes]:
+    following: asyncio.Future[bytes | None] | None = None
+    try:
+        while True:
+            following = asyncio.ensure_future(anext(events, None))
+            while not (await asyncio.wait({following}, timeout=interval_s))[0]:
+                yield KEEP_ALIVE
+            event = following.result()
+            if event is None:
+                return
+            yield event
+    finally:
+        # Reached also when the client hangs up: cancelling the step in progress, or else closing
+        # between steps, lets the source clean up.
+        if following is not None and not following.done():
+            following.cancel()
+        else:
+            await events.aclose()

@@ -1,0 +1,65 @@
+"""What the REST surface asks of the node behind it; the dispatcher is the real one."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from typing import Protocol
+
+from edge_node.domain import Drawing, JobId, TaskEvent, TaskId, TaskRecord
+from edge_node.ports import ClusterSnapshot, DrawingLimits, Idempotency, Submission
+
+
+class FrontDoor(Protocol):
+    """Tasks, jobs and images of the whole cluster, through one node. Raises DEdgeAIError only."""
+
+    async def submit(
+        self,
+        drawings: Sequence[Drawing],
+        *,
+        durable: bool,
+        deadline_s: float | None,
+        priority: int,
+        idempotency: Idempotency | None,
+    ) -> Submission:
+        """Accepts one task per drawing, all or none; on disk before it returns when `durable`."""
+        ...
+
+    async def read_task(self, task_id: TaskId) -> TaskRecord:
+        """Any node's task; raises TaskNotFound or OriginUnavailable."""
+        ...
+
+    async def read_job(self, job_id: JobId) -> tuple[TaskRecord, ...]:
+        """Any node's job; raises TaskNotFound or OriginUnavailable."""
+        ...
+
+    async def cancel_task(self, task_id: TaskId) -> TaskRecord:
+        """Cancels any node's task; one that is final stays as it is."""
+        ...
+
+    def watch_task(self, task_id: TaskId, *, after: int = 0) -> AsyncGenerator[TaskEvent, None]:
+        """Events with a sequence above `after`, to the final one; raises on first use."""
+        ...
+
+    async def read_image(self, task_id: TaskId) -> tuple[bytes, str]:
+        """Content and media type; raises TaskNotFound, ImageNotReady or ImageGone."""
+        ...
+
+    async def client_gone(self, task_ids: Sequence[TaskId]) -> None:
+        """A synchronous client hung up: its unfinished tasks are cancelled."""
+        ...
+
+    def limits(self) -> DrawingLimits:
+        """What may be asked for; raises NodeNotReady before the worker was ever ready."""
+        ...
+
+    def models(self) -> tuple[str, ...]:
+        """Models that some live node serves."""
+        ...
+
+    def cluster(self) -> ClusterSnapshot:
+        """All nodes as this one sees them."""
+        ...
+
+    def readiness(self) -> tuple[str, ...]:
+        """Why requests should go elsewhere; empty when they need not."""
+        ...

@@ -1,0 +1,137 @@
+"""Asynchronous tasks: /v1/tasks and /v1/jobs."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+
+from edge_node.api import schemas
+from edge_node.api.error_responses import error_body, remember_acceptance
+from edge_node.api.event_stream import encode_event, event_response
+from edge_node.api.request_body import idempotency_of, read_json
+from edge_node.api.surface import Surface, surface_of
+from edge_node.domain import JobId, TaskEvent, TaskId
+from edge_node.errors import DEdgeAIError, InvalidRequest
+
+router = APIRouter()
+
+_EVENT_ID_DIGITS_MAX = 18
+
+
+@router.post("/v1/tasks", status_code=202, response_model=None)
+async def submit_task(request: Request) -> JSONResponse:
+    """Accepts a task, or a job of several, on disk before the answer."""
+    surface = surface_of(request)
+    document = await read_json(request, bytes_max=surface.request_bytes_max)
+    idempotency = idempotency_of(request, document)
+    task_request = schemas.parse(schemas.TaskRequest, document)
+    order = schemas.order(task_request, surface.front_door.limits(), previews_wanted=True)
+    submission = await surface.front_door.submit(
+        order.drawings,
+        durable=True,
+        deadline_s=order.deadline_s,
+        priority=order.priority,
+        idempotency=idempotency,
+    )
+    records = submission.records
+    remember_acceptance(request, {"x-dedgeai-durability": records[0].task.durability.value})
+    if submission.job_id is None:
+        body = schemas.task_object(records[0])
+        location = f"/v1/tasks/{records[0].task.id}"
+    else:
+        body = schemas.job_object(submission.job_id, records)
+        location = f"/v1/jobs/{submission.job_id}"
+    headers = {"Location": location}
+    if submission.replayed:
+        headers["Idempotent-Replayed"] = "true"
+    return JSONResponse(body, status_code=202, headers=headers)
+
+
+@router.get("/v1/tasks/{task_id}", response_model=None)
+async def read_task(task_id: str, request: Request) -> JSONResponse:
+    """Any node's task."""
+    record = await surface_of(request).front_door.read_task(TaskId(task_id))
+    return JSONResponse(schemas.task_object(record))
+
+
+@router.delete("/v1/tasks/{task_id}", response_model=None)
+async def cancel_task(task_id: str, request: Request) -> JSONResponse:
+    """Cancels a task; one that is final stays as it is."""
+    record = await surface_of(request).front_door.cancel_task(TaskId(task_id))
+    return JSONResponse(schemas.task_object(record))
+
+
+@router.get("/v1/jobs/{job_id}", response_model=None)
+async def read_job(job_id: str, request: Request) -> JSONResponse:
+    """Any node's job."""
+    records = await surface_of(request).front_door.read_job(JobId(job_id))
+    return JSONResponse(schemas.job_object(JobId(job_id), records))
+
+
+@router.get("/v1/tasks/{task_id}/image", response_model=None)
+async def read_image(task_id: str, request: Request) -> Response:
+    """The finished image itself."""
+    content, media_type = await surface_of(request).front_door.read_image(TaskId(task_id))
+    headers = {"Cache-Control": "private, max-age=31536000, immutable"}
+    return Response(content, media_type=media_type, headers=headers)
+
+
+@router.get("/v1/tasks/{task_id}/events", response_model=None)
+async def follow_task(task_id: str, request: Request) -> Response:
+    """Events of a task until the final one, after the one that Last-Event-ID names.
+
+    A client that has seen the end gets 204, which stops a browser's EventSource.
+    """
+    surface = surface_of(request)
+    after = _last_event_id(request)
+    record = await surface.front_door.read_task(TaskId(task_id))
+    if not record.status.is_final:
+        events = surface.front_door.watch_task(record.task.id, after=after)
+        return event_response(_encoded(surface, events), keep_alive_s=surface.keep_alive_s)
+    # Everything has happened. An origin that keeps the end only numbers it anew, so it is sent
+    # unless it is the very event that the client saw last.
+    happened = [
+        event
+        async for event in surface.front_door.watch_task(record.task.id)
+        if event.sequence > after or (event.kind.is_final and event.sequence != after)
+    ]
+    if not happened:
+        return Response(status_code=204)
+    return event_response(_encoded(surface, _replay(happened)), keep_alive_s=surface.keep_alive_s)
+
+
+async def _replay(events: list[TaskEvent]) -> AsyncGenerator[TaskEvent, None]:
+    for event in events:
+        yield event
+
+
+async def _encoded(
+    surface: Surface, events: AsyncGenerator[TaskEvent, None]
+) -> AsyncGenerator[bytes, None]:
+    surface.metrics.watchers_changed(1)
+    try:
+        async with aclosing(events):
+            async for event in events:
+                yield encode_event(
+                    event.kind.value, schemas.task_event(event), event_id=event.sequence
+                )
+    except DEdgeAIError as error:
+        # The headers are out: all that is left is to say it here. Clients resume by event id.
+        yield encode_event("error", error_body(error))
+    finally:
+        surface.metrics.watchers_changed(-1)
+
+
+def _last_event_id(request: Request) -> int:
+    text = request.headers.get("last-event-id", "").strip()
+    if not text:
+        return 0
+    if not (text.isascii() and text.isdigit() and len(text) <= _EVENT_ID_DIGITS_MAX):
+        raise InvalidRequest(
+            "Last-Event-ID must be the id of an event of this task, a whole number.",
+            param="Last-Event-ID",
+        )
+    return int(text)

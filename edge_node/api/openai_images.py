@@ -1,0 +1,258 @@
+"""OpenAI's image surface: /v1/images/generations and /v1/models.
+
+A synchronous request's yes is its image. Its tasks end with its connection, unless an
+Idempotency-Key came with it: then they are durable, and the client may ask again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+
+from edge_node.api import schemas
+from edge_node.api.error_responses import error_body, remember_acceptance
+from edge_node.api.event_stream import encode_event, event_response
+from edge_node.api.request_body import hung_up, idempotency_of, read_json
+from edge_node.api.surface import Surface, surface_of
+from edge_node.domain import Durability, TaskId, TaskRecord, TaskStatus
+from edge_node.errors import DEdgeAIError, ModelNotFound, TaskFailed
+from edge_node.ports import Submission
+
+router = APIRouter()
+
+# Nobody reads it: the client is gone. The number is nginx's and tells it apart in metrics.
+_CLIENT_CLOSED_REQUEST = 499
+# From the weakest promise on.
+_PROMISES = (Durability.NONE, Durability.JOURNALLED, Durability.DISK)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Accepted:
+    """An accepted request on its way to its images."""
+
+    surface: Surface
+    wanted: schemas.ImageGenerationRequest
+    submission: Submission
+    keyed: bool
+
+    @property
+    def task_ids(self) -> tuple[TaskId, ...]:
+        return tuple(record.task.id for record in self.submission.records)
+
+    def abandon(self) -> None:
+        """Nobody waits any more."""
+        if not self.keyed:
+            self.surface.say_client_gone(self.task_ids)
+
+
+@router.post("/v1/images/generations", response_model=None)
+async def generate_images(request: Request) -> Response:
+    """Draws n images and answers with all of them, or streams them."""
+    surface = surface_of(request)
+    document = await read_json(request, bytes_max=surface.request_bytes_max)
+    idempotency = idempotency_of(request, document)
+    wanted = schemas.parse(schemas.ImageGenerationRequest, document)
+    streams = bool(wanted.stream)
+    order = schemas.order(wanted, surface.front_door.limits(), previews_wanted=streams)
+    submission = await surface.front_door.submit(
+        order.drawings,
+        durable=idempotency is not None,
+        deadline_s=order.deadline_s,
+        priority=order.priority,
+        idempotency=idempotency,
+    )
+    accepted = _Accepted(
+        surface=surface, wanted=wanted, submission=submission, keyed=idempotency is not None
+    )
+    remember_acceptance(request, _acceptance_headers(submission))
+    if streams:
+        return event_response(_streamed(accepted), keep_alive_s=surface.keep_alive_s)
+    records = await _until_final_or_gone(accepted, request)
+    if records is None:
+        accepted.abandon()
+        return Response(status_code=_CLIENT_CLOSED_REQUEST)
+    return await _answer(accepted, records, base_url=str(request.base_url))
+
+
+@router.get("/v1/models", response_model=None)
+async def list_models(request: Request) -> JSONResponse:
+    """Models that some live node serves."""
+    surface = surface_of(request)
+    models = [
+        schemas.model_object(name, created_unix_s=surface.started_unix_s)
+        for name in surface.front_door.models()
+    ]
+    return JSONResponse({"object": "list", "data": models})
+
+
+@router.get("/v1/models/{model:path}", response_model=None)
+async def read_model(model: str, request: Request) -> JSONResponse:
+    """One of them."""
+    surface = surface_of(request)
+    if model not in surface.front_door.models():
+        raise ModelNotFound(f"The model {model!r} is not served here.", param="model")
+    return JSONResponse(schemas.model_object(model, created_unix_s=surface.started_unix_s))
+
+
+async def _until_final_or_gone(accepted: _Accepted, request: Request) -> list[TaskRecord] | None:
+    """The final records, or None when the client hung up first.
+
+    Raises:
+        TaskFailed: one of them has no image; the others are abandoned.
+    """
+    waiting = [
+        asyncio.create_task(_completed(accepted.surface, task_id)) for task_id in accepted.task_ids
+    ]
+    drawn = asyncio.gather(*waiting)
+    gone = asyncio.create_task(hung_up(request))
+    try:
+        racing: set[asyncio.Future[Any]] = {drawn, gone}
+        await asyncio.wait(racing, return_when=asyncio.FIRST_COMPLETED)
+        if not drawn.done():
+            return None
+        return list(await drawn)
+    except DEdgeAIError:
+        accepted.abandon()
+        raise
+    finally:
+        for task in (*waiting, gone):
+            task.cancel()
+        await asyncio.gather(*waiting, drawn, gone, return_exceptions=True)
+
+
+async def _completed(surface: Surface, task_id: TaskId) -> TaskRecord:
+    async with aclosing(surface.front_door.watch_task(task_id)) as events:
+        async for event in events:
+            if event.kind.is_final:
+                break
+    record = await surface.front_door.read_task(task_id)
+    if record.status is not TaskStatus.COMPLETED:
+        raise _failure(record)
+    return record
+
+
+def _failure(record: TaskRecord) -> TaskFailed:
+    if record.error is None:
+        return TaskFailed(f"Task {record.task.id} was cancelled.", code="cancelled")
+    return TaskFailed(record.error.message, code=record.error.code)
+
+
+async def _answer(
+    accepted: _Accepted, records: Sequence[TaskRecord], *, base_url: str
+) -> JSONResponse:
+    drawings = [record.task.drawing for record in records]
+    images: list[dict[str, str]] = []
+    for record in records:
+        if accepted.wanted.response_format == "url":
+            images.append({"url": f"{base_url}v1/tasks/{record.task.id}/image"})
+        else:
+            content, _ = await accepted.surface.front_door.read_image(record.task.id)
+            images.append({"b64_json": base64.b64encode(content).decode()})
+    body = {
+        "created": int(records[0].finished_unix_s or records[0].task.created_unix_s),
+        "data": images,
+        **schemas.image_properties(drawings[0], quality=accepted.wanted.quality),
+        "usage": schemas.usage(drawings),
+    }
+    headers = {"x-dedgeai-executor": ", ".join(record.executor or "" for record in records)}
+    emulated = {record.emulated_device for record in records if record.emulated_device}
+    if emulated:
+        headers["x-dedgeai-emulated-device"] = ", ".join(sorted(emulated))
+    return JSONResponse(body, headers=headers)
+
+
+def _acceptance_headers(submission: Submission) -> dict[str, str]:
+    tasks = [record.task for record in submission.records]
+    headers = {
+        "x-dedgeai-task-id": ", ".join(task.id for task in tasks),
+        "x-dedgeai-durability": min((task.durability for task in tasks), key=_PROMISES.index).value,
+    }
+    if submission.job_id is not None:
+        headers["x-dedgeai-job-id"] = submission.job_id
+    return headers
+
+
+async def _streamed(accepted: _Accepted) -> AsyncGenerator[bytes, None]:
+    """Events of all images as they come; an error ends the stream."""
+    events: asyncio.Queue[bytes | DEdgeAIError | None] = asyncio.Queue(maxsize=1)
+    drawing = [
+        asyncio.create_task(_stream_one(accepted, task_id, into=events))
+        for task_id in accepted.task_ids
+    ]
+    unfinished = len(drawing)
+    try:
+        while unfinished:
+            event = await events.get()
+            if isinstance(event, DEdgeAIError):
+                yield encode_event("error", error_body(event))
+                return
+            if event is None:
+                unfinished -= 1
+            else:
+                yield event
+    finally:
+        for task in drawing:
+            task.cancel()
+        if unfinished:
+            accepted.abandon()
+
+
+async def _stream_one(
+    accepted: _Accepted, task_id: TaskId, *, into: asyncio.Queue[bytes | DEdgeAIError | None]
+) -> None:
+    """Puts the events of one image into the queue, then None, or the error that ended it."""
+    front_door = accepted.surface.front_door
+    partial_index = 0
+    try:
+        async with aclosing(front_door.watch_task(task_id)) as events:
+            async for event in events:
+                if event.preview:
+                    partial = _partial(
+                        accepted, task_id, content=event.preview, index=partial_index
+                    )
+                    await into.put(partial)
+                    partial_index += 1
+                if event.kind.is_final:
+                    break
+        record = await front_door.read_task(task_id)
+        if record.status is not TaskStatus.COMPLETED:
+            raise _failure(record)
+        content, _ = await front_door.read_image(task_id)
+        # Clients that ask for partial images may wait for one: too few steps for a preview are
+        # no reason to send none.
+        if accepted.wanted.partial_images and partial_index == 0:
+            await into.put(_partial(accepted, task_id, content=content, index=0))
+        completed = _event_data(accepted, task_id, content=content, kind="completed")
+        completed["usage"] = schemas.usage([record.task.drawing])
+        completed["executor"] = record.executor
+        await into.put(encode_event(completed["type"], completed))
+        await into.put(None)
+    except DEdgeAIError as error:
+        await into.put(error)
+
+
+def _partial(accepted: _Accepted, task_id: TaskId, *, content: bytes, index: int) -> bytes:
+    data = _event_data(accepted, task_id, content=content, kind="partial_image")
+    data["partial_image_index"] = index
+    return encode_event(data["type"], data)
+
+
+def _event_data(
+    accepted: _Accepted, task_id: TaskId, *, content: bytes, kind: str
+) -> dict[str, Any]:
+    tasks = {record.task.id: record.task for record in accepted.submission.records}
+    task = tasks[task_id]
+    return {
+        "type": f"image_generation.{kind}",
+        "b64_json": base64.b64encode(content).decode(),
+        "created_at": int(task.created_unix_s),
+        "task_id": task_id,
+        **schemas.image_properties(task.drawing, quality=accepted.wanted.quality),
+    }

@@ -1,0 +1,48 @@
+"""What operators and their tools ask: /v1/cluster, /livez, /readyz, /metrics."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+
+from edge_node.api import schemas
+from edge_node.api.error_responses import error_body
+from edge_node.api.surface import surface_of
+from edge_node.errors import NodeNotReady
+from edge_node.telemetry.metrics import CONTENT_TYPE
+
+router = APIRouter()
+
+_NOT_READY_RETRY_AFTER_S = 2
+
+
+@router.get("/v1/cluster", response_model=None)
+async def read_cluster(request: Request) -> JSONResponse:
+    """All nodes as this one sees them."""
+    return JSONResponse(schemas.cluster_object(surface_of(request).front_door.cluster()))
+
+
+@router.get("/livez", response_model=None)
+async def is_alive() -> JSONResponse:
+    """The process answers."""
+    return JSONResponse({"status": "ok"})
+
+
+@router.get("/readyz", response_model=None)
+async def is_ready(request: Request) -> JSONResponse:
+    """Whether requests should come here, and if not, why."""
+    reasons = surface_of(request).front_door.readiness()
+    if not reasons:
+        return JSONResponse({"status": "ready"})
+    body = error_body(NodeNotReady(f"Not ready: {'; '.join(reasons)}."))
+    return JSONResponse(
+        {"status": "not ready", "reasons": list(reasons), **body},
+        status_code=NodeNotReady.http_status,
+        headers={"Retry-After": str(_NOT_READY_RETRY_AFTER_S)},
+    )
+
+
+@router.get("/metrics", response_model=None)
+async def read_metrics(request: Request) -> Response:
+    """Prometheus text."""
+    return Response(surface_of(request).metrics.render(), media_type=CONTENT_TYPE)

@@ -1,0 +1,423 @@
+"""The shapes of REST requests and responses, and their conversion from and to the domain.
+
+The only place that knows them. Unknown request fields are ignored; a wrong type or a value out
+of range is an InvalidRequest that names the field and what is allowed.
+"""
+
+from __future__ import annotations
+
+import base64
+import difflib
+import math
+import re
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from edge_node.domain import (
+    Drawing,
+    JobId,
+    NodeState,
+    TaskEvent,
+    TaskRecord,
+    TaskStatus,
+)
+from edge_node.errors import InvalidRequest, ModelNotFound
+from edge_node.ports import ClusterSnapshot, DrawingLimits
+
+# Names under which clients may ask for whatever model is served.
+MODEL_ALIASES = ("default",)
+# The MMDiT sees one token per 16 x 16 pixels: 8 of the VAE times 2 of its patches.
+PIXELS_PER_TOKEN_SIDE = 16
+
+_SEED_MAX = 2**63 - 1
+_DRAWN_SEED_BITS = 32
+_SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
+# What other surfaces call our fields.
+_ELSEWHERE = {
+    "steps": "num_inference_steps",
+    "cfg_scale": "guidance_scale",
+    "width": "size",
+    "height": "size",
+}
+_QUALITIES = ("low", "medium", "high", "xhigh", "max")
+
+Json = dict[str, Any]
+
+
+class _DrawingFields(BaseModel):
+    """What both surfaces have in common. Strict: "10" is no number and 1 no boolean."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    prompt: str
+    model: str | None = None
+    n: int | None = None
+    size: str | None = None
+    output_format: Literal["png", "webp", "jpeg"] | None = None
+    output_compression: int | None = None
+    partial_images: int | None = None
+    seed: int | None = None
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+    negative_prompt: str | None = None
+    deadline_s: float | None = None
+    priority: int | None = None
+
+
+RequestT = TypeVar("RequestT", bound=_DrawingFields)
+NumberT = TypeVar("NumberT", int, float)
+
+
+class TaskRequest(_DrawingFields):
+    """POST /v1/tasks. Ours alone, so a field that it does not know is a mistake of the client."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class ImageGenerationRequest(_DrawingFields):
+    """POST /v1/images/generations: OpenAI's fields and the extensions above.
+
+    `style`, `user`, `moderation`, `background` and their like mean nothing to these models and
+    are accepted, as unknown fields are.
+    """
+
+    response_format: Literal["b64_json", "url"] | None = None
+    stream: bool | None = None
+    quality: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """A checked request: what to draw, and how it is to be served."""
+
+    drawings: tuple[Drawing, ...]
+    deadline_s: float | None
+    priority: int
+
+
+def parse(schema: type[RequestT], document: object) -> RequestT:
+    """A request of `schema`, or InvalidRequest naming the first field at fault."""
+    if not isinstance(document, dict):
+        raise InvalidRequest("The body must be a JSON object.")
+    try:
+        return schema.model_validate(document)
+    except ValidationError as problems:
+        first = problems.errors(include_url=False)[0]
+        param = ".".join(str(part) for part in first["loc"]) or None
+        if first["type"] == "extra_forbidden":
+            raise InvalidRequest(_unknown(str(param), schema), param=param) from None
+        said = "is required" if first["type"] == "missing" else f"is invalid: {first['msg']}"
+        raise InvalidRequest(f"`{param}` {said}.", param=param) from None
+
+
+def _unknown(param: str, schema: type[_DrawingFields]) -> str:
+    known = list(schema.model_fields)
+    near = [_ELSEWHERE[param]] if param in _ELSEWHERE else difflib.get_close_matches(param, known)
+    hint = f"Did you mean `{near[0]}`?" if near else f"Known are {', '.join(known)}."
+    return f"`{param}` is not a field of this request. {hint}"
+
+
+def order(request: _DrawingFields, limits: DrawingLimits, *, previews_wanted: bool) -> Order:
+    """Checks `request` against `limits` and applies every default.
+
+    Raises:
+        InvalidRequest: a value is out of range.
+        ModelNotFound: another model is asked for.
+    """
+    if request.model is not None and request.model not in (limits.model, *MODEL_ALIASES):
+        raise ModelNotFound(
+            f"The model {request.model!r} is not served here; ask for {limits.model!r} or leave "
+            "`model` out.",
+            param="model",
+        )
+    _check_prompts(request, limits)
+    width_px, height_px = _size_px(request.size, limits)
+    count = _within("n", request.n, default=1, low=1, high=limits.images_per_request_max)
+    seed = _within(
+        "seed",
+        request.seed,
+        default=secrets.randbits(_DRAWN_SEED_BITS),
+        low=0,
+        high=_SEED_MAX - count,
+    )
+    previews = _within("partial_images", request.partial_images, default=0, low=0, high=3)
+    drawing = Drawing(
+        prompt=request.prompt,
+        negative_prompt=request.negative_prompt or "",
+        width_px=width_px,
+        height_px=height_px,
+        steps=_within(
+            "num_inference_steps",
+            request.num_inference_steps,
+            default=limits.steps_default,
+            low=1,
+            high=limits.steps_max,
+        ),
+        guidance_scale=_within(
+            "guidance_scale",
+            request.guidance_scale,
+            default=limits.guidance_scale_default,
+            low=0.0,
+            high=limits.guidance_scale_max,
+        ),
+        seed=seed,
+        model=limits.model,
+        image_format=request.output_format or Drawing.image_format,
+        image_quality=_within(
+            "output_compression",
+            request.output_compression,
+            default=Drawing.image_quality,
+            low=0,
+            high=100,
+        ),
+        previews=previews if previews_wanted else 0,
+    )
+    return Order(
+        drawings=_with_own_seeds(drawing, count),
+        deadline_s=_deadline_s(request.deadline_s, limits),
+        priority=_within(
+            "priority",
+            request.priority,
+            default=0,
+            low=limits.priority_min,
+            high=limits.priority_max,
+        ),
+    )
+
+
+def _check_prompts(request: _DrawingFields, limits: DrawingLimits) -> None:
+    if not request.prompt.strip():
+        raise InvalidRequest("`prompt` must not be empty.", param="prompt")
+    prompts = {"prompt": request.prompt, "negative_prompt": request.negative_prompt or ""}
+    for name, prompt in prompts.items():
+        # JSON can escape half a character, which no transport can carry on.
+        if any("\ud800" <= character <= "\udfff" for character in prompt):
+            raise InvalidRequest(f"`{name}` holds half a surrogate pair.", param=name)
+        if len(prompt) > limits.prompt_chars_max:
+            raise InvalidRequest(
+                f"`{name}` has {len(prompt)} characters; at most {limits.prompt_chars_max} are "
+                "allowed.",
+                param=name,
+            )
+
+
+def _size_px(size: str | None, limits: DrawingLimits) -> tuple[int, int]:
+    if size is None or size == "auto":
+        return limits.size_px_default, limits.size_px_default
+    match = _SIZE.fullmatch(size)
+    sides_px = (int(match[1]), int(match[2])) if match else (0, 0)
+    low_px, high_px, multiple_px = (
+        limits.size_px_min,
+        limits.size_px_max,
+        limits.size_px_multiple,
+    )
+    if not all(low_px <= side <= high_px and side % multiple_px == 0 for side in sides_px):
+        raise InvalidRequest(
+            f'`size` is {size[:40]!r}; it must be "auto" or "WIDTHxHEIGHT" with both from '
+            f"{low_px} to {high_px} pixels in multiples of {multiple_px}, such as "
+            f'"{limits.size_px_default}x{limits.size_px_default}".',
+            param="size",
+        )
+    return sides_px
+
+
+def _deadline_s(deadline_s: float | None, limits: DrawingLimits) -> float | None:
+    if deadline_s is not None and not 0.0 < deadline_s <= limits.deadline_s_max:
+        raise InvalidRequest(
+            f"`deadline_s` is {deadline_s:g}; it must be more than 0 and at most "
+            f"{limits.deadline_s_max:g} seconds.",
+            param="deadline_s",
+        )
+    return deadline_s
+
+
+def _within(
+    name: str, value: NumberT | None, *, default: NumberT, low: NumberT, high: NumberT
+) -> NumberT:
+    if value is None:
+        return default
+    if not low <= value <= high:
+        raise InvalidRequest(
+            f"`{name}` is {_shown(value)}; it must be from {_shown(low)} to {_shown(high)}.",
+            param=name,
+        )
+    return value
+
+
+def _shown(value: float) -> str:
+    """A number for a message: exact while it is short."""
+    return str(value) if abs(value) < 1e20 else f"{float(value):g}"
+
+
+def _with_own_seeds(drawing: Drawing, count: int) -> tuple[Drawing, ...]:
+    """`count` drawings; the i-th has seed + i, so that each can be drawn again alone."""
+    fields = vars(drawing)
+    return tuple(Drawing(**{**fields, "seed": drawing.seed + index}) for index in range(count))
+
+
+# Responses of our own surface.
+
+
+def task_object(record: TaskRecord) -> Json:
+    """A task as /v1/tasks shows it. Times are unix seconds, `progress` is 0..100."""
+    task, drawing = record.task, record.task.drawing
+    completed = record.status is TaskStatus.COMPLETED
+    return {
+        "id": task.id,
+        "object": "image.task",
+        "job_id": task.job_id,
+        "status": record.status.value,
+        "progress": 100 if completed else _progress(record.step, drawing.steps),
+        "created_at": int(task.created_unix_s),
+        "started_at": _whole(record.started_unix_s),
+        "finished_at": _whole(record.finished_unix_s),
+        "node": task.origin,
+        "executor": record.executor,
+        "attempt": record.attempt,
+        "queue_position": record.queue_position,
+        "eta_s": 0.0 if record.status.is_final else round(record.eta_s, 3),
+        "durability": task.durability.value,
+        "model": drawing.model,
+        "prompt": drawing.prompt,
+        "negative_prompt": drawing.negative_prompt,
+        "size": f"{drawing.width_px}x{drawing.height_px}",
+        "num_inference_steps": drawing.steps,
+        "steps_done": drawing.steps if completed else record.step,
+        "guidance_scale": drawing.guidance_scale,
+        "seed": drawing.seed,
+        "output_format": drawing.image_format,
+        "priority": task.priority,
+        "deadline_at": task.deadline_unix_s,
+        "policy": record.policy,
+        "queue_s": record.queue_s,
+        "compute_s": record.compute_s,
+        "emulated_device": record.emulated_device or None,
+        "image_bytes": record.image_bytes,
+        "image_url": f"/v1/tasks/{task.id}/image" if completed else None,
+        "error": error_of(record),
+    }
+
+
+def job_object(job_id: JobId, records: Sequence[TaskRecord]) -> Json:
+    """A job as /v1/jobs shows it."""
+    return {
+        "id": job_id,
+        "object": "image.job",
+        "tasks": [task_object(record) for record in records],
+    }
+
+
+def error_of(record: TaskRecord) -> Json | None:
+    """Why a task failed, or None."""
+    if record.error is None:
+        return None
+    return {"code": record.error.code, "message": record.error.message}
+
+
+def task_event(event: TaskEvent) -> Json:
+    """The data of one event of /v1/tasks/{id}/events."""
+    document: Json = {
+        "sequence": event.sequence,
+        "type": event.kind.value,
+        "created_at": event.unix_s,
+        "attempt": event.attempt,
+        "executor": event.executor,
+        "step": event.step,
+        "steps": event.steps,
+        "progress": _progress(event.step, event.steps),
+        "queue_position": event.queue_position,
+    }
+    if event.error is not None:
+        document["error"] = {"code": event.error.code, "message": event.error.message}
+    if event.preview:
+        document["preview_b64_json"] = base64.b64encode(event.preview).decode()
+    return document
+
+
+def cluster_object(snapshot: ClusterSnapshot) -> Json:
+    """The cluster as /v1/cluster shows it; times in seconds, work in work units."""
+    return {
+        "object": "cluster",
+        "node": snapshot.node_id,
+        "policy": snapshot.policy,
+        "tasks_in_flight": snapshot.tasks_in_flight,
+        "own": _node_object(snapshot.own),
+        "peers": [
+            {
+                "address": peer.address,
+                "alive": peer.alive,
+                "staleness_s": peer.staleness_s,
+                "link_s": peer.link_s,
+                **_node_object(peer.state),
+            }
+            for peer in snapshot.peers
+        ],
+    }
+
+
+def _node_object(state: NodeState | None) -> Json:
+    """What a node said of itself; of one that said nothing, only that it takes no work."""
+    if state is None:
+        return {"node": None, "accepting": False}
+    return {
+        "node": state.node_id,
+        "accepting": state.accepting,
+        "backlog": state.backlog,
+        "capacity": state.capacity,
+        "queued": state.queued,
+        "running": state.running,
+        "model": state.model,
+        "model_fingerprint": state.model_fingerprint,
+        "incarnation": state.incarnation,
+        "sequence": state.sequence,
+        "rest_url": state.rest_url,
+        "grpc_address": state.grpc_address,
+        "device": state.device,
+        "emulated_device": state.emulated_device or None,
+    }
+
+
+# Responses of OpenAI's surface.
+
+
+def image_properties(drawing: Drawing, *, quality: str | None) -> Json:
+    """What OpenAI's responses and events say of an image besides its content."""
+    return {
+        "background": "opaque",
+        "output_format": drawing.image_format,
+        "quality": quality if quality in _QUALITIES else "auto",
+        "size": f"{drawing.width_px}x{drawing.height_px}",
+    }
+
+
+def usage(drawings: Sequence[Drawing]) -> Json:
+    """Differs from OpenAI: text tokens count words, image tokens the model's latent patches."""
+    text = sum(len(drawing.prompt.split()) for drawing in drawings)
+    image = sum(
+        math.ceil(drawing.width_px / PIXELS_PER_TOKEN_SIDE)
+        * math.ceil(drawing.height_px / PIXELS_PER_TOKEN_SIDE)
+        for drawing in drawings
+    )
+    return {
+        "input_tokens": text,
+        "input_tokens_details": {"image_tokens": 0, "text_tokens": text},
+        "output_tokens": image,
+        "total_tokens": text + image,
+    }
+
+
+def model_object(name: str, *, created_unix_s: int) -> Json:
+    """A model as /v1/models shows it."""
+    return {"id": name, "object": "model", "created": created_unix_s, "owned_by": "dedgeai"}
+
+
+def _progress(step: int, steps: int) -> int:
+    return 100 * step // steps if steps else 0
+
+
+def _whole(unix_s: float | None) -> int | None:
+    return None if unix_s is None else int(unix_s)

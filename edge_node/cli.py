@@ -1,0 +1,221 @@
+"""The `dedgeai` command: reads arguments, calls what does the work, prints.
+
+Imports of each command are its own, so that `dedgeai node` loads nothing of the others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import logging
+import random
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from edge_node.errors import DEdgeAIError
+
+DEFAULT_URL = "http://127.0.0.1:8080"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit code. A known error is one sentence, not a trace."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    # One line per request of one's own is no news.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    try:
+        code: int = options.run(options)
+    except DEdgeAIError as error:
+        print(f"dedgeai: {error.message}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="dedgeai", description="Text-to-image on a handful of edge devices."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_node(commands)
+    _add_cluster(commands)
+    _add_demo(commands)
+    _add_generate(commands)
+    _add_replay(commands)
+    return parser
+
+
+Commands = Any  # argparse keeps the type of its sub-parsers action to itself
+
+
+def _add_node(commands: Commands) -> None:
+    parser = commands.add_parser("node", help="run one node of a cluster")
+    parser.add_argument(
+        "--config", type=Path, help="TOML file of settings, see edge_node/config.py"
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="one setting; overrides file and environment (DEDGEAI_<KEY>)",
+    )
+    parser.set_defaults(run=_node)
+
+
+def _add_cluster(commands: Commands) -> None:
+    parser = commands.add_parser("cluster", help="run several nodes on this machine")
+    parser.add_argument("--nodes", type=int, default=3)
+    parser.add_argument("--port", type=int, default=8080, help="REST port of the first node")
+    parser.add_argument("--engine", choices=("tiny", "emulated"), default="tiny")
+    parser.add_argument(
+        "--profiles",
+        default="orin-64gb-maxn",
+        help="emulated devices, comma-separated, repeated over the nodes",
+    )
+    parser.add_argument("--time-scale", type=float, default=1.0, help="emulated devices this fast")
+    parser.add_argument("--policy", default="slow_server_aware")
+    parser.add_argument("--data", type=Path, help="folder to keep; temporary when not given")
+    parser.set_defaults(run=_cluster)
+
+
+def _add_demo(commands: Commands) -> None:
+    parser = commands.add_parser("demo", help="three nodes, real images, a table of delays")
+    parser.add_argument("--out", type=Path, default=Path("out"))
+    parser.add_argument("--port", type=int, default=8080)
+    parser.set_defaults(run=_demo)
+
+
+def _add_generate(commands: Commands) -> None:
+    parser = commands.add_parser("generate", help="draw one prompt on a running cluster")
+    parser.add_argument("prompt")
+    parser.add_argument("--node", default=DEFAULT_URL, help="REST surface of any node")
+    parser.add_argument("--out", type=Path, default=Path("image.png"))
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--guidance-scale", type=float)
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--size", help="WIDTHxHEIGHT in pixels")
+    parser.set_defaults(run=_generate)
+
+
+def _add_replay(commands: Commands) -> None:
+    parser = commands.add_parser("replay", help="replay captions against running nodes")
+    parser.add_argument("--captions", type=Path, help="plain text or a Flickr8k caption file")
+    parser.add_argument("--nodes", default=DEFAULT_URL, help="REST surfaces, comma-separated")
+    parser.add_argument("--tasks", type=int, default=100)
+    parser.add_argument("--arrival", choices=("batch", "slots", "poisson"), default="batch")
+    parser.add_argument("--tasks-per-slot-max", type=int, default=5)
+    parser.add_argument("--slot", type=float, default=1.0, help="seconds")
+    parser.add_argument("--rate", type=float, default=1.0, help="tasks per second, for poisson")
+    parser.add_argument("--to", choices=("one", "all"), default="all")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--timeout", type=float, default=3600.0, help="seconds for one request")
+    parser.add_argument("--json", type=Path, help="write the figures there")
+    parser.set_defaults(run=_replay)
+
+
+def _node(options: argparse.Namespace) -> int:
+    from edge_node.config import load_config
+    from edge_node.errors import InvalidRequest
+    from edge_node.node import run_node
+
+    overrides = {}
+    for setting in options.set:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise InvalidRequest(f"--set {setting} is not KEY=VALUE.")
+        overrides[key] = value.split(",") if key == "peers" else value
+    return asyncio.run(run_node(load_config(options.config, overrides)))
+
+
+def _cluster(options: argparse.Namespace) -> int:
+    from edge_node.console.local_cluster import LocalCluster
+
+    profiles = options.profiles.split(",")
+    settings: list[dict[str, Any]] = []
+    for index in range(options.nodes):
+        one: dict[str, Any] = {"policy": options.policy, "torch_threads": 1}
+        if options.engine == "emulated":
+            one |= {
+                "engine": "emulated",
+                "emulated_profile": profiles[index % len(profiles)],
+                "time_scale": options.time_scale,
+            }
+        settings.append(one)
+    cluster = LocalCluster(settings, rest_port=options.port, folder=options.data)
+
+    async def serve() -> None:
+        print(f"Starting {options.nodes} nodes; their logs are in {cluster.folder}.", flush=True)
+        async with cluster:
+            print("All nodes are ready:", *cluster.urls, sep="\n  ", flush=True)
+            print("Ctrl-C stops them.", flush=True)
+            await asyncio.Event().wait()
+
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(serve())
+    print("All nodes are stopped.")
+    return 0
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from edge_node.console.demo import run_demo
+
+    logging.disable(logging.INFO)
+    good = asyncio.run(run_demo(out=options.out, rest_port=options.port, console=Console()))
+    return 0 if good else 1
+
+
+def _generate(options: argparse.Namespace) -> int:
+    from edge_node.console.generate import generate
+
+    request = {
+        "prompt": options.prompt,
+        "num_inference_steps": options.steps,
+        "guidance_scale": options.guidance_scale,
+        "seed": random.randrange(2**32) if options.seed is None else options.seed,
+        "size": options.size,
+    }
+    given = {key: value for key, value in request.items() if value is not None}
+    return asyncio.run(generate(options.node, given, out=options.out))
+
+
+def _replay(options: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from edge_node.console.captions import read_captions
+    from edge_node.console.replay import Arrivals, plan, replay_with_progress
+
+    urls = options.nodes.split(",")
+    arrivals = Arrivals(
+        kind=options.arrival,
+        tasks_per_slot_max=options.tasks_per_slot_max,
+        slot_s=options.slot,
+        rate_hz=options.rate,
+        to=options.to,
+    )
+    planned = plan(
+        arrivals,
+        captions=read_captions(options.captions),
+        tasks=options.tasks,
+        nodes=len(urls),
+        seed=options.seed,
+    )
+    summary = asyncio.run(
+        replay_with_progress(planned, node_urls=urls, timeout_s=options.timeout, title="replay")
+    )
+    text = json.dumps(asdict(summary), indent=2)
+    print(text)
+    if options.json is not None:
+        options.json.write_text(text + "\n")
+    return 0 if summary.failed == 0 else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

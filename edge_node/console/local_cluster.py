@@ -1,0 +1,164 @@
+"""A cluster of real nodes on this machine: one process, one store and one worker per node.
+
+Owns the node processes that it starts, and ends only those.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from edge_node.console.rest_client import RestClient
+from edge_node.errors import NodeNotReady
+
+STOP_S_MAX = 30.0
+
+
+class LocalCluster:
+    """Nodes `node-0`, `node-1`, ... with REST on consecutive ports from `rest_port`.
+
+    Args:
+        settings: per node, fields of NodeConfig beside identity and addresses.
+        rest_port: of the first node; gRPC is 1000 above each.
+        folder: what the nodes keep; a temporary one, removed at the end, when not given.
+    """
+
+    def __init__(
+        self,
+        settings: Sequence[Mapping[str, Any]],
+        *,
+        rest_port: int,
+        folder: Path | None = None,
+    ) -> None:
+        self._settings = settings
+        self._rest_port = rest_port
+        self._temporary = tempfile.TemporaryDirectory(prefix="dedgeai-") if folder is None else None
+        self.folder = Path(self._temporary.name) if self._temporary else Path(str(folder))
+        self._processes: dict[int, subprocess.Popen[bytes]] = {}
+
+    @property
+    def node_ids(self) -> list[str]:
+        """Names of the nodes, in order."""
+        return [f"node-{index}" for index in range(len(self._settings))]
+
+    @property
+    def urls(self) -> list[str]:
+        """REST surfaces of the nodes, in order."""
+        ports = range(self._rest_port, self._rest_port + len(self._settings))
+        return [f"http://127.0.0.1:{port}" for port in ports]
+
+    def pid(self, index: int) -> int:
+        """Process of a node."""
+        return self._processes[index].pid
+
+    def start_node(self, index: int) -> None:
+        """Starts one node, for the first time or again."""
+        folder = self.folder / self.node_ids[index]
+        folder.mkdir(parents=True, exist_ok=True)
+        grpc_ports = [p + 1000 + self._rest_port for p in range(len(self._settings))]
+        peers = [f"127.0.0.1:{p}" for i, p in enumerate(grpc_ports) if i != index]
+        environment = {
+            **{k: v for k, v in os.environ.items() if not k.startswith("DEDGEAI_")},
+            "DEDGEAI_NODE_ID": self.node_ids[index],
+            "DEDGEAI_DATA_FOLDER": str(folder),
+            "DEDGEAI_REST_PORT": str(self._rest_port + index),
+            "DEDGEAI_GRPC_PORT": str(grpc_ports[index]),
+            "DEDGEAI_PEERS": ",".join(peers),
+            **{f"DEDGEAI_{k.upper()}": str(v) for k, v in self._settings[index].items()},
+        }
+        with (folder / "node.log").open("ab") as node_log:
+            self._processes[index] = subprocess.Popen(
+                [sys.executable, "-m", "edge_node.cli", "node"],
+                env=environment,
+                stdout=node_log,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+
+    async def start(self, *, ready_s_max: float = 180.0) -> None:
+        """Starts every node and waits until all would draw.
+
+        Raises:
+            NodeNotReady: one ended or took too long; its log is quoted.
+        """
+        for index in range(len(self._settings)):
+            self.start_node(index)
+        async with RestClient(timeout_s=5.0) as client:
+            for index in range(len(self._settings)):
+                await self.wait_ready(client, index, ready_s_max=ready_s_max)
+            await self._wait_met(client, ready_s_max=ready_s_max)
+
+    async def wait_ready(
+        self, client: RestClient, index: int, *, ready_s_max: float = 180.0
+    ) -> None:
+        """Waits for one node."""
+        try:
+            async with asyncio.timeout(ready_s_max):
+                while not await client.is_ready(self.urls[index]):
+                    self._check_running(index)
+                    await asyncio.sleep(0.1)
+        except TimeoutError:
+            raise NodeNotReady(self._explain(index, "is not ready")) from None
+
+    async def _wait_met(self, client: RestClient, *, ready_s_max: float) -> None:
+        async with asyncio.timeout(ready_s_max):
+            for url in self.urls:
+                while True:
+                    peers = (await client.cluster(url))["peers"]
+                    if all(peer["alive"] and peer["accepting"] for peer in peers):
+                        break
+                    await asyncio.sleep(0.1)
+
+    def signal_node(self, index: int, number: signal.Signals) -> None:
+        """Sends a signal to a node's own process."""
+        self._processes[index].send_signal(number)
+
+    def wait_node(self, index: int, *, timeout_s: float = STOP_S_MAX) -> int:
+        """Waits for a node's process to end; returns its exit code."""
+        return self._processes[index].wait(timeout_s)
+
+    def stop(self) -> None:
+        """Ends every node in order, by force only those that do not go."""
+        for process in self._processes.values():
+            if process.poll() is None:
+                process.send_signal(signal.SIGCONT)
+                process.terminate()
+        for process in self._processes.values():
+            try:
+                process.wait(STOP_S_MAX)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        if self._temporary is not None:
+            self._temporary.cleanup()
+
+    async def __aenter__(self) -> Self:
+        """Starts the cluster, or nothing."""
+        try:
+            await self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Stops it."""
+        self.stop()
+
+    def _check_running(self, index: int) -> None:
+        code = self._processes[index].poll()
+        if code is not None:
+            raise NodeNotReady(self._explain(index, f"ended with code {code}"))
+
+    def _explain(self, index: int, what: str) -> str:
+        node_log = self.folder / self.node_ids[index] / "node.log"
+        tail = node_log.read_text(errors="replace")[-1500:] if node_log.exists() else ""
+        return f"{self.node_ids[index]} {what}. The end of its log:\n{tail}"

@@ -1,0 +1,368 @@
+"""The composition root: builds every part of a node, starts them in order and stops them in order.
+
+Owns no behaviour of its own beyond that order:
+store, ledger, images, worker, dispatcher, peering, REST; and back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import hashlib
+import importlib.metadata
+import logging
+import signal
+import socket
+import tempfile
+from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import uvicorn
+
+from edge_node.api.app import create_app
+from edge_node.clock import SystemClock
+from edge_node.config import NodeConfig
+from edge_node.dispatcher import Dispatcher, DispatcherSettings
+from edge_node.domain import NodeId
+from edge_node.errors import InvalidRequest, StoreUnavailable
+from edge_node.peering.membership import Membership
+from edge_node.peering.server import NodeServicer, PeerServer
+from edge_node.socket_path import SOCKET_PATH_BYTES_MAX
+from edge_node.store.connection import StoreSettings
+from edge_node.store.embedded_valkey import valkey_command, wait_until_ready
+from edge_node.store.image_files import ImageFiles
+from edge_node.store.task_ledger import LedgerSettings, TaskLedger
+from edge_node.supervision.child_process import Backoff, ChildCommand, ChildProcess, supervise
+from edge_node.supervision.worker_process import WorkerProcess, WorkerSettings, worker_command
+from edge_node.tasks.admission import AdmissionLimits
+from edge_node.tasks.cluster_view import ClusterView, ClusterViewLimits
+from edge_node.tasks.hosting import Hosting, HostingLimits
+from edge_node.tasks.lifecycle import Lifecycle, LifecycleLimits
+from edge_node.telemetry.metrics import NodeMetrics
+from scheduler.registry import create
+
+log = logging.getLogger(__name__)
+
+STORE_START_S_MAX = 30.0
+HOUSEKEEPING_S = 60.0
+EXPIRED_TASKS_MAX = 1000
+STOP_GRACE_S = 1.0
+FLUSH_S_MAX = 5.0
+
+
+async def run_node(config: NodeConfig) -> int:
+    """Runs a node until SIGTERM or SIGINT; returns the exit code.
+
+    Raises:
+        InvalidRequest: a setting cannot be honoured.
+        StoreUnavailable: the store did not answer in time.
+    """
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    async with contextlib.AsyncExitStack() as stack:
+        await _Node(config, stack).run(stopping)
+    return 0
+
+
+class _Node:
+    """The parts of one node; everything it starts is stopped by `stack`, last first."""
+
+    def __init__(self, config: NodeConfig, stack: contextlib.AsyncExitStack) -> None:
+        self._config = config
+        self._stack = stack
+        self._clock = SystemClock()
+        self._metrics = NodeMetrics()
+        config.data_folder.mkdir(parents=True, exist_ok=True)
+        self._folder = config.data_folder.resolve()
+        self._sockets = socket_folder(self._folder)
+        self._worker_starts = 1
+        # The worker is built before the dispatcher that listens to it.
+        self._worker_changed: Callable[[], None] = lambda: None
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        self._stack.enter_context(sole_owner(self._folder))
+        ledger = await self._start_store()
+        images = ImageFiles(
+            self._folder / "images",
+            bytes_max=self._config.image_bytes_total_max,
+            age_s_max=self._config.image_keep_s,
+            clock=self._clock,
+        )
+        await images.start()
+        incarnation = await ledger.next_incarnation()
+        recovered = await ledger.recover(attempts_max=self._config.attempts_max)
+        worker = self._worker()
+        dispatcher = self._dispatcher(ledger, images, worker, incarnation)
+        self._worker_changed = lambda: self._tell_worker_changed(worker, dispatcher)
+        await worker.start()
+        self._stack.push_async_callback(worker.stop)
+        membership = await self._start_peering(dispatcher)
+        dispatcher.start(membership, [record.task for record in recovered])
+        self._stack.push_async_callback(dispatcher.stop)
+        self._background(self._keep_house(ledger, images))
+        await self._serve(dispatcher, stopping)
+
+    # The parts.
+
+    async def _start_store(self) -> TaskLedger:
+        url = self._config.redis_url
+        if url is None:
+            url = await self._start_embedded_store()
+        ledger = TaskLedger(
+            LedgerSettings(
+                store=StoreSettings(url=url),
+                key_prefix=f"dedgeai:{self._config.node_id}:ledger:",
+                idempotency_age_s_max=int(self._config.idempotency_keep_s),
+            ),
+            clock=self._clock,
+            on_pending_changed=self._metrics.write_behind_changed,
+        )
+        await ledger.connect()
+        self._stack.push_async_callback(self._close_ledger, ledger)
+        if not ledger.available:
+            raise StoreUnavailable(
+                f"The store at {url} does not answer, or cannot promise to write to disk. Start "
+                "it, or leave redis_url out to use the embedded one."
+            )
+        return ledger
+
+    async def _close_ledger(self, ledger: TaskLedger) -> None:
+        with contextlib.suppress(TimeoutError, StoreUnavailable):
+            async with asyncio.timeout(FLUSH_S_MAX):
+                await ledger.flush()
+        await ledger.close()
+
+    async def _start_embedded_store(self) -> str:
+        path = self._sockets / "store.sock"
+        command = ChildCommand(
+            name="store",
+            arguments=tuple(valkey_command(self._folder / "store", path)),
+            pid_path=self._folder / "run" / "store.pid",
+            log_path=self._folder / "run" / "store.log",
+        )
+        self._background(self._keep_store(ChildProcess(command)))
+        await wait_until_ready(path, STORE_START_S_MAX)
+        return f"unix://{path}"
+
+    async def _keep_store(self, child: ChildProcess) -> None:
+        async def started(pid: int) -> None:
+            log.info("store runs as process %d", pid)
+
+        async def exited(ended: object) -> None:
+            log.error("store ended: %s", ended)
+
+        backoff = Backoff(first_s=0.1, max_s=5.0)
+        await supervise(child, backoff=backoff, on_started=started, on_exited=exited)
+
+    def _worker(self) -> WorkerProcess:
+        config = self._config
+        if config.worker_socket is not None:
+            settings = WorkerSettings(socket_path=config.worker_socket, command=None)
+            return WorkerProcess(settings, on_change=lambda: self._worker_changed())
+        path = self._sockets / "worker.sock"
+        command = worker_command(
+            socket_path=path, run_dir=self._folder / "run", options=worker_options(config)
+        )
+        settings = WorkerSettings(socket_path=path, command=command)
+        return WorkerProcess(settings, on_change=lambda: self._worker_changed())
+
+    def _tell_worker_changed(self, worker: WorkerProcess, dispatcher: Dispatcher) -> None:
+        while self._worker_starts < worker.starts:
+            self._worker_starts += 1
+            self._metrics.worker_restarted()
+        dispatcher.worker_changed()
+
+    def _dispatcher(
+        self, ledger: TaskLedger, images: ImageFiles, worker: WorkerProcess, incarnation: int
+    ) -> Dispatcher:
+        config = self._config
+        node_id = NodeId(config.node_id)
+        try:
+            policy = create(
+                config.policy,
+                rng=np.random.default_rng(config.policy_seed),
+                **config.policy_options,
+            )
+        except ValueError as error:
+            raise InvalidRequest(f"{error}.", param="policy") from None
+        return Dispatcher(
+            dispatcher_settings(config, incarnation),
+            lifecycle=Lifecycle(
+                LifecycleLimits(attempts_max=config.attempts_max, lease_s=config.lease_s)
+            ),
+            hosting=Hosting(HostingLimits(hosted_max=config.hosted_tasks_max)),
+            view=ClusterView(
+                own_id=node_id,
+                incarnation=incarnation,
+                limits=ClusterViewLimits(suspect_s=config.suspect_s),
+            ),
+            policy=policy,
+            ledger=ledger,
+            images=images,
+            worker=worker,
+            metrics=self._metrics,
+            clock=self._clock,
+        )
+
+    async def _start_peering(self, dispatcher: Dispatcher) -> Membership:
+        config = self._config
+        membership = Membership(
+            config.peers,
+            heartbeat_s=config.heartbeat_s,
+            own_state=dispatcher.own_state,
+            state_received=dispatcher.peer_state_received,
+            round_trip_measured=dispatcher.round_trip_measured,
+        )
+        servicer = NodeServicer(
+            dispatcher, membership, version=importlib.metadata.version("dedgeai")
+        )
+        server = PeerServer(servicer, host=config.grpc_host, port=config.grpc_port)
+        await server.start()
+        await server.set_serving(True)
+        self._stack.push_async_callback(server.stop, grace_s=STOP_GRACE_S)
+        await membership.start()
+        self._stack.push_async_callback(membership.stop)
+        return membership
+
+    async def _serve(self, dispatcher: Dispatcher, stopping: asyncio.Event) -> None:
+        config = self._config
+        app = create_app(
+            dispatcher, request_bytes_max=config.request_bytes_max, metrics=self._metrics
+        )
+        server = _RestServer(
+            uvicorn.Config(
+                app,
+                host=config.rest_host,
+                port=config.rest_port,
+                log_config=None,
+                access_log=False,
+                lifespan="off",
+                timeout_graceful_shutdown=int(config.drain_s) + 1,
+            )
+        )
+        serving = asyncio.create_task(server.serve())
+        stopped = asyncio.create_task(stopping.wait())
+        await asyncio.wait([serving, stopped], return_when=asyncio.FIRST_COMPLETED)
+        if stopping.is_set():
+            log.info("stopping: no new tasks, %g s for those under way", config.drain_s)
+            await dispatcher.drain(timeout_s=config.drain_s)
+        server.should_exit = True
+        stopped.cancel()
+        await serving
+
+    async def _keep_house(self, ledger: TaskLedger, images: ImageFiles) -> None:
+        """Removes what is older than the operator wants to keep."""
+        while True:
+            await images.evict()
+            finished_before = self._clock.unix_s() - self._config.task_keep_s
+            with contextlib.suppress(StoreUnavailable):
+                for task_id in await ledger.expire(
+                    finished_before_unix_s=finished_before, count_max=EXPIRED_TASKS_MAX
+                ):
+                    await images.remove(task_id)
+            self._metrics.images_stored(images.bytes_stored)
+            await asyncio.sleep(HOUSEKEEPING_S)
+
+    def _background(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Runs `coroutine` until the node stops, then cancels it and waits for its end."""
+        task = asyncio.create_task(coroutine)
+
+        async def end() -> None:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+        self._stack.push_async_callback(end)
+
+
+class _RestServer(uvicorn.Server):
+    """Leaves the signals to run_node, which drains before it stops."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Captures none."""
+        yield
+
+
+@contextlib.contextmanager
+def sole_owner(data_folder: Path) -> Iterator[None]:
+    """Holds a data folder; a second node on it would end the first one's children.
+
+    Raises:
+        InvalidRequest: another node holds it.
+    """
+    with (data_folder / "node.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InvalidRequest(
+                f"Another node uses {data_folder}. Stop it, or give this one its own data_folder.",
+                param="data_folder",
+            ) from None
+        yield
+
+
+def socket_folder(data_folder: Path) -> Path:
+    """Where a node's Unix sockets are: its data folder, or a short name where that is too long."""
+    folder = data_folder / "run"
+    if len(str(folder / "worker.sock").encode()) > SOCKET_PATH_BYTES_MAX:
+        digest = hashlib.sha256(str(data_folder).encode()).hexdigest()[:16]
+        folder = Path(tempfile.gettempdir()) / f"dedgeai-{digest}"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
+
+
+def worker_options(config: NodeConfig) -> list[str]:
+    """Command line of the worker that `config` asks for."""
+    options = ["--engine", config.engine, "--queue-max", str(config.hosted_tasks_max)]
+    if config.engine == "emulated":
+        options += ["--emulated-profile", config.emulated_profile]
+        options += ["--time-scale", str(config.time_scale)]
+    else:
+        from edge_node.worker.tiny_sd3 import model_folder
+
+        options += ["--model", str(config.model_folder or model_folder())]
+        options += ["--pace", str(config.pace_s)]
+        if config.model_folder is None:
+            options += ["--model-name", "tiny-sd3"]
+    if config.torch_threads:
+        options += ["--threads", str(config.torch_threads)]
+    if config.rows_max:
+        options += ["--rows-max", str(config.rows_max)]
+    lock = config.worker_lock or config.data_folder.resolve() / "run" / "accelerator.lock"
+    options += ["--lock", str(lock)]
+    options.append("--metadata" if config.image_metadata else "--no-metadata")
+    return options
+
+
+def dispatcher_settings(config: NodeConfig, incarnation: int) -> DispatcherSettings:
+    """What the dispatcher takes from the configuration."""
+    return DispatcherSettings(
+        node_id=NodeId(config.node_id),
+        incarnation=incarnation,
+        rest_url=f"http://{advertised(config.rest_host)}:{config.rest_port}",
+        grpc_address=f"{advertised(config.grpc_host)}:{config.grpc_port}",
+        policy_name=config.policy,
+        admission=AdmissionLimits(
+            tasks_in_flight_max=config.tasks_in_flight_max, wait_s_max=config.queue_wait_s_max
+        ),
+        prompt_chars_max=config.prompt_chars_max,
+        steps_default=config.steps_default,
+        guidance_scale_default=config.guidance_scale_default,
+        guidance_scale_max=config.guidance_scale_max,
+        images_per_request_max=config.images_per_request_max,
+        deadline_s_default=config.deadline_s_default,
+        deadline_s_max=config.deadline_s_max,
+        tick_s=config.tick_s,
+        heartbeat_s=config.heartbeat_s,
+    )
+
+
+def advertised(host: str) -> str:
+    """The name under which others reach a listener on `host`."""
+    return socket.getfqdn() if host in ("0.0.0.0", "::") else host

@@ -1,0 +1,169 @@
+"""Calls to one peer: domain types in, domain types out, transport failures as our errors.
+
+Owns one channel. It retries nothing: whoever asked decides what a failure means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from typing import TypeVar
+
+import grpc
+import grpc.aio
+from dedgeai.v1 import node_pb2, node_pb2_grpc
+
+from edge_node.domain import (
+    AttemptReport,
+    JobId,
+    NodeState,
+    Offload,
+    TaskEvent,
+    TaskId,
+    TaskRecord,
+)
+from edge_node.errors import DEdgeAIError, OriginUnavailable
+from edge_node.peering import node_codec
+from edge_node.peering.status import error_of
+
+# Both sides of every link: notice a dead machine in 13 s where no heartbeat runs; wire_formats.md.
+KEEPALIVE_OPTIONS = (
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 3_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    ("grpc.http2.max_pings_without_data", 0),
+)
+MESSAGE_BYTES_MAX = 64 * 2**20
+CALL_S_MAX = 5.0
+
+Answer = TypeVar("Answer")
+
+
+class PeerClient:
+    """The node listening at `address` (host:port)."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self._channel = grpc.aio.insecure_channel(
+            address,
+            options=[
+                *KEEPALIVE_OPTIONS,
+                ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+                ("grpc.initial_reconnect_backoff_ms", 100),
+                ("grpc.max_reconnect_backoff_ms", 2_000),
+                # A proxy set for the outside world is not for the LAN.
+                ("grpc.enable_http_proxy", 0),
+            ],
+        )
+        self._stub = node_pb2_grpc.NodeServiceStub(self._channel)
+
+    async def close(self) -> None:
+        """Ends every call and the connection."""
+        await self._channel.close(None)
+
+    async def ping(self) -> None:
+        """One small round trip."""
+        await self._call(self._stub.Describe(node_pb2.NodeServiceDescribeRequest(), timeout=2.0))
+
+    async def exchange_state(
+        self, own_states: AsyncIterator[NodeState]
+    ) -> AsyncIterator[NodeState]:
+        """Sends every state of `own_states`; yields those of the peer until the link breaks.
+
+        Raises:
+            OriginUnavailable: when it does.
+        """
+
+        async def requests() -> AsyncIterator[node_pb2.ExchangeStateRequest]:
+            async for state in own_states:
+                yield node_pb2.ExchangeStateRequest(state=node_codec.state_to_proto(state))
+
+        call = self._stub.ExchangeState(requests())
+        try:
+            async for response in call:
+                yield node_codec.state_from_proto(response.state)
+        except grpc.aio.AioRpcError as error:
+            raise self._ours(error) from None
+        finally:
+            call.cancel()
+
+    async def offload(self, offload: Offload) -> AsyncGenerator[AttemptReport, None]:
+        """Places an attempt at the peer and yields what it reports, to the end.
+
+        Closing the iterator early cancels the attempt there.
+
+        Raises:
+            OriginUnavailable: the link broke; the attempt's fate is unknown.
+        """
+        # No deadline on the call itself: the lease decides, and it is renewed by reports.
+        call = self._stub.Offload(node_codec.offload_to_proto(offload))
+        try:
+            async for response in call:
+                report = node_codec.report_from_proto(response)
+                if report is not None:
+                    yield report
+        except grpc.aio.AioRpcError as error:
+            raise self._ours(error) from None
+        finally:
+            call.cancel()
+
+    async def cancel_offload(self, task_id: TaskId, attempt: int) -> None:
+        """Ends an attempt at the peer, also when its stream is gone."""
+        request = node_pb2.CancelOffloadRequest(task_id=task_id, attempt=attempt)
+        await self._call(self._stub.CancelOffload(request, timeout=CALL_S_MAX))
+
+    async def read_task(self, task_id: TaskId) -> TaskRecord:
+        """The task as its origin shows it."""
+        request = node_pb2.GetTaskRequest(task_id=task_id)
+        response = await self._call(self._stub.GetTask(request, timeout=CALL_S_MAX))
+        return node_codec.record_from_proto(response.task)
+
+    async def read_job(self, job_id: JobId) -> tuple[TaskRecord, ...]:
+        """The tasks of a job as their origin shows them."""
+        request = node_pb2.GetJobRequest(job_id=job_id)
+        response = await self._call(self._stub.GetJob(request, timeout=CALL_S_MAX))
+        return tuple(node_codec.record_from_proto(task) for task in response.tasks)
+
+    async def cancel_task(self, task_id: TaskId) -> TaskRecord:
+        """Cancels a task at its origin."""
+        request = node_pb2.CancelTaskRequest(task_id=task_id)
+        response = await self._call(self._stub.CancelTask(request, timeout=CALL_S_MAX))
+        return node_codec.record_from_proto(response.task)
+
+    async def watch_task(self, task_id: TaskId, *, after: int) -> AsyncGenerator[TaskEvent, None]:
+        """Events of a task at its origin, to the final one."""
+        call = self._stub.WatchTask(node_pb2.WatchTaskRequest(task_id=task_id, after=after))
+        try:
+            async for response in call:
+                yield node_codec.event_from_proto(response)
+        except grpc.aio.AioRpcError as error:
+            raise self._ours(error) from None
+        finally:
+            call.cancel()
+
+    async def fetch_image(self, task_id: TaskId) -> tuple[bytes, str]:
+        """The image of a task at its origin, with its media type."""
+        chunks: list[bytes] = []
+        media_type = ""
+        request = node_pb2.FetchImageRequest(task_id=task_id)
+        call = self._stub.FetchImage(request, timeout=4 * CALL_S_MAX)
+        try:
+            async for response in call:
+                media_type = media_type or response.media_type
+                chunks.append(response.chunk)
+        except grpc.aio.AioRpcError as error:
+            raise self._ours(error) from None
+        return b"".join(chunks), media_type
+
+    async def _call(self, call: Awaitable[Answer]) -> Answer:
+        try:
+            return await call
+        except grpc.aio.AioRpcError as error:
+            raise self._ours(error) from None
+
+    def _ours(self, error: grpc.aio.AioRpcError) -> DEdgeAIError:
+        return error_of(error) or OriginUnavailable(
+            f"The node at {self.address} does not answer ({error.code().name}). Try again when it "
+            "is back, or ask another node.",
+            retry_after_s=2.0,
+        )

@@ -1,0 +1,169 @@
+"""The connection to the store: its bounds, its availability and what it promises about the disk.
+
+Owns the mapping of every store failure to `StoreUnavailable`. Knows nothing of what is stored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import redis.asyncio as redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError, ResponseError
+
+from edge_node.errors import StoreUnavailable
+
+_log = logging.getLogger(__name__)
+
+Command = tuple[str | bytes | int | float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreSettings:
+    """Where the store is and how long to wait for it.
+
+    Attributes:
+        url: `unix:///path/to/socket` or `redis://host:port/0`.
+        command_timeout_s: after which a store that does not answer counts as away.
+        probe_interval_s: between two looks at the store, and between retries.
+        retry_after_s: what clients are told while the store is away.
+        connections_max: open at a time.
+    """
+
+    url: str
+    command_timeout_s: float = 5.0
+    probe_interval_s: float = 1.0
+    retry_after_s: float = 2.0
+    connections_max: int = 16
+
+
+class StoreConnection:
+    """Runs commands while the store is there, and says when it is not."""
+
+    def __init__(self, settings: StoreSettings) -> None:
+        self._settings = settings
+        # Without retries: a command sent twice would meet the idempotency record of its first self.
+        self._client = redis.Redis(
+            connection_pool=redis.BlockingConnectionPool.from_url(
+                settings.url,
+                max_connections=settings.connections_max,
+                timeout=settings.command_timeout_s,
+                socket_timeout=settings.command_timeout_s,
+                socket_connect_timeout=settings.command_timeout_s,
+                retry=Retry(NoBackoff(), 0),
+            )
+        )
+        self._there = asyncio.Event()
+        self._away_because = "it has not been reached yet"
+        # Whether a reply alone means that the write is on disk.
+        self._reply_is_durable = False
+        self._probe_task: asyncio.Task[None] | None = None
+        # redis-py may turn a cancellation into a timeout, so that one alone ends no loop.
+        self._closing = False
+
+    @property
+    def available(self) -> bool:
+        """Whether the store answered last time and can keep a promise."""
+        return self._there.is_set()
+
+    async def start(self) -> None:
+        """Looks once, and then in the background; a store that is away is no error here."""
+        await self._probe()
+        self._probe_task = asyncio.create_task(self._probe_forever())
+
+    async def close(self) -> None:
+        """Ends the background look and closes the sockets."""
+        self._closing = True
+        if self._probe_task is not None:
+            self._probe_task.cancel()
+            await asyncio.wait([self._probe_task])
+        self._there.clear()
+        await self._client.aclose()
+        await self._client.connection_pool.disconnect()
+
+    async def wait_until_available(self) -> None:
+        """Returns when the store is there."""
+        await self._there.wait()
+
+    async def execute(self, commands: Sequence[Command], *, durable: bool) -> list[Any]:
+        """Replies to `commands`, sent together; each is atomic, the sequence is not.
+
+        Args:
+            commands: name and arguments each.
+            durable: return only when their writes are on disk.
+
+        Raises:
+            StoreUnavailable: nothing is known of the commands; they may have been carried out.
+        """
+        if not self.available:
+            raise self.unavailable()
+        pipeline = self._client.pipeline(transaction=False)
+        for command in commands:
+            pipeline.execute_command(*command)
+        waits = durable and not self._reply_is_durable
+        if waits:
+            pipeline.execute_command("WAITAOF", 1, 0, self._disk_wait_ms)
+        try:
+            replies: list[Any] = await pipeline.execute()
+        except (RedisError, OSError, TimeoutError) as problem:
+            self._went_away(f"{type(problem).__name__}: {problem}")
+            raise self.unavailable() from problem
+        if waits and replies.pop()[0] < 1:
+            self._went_away(f"its disk did not confirm a write within {self._disk_wait_ms} ms")
+            raise self.unavailable()
+        return replies
+
+    def unavailable(self) -> StoreUnavailable:
+        """The error to raise while the store is away."""
+        return StoreUnavailable(
+            f"The task store is not available: {self._away_because}.",
+            retry_after_s=self._settings.retry_after_s,
+        )
+
+    @property
+    def _disk_wait_ms(self) -> int:
+        """Less than the socket's timeout, so that the store answers first."""
+        return int(self._settings.command_timeout_s * 800)
+
+    def _went_away(self, because: str) -> None:
+        if self.available or because != self._away_because:
+            _log.warning("task store is away: %s", because)
+        self._away_because = because
+        self._there.clear()
+
+    async def _probe_forever(self) -> None:
+        while not self._closing:
+            await asyncio.sleep(self._settings.probe_interval_s)
+            await self._probe()
+
+    async def _probe(self) -> None:
+        try:
+            self._reply_is_durable = await self._fsyncs_always()
+            if not self._reply_is_durable:
+                await self._client.waitaof(1, 0, 1)
+        except ResponseError as problem:
+            self._went_away(
+                "it cannot confirm writes on disk; set `appendonly yes` and `appendfsync always` "
+                f"in its configuration ({problem})"
+            )
+        except (RedisError, OSError, TimeoutError) as problem:
+            self._went_away(f"{type(problem).__name__}: {problem}")
+        else:
+            if not self.available:
+                _log.info("task store is there")
+            self._there.set()
+
+    async def _fsyncs_always(self) -> bool:
+        try:
+            configured = await self._client.config_get("append*")
+        except ResponseError:  # an operator's access rules may hide the configuration
+            await self._client.ping()
+            return False
+        return bool(
+            configured.get("appendonly") == "yes" and configured.get("appendfsync") == "always"
+        )

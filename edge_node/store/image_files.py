@@ -1,0 +1,179 @@
+"""Finished images as files, one folder, bounded in bytes and age.
+
+Owns `<task id>.<format>` in its folder and nothing else there. An image that `write` returned
+from survives a crash.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge_node.clock import Clock
+from edge_node.domain import Image, TaskId
+from edge_node.errors import ImageGone
+
+MEDIA_TYPES = {"png": "image/png", "webp": "image/webp", "jpeg": "image/jpeg"}
+
+# `<origin>-<ulid>`: no separator, no leading dot, so that an id cannot name anything elsewhere.
+_TASK_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}-[0-9A-Za-z]{26}")
+_TEMPORARY_SUFFIX = ".partial"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _StoredImage:
+    format: str
+    size_bytes: int
+    written_unix_s: float
+
+
+class ImageFiles:
+    """The images of finished tasks, the oldest of which go when there are too many."""
+
+    def __init__(self, folder: Path, *, bytes_max: int, age_s_max: float, clock: Clock) -> None:
+        self._folder = folder
+        self._bytes_max = bytes_max
+        self._age_s_max = age_s_max
+        self._clock = clock
+        # Oldest first. Changed by worker threads: a cancelled caller must not leave a file
+        # uncounted.
+        self._stored: dict[TaskId, _StoredImage] = {}
+        self._bytes_stored = 0
+        self._index_lock = threading.Lock()
+
+    @property
+    def bytes_stored(self) -> int:
+        """Size of all images kept."""
+        return self._bytes_stored
+
+    async def start(self) -> tuple[TaskId, ...]:
+        """Creates the folder or takes up what an earlier life left; returns what was evicted."""
+        await asyncio.to_thread(self._take_up)
+        return await self.evict()
+
+    async def write(self, task_id: TaskId, image: Image) -> tuple[TaskId, ...]:
+        """Stores an image durably, in place of an earlier one; returns the tasks evicted for it.
+
+        The image itself is never evicted for its own sake.
+
+        Raises:
+            ValueError: the id or the format cannot name an image file.
+        """
+        if not _TASK_ID.fullmatch(task_id):
+            raise ValueError(f"{task_id!r} is no task id")
+        if image.format not in MEDIA_TYPES:
+            raise ValueError(f"{image.format!r} is none of {', '.join(MEDIA_TYPES)}")
+        return await asyncio.to_thread(self._write, task_id, image)
+
+    async def read(self, task_id: TaskId) -> tuple[bytes, str]:
+        """Content and media type.
+
+        Raises:
+            ImageGone: it was evicted, or never stored here.
+        """
+        stored = self._stored.get(task_id)
+        if stored is None:
+            raise _gone(task_id)
+        path = self._path(task_id, stored.format)
+        try:
+            content = await asyncio.to_thread(path.read_bytes)
+        except FileNotFoundError as problem:
+            raise _gone(task_id) from problem
+        return content, MEDIA_TYPES[stored.format]
+
+    async def evict(self) -> tuple[TaskId, ...]:
+        """Removes what is beyond the caps on bytes and age; returns the tasks that lost theirs."""
+        return await asyncio.to_thread(self._evict, None)
+
+    async def remove(self, task_id: TaskId) -> None:
+        """Removes one image, if it is there."""
+        await asyncio.to_thread(self._remove, task_id)
+
+    def _take_up(self) -> None:
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found: list[tuple[TaskId, _StoredImage]] = []
+        for path in self._folder.iterdir():
+            name = path.name.removesuffix(_TEMPORARY_SUFFIX)
+            stem, _, image_format = name.rpartition(".")
+            ours = _TASK_ID.fullmatch(stem) and image_format in MEDIA_TYPES
+            if not ours or not path.is_file() or path.is_symlink():
+                continue
+            if name != path.name:  # a write that a crash cut short
+                path.unlink(missing_ok=True)
+                continue
+            status = path.stat()
+            stored = _StoredImage(
+                format=image_format, size_bytes=status.st_size, written_unix_s=status.st_mtime
+            )
+            found.append((TaskId(stem), stored))
+        for task_id, stored in sorted(found, key=lambda item: item[1].written_unix_s):
+            self._count(task_id, stored)
+
+    def _write(self, task_id: TaskId, image: Image) -> tuple[TaskId, ...]:
+        path = self._path(task_id, image.format)
+        temporary = path.with_name(path.name + _TEMPORARY_SUFFIX)
+        now_unix_s = self._clock.unix_s()
+        stored = _StoredImage(
+            format=image.format, size_bytes=len(image.content), written_unix_s=now_unix_s
+        )
+        with self._index_lock:
+            # Under the lock, so that two attempts of one task cannot share the temporary file.
+            with temporary.open("wb") as file:
+                file.write(image.content)
+                file.flush()
+                os.utime(file.fileno(), (now_unix_s, now_unix_s))
+                os.fsync(file.fileno())
+            temporary.replace(path)
+            self._sync_folder()
+            self._count(task_id, stored)
+        return self._evict(task_id)
+
+    def _count(self, task_id: TaskId, stored: _StoredImage) -> None:
+        earlier = self._stored.pop(task_id, None)
+        if earlier is not None:
+            self._bytes_stored -= earlier.size_bytes
+            if earlier.format != stored.format:
+                self._path(task_id, earlier.format).unlink(missing_ok=True)
+        self._stored[task_id] = stored
+        self._bytes_stored += stored.size_bytes
+
+    def _evict(self, kept: TaskId | None) -> tuple[TaskId, ...]:
+        evicted: list[TaskId] = []
+        written_before_unix_s = self._clock.unix_s() - self._age_s_max
+        with self._index_lock:
+            for task_id, stored in list(self._stored.items()):
+                expired = stored.written_unix_s < written_before_unix_s
+                if not expired and self._bytes_stored <= self._bytes_max:
+                    break
+                if task_id != kept:
+                    self._discard(task_id)
+                    evicted.append(task_id)
+        return tuple(evicted)
+
+    def _remove(self, task_id: TaskId) -> None:
+        with self._index_lock:
+            if task_id in self._stored:
+                self._discard(task_id)
+
+    def _discard(self, task_id: TaskId) -> None:
+        stored = self._stored.pop(task_id)
+        self._bytes_stored -= stored.size_bytes
+        self._path(task_id, stored.format).unlink(missing_ok=True)
+
+    def _sync_folder(self) -> None:
+        descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def _path(self, task_id: TaskId, image_format: str) -> Path:
+        return self._folder / f"{task_id}.{image_format}"
+
+
+def _gone(task_id: TaskId) -> ImageGone:
+    return ImageGone(f"The image of task {task_id} is no longer kept.")

@@ -1,0 +1,133 @@
+"""Task records as JSON text, the only thing that knows the ledger's format.
+
+What changes too often to be written (steps, queue positions, expectations) is left out, and
+decodes to its default. Format 1; a newer writer may add fields, which are ignored here, and must
+not change the meaning of the present ones.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from edge_node.domain import (
+    Drawing,
+    Durability,
+    JobId,
+    NodeId,
+    Task,
+    TaskError,
+    TaskId,
+    TaskRecord,
+    TaskStatus,
+)
+
+FORMAT = 1
+
+
+class UnreadableRecord(ValueError):
+    """The text is no task record of any version that this code can read."""
+
+
+def encode_record(record: TaskRecord) -> str:
+    """JSON of `record`.
+
+    Raises:
+        ValueError: a number in it is not finite.
+    """
+    task = record.task
+    document = {
+        "format": FORMAT,
+        "task": {
+            "id": task.id,
+            "job_id": task.job_id,
+            "drawing": vars(task.drawing),
+            "work": task.work,
+            "input_bits": task.input_bits,
+            "created_unix_s": task.created_unix_s,
+            "deadline_unix_s": task.deadline_unix_s,
+            "priority": task.priority,
+            "durability": task.durability,
+            "attempt_floor": task.attempt_floor,
+        },
+        "status": record.status,
+        "executor": record.executor,
+        "attempt": record.attempt,
+        "started_unix_s": record.started_unix_s,
+        "finished_unix_s": record.finished_unix_s,
+        "error": None if record.error is None else vars(record.error),
+        "image_bytes": record.image_bytes,
+        "emulated_device": record.emulated_device,
+        "queue_s": record.queue_s,
+        "compute_s": record.compute_s,
+        "policy": record.policy,
+    }
+    return json.dumps(document, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+
+
+def decode_record(text: str | bytes) -> TaskRecord:
+    """The record that `encode_record` wrote, by this version or another.
+
+    Raises:
+        UnreadableRecord: the text is damaged or lacks what every version has.
+    """
+    try:
+        return _record(json.loads(text))
+    except (KeyError, TypeError, ValueError) as problem:
+        raise UnreadableRecord(f"{type(problem).__name__}: {problem}") from problem
+
+
+def _record(document: dict[str, Any]) -> TaskRecord:
+    executor, error = document["executor"], document["error"]
+    return TaskRecord(
+        task=_task(document["task"]),
+        status=TaskStatus(document["status"]),
+        executor=None if executor is None else NodeId(str(executor)),
+        attempt=int(document["attempt"]),
+        started_unix_s=_number_or_none(document["started_unix_s"]),
+        finished_unix_s=_number_or_none(document["finished_unix_s"]),
+        error=None
+        if error is None
+        else TaskError(code=str(error["code"]), message=str(error["message"])),
+        image_bytes=int(document["image_bytes"]),
+        emulated_device=str(document["emulated_device"]),
+        queue_s=float(document["queue_s"]),
+        compute_s=float(document["compute_s"]),
+        policy=str(document["policy"]),
+    )
+
+
+def _task(document: dict[str, Any]) -> Task:
+    job_id = document["job_id"]
+    return Task(
+        id=TaskId(str(document["id"])),
+        job_id=None if job_id is None else JobId(str(job_id)),
+        drawing=_drawing(document["drawing"]),
+        work=float(document["work"]),
+        input_bits=int(document["input_bits"]),
+        created_unix_s=float(document["created_unix_s"]),
+        deadline_unix_s=_number_or_none(document["deadline_unix_s"]),
+        priority=int(document["priority"]),
+        durability=Durability(document["durability"]),
+        attempt_floor=int(document["attempt_floor"]),
+    )
+
+
+def _drawing(document: dict[str, Any]) -> Drawing:
+    return Drawing(
+        prompt=str(document["prompt"]),
+        negative_prompt=str(document["negative_prompt"]),
+        width_px=int(document["width_px"]),
+        height_px=int(document["height_px"]),
+        steps=int(document["steps"]),
+        guidance_scale=float(document["guidance_scale"]),
+        seed=int(document["seed"]),
+        model=str(document["model"]),
+        image_format=str(document["image_format"]),
+        image_quality=int(document["image_quality"]),
+        previews=int(document["previews"]),
+    )
+
+
+def _number_or_none(value: Any) -> float | None:
+    return None if value is None else float(value)

@@ -1,0 +1,457 @@
+"""The ledger of accepted tasks: which this node owes, and what became of them.
+
+Owns the keys below and the order of writes. Two ways in: acceptances that are on disk before
+they return, and a bounded write-behind for everything that a restart can do without. Steps,
+queue positions and lease renewals are never written.
+
+Keys, all under one prefix:
+
+    incarnation        counter, raised at every start of the node
+    task:<id>          hash: record (JSON), keyed (1 when an idempotency key came with it), job
+    open               set of the ids of tasks that are not final
+    finished           sorted set of the ids of final tasks, by the unix second of their end
+    job:<id>           sorted set of the ids of a job's tasks, by their place in it
+    key:<sha256>       JSON of an idempotency key's digest and ids; expires
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from edge_node.clock import Clock
+from edge_node.domain import (
+    Durability,
+    JobId,
+    Task,
+    TaskError,
+    TaskId,
+    TaskRecord,
+    TaskStatus,
+)
+from edge_node.errors import IdempotencyConflict, StoreUnavailable
+from edge_node.ports import AlreadyAccepted, Appended, Idempotency
+from edge_node.store.connection import Command, StoreConnection, StoreSettings
+from edge_node.store.pending_writes import Acceptance, PendingWrite, PendingWrites
+from edge_node.store.record_codec import UnreadableRecord, decode_record, encode_record
+
+_log = logging.getLogger(__name__)
+
+# KEYS: open, key record ('' without), job ('' without)
+# ARGV: value of the key record, its life in s, prefix of tasks, then id and record of each task
+_ACCEPT = """
+if KEYS[2] ~= '' then
+  local earlier = redis.call('GET', KEYS[2])
+  if earlier then return earlier end
+  redis.call('SET', KEYS[2], ARGV[1], 'EX', ARGV[2])
+end
+for i = 4, #ARGV, 2 do
+  local task = ARGV[3] .. ARGV[i]
+  redis.call('HSET', task, 'record', ARGV[i + 1], 'job', KEYS[3])
+  if KEYS[2] ~= '' then redis.call('HSET', task, 'keyed', '1') end
+  redis.call('SADD', KEYS[1], ARGV[i])
+  if KEYS[3] ~= '' then redis.call('ZADD', KEYS[3], (i - 4) / 2, ARGV[i]) end
+end
+return false
+"""
+
+# KEYS: open, key record ('' without), job ('' without)
+# ARGV: value of the key record, prefix of tasks, then the ids
+_RETRACT = """
+if KEYS[2] ~= '' and redis.call('GET', KEYS[2]) == ARGV[1] then redis.call('DEL', KEYS[2]) end
+for i = 3, #ARGV do
+  redis.call('DEL', ARGV[2] .. ARGV[i])
+  redis.call('SREM', KEYS[1], ARGV[i])
+  if KEYS[3] ~= '' then redis.call('ZREM', KEYS[3], ARGV[i]) end
+end
+return 1
+"""
+
+# KEYS: open, finished, task, job ('' without)
+# ARGV: id, record, unix second of its end ('' while open), place in its job, '1' when keyed
+# A state that comes after the end is ignored; NX keeps the place that the acceptance gave.
+_KEEP = """
+if ARGV[3] == '' and redis.call('ZSCORE', KEYS[2], ARGV[1]) then return 0 end
+redis.call('HSET', KEYS[3], 'record', ARGV[2], 'job', KEYS[4])
+if KEYS[4] ~= '' then redis.call('ZADD', KEYS[4], 'NX', ARGV[4], ARGV[1]) end
+if ARGV[3] == '' then
+  redis.call('SADD', KEYS[1], ARGV[1])
+else
+  redis.call('SREM', KEYS[1], ARGV[1])
+  redis.call('ZADD', KEYS[2], ARGV[3], ARGV[1])
+end
+return 1
+"""
+
+# KEYS: finished, task; ARGV: id
+_FORGET = """
+local job = redis.call('HGET', KEYS[2], 'job')
+if job and job ~= '' then redis.call('ZREM', job, ARGV[1]) end
+redis.call('DEL', KEYS[2])
+return redis.call('ZREM', KEYS[1], ARGV[1])
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LedgerSettings:
+    """Bounds of the ledger.
+
+    Attributes:
+        store: the connection.
+        key_prefix: of every key; differs between nodes that share one store.
+        pending_max: tasks in the write-behind; `pending_writes` says what is given up beyond.
+        batch_max: tasks per write.
+        idempotency_age_s_max: life of an idempotency key; at most as long as tasks are kept.
+    """
+
+    store: StoreSettings
+    key_prefix: str = "dedgeai:ledger:"
+    pending_max: int = 10_000
+    batch_max: int = 64
+    idempotency_age_s_max: int = 24 * 3600
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Retraction:
+    """An acceptance whose fate is unknown and whose client was told no."""
+
+    key_name: str
+    key_value: str
+    job_id: JobId | None
+    task_ids: tuple[TaskId, ...]
+
+
+class TaskLedger:
+    """Durable memory of the tasks that this node accepted."""
+
+    def __init__(
+        self,
+        settings: LedgerSettings,
+        *,
+        clock: Clock,
+        on_pending_changed: Callable[[int], None] = lambda count: None,
+    ) -> None:
+        """Connects nothing yet; `on_pending_changed` is told the write-behind's length."""
+        self._settings = settings
+        self._clock = clock
+        self._on_pending_changed = on_pending_changed
+        self._connection = StoreConnection(settings.store)
+        self._pending = PendingWrites(settings.pending_max)
+        self._retractions: list[_Retraction] = []
+        self._work_waits = asyncio.Event()
+        self._writing = asyncio.Lock()
+        self._writer: asyncio.Task[None] | None = None
+        self._closing = False  # besides the cancellation: see StoreConnection
+
+    @property
+    def available(self) -> bool:
+        """Whether a task could be accepted durably now."""
+        return self._connection.available
+
+    async def connect(self) -> None:
+        """Starts the background work; a store that is away is no error, `available` tells."""
+        await self._connection.start()
+        self._writer = asyncio.create_task(self._write_forever())
+
+    async def close(self) -> None:
+        """Stops the background work; what was not flushed is lost."""
+        self._closing = True
+        if self._writer is not None:
+            self._writer.cancel()
+            await asyncio.wait([self._writer])
+        await self._connection.close()
+
+    async def next_incarnation(self) -> int:
+        """A number larger than in every earlier life of the node, durably.
+
+        Raises:
+            StoreUnavailable: the store is away.
+        """
+        incr: Command = ("INCR", f"{self._settings.key_prefix}incarnation")
+        return int((await self._connection.execute([incr], durable=True))[0])
+
+    async def append_accepted(
+        self,
+        tasks: Sequence[Task],
+        *,
+        job_id: JobId | None,
+        idempotency: Idempotency | None,
+    ) -> Appended | AlreadyAccepted:
+        """Writes new tasks, all or none, and returns when they are on disk.
+
+        Tasks that come with a key are recovered whatever their durability says: the client may
+        ask again.
+
+        Raises:
+            IdempotencyConflict: the key was used with a different request.
+            StoreUnavailable: the tasks are not accepted. Where the write's fate is unknown it is
+                taken back before the ledger accepts anything else.
+        """
+        while self._retractions:
+            async with self._writing:
+                await self._write_batch()
+        task_ids = tuple(task.id for task in tasks)
+        key_name, key_value = self._key_record(idempotency, task_ids=task_ids, job_id=job_id)
+        prefix = self._settings.key_prefix
+        keys = (f"{prefix}open", key_name, self._job_key(job_id))
+        arguments: list[str | int] = [
+            key_value,
+            self._settings.idempotency_age_s_max,
+            f"{prefix}task:",
+        ]
+        for task in tasks:
+            arguments += [task.id, encode_record(TaskRecord(task=task))]
+        try:
+            accept: Command = ("EVAL", _ACCEPT, len(keys), *keys, *arguments)
+            earlier = (await self._connection.execute([accept], durable=True))[0]
+        except (StoreUnavailable, asyncio.CancelledError):
+            self._retractions.append(
+                _Retraction(
+                    key_name=key_name, key_value=key_value, job_id=job_id, task_ids=task_ids
+                )
+            )
+            self._work_waits.set()
+            raise
+        if earlier is None or idempotency is None:
+            return Appended(task_ids=task_ids, job_id=job_id)
+        return _already_accepted(earlier, idempotency)
+
+    def journal_accepted(self, tasks: Sequence[Task], *, job_id: JobId | None) -> None:
+        """Hands the new tasks of one request to the write-behind, without waiting."""
+        for index, task in enumerate(tasks):
+            record = TaskRecord(task=replace(task, job_id=job_id))
+            self._hold(record, acceptance=Acceptance(job_index=index))
+
+    def note(self, record: TaskRecord) -> None:
+        """Hands a placement or an end to the write-behind without waiting."""
+        self._hold(record)
+
+    async def append_final(self, record: TaskRecord) -> None:
+        """Writes an end and returns when it is on disk.
+
+        Raises:
+            StoreUnavailable: it is held, and will be written when the store is back.
+        """
+        self._hold(record, durable=True)
+        held = self._pending.get(record.task.id)
+        while held is not None and self._pending.get(record.task.id) is held:
+            async with self._writing:
+                await self._write_batch()
+
+    async def flush(self) -> None:
+        """Returns when nothing waits to be written.
+
+        Raises:
+            StoreUnavailable: the store is away; everything is still held.
+        """
+        while self._pending or self._retractions:
+            async with self._writing:
+                await self._write_batch()
+
+    async def recover(self, *, attempts_max: int) -> list[TaskRecord]:
+        """The tasks of a former life that this one owes, oldest first, queued again.
+
+        Their `attempt_floor` is raised by `attempts_max` on disk before they are returned, so
+        that no attempt of the former life can pass for one of this life. Tasks whose promise was
+        their client's connection end as failed with `client_gone`.
+
+        Raises:
+            StoreUnavailable: the store is away; nothing is recovered twice with one floor.
+        """
+        open_key = f"{self._settings.key_prefix}open"
+        members = (await self._connection.execute([("SMEMBERS", open_key)], durable=False))[0]
+        task_ids = sorted(TaskId(member.decode()) for member in members)
+        recovered: list[TaskRecord] = []
+        for start in range(0, len(task_ids), self._settings.batch_max):
+            batch = task_ids[start : start + self._settings.batch_max]
+            mended = await self._mend(batch, attempts_max=attempts_max)
+            recovered += [record for record in mended if not record.status.is_final]
+        return sorted(recovered, key=lambda record: record.task.created_unix_s)
+
+    async def read(self, task_id: TaskId) -> TaskRecord | None:
+        """What the ledger knows of a task, including what it has yet to write.
+
+        Raises:
+            StoreUnavailable: the store is away.
+        """
+        held = self._pending.get(task_id)
+        if held is not None:
+            return held.record
+        command: Command = ("HGET", self._task_key(task_id), "record")
+        text = (await self._connection.execute([command], durable=False))[0]
+        return None if text is None else _readable(task_id, text)
+
+    async def read_job(self, job_id: JobId) -> tuple[TaskId, ...] | None:
+        """The tasks of a job in their order, without those that have expired.
+
+        Raises:
+            StoreUnavailable: the store is away.
+        """
+        command: Command = ("ZRANGE", self._job_key(job_id), 0, -1)
+        members = (await self._connection.execute([command], durable=False))[0]
+        return tuple(TaskId(member.decode()) for member in members) or None
+
+    async def expire(self, *, finished_before_unix_s: float, count_max: int) -> list[TaskId]:
+        """Removes tasks that ended earlier, and jobs with their last task; oldest first.
+
+        Raises:
+            StoreUnavailable: the store is away.
+        """
+        finished = f"{self._settings.key_prefix}finished"
+        until = f"({finished_before_unix_s!r}"
+        oldest: Command = ("ZRANGEBYSCORE", finished, "-inf", until, "LIMIT", 0, count_max)
+        members = (await self._connection.execute([oldest], durable=False))[0]
+        task_ids = [TaskId(member.decode()) for member in members]
+        if task_ids:
+            forget: list[Command] = [
+                ("EVAL", _FORGET, 2, finished, self._task_key(task_id), task_id)
+                for task_id in task_ids
+            ]
+            await self._connection.execute(forget, durable=False)
+        return task_ids
+
+    async def _mend(self, task_ids: Iterable[TaskId], *, attempts_max: int) -> list[TaskRecord]:
+        """Writes what a new life makes of open tasks, durably, and returns it."""
+        reads: list[Command] = [
+            ("HMGET", self._task_key(task_id), "record", "keyed") for task_id in task_ids
+        ]
+        mended: list[TaskRecord] = []
+        replies = await self._connection.execute(reads, durable=False)
+        for task_id, (text, keyed) in zip(task_ids, replies, strict=True):
+            record = None if text is None else _readable(task_id, text)
+            if record is not None:
+                mended.append(self._in_new_life(record, keyed=bool(keyed), above=attempts_max))
+        writes = [self._keep(record, text=encode_record(record)) for record in mended]
+        if writes:
+            await self._connection.execute(writes, durable=True)
+        return mended
+
+    def _in_new_life(self, record: TaskRecord, *, keyed: bool, above: int) -> TaskRecord:
+        if record.task.durability is Durability.DISK or keyed:
+            task = replace(record.task, attempt_floor=record.task.attempt_floor + above)
+            return replace(
+                record, task=task, status=TaskStatus.QUEUED, executor=None, started_unix_s=None
+            )
+        return replace(
+            record,
+            status=TaskStatus.FAILED,
+            finished_unix_s=self._clock.unix_s(),
+            error=TaskError(
+                code="client_gone",
+                message="The node restarted, which closed the connection that waited for it.",
+            ),
+        )
+
+    def _hold(
+        self, record: TaskRecord, *, acceptance: Acceptance | None = None, durable: bool = False
+    ) -> None:
+        write = PendingWrite(
+            record=record, text=encode_record(record), acceptance=acceptance, durable=durable
+        )
+        given_up = self._pending.put(write)
+        if given_up is not None:
+            level = logging.ERROR if given_up.record.status.is_final else logging.WARNING
+            task, status = given_up.record.task, given_up.record.status
+            _log.log(level, "write-behind is full: gave up %s of task %s", status, task.id)
+        self._work_waits.set()
+        self._on_pending_changed(len(self._pending))
+
+    async def _write_forever(self) -> None:
+        while not self._closing:
+            await self._work_waits.wait()
+            await self._connection.wait_until_available()
+            # A failure makes the store unavailable, so the next turn waits for it.
+            with contextlib.suppress(StoreUnavailable):
+                async with self._writing:
+                    await self._write_batch()
+
+    async def _write_batch(self) -> None:
+        """Writes retractions and the next pending states; the caller holds `_writing`."""
+        retractions = tuple(self._retractions)
+        writes = self._pending.batch(self._settings.batch_max)
+        commands = [self._retract(retraction) for retraction in retractions]
+        commands += [
+            self._keep(write.record, text=write.text, acceptance=write.acceptance)
+            for write in writes
+        ]
+        if commands:
+            durable = bool(retractions) or any(write.durable for write in writes)
+            await self._connection.execute(commands, durable=durable)
+        del self._retractions[: len(retractions)]
+        self._pending.confirm(writes)
+        self._on_pending_changed(len(self._pending))
+        if not self._pending and not self._retractions:
+            self._work_waits.clear()
+
+    def _keep(
+        self, record: TaskRecord, *, text: str, acceptance: Acceptance | None = None
+    ) -> Command:
+        prefix, task = self._settings.key_prefix, record.task
+        ended: str | float = ""
+        if record.status.is_final:
+            ended = record.finished_unix_s or self._clock.unix_s()
+        keys = (
+            f"{prefix}open",
+            f"{prefix}finished",
+            self._task_key(task.id),
+            self._job_key(task.job_id),
+        )
+        index = acceptance.job_index if acceptance else 0
+        return ("EVAL", _KEEP, len(keys), *keys, task.id, text, ended, index)
+
+    def _retract(self, retraction: _Retraction) -> Command:
+        prefix = self._settings.key_prefix
+        keys = (f"{prefix}open", retraction.key_name, self._job_key(retraction.job_id))
+        arguments = (retraction.key_value, f"{prefix}task:", *retraction.task_ids)
+        return ("EVAL", _RETRACT, len(keys), *keys, *arguments)
+
+    def _key_record(
+        self,
+        idempotency: Idempotency | None,
+        *,
+        task_ids: Sequence[TaskId],
+        job_id: JobId | None,
+    ) -> tuple[str, str]:
+        """Name and value of an idempotency key's record; empty without a key."""
+        if idempotency is None:
+            return "", ""
+        # Hashed, because a client's key may be anything of any length.
+        hashed = hashlib.sha256(idempotency.key.encode()).hexdigest()
+        value = {
+            "digest": idempotency.request_digest,
+            "task_ids": list(task_ids),
+            "job_id": job_id,
+        }
+        return f"{self._settings.key_prefix}key:{hashed}", json.dumps(value)
+
+    def _task_key(self, task_id: TaskId) -> str:
+        return f"{self._settings.key_prefix}task:{task_id}"
+
+    def _job_key(self, job_id: JobId | None) -> str:
+        return "" if job_id is None else f"{self._settings.key_prefix}job:{job_id}"
+
+
+def _already_accepted(text: bytes, idempotency: Idempotency) -> AlreadyAccepted:
+    earlier = json.loads(text)
+    if earlier["digest"] != idempotency.request_digest:
+        raise IdempotencyConflict(
+            "This Idempotency-Key was used before with a different request; use a new key."
+        )
+    job_id = earlier["job_id"]
+    return AlreadyAccepted(
+        task_ids=tuple(TaskId(task_id) for task_id in earlier["task_ids"]),
+        job_id=None if job_id is None else JobId(job_id),
+    )
+
+
+def _readable(task_id: TaskId, text: bytes) -> TaskRecord | None:
+    try:
+        return decode_record(text)
+    except UnreadableRecord as problem:
+        _log.error("the ledger's record of task %s is unreadable: %s", task_id, problem)
+        return None

@@ -1,0 +1,134 @@
+"""The node's side of the worker's socket.
+
+Owns one channel and the translation of gRPC's errors into ours. It starts and restarts nothing,
+and the words of the wire end here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import pathlib
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import grpc
+import grpc.aio
+from dedgeai.v1 import worker_pb2, worker_pb2_grpc
+
+from edge_node import errors
+from edge_node.domain import AttemptReport, Drawing, TaskId, WorkerDescription, WorkerLoad
+from edge_node.peering import codec
+from edge_node.socket_path import check_socket_path
+
+# An image of 1536x1536 pixels in PNG is some 7 MB.
+MESSAGE_BYTES_MAX = 64 * 2**20
+DESCRIBE_S_MAX = 5.0
+
+_OPTIONS = (
+    ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+    # A worker comes back within a second or so; gRPC would wait up to two minutes to look again.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 500),
+    ("grpc.use_local_subchannel_pool", 1),
+)
+
+_ERRORS: dict[grpc.StatusCode, type[errors.DEdgeAIError]] = {
+    grpc.StatusCode.ABORTED: errors.StaleAttempt,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: errors.AdmissionRefused,
+    grpc.StatusCode.INVALID_ARGUMENT: errors.InvalidRequest,
+    grpc.StatusCode.NOT_FOUND: errors.ModelNotFound,
+}
+
+
+class WorkerClient:
+    """One worker behind one Unix socket; it need not be there yet, and it may come back."""
+
+    def __init__(self, socket_path: pathlib.Path) -> None:
+        self._socket_path = check_socket_path(socket_path)
+        self._channel: grpc.aio.Channel | None = None
+        self._closed = False
+
+    async def describe(self) -> WorkerDescription:
+        """What the worker serves; raises WorkerUnavailable when it does not answer."""
+        try:
+            answer = await self._stub().Describe(
+                worker_pb2.DescribeRequest(), timeout=DESCRIBE_S_MAX
+            )
+        except grpc.aio.AioRpcError as error:
+            raise _translated(error) from error
+        except asyncio.CancelledError:
+            self._raise_if_closed()
+            raise
+        return codec.description_from_proto(answer)
+
+    async def draw(
+        self, *, task_id: TaskId, attempt: int, drawing: Drawing, priority: int = 0
+    ) -> AsyncGenerator[AttemptReport, None]:
+        """Draws and yields what happens; closing the generator cancels the drawing.
+
+        Leaving an `async for` early does not close it: use `contextlib.aclosing`.
+
+        Raises:
+            WorkerUnavailable: the worker is not ready, or the connection broke on the way.
+            StaleAttempt, AdmissionRefused, InvalidRequest, ModelNotFound: it refuses.
+        """
+        request = worker_pb2.DrawRequest(
+            task_id=task_id,
+            attempt=attempt,
+            drawing=codec.drawing_to_proto(drawing),
+            priority=priority,
+        )
+        call = self._stub().Draw(request)
+        try:
+            async for message in call:
+                report = codec.report_from_draw_response(message)
+                if report is not None:
+                    yield report
+        except grpc.aio.AioRpcError as error:
+            raise _translated(error) from error
+        except asyncio.CancelledError:
+            self._raise_if_closed()
+            raise
+        finally:
+            call.cancel()
+
+    async def watch_load(self) -> AsyncGenerator[WorkerLoad, None]:
+        """Load on every change and at least every half second, while the connection lasts."""
+        call = self._stub().WatchLoad(worker_pb2.WatchLoadRequest())
+        try:
+            async for message in call:
+                yield codec.load_from_proto(message)
+        except grpc.aio.AioRpcError as error:
+            raise _translated(error) from error
+        except asyncio.CancelledError:
+            self._raise_if_closed()
+            raise
+        finally:
+            call.cancel()
+
+    async def close(self) -> None:
+        """Ends all calls; those under way raise WorkerUnavailable."""
+        self._closed = True
+        if self._channel is not None:
+            await self._channel.close(None)
+
+    def _stub(self) -> Any:
+        if self._closed:
+            raise errors.WorkerUnavailable("the connection to the worker was closed")
+        if self._channel is None:
+            # Late, because a channel belongs to the running loop.
+            self._channel = grpc.aio.insecure_channel(f"unix:{self._socket_path}", options=_OPTIONS)
+        return worker_pb2_grpc.WorkerServiceStub(self._channel)
+
+    def _raise_if_closed(self) -> None:
+        """A closed channel cancels its readers; only a cancellation of the task is one."""
+        task = asyncio.current_task()
+        if self._closed and not (task and task.cancelling()):
+            raise errors.WorkerUnavailable("the connection to the worker was closed")
+
+
+def _translated(error: grpc.aio.AioRpcError) -> errors.DEdgeAIError:
+    details = error.details() or error.code().name
+    known = _ERRORS.get(error.code())
+    return known(details) if known else errors.WorkerUnavailable(f"the worker is away: {details}")

@@ -1,0 +1,268 @@
+"""The node's worker as one thing: its process, its connection, its state and its watchdog.
+
+Owns restarting a worker that died or hangs and knowing whether it is ready. It decides nothing
+about tasks, and it imports nothing that the worker imports: no torch, no diffusers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import pathlib
+import sys
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass, field
+
+from edge_node.domain import AttemptReport, Drawing, TaskId, WorkerDescription, WorkerLoad
+from edge_node.errors import WorkerUnavailable
+from edge_node.supervision.child_process import (
+    Backoff,
+    ChildCommand,
+    ChildExit,
+    ChildProcess,
+    supervise,
+)
+from edge_node.supervision.worker_client import WorkerClient
+
+LOG = logging.getLogger(__name__)
+
+# How soon an unsettled worker (away, loading) is asked again.
+_ASK_AGAIN_S = 0.1
+# A failed worker may have been attached to a repaired one.
+_ASK_FAILED_AGAIN_S = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerSettings:
+    """Where the worker is and when it is taken for dead.
+
+    Attributes:
+        socket_path: of WorkerService.
+        command: how to spawn it; None when something else does and it is only attached.
+        hang_s: a ready worker that says nothing for so long, or does no step while it draws,
+            hangs. Longer than the longest step of the slowest device.
+        startup_s: the same for one that does not answer yet or still loads.
+        backoff: waits between restarts.
+    """
+
+    socket_path: pathlib.Path
+    command: ChildCommand | None
+    hang_s: float = 60.0
+    startup_s: float = 600.0
+    backoff: Backoff = field(default_factory=Backoff)
+
+
+def worker_command(
+    *, socket_path: pathlib.Path, run_dir: pathlib.Path, options: Sequence[str]
+) -> ChildCommand:
+    """Command that spawns a worker.
+
+    Args:
+        socket_path: that it shall serve.
+        run_dir: of its pid file and log.
+        options: further command line of `python -m edge_node.worker`.
+    """
+    return ChildCommand(
+        name="worker",
+        arguments=(
+            sys.executable,
+            "-m",
+            "edge_node.worker",
+            "--socket",
+            str(socket_path),
+            *options,
+        ),
+        pid_path=run_dir / "worker.pid",
+        log_path=run_dir / "worker.log",
+    )
+
+
+class WorkerProcess:
+    """A worker that is kept running (spawned) or kept connected (attached)."""
+
+    def __init__(
+        self, settings: WorkerSettings, *, on_change: Callable[[], None] = lambda: None
+    ) -> None:
+        self._settings = settings
+        self._on_change = on_change
+        self._child = ChildProcess(settings.command) if settings.command else None
+        self._client: WorkerClient | None = None
+        self._running: asyncio.Task[None] | None = None
+        self._following: asyncio.Task[None] | None = None
+        self._description: WorkerDescription | None = None
+        self._load: WorkerLoad | None = None
+        # When the worker last said anything, and last had done a step or had nothing to do.
+        self._heard_s = 0.0
+        self._progressed_s = 0.0
+        self.last_exit: ChildExit | None = None
+        self.starts = 0
+        self.hangs = 0
+
+    @property
+    def description(self) -> WorkerDescription | None:
+        """What the worker said of itself; None while it is away."""
+        return self._description
+
+    @property
+    def load(self) -> WorkerLoad | None:
+        """Its queue at the last message; None while it is away or not ready."""
+        return self._load
+
+    @property
+    def ready(self) -> bool:
+        """Whether it can draw."""
+        return self._description is not None and self._description.state == "ready"
+
+    @property
+    def pid(self) -> int | None:
+        """Its process id, if it was spawned here and runs."""
+        return self._child.pid if self._child else None
+
+    async def start(self) -> None:
+        """Begins to keep the worker; returns at once, `on_change` tells when it is ready."""
+        assert self._running is None, "a worker is started once"
+        keep = self._keep_spawned if self._child else self._keep_attached
+        self._running = asyncio.create_task(keep(), name="worker process")
+
+    async def stop(self) -> None:
+        """Ends the worker if it was spawned, and the connection in any case."""
+        if self._running is None:
+            return
+        self._running.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._running
+        await self._disconnect()
+        self._running = None
+
+    def draw(
+        self, *, task_id: TaskId, attempt: int, drawing: Drawing, priority: int = 0
+    ) -> AsyncGenerator[AttemptReport, None]:
+        """As WorkerClient.draw; raises WorkerUnavailable at once while it is not ready."""
+        if self._client is None or not self.ready:
+            raise WorkerUnavailable(self._why_not_ready())
+        return self._client.draw(
+            task_id=task_id, attempt=attempt, drawing=drawing, priority=priority
+        )
+
+    def _why_not_ready(self) -> str:
+        if self._description is not None:
+            return self._description.detail or f"the worker is {self._description.state}"
+        if self.last_exit is not None and self.last_exit.last_lines:
+            return f"the worker ended: {self.last_exit.last_lines[-1]}"
+        return "the worker is not there yet"
+
+    # Keeping it.
+
+    async def _keep_spawned(self) -> None:
+        assert self._child is not None
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._watch_for_hangs())
+            group.create_task(
+                supervise(
+                    self._child,
+                    backoff=self._settings.backoff,
+                    on_started=self._connect,
+                    on_exited=self._take_exit,
+                )
+            )
+
+    async def _keep_attached(self) -> None:
+        await self._connect(0)
+        await self._watch_for_hangs()
+
+    async def _connect(self, pid: int) -> None:
+        self.starts += 1
+        self._heard_s = self._progressed_s = time.monotonic()
+        self._client = WorkerClient(self._settings.socket_path)
+        self._following = asyncio.create_task(self._follow(self._client), name="worker follower")
+
+    async def _take_exit(self, ended: ChildExit) -> None:
+        LOG.warning(
+            "worker ended with code %d after %.1f s: %s",
+            ended.code,
+            ended.lived_s,
+            ended.last_lines[-1] if ended.last_lines else "no output",
+        )
+        self.last_exit = ended
+        await self._disconnect()
+
+    async def _disconnect(self) -> None:
+        if self._following is not None:
+            self._following.cancel()
+            await asyncio.wait([self._following])
+            self._following = None
+        if self._client is not None:
+            await self._client.close()
+            self._client = None
+        self._take(description=None, load=None)
+
+    # Following what it says.
+
+    async def _follow(self, client: WorkerClient) -> None:
+        while True:
+            try:
+                description = await client.describe()
+                self._hear(description=description, load=None)
+                if description.state == "ready":
+                    async for load in client.watch_load():
+                        self._hear(description=description, load=load)
+                wait_s = _ASK_FAILED_AGAIN_S if description.state == "failed" else _ASK_AGAIN_S
+            except WorkerUnavailable:
+                self._take(description=None, load=None)
+                wait_s = _ASK_AGAIN_S
+            await asyncio.sleep(wait_s)
+
+    def _hear(self, *, description: WorkerDescription, load: WorkerLoad | None) -> None:
+        self._heard_s = time.monotonic()
+        if load is None or load.running == 0 or not self._same_steps(load):
+            self._progressed_s = self._heard_s
+        self._take(description=description, load=load)
+
+    def _same_steps(self, load: WorkerLoad) -> bool:
+        """Whether it was drawing before and has done no step since."""
+        before = self._load
+        return before is not None and before.running > 0 and before.steps_done == load.steps_done
+
+    def _take(self, *, description: WorkerDescription | None, load: WorkerLoad | None) -> None:
+        changed = description != self._description or _shown(load) != _shown(self._load)
+        self._description, self._load = description, load
+        if changed:
+            self._on_change()
+
+    # The watchdog.
+
+    async def _watch_for_hangs(self) -> None:
+        while True:
+            await asyncio.sleep(min(1.0, self._settings.hang_s / 4))
+            silence = self._silence()
+            if silence is None:
+                continue
+            self.hangs += 1
+            LOG.error("worker hangs, %s", silence)
+            if self._child is not None:
+                self._heard_s = self._progressed_s = time.monotonic()
+                self._child.kill()
+            else:
+                await self._disconnect()
+                await self._connect(0)
+
+    def _silence(self) -> str | None:
+        """What makes the worker look hung, or None."""
+        now_s = time.monotonic()
+        settings = self._settings
+        allowed_s = settings.hang_s if self.ready else settings.startup_s
+        if self._child is not None and not self._child.running:
+            return None
+        if now_s - self._heard_s > allowed_s:
+            return f"it has said nothing for {now_s - self._heard_s:.1f} s"
+        if self.ready and now_s - self._progressed_s > settings.hang_s:
+            return f"it draws but has done no step for {now_s - self._progressed_s:.1f} s"
+        return None
+
+
+def _shown(load: WorkerLoad | None) -> WorkerLoad | None:
+    """The load without what changes all the time and matters to nobody's decision."""
+    return dataclasses.replace(load, resident_bytes=0) if load else None

@@ -1,0 +1,204 @@
+"""Every Prometheus metric of a node, and nothing else that counts.
+
+Work is in work units (domain.WorkModel). No prompt and no identifier is ever a label.
+
+| metric (prefix dedgeai_) | unit, labels | formula |
+|---|---|---|
+| tasks_accepted_total | tasks | tasks that this origin said yes to |
+| tasks_refused_total | tasks; code | tasks refused by admission or store before acceptance |
+| tasks_finished_total | tasks; status, code | tasks of this origin that became final |
+| tasks_in_flight | tasks | accepted here and not final |
+| service_delay_seconds | s; executor | arrival at the origin to the stored image, if completed |
+| queue_seconds | s; executor | waiting at the executor, as measured there, if completed |
+| compute_seconds | s; executor | computing at the executor, as measured there, if completed |
+| attempts_ended_total | attempts; executor, outcome | this origin's attempts by how they ended |
+| replacements_total | attempts; reason | attempts that ended unwanted, for another to follow |
+| decisions_total | decisions; policy | placements made |
+| decision_seconds | s | view of the cluster to a chosen executor |
+| backlog_work_units | work units | placed on this node and not done, whoever its origin |
+| capacity_work_units_per_second | work units / s | measured by the worker |
+| peers_alive | nodes | others whose state is fresh |
+| staleness_seconds | s | largest age of an unseen change over the live peers |
+| store_available | 0 or 1 | whether a task could be accepted durably |
+| store_write_behind_length | tasks | states that the store has yet to confirm |
+| image_stored_bytes | bytes | images kept |
+| worker_ready | 0 or 1 | whether the worker would draw now |
+| worker_restarts_total | restarts | worker processes started after the first |
+| event_watchers | streams | clients that follow a task's events now |
+| http_requests_total | requests; surface, status | answered, by route template and status code |
+
+`executor` is local or remote, seen from the origin.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+)
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+_DELAY_BUCKETS_S = (
+    *(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
+    *(20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0),
+)
+_DECISION_BUCKETS_S = (1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.1)
+
+# How an attempt ends when nothing went wrong with it.
+_WANTED_ENDS = frozenset({"finished", "cancelled", "not_wanted", "deadline_exceeded"})
+
+
+class NodeMetrics:
+    """The metrics of one node, on a registry of their own so that a process may hold several."""
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        self.registry = registry or CollectorRegistry()
+        self._define_tasks()
+        self._define_attempts()
+        self._define_node()
+
+    def render(self) -> bytes:
+        """The text exposition of everything on the registry."""
+        return generate_latest(self.registry)
+
+    def tasks_accepted(self, count: int) -> None:
+        """This origin said yes."""
+        self._tasks_accepted.inc(count)
+
+    def tasks_refused(self, count: int, *, code: str = "queue_full") -> None:
+        """This origin said no."""
+        self._tasks_refused.labels(code).inc(count)
+
+    def task_ended(
+        self,
+        *,
+        status: str,
+        code: str,
+        remote: bool,
+        service_delay_s: float,
+        queue_s: float,
+        compute_s: float,
+    ) -> None:
+        """A task of this origin became final."""
+        self._tasks_finished.labels(status, code).inc()
+        if status == "completed":
+            executor = _executor(remote=remote)
+            self._service_delay.labels(executor).observe(service_delay_s)
+            self._queue.labels(executor).observe(queue_s)
+            self._compute.labels(executor).observe(compute_s)
+
+    def attempt_ended(self, *, remote: bool, reason: str) -> None:
+        """An attempt of this origin's task ended; `reason` is finished or a stable error code."""
+        self._attempts_ended.labels(_executor(remote=remote), reason).inc()
+        if reason not in _WANTED_ENDS:
+            self._replacements.labels(reason).inc()
+
+    def decided(self, *, policy: str, seconds: float) -> None:
+        """A placement was made."""
+        self._decisions.labels(policy).inc()
+        self._decision.observe(seconds)
+
+    def state_observed(
+        self,
+        *,
+        backlog: float,
+        capacity: float,
+        peers_alive: int,
+        staleness_s: float,
+        tasks_in_flight: int,
+        worker_ready: bool,
+        store_available: bool,
+    ) -> None:
+        """What the node sees of itself and its peers, at its own rhythm."""
+        self._backlog.set(backlog)
+        self._capacity.set(capacity)
+        self._peers_alive.set(peers_alive)
+        self._staleness.set(staleness_s)
+        self._tasks_in_flight.set(tasks_in_flight)
+        self._worker_ready.set(worker_ready)
+        self._store_available.set(store_available)
+
+    def write_behind_changed(self, count: int) -> None:
+        """States wait for the store."""
+        self._write_behind.set(count)
+
+    def images_stored(self, size_bytes: int) -> None:
+        """Images on disk."""
+        self._image_stored.set(size_bytes)
+
+    def worker_restarted(self) -> None:
+        """A worker process was started in place of one that ended."""
+        self._worker_restarts.inc()
+
+    def watchers_changed(self, change: int) -> None:
+        """A client began (1) or ended (-1) following events."""
+        self._watchers.inc(change)
+
+    def request_answered(self, *, surface: str, status: int) -> None:
+        """A REST request was answered; `surface` is the route's template."""
+        self._requests.labels(surface, str(status)).inc()
+
+    def _define_tasks(self) -> None:
+        self._tasks_accepted = self._counter("tasks_accepted_total", "Tasks accepted")
+        self._tasks_refused = self._counter("tasks_refused_total", "Tasks refused", "code")
+        self._tasks_finished = self._counter(
+            "tasks_finished_total", "Tasks that became final", "status", "code"
+        )
+        self._tasks_in_flight = self._gauge("tasks_in_flight", "Tasks accepted and not final")
+        self._service_delay = self._delay("service_delay_seconds", "Arrival to stored result")
+        self._queue = self._delay("queue_seconds", "Waiting at the executor")
+        self._compute = self._delay("compute_seconds", "Computing at the executor")
+
+    def _define_attempts(self) -> None:
+        self._attempts_ended = self._counter(
+            "attempts_ended_total", "Attempts by how they ended", "executor", "outcome"
+        )
+        self._replacements = self._counter(
+            "replacements_total", "Attempts that ended without an image", "reason"
+        )
+        self._decisions = self._counter("decisions_total", "Placements made", "policy")
+        self._decision = Histogram(
+            "dedgeai_decision_seconds",
+            "Time to choose an executor",
+            buckets=_DECISION_BUCKETS_S,
+            registry=self.registry,
+        )
+
+    def _define_node(self) -> None:
+        self._backlog = self._gauge("backlog_work_units", "Work placed here and not done")
+        self._capacity = self._gauge("capacity_work_units_per_second", "Measured capacity")
+        self._peers_alive = self._gauge("peers_alive", "Other nodes whose state is fresh")
+        self._staleness = self._gauge("staleness_seconds", "Oldest unseen change at a live peer")
+        self._store_available = self._gauge("store_available", "Whether the store keeps promises")
+        self._write_behind = self._gauge("store_write_behind_length", "States not yet written")
+        self._image_stored = self._gauge("image_stored_bytes", "Images kept")
+        self._worker_ready = self._gauge("worker_ready", "Whether the worker would draw")
+        self._worker_restarts = self._counter("worker_restarts_total", "Worker restarts")
+        self._watchers = self._gauge("event_watchers", "Clients that follow events")
+        self._requests = self._counter(
+            "http_requests_total", "REST requests answered", "surface", "status"
+        )
+
+    def _counter(self, name: str, documentation: str, *labels: str) -> Counter:
+        return Counter(f"dedgeai_{name}", documentation, labels, registry=self.registry)
+
+    def _gauge(self, name: str, documentation: str) -> Gauge:
+        return Gauge(f"dedgeai_{name}", documentation, registry=self.registry)
+
+    def _delay(self, name: str, documentation: str) -> Histogram:
+        return Histogram(
+            f"dedgeai_{name}",
+            documentation,
+            ("executor",),
+            buckets=_DELAY_BUCKETS_S,
+            registry=self.registry,
+        )
+
+
+def _executor(*, remote: bool) -> str:
+    return "remote" if remote else "local"

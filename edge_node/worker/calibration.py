@@ -1,0 +1,245 @@
+"""How much work a drawing is on this device, and how much work the device does in a second.
+
+Owns the arithmetic from measured durations to the work model and capacity, the tracking of
+capacity while running, and the measuring itself. It knows the engine by its interface only and
+must not import torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from edge_node.clock import Clock
+from edge_node.domain import Drawing, WorkModel
+
+# The smallest width whose throughput is within this share of the best is enough: wider batches
+# would only delay their first rows.
+THROUGHPUT_TOLERANCE = 0.03
+# Busy seconds after which a change of speed (throttling, a busy neighbour) shows by two thirds.
+TRACKING_S = 20.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurements:
+    """Durations in seconds, as measured or as documented for an emulated device.
+
+    Attributes:
+        reference_px: side of the square at which all but `size_step_s` was measured.
+        guided_s: one guided step by number of rows, ascending from 1 row.
+        unguided_s: one unguided step of one row.
+        fixed_s: encoding an unknown prompt, decoding the latent and encoding the image.
+        size_step_s: (width_px, height_px, seconds of a guided step of one row).
+    """
+
+    reference_px: int
+    guided_s: tuple[tuple[int, float], ...]
+    unguided_s: float
+    fixed_s: float
+    size_step_s: tuple[tuple[int, int, float], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """What the engine plans and reports with.
+
+    Attributes:
+        guided_s: seconds of a guided reference step by number of rows, pace included.
+        rows_max: rows that share a step.
+        capacity: work units per second at `rows_max`.
+    """
+
+    work_model: WorkModel
+    guided_s: tuple[tuple[int, float], ...]
+    rows_max: int
+    capacity: float
+
+    def step_s(self, *, rho: float, width: float) -> float:
+        """Expected seconds of a step of `width` guided rows of size cost `rho`."""
+        return rho * _interpolated_s(self.guided_s, width)
+
+
+def calibrated(
+    measurements: Measurements, *, pace_s: float = 0.0, rows_limit: int | None = None
+) -> Calibration:
+    """Work model, width and capacity that follow from `measurements`.
+
+    Args:
+        measurements: durations without pace.
+        pace_s: least duration of a work unit, an operator's choice.
+        rows_limit: an operator's bound on the width.
+    """
+    unit_s = measurements.guided_s[0][1]
+    work_model = WorkModel(
+        fixed_steps=measurements.fixed_s / unit_s,
+        unguided_ratio=min(1.0, measurements.unguided_s / unit_s),
+        reference_px=measurements.reference_px,
+        size_costs=tuple((w, h, step_s / unit_s) for w, h, step_s in measurements.size_step_s),
+    )
+    paced_s = tuple((rows, max(s, rows * pace_s)) for rows, s in measurements.guided_s)
+    rows_max = chosen_width(paced_s, rows_limit=rows_limit)
+    return Calibration(
+        work_model=work_model,
+        guided_s=paced_s,
+        rows_max=rows_max,
+        capacity=rows_max / _interpolated_s(paced_s, rows_max),
+    )
+
+
+def chosen_width(guided_s: Sequence[tuple[int, float]], *, rows_limit: int | None = None) -> int:
+    """Smallest width whose throughput is within 3 % of the best, among those allowed."""
+    allowed = [(rows, s) for rows, s in guided_s if rows_limit is None or rows <= rows_limit]
+    best = max(rows / s for rows, s in allowed)
+    return min(rows for rows, s in allowed if rows / s >= (1.0 - THROUGHPUT_TOLERANCE) * best)
+
+
+def _interpolated_s(guided_s: Sequence[tuple[int, float]], width: float) -> float:
+    """Seconds at `width`: linear between measured widths, proportional outside of them."""
+    first, last = guided_s[0], guided_s[-1]
+    if width <= first[0]:
+        return first[1] * width / first[0]
+    for (rows_a, s_a), (rows_b, s_b) in itertools.pairwise(guided_s):
+        if width <= rows_b:
+            return s_a + (s_b - s_a) * (width - rows_a) / (rows_b - rows_a)
+    return last[1] * width / last[0]
+
+
+def size_cost(work_model: WorkModel, drawing: Drawing) -> float:
+    """Cost rho of one guided step at the drawing's size, in work units."""
+    guided = dataclasses.replace(drawing, guidance_scale=2.0)
+    one, none = (work_model.work(dataclasses.replace(guided, steps=steps)) for steps in (1, 0))
+    return one - none
+
+
+class CapacityTracker:
+    """Capacity while running: the calibrated one times expected over measured step time.
+
+    Comparing with the expectation for the width and size at hand, rather than counting work per
+    second, keeps a lone narrow drawing from looking like a slow device.
+    """
+
+    def __init__(self, calibration: Calibration, *, tracking_s: float = TRACKING_S) -> None:
+        self._calibration = calibration
+        self._tracking_s = tracking_s
+        self._expected_s = tracking_s
+        self._measured_s = tracking_s
+
+    @property
+    def capacity(self) -> float:
+        """Work units per second."""
+        return self._calibration.capacity * self._expected_s / self._measured_s
+
+    def record_step(self, *, rho: float, width: float, measured_s: float) -> None:
+        """Takes in one step; older ones fade with the seconds that it took."""
+        kept = math.exp(-measured_s / self._tracking_s)
+        expected_s = self._calibration.step_s(rho=rho, width=width)
+        self._expected_s = kept * self._expected_s + expected_s
+        self._measured_s = kept * self._measured_s + measured_s
+
+
+Row = TypeVar("Row")
+
+
+class Measurable(Protocol[Row]):
+    """The part of an engine that is measured."""
+
+    def begin(self, drawing: Drawing) -> Row:
+        """Row of a new drawing."""
+        ...
+
+    def step(self, rows: Sequence[Row]) -> None:
+        """One denoising step of all `rows`."""
+        ...
+
+
+def measure(
+    engine: Measurable[Row],
+    *,
+    finish: Callable[[Row], object],
+    reference_px: int,
+    widths: Sequence[int],
+    sizes_px: Sequence[tuple[int, int]],
+    clock: Clock,
+    budget_s: float,
+) -> Measurements:
+    """Runs the engine on made-up drawings and returns what it took; the best of three each.
+
+    Args:
+        engine: loaded; its first step may compile and tune, and is not counted.
+        finish: what is done with a row after its last step.
+        reference_px: side of the reference size.
+        widths: rows to try, ascending from 1.
+        sizes_px: other sizes to measure at one row.
+        clock: to measure with.
+        budget_s: further widths and sizes are left out once this much time is spent; the
+            first width and the fixed cost are always measured.
+    """
+    started_s = clock.now_s()
+    guided = _probe(reference_px, reference_px)
+    engine.step([engine.begin(guided)])
+    guided_s: list[tuple[int, float]] = []
+    for rows in widths:
+        if guided_s and clock.now_s() - started_s > budget_s / 2:
+            break
+        guided_s.append((rows, _best_step_s(engine, drawing=guided, rows=rows, clock=clock)))
+    unguided = dataclasses.replace(guided, guidance_scale=1.0)
+    unguided_s = _best_step_s(engine, drawing=unguided, rows=1, clock=clock)
+    fixed_s = _fixed_s(engine, drawing=guided, finish=finish, clock=clock)
+    size_step_s: list[tuple[int, int, float]] = []
+    for width_px, height_px in sizes_px:
+        if clock.now_s() - started_s > budget_s:
+            break
+        drawing = _probe(width_px, height_px)
+        engine.step([engine.begin(drawing)])
+        step_s = _best_step_s(engine, drawing=drawing, rows=1, clock=clock)
+        size_step_s.append((width_px, height_px, step_s))
+    return Measurements(
+        reference_px=reference_px,
+        guided_s=tuple(guided_s),
+        unguided_s=unguided_s,
+        fixed_s=fixed_s,
+        size_step_s=tuple(size_step_s),
+    )
+
+
+def _probe(width_px: int, height_px: int) -> Drawing:
+    return Drawing(
+        prompt="calibration",
+        width_px=width_px,
+        height_px=height_px,
+        steps=4,
+        guidance_scale=5.0,
+        seed=0,
+        model="",
+    )
+
+
+def _best_step_s(engine: Measurable[Row], *, drawing: Drawing, rows: int, clock: Clock) -> float:
+    batch = [engine.begin(drawing) for _ in range(rows)]
+    durations_s = []
+    for _ in range(3):
+        before_s = clock.now_s()
+        engine.step(batch)
+        durations_s.append(clock.now_s() - before_s)
+    return min(durations_s)
+
+
+def _fixed_s(
+    engine: Measurable[Row], *, drawing: Drawing, finish: Callable[[Row], object], clock: Clock
+) -> float:
+    durations_s = []
+    for attempt in range(3):
+        # A prompt of its own each time, because a known one costs nothing to encode.
+        fresh = dataclasses.replace(drawing, prompt=f"calibration of a prompt {attempt}")
+        before_s = clock.now_s()
+        row = engine.begin(fresh)
+        begun_s = clock.now_s() - before_s
+        engine.step([row])
+        before_s = clock.now_s()
+        finish(row)
+        durations_s.append(begun_s + clock.now_s() - before_s)
+    return min(durations_s)

@@ -1,0 +1,154 @@
+"""The worker's gRPC face on a Unix socket.
+
+Owns the server, its health and the bridge between the engine's threads and asyncio. It decides
+nothing about drawings and must not import torch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import pathlib
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import grpc
+import grpc.aio
+from dedgeai.v1 import worker_pb2, worker_pb2_grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from edge_node.domain import AttemptFailed, AttemptFinished, TaskId
+from edge_node.errors import DEdgeAIError
+from edge_node.peering import codec
+from edge_node.worker.step_engine import Report, StepEngine
+
+SERVICE_NAME = "dedgeai.v1.WorkerService"
+# A watcher hears of the load at least this often, or it must think that the worker hangs.
+LOAD_INTERVAL_S_MAX = 0.5
+# Changes closer together than this are told as one.
+LOAD_INTERVAL_S_MIN = 0.02
+STOP_GRACE_S = 0.5
+
+
+class ChangeSignal:
+    """Lets any number of coroutines wait for the next change, announced from any thread."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._next: asyncio.Future[None] = loop.create_future()
+
+    def announce(self) -> None:
+        """Wakes all that wait; may be called from any thread, and after the loop is gone."""
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._wake)
+
+    async def wait(self, *, wait_s_max: float) -> None:
+        """Returns at the next change, or after `wait_s_max`."""
+        await asyncio.wait([self._next], timeout=wait_s_max)
+
+    def _wake(self) -> None:
+        self._next.set_result(None)
+        self._next = self._loop.create_future()
+
+
+class WorkerService:
+    """WorkerService of worker.proto on one engine."""
+
+    def __init__(self, engine: StepEngine[Any], *, changes: ChangeSignal) -> None:
+        self._engine = engine
+        self._changes = changes
+
+    async def Describe(
+        self, request: worker_pb2.DescribeRequest, context: Any
+    ) -> worker_pb2.DescribeResponse:
+        """Model, limits and calibration, while loading, too."""
+        return codec.description_to_proto(self._engine.describe())
+
+    async def Draw(
+        self, request: worker_pb2.DrawRequest, context: Any
+    ) -> AsyncIterator[worker_pb2.DrawResponse]:
+        """Draws; leaving this generator early, as grpc does on a cancelled call, cancels."""
+        loop = asyncio.get_running_loop()
+        reports: asyncio.Queue[Report] = asyncio.Queue()
+        try:
+            arrival = self._engine.submit(
+                task_id=TaskId(request.task_id),
+                attempt=request.attempt,
+                drawing=codec.drawing_from_proto(request.drawing),
+                priority=request.priority,
+                on_report=_onto(loop, reports),
+            )
+        except DEdgeAIError as error:
+            await context.abort(grpc.StatusCode[error.grpc_status], error.message)
+        try:
+            while True:
+                report = await reports.get()
+                yield codec.report_to_draw_response(report)
+                if isinstance(report, AttemptFinished | AttemptFailed):
+                    return
+        finally:
+            self._engine.cancel(arrival)
+
+    async def WatchLoad(
+        self, request: worker_pb2.WatchLoadRequest, context: Any
+    ) -> AsyncIterator[worker_pb2.WatchLoadResponse]:
+        """Load at once, on every change and at least every half second."""
+        while True:
+            yield codec.load_to_proto(self._engine.load())
+            await asyncio.sleep(LOAD_INTERVAL_S_MIN)
+            await self._changes.wait(wait_s_max=LOAD_INTERVAL_S_MAX - LOAD_INTERVAL_S_MIN)
+
+
+def _onto(
+    loop: asyncio.AbstractEventLoop, reports: asyncio.Queue[Report]
+) -> Callable[[Report], None]:
+    def put(report: Report) -> None:
+        # The loop is closed when the process is on its way out; nobody waits for the report then.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(reports.put_nowait, report)
+
+    return put
+
+
+async def serve(
+    *,
+    socket_path: pathlib.Path,
+    engine: StepEngine[Any],
+    changes: ChangeSignal,
+    stopped: asyncio.Event,
+) -> None:
+    """Serves until `stopped` is set; answers from the first moment, while the model loads."""
+    server = grpc.aio.server()
+    worker_pb2_grpc.add_WorkerServiceServicer_to_server(
+        WorkerService(engine, changes=changes), server
+    )
+    health_servicer = health.aio.HealthServicer()  # type: ignore[attr-defined]
+    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
+    reflection.enable_server_reflection(
+        (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server
+    )
+    server.add_insecure_port(f"unix:{socket_path}")
+    await server.start()
+    engine.start()
+    health_keeper = asyncio.create_task(
+        _keep_health(health_servicer, engine=engine, changes=changes)
+    )
+    try:
+        await stopped.wait()
+    finally:
+        health_keeper.cancel()
+        await server.stop(STOP_GRACE_S)
+
+
+async def _keep_health(servicer: Any, *, engine: StepEngine[Any], changes: ChangeSignal) -> None:
+    serving = health_pb2.HealthCheckResponse.SERVING
+    not_serving = health_pb2.HealthCheckResponse.NOT_SERVING
+    shown = None
+    while True:
+        status = serving if engine.describe().state == "ready" else not_serving
+        if status != shown:
+            for name in ("", SERVICE_NAME):
+                await servicer.set(name, status)
+            shown = status
+        await changes.wait(wait_s_max=LOAD_INTERVAL_S_MAX)

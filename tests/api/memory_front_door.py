@@ -1,0 +1,239 @@
+"""A front door that keeps everything in memory and draws placeholders at once or on request."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import time
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
+
+from edge_node.domain import (
+    Drawing,
+    Durability,
+    JobId,
+    NodeId,
+    NodeState,
+    Task,
+    TaskError,
+    TaskEvent,
+    TaskEventKind,
+    TaskId,
+    TaskRecord,
+    TaskStatus,
+)
+from edge_node.errors import (
+    DEdgeAIError,
+    IdempotencyConflict,
+    ImageNotReady,
+    NodeNotReady,
+    TaskNotFound,
+)
+from edge_node.ports import ClusterSnapshot, DrawingLimits, Idempotency, PeerView, Submission
+
+PNG = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
+)
+
+LIMITS = DrawingLimits(
+    model="tiny-sd3",
+    size_px_min=32,
+    size_px_max=128,
+    size_px_multiple=16,
+    size_px_default=64,
+    steps_max=50,
+    steps_default=4,
+    guidance_scale_max=30.0,
+    guidance_scale_default=5.0,
+    prompt_chars_max=200,
+    images_per_request_max=10,
+    deadline_s_max=600.0,
+)
+
+ENDS = {
+    TaskStatus.COMPLETED: TaskEventKind.FINISHED,
+    TaskStatus.FAILED: TaskEventKind.FAILED,
+    TaskStatus.CANCELLED: TaskEventKind.CANCELLED,
+}
+
+
+class MemoryFrontDoor:
+    """`held` tasks wait for `finish`; prompts with "fails" fail."""
+
+    def __init__(self, *, held: bool = False, ready: bool = True) -> None:
+        self.held = held
+        self.ready = ready
+        self.refusal: DEdgeAIError | None = None
+        self.unforeseen: Exception | None = None
+        self.submitted: list[tuple[tuple[Drawing, ...], bool, float | None, int]] = []
+        self.gone: list[TaskId] = []
+        self._records: dict[TaskId, TaskRecord] = {}
+        self._events: dict[TaskId, list[TaskEvent]] = {}
+        self._changed = asyncio.Condition()
+        self._jobs: dict[JobId, tuple[TaskId, ...]] = {}
+        self._keys: dict[str, tuple[str, Submission]] = {}
+
+    async def submit(
+        self,
+        drawings: Sequence[Drawing],
+        *,
+        durable: bool,
+        deadline_s: float | None,
+        priority: int,
+        idempotency: Idempotency | None,
+    ) -> Submission:
+        if self.unforeseen is not None:
+            raise self.unforeseen
+        if self.refusal is not None:
+            raise self.refusal
+        if idempotency is not None and idempotency.key in self._keys:
+            digest, earlier = self._keys[idempotency.key]
+            if digest != idempotency.request_digest:
+                raise IdempotencyConflict("used before with a different request")
+            records = tuple(self._records[record.task.id] for record in earlier.records)
+            return replace(earlier, records=records, replayed=True)
+        self.submitted.append((tuple(drawings), durable, deadline_s, priority))
+        count = len(self._records)
+        job_id = JobId(f"orin-a-01J{count:023d}") if len(drawings) > 1 else None
+        durability = Durability.DISK if durable else Durability.JOURNALLED
+        records = tuple(
+            TaskRecord(
+                task=Task(
+                    id=TaskId(f"orin-a-01K{count + index:023d}"),
+                    job_id=job_id,
+                    drawing=drawing,
+                    work=1.0,
+                    input_bits=1,
+                    created_unix_s=time.time(),
+                    priority=priority,
+                    durability=durability,
+                )
+            )
+            for index, drawing in enumerate(drawings)
+        )
+        for record in records:
+            self._records[record.task.id] = record
+            self._events[record.task.id] = []
+            await self.publish(record.task.id, TaskEventKind.QUEUED)
+            if not self.held:
+                await self.finish(record.task.id)
+        submission = Submission(job_id=job_id, records=records, replayed=False)
+        if job_id is not None:
+            self._jobs[job_id] = tuple(record.task.id for record in records)
+        if idempotency is not None:
+            self._keys[idempotency.key] = (idempotency.request_digest, submission)
+        return submission
+
+    async def finish(self, task_id: TaskId) -> None:
+        """Draws a held task: steps with previews, then its end."""
+        record = self._records[task_id]
+        drawing = record.task.drawing
+        for index in range(drawing.previews):
+            await self.publish(task_id, TaskEventKind.STEP, step=index + 1, preview=PNG)
+        if "fails" in drawing.prompt:
+            code = "deadline_exceeded" if "late" in drawing.prompt else "attempts_exhausted"
+            await self.end(task_id, TaskStatus.FAILED, TaskError(code=code, message="No luck."))
+        else:
+            await self.end(task_id, TaskStatus.COMPLETED)
+
+    async def end(
+        self, task_id: TaskId, status: TaskStatus, error: TaskError | None = None
+    ) -> None:
+        self._records[task_id] = replace(
+            self._records[task_id],
+            status=status,
+            executor=NodeId("orin-b"),
+            attempt=1,
+            finished_unix_s=time.time(),
+            error=error,
+        )
+        await self.publish(task_id, ENDS[status], error=error)
+
+    async def publish(
+        self,
+        task_id: TaskId,
+        kind: TaskEventKind,
+        *,
+        step: int = 0,
+        preview: bytes = b"",
+        error: TaskError | None = None,
+    ) -> None:
+        events = self._events[task_id]
+        event = TaskEvent(
+            sequence=len(events) + 1,
+            kind=kind,
+            unix_s=time.time(),
+            step=step,
+            steps=self._records[task_id].task.drawing.steps,
+            preview=preview,
+            error=error,
+        )
+        async with self._changed:
+            events.append(event)
+            self._changed.notify_all()
+
+    async def read_task(self, task_id: TaskId) -> TaskRecord:
+        if task_id not in self._records:
+            raise TaskNotFound(f"There is no task {task_id}.")
+        return self._records[task_id]
+
+    async def read_job(self, job_id: JobId) -> tuple[TaskRecord, ...]:
+        if job_id not in self._jobs:
+            raise TaskNotFound(f"There is no job {job_id}.")
+        return tuple(self._records[task_id] for task_id in self._jobs[job_id])
+
+    async def cancel_task(self, task_id: TaskId) -> TaskRecord:
+        record = await self.read_task(task_id)
+        if not record.status.is_final:
+            await self.end(task_id, TaskStatus.CANCELLED)
+        return self._records[task_id]
+
+    async def watch_task(
+        self, task_id: TaskId, *, after: int = 0
+    ) -> AsyncGenerator[TaskEvent, None]:
+        await self.read_task(task_id)
+        while True:
+            async with self._changed:
+                while len(self._events[task_id]) <= after:
+                    await self._changed.wait()
+            event = self._events[task_id][after]
+            yield event
+            after = event.sequence
+            if event.kind.is_final:
+                return
+
+    async def read_image(self, task_id: TaskId) -> tuple[bytes, str]:
+        record = await self.read_task(task_id)
+        if record.status is not TaskStatus.COMPLETED:
+            raise ImageNotReady(f"Task {task_id} is {record.status.value}.")
+        return PNG, "image/png"
+
+    async def client_gone(self, task_ids: Sequence[TaskId]) -> None:
+        self.gone += task_ids
+        for task_id in task_ids:
+            await self.cancel_task(task_id)
+
+    def limits(self) -> DrawingLimits:
+        if not self.ready:
+            raise NodeNotReady("The model is still being loaded.", retry_after_s=1.2)
+        return LIMITS
+
+    def models(self) -> tuple[str, ...]:
+        return (LIMITS.model,) if self.ready else ()
+
+    def cluster(self) -> ClusterSnapshot:
+        own = NodeState(node_id=NodeId("orin-a"), incarnation=1, sequence=1, accepting=True)
+        heard = replace(own, node_id=NodeId("orin-b"), backlog=2.5)
+        return ClusterSnapshot(
+            node_id=own.node_id,
+            policy="random",
+            own=own,
+            peers=(
+                PeerView(address="b:1", state=heard, alive=True, staleness_s=0.1, link_s=0.002),
+                PeerView(address="c:1", state=None, alive=False, staleness_s=0.0, link_s=0.0),
+            ),
+            tasks_in_flight=0,
+        )
+
+    def readiness(self) -> tuple[str, ...]:
+        return () if self.ready else ("the worker is loading", "the store is away")

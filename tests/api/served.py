@@ -1,0 +1,54 @@
+"""The REST application on a real uvicorn and a real port."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import httpx
+import uvicorn
+from memory_front_door import MemoryFrontDoor
+
+from edge_node.api.app import create_app
+from edge_node.telemetry.metrics import NodeMetrics
+
+REQUEST_BYTES_MAX = 20_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Served:
+    http: httpx.AsyncClient
+    front_door: MemoryFrontDoor
+    url: str
+
+
+@contextlib.asynccontextmanager
+async def served(
+    front_door: MemoryFrontDoor | None = None, *, keep_alive_s: float = 15.0
+) -> AsyncIterator[Served]:
+    front_door = front_door or MemoryFrontDoor()
+    app = create_app(
+        front_door,
+        metrics=NodeMetrics(),
+        request_bytes_max=REQUEST_BYTES_MAX,
+        keep_alive_s=keep_alive_s,
+    )
+    listener = socket.create_server(("127.0.0.1", 0))
+    # asyncio sets it on listeners of its own only; without it every answer waits 40 ms for an ACK.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    config = uvicorn.Config(
+        app, lifespan="off", log_config=None, access_log=False, timeout_graceful_shutdown=1
+    )
+    server = uvicorn.Server(config)
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        async with httpx.AsyncClient(base_url=url, timeout=5.0, trust_env=False) as http:
+            yield Served(http=http, front_door=front_door, url=url)
+    finally:
+        server.should_exit = True
+        await serving
+        listener.close()

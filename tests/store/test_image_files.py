@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from records import task_id
+
+from edge_node.domain import Image, TaskId
+from edge_node.errors import ImageGone
+from edge_node.store.image_files import ImageFiles
+
+
+class SetClock:
+    def __init__(self) -> None:
+        self.time_s = 1_000_000.0
+
+    def now_s(self) -> float:
+        return self.time_s
+
+    def unix_s(self) -> float:
+        return self.time_s
+
+
+def image(size_bytes: int, *, image_format: str = "png") -> Image:
+    return Image(content=b"x" * size_bytes, format=image_format, width_px=64, height_px=64)
+
+
+def run(
+    folder: Path, story: Callable[[ImageFiles, SetClock], Awaitable[None]], *, bytes_max: int = 1000
+) -> None:
+    async def life() -> None:
+        clock = SetClock()
+        files = ImageFiles(folder, bytes_max=bytes_max, age_s_max=100.0, clock=clock)
+        await files.start()
+        await story(files, clock)
+
+    asyncio.run(life())
+
+
+def test_an_image_outlives_its_process_and_a_later_attempt_replaces_it(tmp_path: Path) -> None:
+    async def write(files: ImageFiles, clock: SetClock) -> None:
+        await files.write(task_id(1), image(10))
+        await files.write(task_id(1), image(20, image_format="webp"))
+        assert files.bytes_stored == 20
+
+    async def read(files: ImageFiles, clock: SetClock) -> None:
+        assert files.bytes_stored == 20
+        assert await files.read(task_id(1)) == (b"x" * 20, "image/webp")
+        assert [path.name for path in tmp_path.iterdir()] == [f"{task_id(1)}.webp"]
+
+    run(tmp_path, write)
+    run(tmp_path, read)
+
+
+def test_the_oldest_go_beyond_the_byte_cap(tmp_path: Path) -> None:
+    async def story(files: ImageFiles, clock: SetClock) -> None:
+        for number in (1, 2, 3):
+            clock.time_s += 1.0
+            assert await files.write(task_id(number), image(300)) == ()
+        assert await files.write(task_id(4), image(500)) == (task_id(1), task_id(2))
+        assert files.bytes_stored == 800
+        with pytest.raises(ImageGone):
+            await files.read(task_id(1))
+        assert await files.write(task_id(5), image(5000)) == (task_id(3), task_id(4))
+        assert (await files.read(task_id(5)))[1] == "image/png"
+
+    run(tmp_path, story)
+
+
+def test_old_images_go_by_age_also_after_a_restart(tmp_path: Path) -> None:
+    async def story(files: ImageFiles, clock: SetClock) -> None:
+        await files.write(task_id(1), image(10))
+        clock.time_s += 60.0
+        await files.write(task_id(2), image(10))
+        again = ImageFiles(tmp_path, bytes_max=1000, age_s_max=100.0, clock=clock)
+        clock.time_s += 60.0
+        assert await again.start() == (task_id(1),)
+        clock.time_s += 60.0
+        assert await again.evict() == (task_id(2),)
+        assert again.bytes_stored == 0
+
+    run(tmp_path, story)
+
+
+def test_strangers_are_left_alone_and_torn_writes_removed(tmp_path: Path) -> None:
+    strangers = {"holiday.png", "notes.txt", f"{task_id(1)}.gif", f"{task_id(1)}"}
+    for name in strangers:
+        (tmp_path / name).write_bytes(b"y" * 5000)
+    (tmp_path / f"{task_id(2)}.png.partial").write_bytes(b"half")
+    (tmp_path / f"{task_id(3)}.png").symlink_to(tmp_path / "holiday.png")
+
+    async def story(files: ImageFiles, clock: SetClock) -> None:
+        assert files.bytes_stored == 0
+        await files.write(task_id(4), image(2000))
+
+    run(tmp_path, story)
+    kept = strangers | {f"{task_id(3)}.png", f"{task_id(4)}.png"}
+    assert {path.name for path in tmp_path.iterdir()} == kept
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    ["", "..", "../orin-a-01J00000000000000000000001", "/etc/passwd", "a/../../b", "a\0b", "-x"],
+)
+def test_an_id_cannot_leave_the_folder(tmp_path: Path, hostile: str) -> None:
+    async def story(files: ImageFiles, clock: SetClock) -> None:
+        with pytest.raises(ValueError, match="is no task id"):
+            await files.write(TaskId(hostile), image(10))
+        with pytest.raises(ImageGone):
+            await files.read(TaskId(hostile))
+
+    run(tmp_path, story)
+
+
+def test_attempts_of_one_task_at_once_leave_one_whole_image(tmp_path: Path) -> None:
+    async def story(files: ImageFiles, clock: SetClock) -> None:
+        await asyncio.gather(*(files.write(task_id(1), image(size)) for size in range(1, 30)))
+        content, _ = await files.read(task_id(1))
+        assert len(content) == files.bytes_stored
+
+    run(tmp_path, story)

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+from records import finished, placed, task
+
+from edge_node.domain import JobId, TaskError, TaskStatus
+from edge_node.store.record_codec import UnreadableRecord, decode_record, encode_record
+
+
+def test_what_is_written_comes_back() -> None:
+    accepted = replace(
+        task(1, job_id=JobId("orin-a-j"), prompt="naïve 🚣\n\u2028"), deadline_unix_s=1.5
+    )
+    failed = replace(
+        finished(accepted),
+        status=TaskStatus.FAILED,
+        error=TaskError(code="deadline_exceeded", message="too late"),
+    )
+    for record in (placed(accepted), finished(accepted), failed):
+        assert decode_record(encode_record(record)) == record
+
+
+def test_what_changes_with_every_step_is_not_written() -> None:
+    record = replace(placed(task(1)), step=7, queue_position=3, eta_s=9.0)
+    assert decode_record(encode_record(record)) == placed(task(1))
+
+
+def test_fields_of_newer_versions_are_ignored() -> None:
+    document = json.loads(encode_record(finished(task(1))))
+    document["format"] = 2
+    document["carbon_g"] = 1.0
+    document["task"]["tenant"] = "x"
+    document["task"]["drawing"]["strength"] = 0.5
+    assert decode_record(json.dumps(document)) == finished(task(1))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "null", "[]", '"x"', "{}", '{"format":1,"task":{}}', b"\xff\xfe", "{" * 100],
+)
+def test_damage_is_unreadable_and_nothing_else(text: str | bytes) -> None:
+    with pytest.raises(UnreadableRecord):
+        decode_record(text)
+
+
+def test_a_wrong_type_is_unreadable() -> None:
+    document = json.loads(encode_record(finished(task(1))))
+    document["status"] = "melted"
+    with pytest.raises(UnreadableRecord):
+        decode_record(json.dumps(document))
+
+
+def test_a_number_that_is_none_is_refused() -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        encode_record(replace(finished(task(1)), compute_s=float("nan")))

@@ -1,0 +1,315 @@
+"""The ledger against a real Valkey, killed and frozen where it hurts."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+
+import pytest
+import redis
+from records import finished, placed, task, task_id
+from valkey_process import ValkeyProcess
+
+from edge_node.clock import SystemClock
+from edge_node.domain import Durability, JobId, TaskStatus
+from edge_node.errors import IdempotencyConflict, StoreUnavailable
+from edge_node.ports import AlreadyAccepted, Appended, Idempotency
+from edge_node.store.connection import StoreSettings
+from edge_node.store.task_ledger import LedgerSettings, TaskLedger
+
+pytestmark = pytest.mark.system
+
+KEY = Idempotency(key="shop-order 7", request_digest="d1")
+
+
+def run(
+    valkey: ValkeyProcess,
+    story: Callable[[TaskLedger], Awaitable[None]],
+    *,
+    command_timeout_s: float = 0.5,
+) -> None:
+    """Tells one life of a node: connects, runs the story, closes without a flush."""
+
+    async def life() -> None:
+        ledger = TaskLedger(
+            LedgerSettings(
+                store=StoreSettings(
+                    url=valkey.url, command_timeout_s=command_timeout_s, probe_interval_s=0.05
+                )
+            ),
+            clock=SystemClock(),
+        )
+        await ledger.connect()
+        try:
+            await story(ledger)
+        finally:
+            await ledger.close()
+
+    asyncio.run(life())
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5.0):
+        while True:
+            if condition():
+                return
+            await asyncio.sleep(0.01)
+
+
+def test_incarnations_grow_over_a_kill(valkey: ValkeyProcess) -> None:
+    seen: list[int] = []
+
+    async def story(ledger: TaskLedger) -> None:
+        seen.append(await ledger.next_incarnation())
+
+    for _ in range(3):
+        run(valkey, story)
+        valkey.kill()
+        valkey.start()
+    assert seen == [1, 2, 3]
+
+
+def test_an_accepted_task_survives_a_kill_right_after(valkey: ValkeyProcess) -> None:
+    async def accept(ledger: TaskLedger) -> None:
+        job_id = JobId("orin-a-job")
+        tasks = [task(number, job_id=job_id) for number in (3, 1, 2)]
+        appended = await ledger.append_accepted(tasks, job_id=job_id, idempotency=KEY)
+        valkey.kill()
+        assert appended == Appended(task_ids=(task_id(3), task_id(1), task_id(2)), job_id=job_id)
+
+    async def look(ledger: TaskLedger) -> None:
+        assert await ledger.read_job(JobId("orin-a-job")) == (task_id(3), task_id(1), task_id(2))
+        assert [record.task.id for record in await ledger.recover(attempts_max=4)] == [
+            task_id(1),
+            task_id(2),
+            task_id(3),
+        ]
+        again = await ledger.append_accepted([task(9)], job_id=None, idempotency=KEY)
+        assert isinstance(again, AlreadyAccepted)
+        assert again.task_ids == (task_id(3), task_id(1), task_id(2))
+
+    run(valkey, accept)
+    valkey.start()
+    run(valkey, look)
+
+
+def test_recovery_raises_the_floor_on_disk_each_time(valkey: ValkeyProcess) -> None:
+    async def accept(ledger: TaskLedger) -> None:
+        await ledger.append_accepted([task(1)], job_id=None, idempotency=None)
+        ledger.note(placed(task(1), attempt=2))
+        await ledger.flush()
+
+    floors: list[int] = []
+
+    async def recover(ledger: TaskLedger) -> None:
+        (record,) = await ledger.recover(attempts_max=4)
+        floors.append(record.task.attempt_floor)
+        assert (record.status, record.executor) == (TaskStatus.QUEUED, None)
+        assert record.attempt == 2
+        valkey.kill()
+
+    run(valkey, accept)
+    for _ in range(3):
+        run(valkey, recover)
+        valkey.start()
+    assert floors == [4, 8, 12]
+
+
+def test_recovery_ends_what_only_a_connection_had_asked_for(valkey: ValkeyProcess) -> None:
+    async def accept(ledger: TaskLedger) -> None:
+        journalled = Durability.JOURNALLED
+        ledger.journal_accepted([task(1, durability=journalled)], job_id=None)
+        keyed = task(2, durability=journalled)
+        await ledger.append_accepted([keyed], job_id=None, idempotency=KEY)
+        ledger.note(placed(keyed))
+        ledger.note(finished(task(3)))
+        await ledger.flush()
+
+    async def recover(ledger: TaskLedger) -> None:
+        assert [record.task.id for record in await ledger.recover(attempts_max=3)] == [task_id(2)]
+        gone = await ledger.read(task_id(1))
+        assert gone is not None
+        assert gone.error is not None
+        assert (gone.status, gone.error.code) == (TaskStatus.FAILED, "client_gone")
+        done = await ledger.read(task_id(3))
+        assert done == finished(task(3))
+
+    run(valkey, accept)
+    run(valkey, recover)
+
+
+def test_an_unreadable_record_is_skipped_and_logged(
+    valkey: ValkeyProcess, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def accept(ledger: TaskLedger) -> None:
+        await ledger.append_accepted([task(1), task(2)], job_id=None, idempotency=None)
+
+    async def recover(ledger: TaskLedger) -> None:
+        assert [record.task.id for record in await ledger.recover(attempts_max=1)] == [task_id(2)]
+        assert await ledger.read(task_id(1)) is None
+
+    run(valkey, accept)
+    with redis.Redis(unix_socket_path=str(valkey.socket_path)) as client:
+        client.hset(f"dedgeai:ledger:task:{task_id(1)}", "record", "{half a rec")
+    with caplog.at_level(logging.ERROR):
+        run(valkey, recover)
+    assert f"record of task {task_id(1)} is unreadable" in caplog.text
+
+
+def test_one_key_of_many_at_once_is_accepted_once(valkey: ValkeyProcess) -> None:
+    async def story(ledger: TaskLedger) -> None:
+        answers = await asyncio.gather(
+            *(
+                ledger.append_accepted([task(number)], job_id=None, idempotency=KEY)
+                for number in range(20)
+            )
+        )
+        assert sum(isinstance(answer, Appended) for answer in answers) == 1
+        assert len({answer.task_ids for answer in answers}) == 1
+        assert len(await ledger.recover(attempts_max=1)) == 1
+        with pytest.raises(IdempotencyConflict):
+            await ledger.append_accepted(
+                [task(50)], job_id=None, idempotency=replace(KEY, request_digest="d2")
+            )
+
+    run(valkey, story)
+
+
+def test_away_is_said_at_once_and_held_ends_are_written_later(valkey: ValkeyProcess) -> None:
+    async def story(ledger: TaskLedger) -> None:
+        await ledger.append_accepted([task(1), task(2)], job_id=None, idempotency=None)
+        valkey.kill()
+        await until(lambda: not ledger.available)
+        for call in (
+            ledger.append_accepted([task(3)], job_id=None, idempotency=None),
+            ledger.append_final(finished(task(1))),
+            ledger.flush(),
+            ledger.recover(attempts_max=1),
+        ):
+            with pytest.raises(StoreUnavailable) as refusal:
+                await call
+            assert refusal.value.retry_after_s == 2.0
+        ledger.note(finished(task(2)))
+        held = await ledger.read(task_id(2))
+        assert held == finished(task(2))
+        await asyncio.to_thread(valkey.start)
+        await until(lambda: ledger.available)
+        await ledger.flush()
+        assert await ledger.recover(attempts_max=1) == []
+        assert await ledger.read(task_id(1)) == finished(task(1))
+
+    run(valkey, story)
+
+
+def test_what_was_refused_in_doubt_is_taken_back(valkey: ValkeyProcess) -> None:
+    async def story(ledger: TaskLedger) -> None:
+        # Frozen, the server takes the request into its socket buffer and carries it out later.
+        valkey.freeze()
+        with pytest.raises(StoreUnavailable):
+            await ledger.append_accepted([task(1)], job_id=None, idempotency=KEY)
+        valkey.thaw()
+        await until(lambda: ledger.available)
+        again = await ledger.append_accepted([task(2)], job_id=None, idempotency=KEY)
+        assert again == Appended(task_ids=(task_id(2),), job_id=None)
+        assert await ledger.read(task_id(1)) is None
+        assert [record.task.id for record in await ledger.recover(attempts_max=1)] == [task_id(2)]
+
+    run(valkey, story)
+
+
+def test_a_cancelled_accept_leaves_nothing_and_confuses_nobody(valkey: ValkeyProcess) -> None:
+    async def story(ledger: TaskLedger) -> None:
+        for number in range(30):
+            accepting = asyncio.create_task(
+                ledger.append_accepted([task(number)], job_id=None, idempotency=None)
+            )
+            await asyncio.sleep(0.0001 * (number % 10))
+            accepting.cancel()
+            await asyncio.wait([accepting])
+            if not accepting.cancelled():
+                ledger.note(finished(task(number)))
+        await ledger.flush()
+        assert ledger.available
+        assert await ledger.recover(attempts_max=1) == []
+
+    run(valkey, story)
+
+
+def test_a_late_placement_does_not_revive_a_finished_task(valkey: ValkeyProcess) -> None:
+    async def story(ledger: TaskLedger) -> None:
+        await ledger.append_accepted([task(1)], job_id=None, idempotency=None)
+        await ledger.append_final(finished(task(1)))
+        ledger.note(placed(task(1)))
+        await ledger.flush()
+        assert await ledger.read(task_id(1)) == finished(task(1))
+        assert await ledger.recover(attempts_max=1) == []
+
+    run(valkey, story)
+
+
+def test_a_journalled_job_keeps_its_order(valkey: ValkeyProcess) -> None:
+    async def story(ledger: TaskLedger) -> None:
+        job_id = JobId("orin-a-job")
+        tasks = [task(number, job_id=job_id) for number in (2, 3, 1)]
+        ledger.journal_accepted(tasks, job_id=job_id)
+        ledger.note(finished(tasks[1]))
+        await ledger.flush()
+        assert await ledger.read_job(job_id) == (task_id(2), task_id(3), task_id(1))
+
+    run(valkey, story)
+
+
+def test_expiry_removes_the_oldest_ends_and_empty_jobs(valkey: ValkeyProcess) -> None:
+    async def story(ledger: TaskLedger) -> None:
+        job_id = JobId("orin-a-job")
+        tasks = [task(number, job_id=job_id) for number in range(4)]
+        await ledger.append_accepted(tasks, job_id=job_id, idempotency=None)
+        for number, accepted in enumerate(tasks[:3]):
+            ledger.note(finished(accepted, at_unix_s=3000.0 + number))
+        await ledger.flush()
+        expired = await ledger.expire(finished_before_unix_s=3002.0, count_max=1)
+        assert expired == [task_id(0)]
+        expired = await ledger.expire(finished_before_unix_s=3002.0, count_max=10)
+        assert expired == [task_id(1)]
+        assert await ledger.read(task_id(1)) is None
+        assert await ledger.read_job(job_id) == (task_id(2), task_id(3))
+        ledger.note(finished(tasks[3]))
+        await ledger.flush()
+        assert len(await ledger.expire(finished_before_unix_s=9999.0, count_max=10)) == 2
+        assert await ledger.read_job(job_id) is None
+
+    run(valkey, story)
+
+
+def test_a_store_without_append_only_file_is_no_ledger(valkey: ValkeyProcess) -> None:
+    valkey.kill()
+    valkey.start("--appendonly", "no")
+
+    async def story(ledger: TaskLedger) -> None:
+        assert not ledger.available
+        with pytest.raises(StoreUnavailable, match="set `appendonly yes`"):
+            await ledger.next_incarnation()
+
+    run(valkey, story)
+
+
+def test_a_store_that_syncs_every_second_is_waited_for(valkey: ValkeyProcess) -> None:
+    valkey.kill()
+    valkey.start("--appendfsync", "everysec")
+
+    async def accept(ledger: TaskLedger) -> None:
+        await ledger.append_accepted([task(1)], job_id=None, idempotency=None)
+        with redis.Redis(unix_socket_path=str(valkey.socket_path)) as client:
+            persistence = client.info("persistence")
+        assert persistence["aof_pending_bio_fsync"] == 0
+        assert persistence["aof_buffer_length"] == 0
+        valkey.kill()
+
+    async def recover(ledger: TaskLedger) -> None:
+        assert len(await ledger.recover(attempts_max=1)) == 1
+
+    run(valkey, accept, command_timeout_s=3.0)
+    valkey.start("--appendfsync", "everysec")
+    run(valkey, recover, command_timeout_s=3.0)

@@ -1,0 +1,222 @@
+"""Real children: ended, recorded, logged and restarted as promised."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pathlib
+import select
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from edge_node.supervision import launcher
+from edge_node.supervision.child_process import (
+    Backoff,
+    ChildCommand,
+    ChildExit,
+    ChildProcess,
+    end_recorded_process,
+    supervise,
+)
+
+pytestmark = pytest.mark.system
+
+STUBBORN = (
+    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+    "print('deaf', flush=True); time.sleep(60)"
+)
+
+
+def command(run_dir: pathlib.Path, *arguments: str, **changes: object) -> ChildCommand:
+    return ChildCommand(
+        name="test",
+        arguments=arguments,
+        pid_path=run_dir / "child.pid",
+        log_path=run_dir / "child.log",
+        **changes,
+    )
+
+
+def python(run_dir: pathlib.Path, source: str, **changes: object) -> ChildCommand:
+    return command(run_dir, sys.executable, "-S", "-c", source, str(run_dir), **changes)
+
+
+async def until(condition, wait_s: float = 10.0) -> None:
+    give_up_s = time.monotonic() + wait_s
+    while not condition():
+        assert time.monotonic() < give_up_s, "waited in vain"
+        await asyncio.sleep(0.01)
+
+
+def test_a_child_is_recorded_logged_and_told_how_it_ended(run_dir: pathlib.Path) -> None:
+    async def scenario() -> ChildExit:
+        child = ChildProcess(
+            python(run_dir, "import time; print('hello'); time.sleep(.3); raise SystemExit(3)")
+        )
+        pid = await child.start()
+        assert child.running
+        assert child.pid == pid
+        await until((run_dir / "child.pid").exists)
+        recorded = (run_dir / "child.pid").read_text().split()
+        assert recorded == [str(pid), str(launcher.start_ticks(pid)), launcher.boot_id()]
+        ended = await child.wait()
+        assert child.pid is None
+        return ended
+
+    ended = asyncio.run(scenario())
+    assert ended.code == 3
+    assert ended.last_lines == ("hello",)
+    assert ended.lived_s >= 0.3
+    assert (run_dir / "child.log").read_text() == "hello\n"
+    assert not (run_dir / "child.pid").exists()
+
+
+def test_stop_asks_and_then_kills(run_dir: pathlib.Path) -> None:
+    async def scenario() -> tuple[int, int]:
+        codes = []
+        for source in ("import time; print('up', flush=True); time.sleep(60)", STUBBORN):
+            child = ChildProcess(python(run_dir, source, stop_grace_s=0.3))
+            await child.start()
+            await until(lambda: (run_dir / "child.log").read_text() != "")
+            await child.stop()
+            codes.append((await child.wait()).code)
+            (run_dir / "child.log").unlink()
+        return codes[0], codes[1]
+
+    assert asyncio.run(scenario()) == (-signal.SIGTERM, -signal.SIGKILL)
+
+
+def test_a_missing_program_is_an_exit_with_a_sentence(run_dir: pathlib.Path) -> None:
+    async def scenario() -> ChildExit:
+        child = ChildProcess(command(run_dir, str(run_dir / "no-such-program")))
+        await child.start()
+        return await child.wait()
+
+    ended = asyncio.run(scenario())
+    assert ended.code == launcher.EXIT_NO_PROGRAM
+    assert "no-such-program cannot be started" in ended.last_lines[-1]
+
+
+def test_the_log_is_bounded(run_dir: pathlib.Path) -> None:
+    async def scenario() -> None:
+        child = ChildProcess(
+            python(
+                run_dir,
+                "for n in range(20000): print(f'line {n}')",
+                log_bytes_max=40_000,
+            )
+        )
+        await child.start()
+        ended = await child.wait()
+        assert ended.last_lines[-1] == "line 19999"
+
+    asyncio.run(scenario())
+    sizes = [path.stat().st_size for path in run_dir.glob("child.log*")]
+    assert len(sizes) == 2
+    assert sum(sizes) <= 40_000 + 2 * 65536
+
+
+def test_a_grandchild_that_keeps_the_output_open_is_not_waited_for(run_dir: pathlib.Path) -> None:
+    source = "import subprocess; print(subprocess.Popen(['sleep', '30']).pid, flush=True)"
+
+    async def scenario() -> ChildExit:
+        child = ChildProcess(python(run_dir, source))
+        await child.start()
+        return await asyncio.wait_for(child.wait(), 10)
+
+    ended = asyncio.run(scenario())
+    os.kill(int(ended.last_lines[0]), signal.SIGKILL)
+    assert ended.code == 0
+
+
+def test_only_the_recorded_process_is_ended(run_dir: pathlib.Path) -> None:
+    pid_path = run_dir / "child.pid"
+    stranger = subprocess.Popen(["sleep", "30"])
+    try:
+        ticks = launcher.start_ticks(stranger.pid)
+        untrue = (
+            f"{stranger.pid} {ticks + 1} {launcher.boot_id()}",
+            f"{stranger.pid} {ticks} another-boot",
+            f"{stranger.pid}",
+            "",
+            "4194303 1 x",
+        )
+        for record in untrue:
+            pid_path.write_text(record)
+            assert not end_recorded_process(pid_path, stop_signal=signal.SIGTERM, grace_s=1)
+            assert stranger.poll() is None
+            assert not pid_path.exists()
+        pid_path.write_text(f"{stranger.pid} {ticks} {launcher.boot_id()}")
+        assert end_recorded_process(pid_path, stop_signal=signal.SIGTERM, grace_s=1)
+        assert stranger.wait(1) == -signal.SIGTERM
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
+def test_the_child_dies_with_its_parent(run_dir: pathlib.Path) -> None:
+    node = subprocess.Popen(
+        [sys.executable, "-c", NODE_OF_A_SLEEPER, str(run_dir)], stdout=subprocess.PIPE, text=True
+    )
+    with node:
+        assert node.stdout is not None
+        child_pid = int(node.stdout.readline())
+        descriptor = os.pidfd_open(child_pid)
+        node.kill()
+    assert select.select([descriptor], [], [], 5.0)[0], "the child outlived its parent"
+    os.close(descriptor)
+
+
+NODE_OF_A_SLEEPER = """
+import asyncio, pathlib, sys
+from edge_node.supervision.child_process import ChildCommand, ChildProcess
+async def main():
+    run_dir = pathlib.Path(sys.argv[1])
+    child = ChildProcess(ChildCommand(
+        name="sleeper", arguments=("sleep", "60"),
+        pid_path=run_dir / "child.pid", log_path=run_dir / "child.log"))
+    print(await child.start(), flush=True)
+    await child.wait()
+asyncio.run(main())
+"""
+
+
+def test_backoff_doubles_is_bounded_and_resets() -> None:
+    backoff = Backoff(first_s=1.0, max_s=5.0, healthy_s=10.0)
+    waits_s = [backoff.wait_s(previous_s=None, lived_s=0.0)]
+    for _ in range(4):
+        waits_s.append(backoff.wait_s(previous_s=waits_s[-1], lived_s=0.0))
+    assert waits_s == [1.0, 2.0, 4.0, 5.0, 5.0]
+    assert backoff.wait_s(previous_s=5.0, lived_s=10.0) == 1.0
+
+
+def test_supervise_restarts_and_stops(run_dir: pathlib.Path) -> None:
+    async def scenario() -> tuple[list[int], list[int]]:
+        started: list[int] = []
+        codes: list[int] = []
+
+        async def on_started(pid: int) -> None:
+            started.append(pid)
+
+        async def on_exited(ended: ChildExit) -> None:
+            codes.append(ended.code)
+
+        child = ChildProcess(python(run_dir, "raise SystemExit(7)"))
+        backoff = Backoff(first_s=0.01, max_s=0.02, healthy_s=60)
+        keeping = asyncio.create_task(
+            supervise(child, backoff=backoff, on_started=on_started, on_exited=on_exited)
+        )
+        await until(lambda: len(codes) >= 3)
+        keeping.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await keeping
+        assert not child.running
+        return started, codes
+
+    started, codes = asyncio.run(scenario())
+    assert len(set(started)) == len(started) >= 3
+    assert codes[:3] == [7, 7, 7]

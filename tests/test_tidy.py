@@ -1,0 +1,100 @@
+"""House rules that a machine can hold: import directions, function lengths, honest asserts."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+FUNCTION_LINES_MAX = 75
+
+# Each part of the tree and what of this project it may import; design.md, "Layout".
+PURE = {"domain", "errors", "clock", "config", "ports", "socket_path"}
+ALLOWED = {
+    "scheduler": {"scheduler"},
+    "edge_node.domain": set(),
+    "edge_node.errors": set(),
+    "edge_node.clock": set(),
+    "edge_node.config": {"errors"},
+    "edge_node.ports": {"domain"},
+    "edge_node.socket_path": set(),
+    "edge_node.tasks": PURE | {"tasks", "scheduler"},
+    "edge_node.telemetry": PURE | {"telemetry"},
+    "edge_node.store": PURE | {"store"},
+    "edge_node.supervision": PURE | {"supervision", "peering.codec"},
+    "edge_node.dispatcher": PURE | {"tasks", "telemetry", "scheduler"},
+    "edge_node.peering": PURE | {"peering", "dispatcher"},
+    "edge_node.api": PURE | {"api", "telemetry"},
+    "edge_node.worker": PURE | {"worker", "peering.codec"},
+    # Clients of a running node: they reach it over HTTP, like everyone else.
+    "edge_node.console": PURE | {"console", "worker.tiny_sd3.scenes"},
+}
+# The heavy world stays inside the worker and the learning side.
+HEAVY = {"torch", "diffusers", "transformers", "numba", "gymnasium", "PIL", "matplotlib"}
+
+
+def python_files() -> list[Path]:
+    folders = ("edge_node", "scheduler", "benchmarks", "tests")
+    return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def test_imports_point_one_way() -> None:
+    wrong = []
+    for path in python_files():
+        name = module_name(path)
+        part = max((p for p in ALLOWED if f"{name}.".startswith(f"{p}.")), key=len, default=None)
+        if part is None:
+            continue
+        for imported in imports(path):
+            if not imported.startswith(("edge_node.", "scheduler.", "benchmarks", "tests")):
+                continue
+            short = imported.removeprefix("edge_node.")
+            if not any(f"{short}.".startswith(f"{allowed}.") for allowed in ALLOWED[part]):
+                wrong.append(f"{name} imports {imported}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_functions_can_be_read_at_a_glance() -> None:
+    long = []
+    for path in python_files():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = (node.end_lineno or node.lineno) - node.lineno + 1
+                if lines > FUNCTION_LINES_MAX:
+                    long.append(f"{path}:{node.lineno} {node.name}: {lines} lines")
+    assert not long, "\n".join(long)
+
+
+def test_every_test_can_fail() -> None:
+    idle = []
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        tree = ast.parse(path.read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+                source = ast.unparse(node)
+                words = ("assert", "raises", "check", "asyncio.run", "on_cluster", "run_all")
+                if not any(word in source for word in words):
+                    idle.append(f"{path}:{node.lineno} {node.name}")
+    assert not idle, "\n".join(idle)
+
+
+def test_the_node_process_stays_light() -> None:
+    code = f"import edge_node.node, sys; print(sorted({HEAVY!r} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
