@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -29,9 +29,9 @@ from edge_node.worker.tiny_sd3 import scenes
 
 # Seconds per work unit of the three nodes; the node that is asked is the middle one.
 PACES_S = (0.16, 0.10, 0.30)
-ONE_OBJECT_SCENES = 16
+ONE_OBJECT_SCENES = 18
 TWO_OBJECT_SCENES = 4
-CAPTIONS = 4
+CAPTIONS = 6
 SEED = 7
 OFFLOADING_POLICY = "slow_server_aware"
 
@@ -39,9 +39,13 @@ OFFLOADING_POLICY = "slow_server_aware"
 def demo_scenes() -> dict[str, scenes.Scene]:
     """Scene prompts of the demonstration, none of which training has seen."""
     rng = np.random.default_rng(SEED)
-    counts = [1] * ONE_OBJECT_SCENES + [2] * TWO_OBJECT_SCENES
-    drawn = [scenes.sample_scene(rng, objects=n, want_held_out=True) for n in counts]
-    return {scenes.caption(scene): scene for scene in drawn}
+    wanted: dict[str, scenes.Scene] = {}
+    for objects, count in ((1, ONE_OBJECT_SCENES), (2, TWO_OBJECT_SCENES)):
+        enough = len(wanted) + count
+        while len(wanted) < enough:
+            scene = scenes.sample_scene(rng, objects=objects, want_held_out=True)
+            wanted[scenes.caption(scene)] = scene
+    return wanted
 
 
 async def run_demo(*, out: Path, rest_port: int, console: Console) -> bool:
@@ -76,7 +80,7 @@ async def _run(
     policy: str, planned: Sequence[PlannedTask], *, rest_port: int, console: Console
 ) -> tuple[list[Drawn], ReplaySummary]:
     settings = [
-        {"engine": "sd3", "torch_threads": 1, "pace_s": pace_s, "policy": policy}
+        {"torch_threads": 1, "rows_max": 1, "pace_s": pace_s, "policy": policy}
         for pace_s in PACES_S
     ]
     with console.status(f"Starting three nodes, policy {policy}: node, store and worker each"):
@@ -135,7 +139,8 @@ def _result(summaries: dict[str, ReplaySummary], *, right: int, judged: int) -> 
 def _table(summaries: dict[str, ReplaySummary]) -> Table:
     table = Table(title="Delay at the client, seconds")
     for column in ("policy", "images", "total", "mean", "median", "p95", "offloaded", "by node"):
-        table.add_column(column, justify="left" if column in ("policy", "by node") else "right")
+        justify: Literal["left", "right"] = "left" if column in ("policy", "by node") else "right"
+        table.add_column(column, justify=justify, no_wrap=column != "by node")
     for policy, s in summaries.items():
         table.add_row(
             policy,

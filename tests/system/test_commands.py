@@ -1,0 +1,118 @@
+"""The `dedgeai` command as a person types it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from edge_node.console.local_cluster import LocalCluster
+from tests.system.local import EMULATED, decoded, free_port, on_cluster, processes_of
+
+pytestmark = pytest.mark.system
+DEDGEAI = (sys.executable, "-m", "edge_node.cli")
+
+
+async def command(*arguments: str) -> tuple[int, str]:
+    process = await asyncio.create_subprocess_exec(
+        *DEDGEAI,
+        *arguments,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    output, _ = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode is not None
+    return process.returncode, output.decode()
+
+
+def test_generate_and_replay(tmp_path: Path) -> None:
+    async def test(cluster: LocalCluster, http: httpx.AsyncClient) -> None:
+        out = tmp_path / "drawn.png"
+        code, said = await command(
+            "generate", "a boat", "--node", cluster.urls[0], "--out", str(out), "--steps", "3"
+        )
+        assert code == 0, said
+        assert "node-" in said
+        assert decoded(out.read_bytes()).size == (512, 512)
+        figures = tmp_path / "figures.json"
+        code, said = await command(
+            *("replay", "--nodes", ",".join(cluster.urls), "--tasks", "4"),
+            *("--arrival", "slots", "--slot", "0.1", "--json", str(figures)),
+        )
+        assert code == 0, said
+        summary = json.loads(figures.read_text())
+        assert (summary["images"], summary["failed"]) == (4, 0)
+        assert sum(summary["per_node"].values()) == 4
+        code, said = await command("generate", "x", "--node", cluster.urls[0], "--size", "5x5")
+        assert code == 2
+        assert "`size`" in said
+
+    on_cluster(tmp_path, EMULATED, EMULATED, test=test)
+
+
+def test_a_node_that_is_not_there_is_a_sentence() -> None:
+    url = f"http://127.0.0.1:{free_port(1)}"
+    code, said = asyncio.run(command("generate", "x", "--node", url))
+    assert code == 2
+    assert "Start one with `dedgeai cluster`" in said
+    assert "Traceback" not in said
+
+
+def test_cluster_says_when_it_is_ready_and_stops_on_ctrl_c(tmp_path: Path) -> None:
+    arguments = ("cluster", "--nodes", "2", "--engine", "emulated", "--time-scale", "20")
+    arguments += ("--port", str(free_port(2)), "--data", str(tmp_path))
+    with subprocess.Popen([*DEDGEAI, *arguments], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        said = ""
+        while "Ctrl-C" not in said:
+            line = process.stdout.readline()
+            assert line, said
+            said += line
+        assert "All nodes are ready" in said
+        assert len(processes_of(tmp_path, "edge_node.worker")) == 2
+        process.send_signal(signal.SIGINT)
+        rest, _ = process.communicate(timeout=60)
+    assert "All nodes are stopped." in rest
+    assert processes_of(tmp_path, "") == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (("polcy=local",), "Did you mean policy"),
+        (("policy=fastest",), "unknown policy 'fastest'"),
+        (("rest_port",), "not KEY=VALUE"),
+    ],
+)
+def test_a_wrong_setting_ends_the_node_with_a_sentence(
+    tmp_path: Path, settings: tuple[str, ...], said: str
+) -> None:
+    port = free_port(1)
+    given = [
+        f"data_folder={tmp_path}",
+        f"rest_port={port}",
+        f"grpc_port={port + 1000}",
+        "engine=emulated",
+    ]
+    options = [part for setting in (*given, *settings) for part in ("--set", setting)]
+    code, output = asyncio.run(command("node", *options))
+    assert code == 2
+    assert said in output
+    assert "Traceback" not in output
+
+
+def test_a_second_node_on_the_same_folder_is_refused(tmp_path: Path) -> None:
+    async def test(cluster: LocalCluster, http: httpx.AsyncClient) -> None:
+        folder = cluster.folder / "node-0"
+        code, output = await command("node", "--set", f"data_folder={folder}")
+        assert code == 2
+        assert "Another node uses" in output
+        assert (await http.get(f"{cluster.urls[0]}/readyz")).status_code == 200
+
+    on_cluster(tmp_path, EMULATED, test=test)
