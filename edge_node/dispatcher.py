@@ -79,6 +79,8 @@ FAILURE_PENALTY_S = 60.0
 WORKER_DOUBT_S = 0.5
 # Recent jobs remembered here; older ones are read from the ledger.
 JOBS_KEPT_MAX = 2000
+# How often within a lease its executor says that it still holds the attempt.
+LEASE_RENEWALS = 4
 # Share by which capacity must change before peers are told at once.
 CAPACITY_CHANGE_SHOWN = 0.02
 
@@ -102,6 +104,7 @@ class DispatcherSettings:
     deadline_s_max: float
     tick_s: float
     heartbeat_s: float
+    lease_s: float
 
 
 class Dispatcher:
@@ -629,6 +632,9 @@ class Dispatcher:
                         self._attempt_reported(executor, offload, report)
             except DEdgeAIError as error:
                 failure = replace(failure, message=error.message)
+            except Exception:
+                # Our own bug must not leave the task with a peer that has ended it.
+                log.exception("following %s at %s failed", offload.task_id, executor)
         if not ended:
             self._attempt_reported(executor, offload, failure)
 
@@ -659,6 +665,9 @@ class Dispatcher:
             failure = AttemptFailed(code="worker_lost", message=error.message, retryable=True)
         except DEdgeAIError as error:
             failure = AttemptFailed(code=error.code, message=error.message, retryable=True)
+        except Exception:
+            # Our own bug must not leave the attempt hosted for ever.
+            log.exception("drawing %s failed", start.task_id)
         if failure is None:
             # Of an attempt that has ended this is not heard any more.
             message = "The worker ended the drawing without a result."
@@ -725,7 +734,7 @@ class Dispatcher:
 
     async def _let_time_pass(self) -> None:
         settings = self._settings
-        heartbeat_due_s = 0.0
+        observe_due_s = renewal_due_s = 0.0
         while True:
             now_s = self._clock.now_s()
             alive = frozenset(
@@ -736,9 +745,11 @@ class Dispatcher:
                 self._apply(life.PeerFailed(node_id=lost))
             self._alive = alive
             self._apply(life.ClockAdvanced())
-            if now_s >= heartbeat_due_s:
-                heartbeat_due_s = now_s + settings.heartbeat_s
+            if now_s >= renewal_due_s:
+                renewal_due_s = now_s + settings.lease_s / LEASE_RENEWALS
                 self._apply(hosted.HeartbeatDue())
+            if now_s >= observe_due_s:
+                observe_due_s = now_s + settings.heartbeat_s
                 self._observe()
             await asyncio.sleep(settings.tick_s)
 
@@ -862,7 +873,12 @@ class Dispatcher:
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(coroutine)
         self._background.add(task)
-        task.add_done_callback(self._background.discard)
+        task.add_done_callback(self._background_ended)
+
+    def _background_ended(self, task: asyncio.Task[None]) -> None:
+        self._background.discard(task)
+        if not task.cancelled() and (bug := task.exception()) is not None:
+            log.error("a background task of the dispatcher failed", exc_info=bug)
 
 
 def _final_event(record: TaskRecord) -> TaskEvent:

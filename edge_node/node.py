@@ -360,6 +360,7 @@ def dispatcher_settings(config: NodeConfig, incarnation: int) -> DispatcherSetti
         deadline_s_max=config.deadline_s_max,
         tick_s=config.tick_s,
         heartbeat_s=config.heartbeat_s,
+        lease_s=config.lease_s,
     )
 
 

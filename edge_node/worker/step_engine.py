@@ -49,6 +49,8 @@ LOG = logging.getLogger(__name__)
 
 # Drawings whose last step is done and whose image is still being encoded beside the loop.
 ENCODING_MAX = 4
+# Places at the head of the queue of which every change is told; further back once is enough.
+POSITIONS_TOLD_MAX = 10
 # Tasks whose highest attempt is remembered; far more than can be in flight at once.
 FENCED_TASKS_MAX = 10_000
 
@@ -340,7 +342,8 @@ class StepEngine(Generic[Row]):
         places = queue_order.positions(attempt.order for attempt in self._waiting.values())
         for arrival, position in places.items():
             attempt = self._waiting[arrival]
-            if attempt.position != position:
+            near = position <= POSITIONS_TOLD_MAX or attempt.position == 0
+            if attempt.position != position and near:
                 attempt.position = position
                 self._report(attempt, AttemptQueued(position=position))
 

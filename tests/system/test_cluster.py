@@ -61,8 +61,8 @@ async def check_events(http: httpx.AsyncClient, url: str, task_id: str) -> None:
 async def check_job(http: httpx.AsyncClient, here: str, there: str) -> None:
     job = await submit(http, here, "several", n=3, num_inference_steps=2)
     assert (job["object"], len(job["tasks"])) == ("image.job", 3)
-    for task in job["tasks"]:
-        await wait_for(http, here, task["id"])
+    drawn = [await wait_for(http, here, task["id"]) for task in job["tasks"]]
+    assert {task["executor"] for task in drawn} == {"node-0", "node-1"}
     read = (await http.get(f"{there}/v1/jobs/{job['id']}")).json()
     assert [task["status"] for task in read["tasks"]] == ["completed"] * 3
     assert [task["id"] for task in read["tasks"]] == [task["id"] for task in job["tasks"]]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import httpx
@@ -106,23 +108,51 @@ def test_accepted_tasks_survive_kill_9_of_their_origin(tmp_path: Path) -> None:
 def test_a_synchronous_request_whose_node_dies_ends_as_client_gone(tmp_path: Path) -> None:
     async def test(cluster: LocalCluster, http: httpx.AsyncClient) -> None:
         url = cluster.urls[0]
-        asked = asyncio.create_task(
-            http.post(f"{url}/v1/images/generations", json={"prompt": "x", "stream": True})
-        )
-        async with asyncio.timeout(20):
-            while (await http.get(f"{url}/v1/cluster")).json()["tasks_in_flight"] == 0:
-                await asyncio.sleep(0.02)
-        await asyncio.sleep(0.3)  # the journal is written behind
-        cluster.signal_node(0, signal.SIGKILL)
-        with pytest.raises(httpx.TransportError):
-            await asked
-        cluster.wait_node(0)
+        body = {"prompt": "x", "stream": True}
+        async with http.stream("POST", f"{url}/v1/images/generations", json=body) as response:
+            task_id = response.headers["x-dedgeai-task-id"]
+            assert response.headers["x-dedgeai-durability"] == "journalled"
+            await wait_for(http, url, task_id, "in_progress")
+            await asyncio.sleep(0.3)  # the journal is written behind
+            cluster.signal_node(0, signal.SIGKILL)
+            cluster.wait_node(0)
         cluster.start_node(0)
         async with RestClient(timeout_s=5) as client:
             await cluster.wait_ready(client, 0)
+        ended = await wait_for(http, url, task_id)
+        assert (ended["status"], ended["error"]["code"]) == ("failed", "client_gone")
+
+    on_cluster(tmp_path, SLOW, test=test)
+
+
+def test_a_client_that_hangs_up_frees_the_device(tmp_path: Path) -> None:
+    async def test(cluster: LocalCluster, http: httpx.AsyncClient) -> None:
+        url = cluster.urls[0]
+        body = {"prompt": "x", "num_inference_steps": 50}
+        with pytest.raises(httpx.ReadTimeout):
+            await http.post(f"{url}/v1/images/generations", json=body, timeout=1.0)
+        async with asyncio.timeout(5):
+            while (await http.get(f"{url}/v1/cluster")).json()["own"]["backlog"]:
+                await asyncio.sleep(0.05)
         assert (await http.get(f"{url}/v1/cluster")).json()["tasks_in_flight"] == 0
 
     on_cluster(tmp_path, SLOW, test=test)
+
+
+def test_a_worker_of_somebody_elses_is_attached_and_outlives_the_node(tmp_path: Path) -> None:
+    path = tmp_path / "w.sock"
+    arguments = ["--socket", str(path), "--engine", "emulated", "--time-scale", "20"]
+    with subprocess.Popen([sys.executable, "-m", "edge_node.worker", *arguments]) as worker:
+
+        async def test(cluster: LocalCluster, http: httpx.AsyncClient) -> None:
+            task = await submit(http, cluster.urls[0], num_inference_steps=2)
+            ended = await wait_for(http, cluster.urls[0], task["id"])
+            assert ended["status"] == "completed"
+
+        settings = {key: value for key, value in EMULATED.items() if key.endswith("_s")}
+        on_cluster(tmp_path / "data", settings | {"worker_socket": str(path)}, test=test)
+        assert worker.poll() is None
+        worker.terminate()
 
 
 def test_a_worker_killed_in_mid_step_costs_no_task(tmp_path: Path) -> None:

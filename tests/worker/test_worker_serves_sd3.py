@@ -83,7 +83,7 @@ def test_it_draws_two_sizes_at_once_and_the_seed_decides(
         description, states = await settled(client)
         assert states[0] == "loading"
         assert description.state == "ready", description.detail
-        assert (description.size_px_min, description.size_px_max) == (8, 48)
+        assert (description.size_px_min, description.size_px_max) == (16, 48)
         assert description.model_fingerprint
         small, again, other, wide = await asyncio.gather(
             draw(client, "a-1", previews=2),
