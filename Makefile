@@ -39,8 +39,12 @@ proto: install
 	cd proto && ../$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. \
 		--grpc_python_out=. dedgeai/v1/node.proto dedgeai/v1/worker.proto
 
+# The quick ones; each script's --help says how to run the long ones.
 bench: install
-	$(BIN)/python -m benchmarks.replay_flickr8k --help
+	$(BIN)/python -m benchmarks.node_footprint
+	$(BIN)/python -m benchmarks.tiny_sd3_adherence
+	$(BIN)/python -m benchmarks.replay_flickr8k --start tiny:3 --paces 0.16,0.1,0.3 --to one \
+		--tasks 100 --name tiny3
 
 clean:
 	rm -rf $(VENV) out build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

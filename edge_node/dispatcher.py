@@ -36,28 +36,22 @@ from edge_node.domain import (
     TaskRecord,
     TaskStatus,
     WorkerDescription,
-    origin_of,
 )
 from edge_node.errors import (
     AdmissionRefused,
     DEdgeAIError,
     ImageNotReady,
     NodeNotReady,
-    OriginUnavailable,
     StoreUnavailable,
     TaskNotFound,
     WorkerUnavailable,
 )
 from edge_node.ports import (
     AlreadyAccepted,
-    ClusterSnapshot,
-    DrawingLimits,
     Idempotency,
     Images,
     Ledger,
-    Peer,
     Peers,
-    PeerView,
     Submission,
     Worker,
 )
@@ -93,15 +87,8 @@ class DispatcherSettings:
     incarnation: int
     rest_url: str
     grpc_address: str
-    policy_name: str
     admission: AdmissionLimits
-    prompt_chars_max: int
-    steps_default: int
-    guidance_scale_default: float
-    guidance_scale_max: float
-    images_per_request_max: int
     deadline_s_default: float
-    deadline_s_max: float
     tick_s: float
     heartbeat_s: float
     lease_s: float
@@ -178,7 +165,24 @@ class Dispatcher:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    # The REST surface.
+    # What can be read at any time.
+
+    @property
+    def described(self) -> WorkerDescription:
+        """The worker as it last was ready; without a model before it ever was."""
+        return self._described
+
+    @property
+    def in_flight(self) -> int:
+        """Tasks accepted here and not final."""
+        return self._lifecycle.in_flight
+
+    @property
+    def draining(self) -> bool:
+        """Whether the node takes no new work because it is about to stop."""
+        return self._draining
+
+    # Tasks of this node, for its clients and for peers.
 
     async def submit(
         self,
@@ -221,119 +225,10 @@ class Dispatcher:
         records = [await self.read_own_task(task.id) for task in tasks]
         return Submission(job_id=tasks[0].job_id, records=tuple(records), replayed=False)
 
-    def limits(self) -> DrawingLimits:
-        """What may be asked for; raises NodeNotReady until the worker was ready once."""
-        described, settings = self._described, self._settings
-        if not described.model:
-            raise NodeNotReady(
-                "The model is still being loaded. Try again after the time in Retry-After.",
-                retry_after_s=2.0,
-            )
-        return DrawingLimits(
-            model=described.model,
-            size_px_min=described.size_px_min,
-            size_px_max=described.size_px_max,
-            size_px_multiple=described.size_px_multiple,
-            size_px_default=described.work_model.reference_px,
-            steps_max=described.steps_max,
-            steps_default=min(settings.steps_default, described.steps_max),
-            guidance_scale_max=settings.guidance_scale_max,
-            guidance_scale_default=settings.guidance_scale_default,
-            prompt_chars_max=settings.prompt_chars_max,
-            images_per_request_max=settings.images_per_request_max,
-            deadline_s_max=settings.deadline_s_max,
-        )
-
-    def models(self) -> tuple[str, ...]:
-        """Models that some live node serves."""
-        return self._view.models(now_s=self._clock.now_s())
-
-    async def read_task(self, task_id: TaskId) -> TaskRecord:
-        """Any node's task; raises TaskNotFound or OriginUnavailable."""
-        origin = self._origin(task_id)
-        if origin is None:
-            return await self.read_own_task(task_id)
-        return await origin.read_task(task_id)
-
-    async def read_job(self, job_id: JobId) -> tuple[TaskRecord, ...]:
-        """Any node's job; raises TaskNotFound or OriginUnavailable."""
-        origin = self._origin(job_id)
-        return await (self.read_own_job(job_id) if origin is None else origin.read_job(job_id))
-
-    async def cancel_task(self, task_id: TaskId) -> TaskRecord:
-        """Cancels any node's task; one that is final stays as it is."""
-        origin = self._origin(task_id)
-        if origin is None:
-            return await self.cancel_own_task(task_id)
-        return await origin.cancel_task(task_id)
-
-    async def watch_task(
-        self, task_id: TaskId, *, after: int = 0
-    ) -> AsyncGenerator[TaskEvent, None]:
-        """Events of any node's task with a sequence above `after`, to the final one."""
-        origin = self._origin(task_id)
-        events = (
-            self.watch_own_task(task_id, after=after)
-            if origin is None
-            else origin.watch_task(task_id, after=after)
-        )
-        async with aclosing(events) as open_events:
-            async for event in open_events:
-                yield event
-
-    async def read_image(self, task_id: TaskId) -> tuple[bytes, str]:
-        """Content and media type; raises TaskNotFound, ImageNotReady or ImageGone."""
-        origin = self._origin(task_id)
-        if origin is None:
-            return await self.read_own_image(task_id)
-        return await origin.fetch_image(task_id)
-
-    async def client_gone(self, task_ids: Sequence[TaskId]) -> None:
+    def client_gone(self, task_ids: Sequence[TaskId]) -> None:
         """A synchronous client hung up: nobody wants what it had asked for."""
         for task_id in task_ids:
             self._apply(life.CancelRequested(task_id=task_id))
-
-    def cluster(self) -> ClusterSnapshot:
-        """All nodes as this one sees them."""
-        assert self._peers is not None
-        now_s = self._clock.now_s()
-        views = {view.state.node_id: view for view in self._view.views(now_s=now_s)}
-        peers = []
-        for address, node_id in self._peers.addresses.items():
-            view = None if node_id is None else views.get(node_id)
-            peers.append(
-                PeerView(
-                    address=address,
-                    state=None if view is None else view.state,
-                    alive=view is not None and view.alive,
-                    staleness_s=0.0 if view is None else view.staleness_s,
-                    link_s=0.0 if view is None else view.round_trip_s,
-                )
-            )
-        return ClusterSnapshot(
-            node_id=self._settings.node_id,
-            policy=self._settings.policy_name,
-            own=self.own_state(),
-            peers=tuple(peers),
-            tasks_in_flight=self._lifecycle.in_flight,
-        )
-
-    def readiness(self) -> tuple[str, ...]:
-        """Why requests should go elsewhere at present; empty when they need not."""
-        reasons = []
-        if self._draining:
-            reasons.append("the node is draining")
-        description = self._worker.description
-        if description is not None and description.state == "failed":
-            reasons.append(f"the worker failed: {description.detail}")
-        elif not self._worker.ready:
-            state = "starting" if description is None else description.state.replace("_", " ")
-            reasons.append(f"the worker is {state}")
-        if not self._ledger.available:
-            reasons.append("the store is away")
-        return tuple(reasons)
-
-    # What peers ask, and what the REST surface asks of tasks accepted here.
 
     async def read_own_task(self, task_id: TaskId) -> TaskRecord:
         """A task accepted here."""
@@ -796,7 +691,8 @@ class Dispatcher:
     ) -> tuple[Task, ...]:
         if self._draining:
             raise NodeNotReady("This node is being stopped. Ask another node.", retry_after_s=5.0)
-        self.limits()  # raises while nothing is known of the model
+        if not self._described.model:
+            raise NodeNotReady("The model is still being loaded.", retry_after_s=2.0)
         now_unix_s = self._clock.unix_s()
         prefix = self._settings.node_id
         job_id = JobId(f"{prefix}-{ULID()}") if len(drawings) > 1 else None
@@ -837,25 +733,6 @@ class Dispatcher:
             self._jobs[tasks[0].job_id] = tuple(task.id for task in tasks)
             while len(self._jobs) > JOBS_KEPT_MAX:
                 self._jobs.popitem(last=False)
-
-    def _origin(self, identifier: str) -> Peer | None:
-        """Who owns a task or job: None for this node, or the peer; raises if it is neither."""
-        node_id = origin_of(identifier)
-        if node_id == self._settings.node_id:
-            return None
-        assert self._peers is not None
-        peer = self._peers.client(node_id)
-        if peer is not None:
-            return peer
-        if None in self._peers.addresses.values():
-            raise OriginUnavailable(
-                f"{identifier} may belong to a node that has not been met yet. Try again soon.",
-                retry_after_s=2.0,
-            )
-        raise TaskNotFound(
-            f"There is no task or job {identifier}: no node of this cluster has that name. "
-            "Identifiers look like <node>-<ulid>."
-        )
 
     def _moment(self) -> Moment:
         return Moment(now_s=self._clock.now_s(), unix_s=self._clock.unix_s())

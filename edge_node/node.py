@@ -28,6 +28,7 @@ from edge_node.config import NodeConfig
 from edge_node.dispatcher import Dispatcher, DispatcherSettings
 from edge_node.domain import NodeId
 from edge_node.errors import InvalidRequest, StoreUnavailable
+from edge_node.front_desk import FrontDesk, FrontDeskSettings
 from edge_node.peering.membership import Membership
 from edge_node.peering.server import NodeServicer, PeerServer
 from edge_node.socket_path import SOCKET_PATH_BYTES_MAX
@@ -97,7 +98,12 @@ class _Node:
         incarnation = await ledger.next_incarnation()
         recovered = await ledger.recover(attempts_max=self._config.attempts_max)
         worker = self._worker()
-        dispatcher = self._dispatcher(ledger, images, worker, incarnation)
+        view = ClusterView(
+            own_id=NodeId(self._config.node_id),
+            incarnation=incarnation,
+            limits=ClusterViewLimits(suspect_s=self._config.suspect_s),
+        )
+        dispatcher = self._dispatcher(ledger, images, worker, view, incarnation)
         self._worker_changed = lambda: self._tell_worker_changed(worker, dispatcher)
         await worker.start()
         self._stack.push_async_callback(worker.stop)
@@ -105,7 +111,16 @@ class _Node:
         dispatcher.start(membership, [record.task for record in recovered])
         self._stack.push_async_callback(dispatcher.stop)
         self._background(self._keep_house(ledger, images))
-        await self._serve(dispatcher, stopping)
+        front_desk = FrontDesk(
+            front_desk_settings(self._config),
+            dispatcher=dispatcher,
+            view=view,
+            peers=membership,
+            worker=worker,
+            ledger=ledger,
+            clock=self._clock,
+        )
+        await self._serve(front_desk, dispatcher, stopping)
 
     # The parts.
 
@@ -178,10 +193,14 @@ class _Node:
         dispatcher.worker_changed()
 
     def _dispatcher(
-        self, ledger: TaskLedger, images: ImageFiles, worker: WorkerProcess, incarnation: int
+        self,
+        ledger: TaskLedger,
+        images: ImageFiles,
+        worker: WorkerProcess,
+        view: ClusterView,
+        incarnation: int,
     ) -> Dispatcher:
         config = self._config
-        node_id = NodeId(config.node_id)
         try:
             policy = create(
                 config.policy,
@@ -196,11 +215,7 @@ class _Node:
                 LifecycleLimits(attempts_max=config.attempts_max, lease_s=config.lease_s)
             ),
             hosting=Hosting(HostingLimits(hosted_max=config.hosted_tasks_max)),
-            view=ClusterView(
-                own_id=node_id,
-                incarnation=incarnation,
-                limits=ClusterViewLimits(suspect_s=config.suspect_s),
-            ),
+            view=view,
             policy=policy,
             ledger=ledger,
             images=images,
@@ -229,10 +244,12 @@ class _Node:
         self._stack.push_async_callback(membership.stop)
         return membership
 
-    async def _serve(self, dispatcher: Dispatcher, stopping: asyncio.Event) -> None:
+    async def _serve(
+        self, front_desk: FrontDesk, dispatcher: Dispatcher, stopping: asyncio.Event
+    ) -> None:
         config = self._config
         app = create_app(
-            dispatcher, request_bytes_max=config.request_bytes_max, metrics=self._metrics
+            front_desk, request_bytes_max=config.request_bytes_max, metrics=self._metrics
         )
         server = _RestServer(
             uvicorn.Config(
@@ -347,20 +364,27 @@ def dispatcher_settings(config: NodeConfig, incarnation: int) -> DispatcherSetti
         incarnation=incarnation,
         rest_url=f"http://{advertised(config.rest_host)}:{config.rest_port}",
         grpc_address=f"{advertised(config.grpc_host)}:{config.grpc_port}",
-        policy_name=config.policy,
         admission=AdmissionLimits(
             tasks_in_flight_max=config.tasks_in_flight_max, wait_s_max=config.queue_wait_s_max
         ),
+        deadline_s_default=config.deadline_s_default,
+        tick_s=config.tick_s,
+        heartbeat_s=config.heartbeat_s,
+        lease_s=config.lease_s,
+    )
+
+
+def front_desk_settings(config: NodeConfig) -> FrontDeskSettings:
+    """What the front desk takes from the configuration."""
+    return FrontDeskSettings(
+        node_id=NodeId(config.node_id),
+        policy_name=config.policy,
         prompt_chars_max=config.prompt_chars_max,
         steps_default=config.steps_default,
         guidance_scale_default=config.guidance_scale_default,
         guidance_scale_max=config.guidance_scale_max,
         images_per_request_max=config.images_per_request_max,
-        deadline_s_default=config.deadline_s_default,
         deadline_s_max=config.deadline_s_max,
-        tick_s=config.tick_s,
-        heartbeat_s=config.heartbeat_s,
-        lease_s=config.lease_s,
     )
 
 

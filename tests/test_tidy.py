@@ -25,6 +25,7 @@ ALLOWED = {
     "edge_node.store": PURE | {"store"},
     "edge_node.supervision": PURE | {"supervision", "peering.codec"},
     "edge_node.dispatcher": PURE | {"tasks", "telemetry", "scheduler"},
+    "edge_node.front_desk": PURE | {"tasks", "dispatcher"},
     "edge_node.peering": PURE | {"peering", "dispatcher"},
     "edge_node.api": PURE | {"api", "telemetry"},
     "edge_node.worker": PURE | {"worker", "peering.codec"},

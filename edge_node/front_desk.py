@@ -1,0 +1,213 @@
+"""What clients of this node are told, wherever the task lives: forwards to whoever owns it.
+
+Owns the bounds of requests and the view of the cluster as clients see it. What happens to tasks
+of this node is the dispatcher's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from edge_node.clock import Clock
+from edge_node.dispatcher import Dispatcher
+from edge_node.domain import Drawing, JobId, NodeId, TaskEvent, TaskId, TaskRecord, origin_of
+from edge_node.errors import NodeNotReady, OriginUnavailable, TaskNotFound
+from edge_node.ports import (
+    ClusterSnapshot,
+    DrawingLimits,
+    Idempotency,
+    Ledger,
+    Peer,
+    Peers,
+    PeerView,
+    Submission,
+    Worker,
+)
+from edge_node.tasks.cluster_view import ClusterView
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrontDeskSettings:
+    """Bounds and defaults of requests; units in the names."""
+
+    node_id: NodeId
+    policy_name: str
+    prompt_chars_max: int
+    steps_default: int
+    guidance_scale_default: float
+    guidance_scale_max: float
+    images_per_request_max: int
+    deadline_s_max: float
+
+
+class FrontDesk:
+    """The REST surface's only counterpart."""
+
+    def __init__(
+        self,
+        settings: FrontDeskSettings,
+        *,
+        dispatcher: Dispatcher,
+        view: ClusterView,
+        peers: Peers,
+        worker: Worker,
+        ledger: Ledger,
+        clock: Clock,
+    ) -> None:
+        self._settings = settings
+        self._dispatcher = dispatcher
+        self._view = view
+        self._peers = peers
+        self._worker = worker
+        self._ledger = ledger
+        self._clock = clock
+
+    async def submit(
+        self,
+        drawings: Sequence[Drawing],
+        *,
+        durable: bool,
+        deadline_s: float | None = None,
+        priority: int = 0,
+        idempotency: Idempotency | None = None,
+    ) -> Submission:
+        """Accepts tasks here; as Dispatcher.submit."""
+        return await self._dispatcher.submit(
+            drawings,
+            durable=durable,
+            deadline_s=deadline_s,
+            priority=priority,
+            idempotency=idempotency,
+        )
+
+    async def client_gone(self, task_ids: Sequence[TaskId]) -> None:
+        """A synchronous client hung up: nobody wants what it had asked for."""
+        self._dispatcher.client_gone(task_ids)
+
+    def limits(self) -> DrawingLimits:
+        """What may be asked for; raises NodeNotReady until the worker was ready once."""
+        described, settings = self._dispatcher.described, self._settings
+        if not described.model:
+            raise NodeNotReady(
+                "The model is still being loaded. Try again after the time in Retry-After.",
+                retry_after_s=2.0,
+            )
+        return DrawingLimits(
+            model=described.model,
+            size_px_min=described.size_px_min,
+            size_px_max=described.size_px_max,
+            size_px_multiple=described.size_px_multiple,
+            size_px_default=described.work_model.reference_px,
+            steps_max=described.steps_max,
+            steps_default=min(settings.steps_default, described.steps_max),
+            guidance_scale_max=settings.guidance_scale_max,
+            guidance_scale_default=settings.guidance_scale_default,
+            prompt_chars_max=settings.prompt_chars_max,
+            images_per_request_max=settings.images_per_request_max,
+            deadline_s_max=settings.deadline_s_max,
+        )
+
+    def models(self) -> tuple[str, ...]:
+        """Models that some live node serves."""
+        return self._view.models(now_s=self._clock.now_s())
+
+    async def read_task(self, task_id: TaskId) -> TaskRecord:
+        """Any node's task; raises TaskNotFound or OriginUnavailable."""
+        origin = self._origin(task_id)
+        if origin is None:
+            return await self._dispatcher.read_own_task(task_id)
+        return await origin.read_task(task_id)
+
+    async def read_job(self, job_id: JobId) -> tuple[TaskRecord, ...]:
+        """Any node's job; raises TaskNotFound or OriginUnavailable."""
+        origin = self._origin(job_id)
+        return await (
+            self._dispatcher.read_own_job(job_id) if origin is None else origin.read_job(job_id)
+        )
+
+    async def cancel_task(self, task_id: TaskId) -> TaskRecord:
+        """Cancels any node's task; one that is final stays as it is."""
+        origin = self._origin(task_id)
+        if origin is None:
+            return await self._dispatcher.cancel_own_task(task_id)
+        return await origin.cancel_task(task_id)
+
+    async def watch_task(
+        self, task_id: TaskId, *, after: int = 0
+    ) -> AsyncGenerator[TaskEvent, None]:
+        """Events of any node's task with a sequence above `after`, to the final one."""
+        origin = self._origin(task_id)
+        events = (
+            self._dispatcher.watch_own_task(task_id, after=after)
+            if origin is None
+            else origin.watch_task(task_id, after=after)
+        )
+        async with aclosing(events) as open_events:
+            async for event in open_events:
+                yield event
+
+    async def read_image(self, task_id: TaskId) -> tuple[bytes, str]:
+        """Content and media type; raises TaskNotFound, ImageNotReady or ImageGone."""
+        origin = self._origin(task_id)
+        if origin is None:
+            return await self._dispatcher.read_own_image(task_id)
+        return await origin.fetch_image(task_id)
+
+    def cluster(self) -> ClusterSnapshot:
+        """All nodes as this one sees them."""
+        now_s = self._clock.now_s()
+        views = {view.state.node_id: view for view in self._view.views(now_s=now_s)}
+        peers = []
+        for address, node_id in self._peers.addresses.items():
+            view = None if node_id is None else views.get(node_id)
+            peers.append(
+                PeerView(
+                    address=address,
+                    state=None if view is None else view.state,
+                    alive=view is not None and view.alive,
+                    staleness_s=0.0 if view is None else view.staleness_s,
+                    link_s=0.0 if view is None else view.round_trip_s,
+                )
+            )
+        return ClusterSnapshot(
+            node_id=self._settings.node_id,
+            policy=self._settings.policy_name,
+            own=self._dispatcher.own_state(),
+            peers=tuple(peers),
+            tasks_in_flight=self._dispatcher.in_flight,
+        )
+
+    def readiness(self) -> tuple[str, ...]:
+        """Why requests should go elsewhere at present; empty when they need not."""
+        reasons = []
+        if self._dispatcher.draining:
+            reasons.append("the node is draining")
+        description = self._worker.description
+        if description is not None and description.state == "failed":
+            reasons.append(f"the worker failed: {description.detail}")
+        elif not self._worker.ready:
+            state = "starting" if description is None else description.state.replace("_", " ")
+            reasons.append(f"the worker is {state}")
+        if not self._ledger.available:
+            reasons.append("the store is away")
+        return tuple(reasons)
+
+    def _origin(self, identifier: str) -> Peer | None:
+        """Who owns a task or job: None for this node, or the peer; raises if it is neither."""
+        node_id = origin_of(identifier)
+        if node_id == self._settings.node_id:
+            return None
+        peer = self._peers.client(node_id)
+        if peer is not None:
+            return peer
+        if None in self._peers.addresses.values():
+            raise OriginUnavailable(
+                f"{identifier} may belong to a node that has not been met yet. Try again soon.",
+                retry_after_s=2.0,
+            )
+        raise TaskNotFound(
+            f"There is no task or job {identifier}: no node of this cluster has that name. "
+            "Identifiers look like <node>-<ulid>."
+        )
