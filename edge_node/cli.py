@@ -87,7 +87,9 @@ def _add_cluster(commands: Commands) -> None:
 def _add_demo(commands: Commands) -> None:
     parser = commands.add_parser("demo", help="three nodes, real images, a table of delays")
     parser.add_argument("--out", type=Path, default=Path("out"))
-    parser.add_argument("--port", type=int, default=8080)
+    parser.add_argument(
+        "--port", type=int, help="REST port of the first node; a free one from 8080"
+    )
     parser.set_defaults(run=_demo)
 
 
@@ -165,10 +167,12 @@ def _cluster(options: argparse.Namespace) -> int:
 def _demo(options: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from edge_node.console.demo import run_demo
+    from edge_node.console.demo import PACES_S, run_demo
+    from edge_node.console.local_cluster import free_rest_port
 
     logging.disable(logging.INFO)
-    good = asyncio.run(run_demo(out=options.out, rest_port=options.port, console=Console()))
+    rest_port = options.port or free_rest_port(first=8080, nodes=len(PACES_S))
+    good = asyncio.run(run_demo(out=options.out, rest_port=rest_port, console=Console()))
     return 0 if good else 1
 
 

@@ -379,10 +379,10 @@ class Dispatcher:
 
     def _apply_one(self, event: life.Event | hosted.Event) -> None:
         if isinstance(event, hosted.Event):
-            before = self._hosting.hosted()
+            before = self._hosting.changes
             for hosted_instruction in self._hosting.handle(event):
                 self._obey_hosting(hosted_instruction)
-            if self._hosting.hosted() != before:
+            if self._hosting.changes != before:
                 self._state_changed()
             return
         for instruction in self._lifecycle.handle(event, self._moment()):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -16,9 +17,33 @@ from pathlib import Path
 from typing import Any, Self
 
 from edge_node.console.rest_client import RestClient
-from edge_node.errors import NodeNotReady
+from edge_node.errors import InvalidRequest, NodeNotReady
 
 STOP_S_MAX = 30.0
+
+
+# Each node's gRPC listener is this far above its REST listener.
+GRPC_PORT_ABOVE = 1000
+
+
+def taken_port(*, first: int, nodes: int) -> int | None:
+    """A port that a cluster from `first` on needs and somebody else has, or None."""
+    for rest_port in range(first, first + nodes):
+        for port in (rest_port, rest_port + GRPC_PORT_ABOVE):
+            with socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    probe.bind(("127.0.0.1", port))
+                except OSError:
+                    return port
+    return None
+
+
+def free_rest_port(*, first: int, nodes: int) -> int:
+    """The first REST port from `first` on at which a whole cluster has room."""
+    while taken_port(first=first, nodes=nodes) is not None:
+        first += nodes
+    return first
 
 
 class LocalCluster:
@@ -26,7 +51,7 @@ class LocalCluster:
 
     Args:
         settings: per node, fields of NodeConfig beside identity and addresses.
-        rest_port: of the first node; gRPC is 1000 above each.
+        rest_port: of the first node; gRPC is GRPC_PORT_ABOVE above each.
         folder: what the nodes keep; a temporary one, removed at the end, when not given.
     """
 
@@ -62,7 +87,8 @@ class LocalCluster:
         """Starts one node, for the first time or again."""
         folder = self.folder / self.node_ids[index]
         folder.mkdir(parents=True, exist_ok=True)
-        grpc_ports = [p + 1000 + self._rest_port for p in range(len(self._settings))]
+        first = self._rest_port + GRPC_PORT_ABOVE
+        grpc_ports = [first + i for i in range(len(self._settings))]
         peers = [f"127.0.0.1:{p}" for i, p in enumerate(grpc_ports) if i != index]
         environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith("DEDGEAI_")},
@@ -87,8 +113,12 @@ class LocalCluster:
         """Starts every node and waits until all would draw.
 
         Raises:
+            InvalidRequest: a port is taken.
             NodeNotReady: one ended or took too long; its log is quoted.
         """
+        taken = taken_port(first=self._rest_port, nodes=len(self._settings))
+        if taken is not None:
+            raise InvalidRequest(f"Port {taken} is in use. Choose another first port with --port.")
         for index in range(len(self._settings)):
             self.start_node(index)
         async with RestClient(timeout_s=5.0) as client:

@@ -132,8 +132,14 @@ class Hosting:
         self._hosted: dict[TaskId, _Hosted] = {}
         self._attempt_highest: OrderedDict[TaskId, int] = OrderedDict()
         self._dispatches_seen: dict[NodeId, tuple[int, int]] = {}
+        self._changes = 0
 
     # What can be read.
+
+    @property
+    def changes(self) -> int:
+        """Grows whenever an attempt comes or goes: peers should be told."""
+        return self._changes
 
     @property
     def backlog(self) -> float:
@@ -192,7 +198,7 @@ class Hosting:
             message = "A later attempt of this task was seen here."
             return [self._refusal(offload, "stale_attempt", message)]
         instructions: list[Instruction] = []
-        former = self._hosted.pop(offload.task_id, None)
+        former = self._drop(offload.task_id)
         if former is not None:
             instructions.append(
                 StopDrawing(task_id=offload.task_id, attempt=former.offload.attempt)
@@ -202,6 +208,7 @@ class Hosting:
             message = f"The queue holds {self._limits.hosted_max} tasks."
             return [*instructions, self._refusal(offload, "queue_full", message)]
         self._hosted[offload.task_id] = _Hosted(offload=offload)
+        self._changes += 1
         start = StartDrawing(
             task_id=offload.task_id,
             attempt=offload.attempt,
@@ -209,6 +216,10 @@ class Hosting:
             priority=offload.priority,
         )
         return [*instructions, start]
+
+    def _drop(self, task_id: TaskId) -> _Hosted | None:
+        self._changes += 1
+        return self._hosted.pop(task_id, None)
 
     def _see_dispatch(self, offload: Offload) -> None:
         seen = self._dispatches_seen.get(offload.origin, (0, 0))
@@ -232,7 +243,7 @@ class Hosting:
     def _cancelled(self, task_id: TaskId, attempt: int) -> list[Instruction]:
         if not self.is_hosted(task_id, attempt):
             return []
-        del self._hosted[task_id]
+        self._drop(task_id)
         return [StopDrawing(task_id=task_id, attempt=attempt)]
 
     def _reported(self, event: DrawingReported) -> list[Instruction]:
@@ -247,7 +258,7 @@ class Hosting:
                 # The rest of the work is the decoding, which comes after the last step.
                 hosted.share_done = step / (steps + 1)
             case AttemptFinished() | AttemptFailed():
-                del self._hosted[event.task_id]
+                self._drop(event.task_id)
         return [
             ReportAttempt(
                 origin=hosted.offload.origin,
@@ -260,6 +271,7 @@ class Hosting:
     def _worker_lost(self) -> list[Instruction]:
         lost = list(self._hosted.values())
         self._hosted.clear()
+        self._changes += 1
         message = "The worker process ended before the image was drawn."
         return [self._refusal(hosted.offload, "worker_lost", message) for hosted in lost]
 

@@ -7,7 +7,6 @@ import io
 import os
 import random
 import signal
-import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import httpx
 from PIL import Image
 
-from edge_node.console.local_cluster import LocalCluster
+from edge_node.console.local_cluster import LocalCluster, free_rest_port
 
 # Emulated devices at this scale draw ten steps in about a second.
 EMULATED = {"engine": "emulated", "time_scale": 10, "heartbeat_s": 0.2, "suspect_s": 1.5}
@@ -23,22 +22,8 @@ QUICK_LEASE = {"lease_s": 2.0}
 
 
 def free_port(count: int) -> int:
-    """First of `count` consecutive ports that are free, as are those 1000 above."""
-    while True:
-        first = random.randrange(20_000, 40_000)
-        ports = [first + i + above for i in range(count) for above in (0, 1000)]
-        if all(_is_free(port) for port in ports):
-            return first
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
+    """First REST port of `count` nodes; a random one, so that runs keep out of each other's way."""
+    return free_rest_port(first=random.randrange(20_000, 40_000), nodes=count)
 
 
 def cluster_of(folder: Path, *settings: dict[str, Any]) -> LocalCluster:

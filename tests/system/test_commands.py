@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -80,6 +81,14 @@ def test_cluster_says_when_it_is_ready_and_stops_on_ctrl_c(tmp_path: Path) -> No
         rest, _ = process.communicate(timeout=60)
     assert "All nodes are stopped." in rest
     assert processes_of(tmp_path, "") == []
+
+
+def test_a_port_in_use_is_named() -> None:
+    port = free_port(1)
+    with socket.create_server(("127.0.0.1", port + 1000)):
+        code, said = asyncio.run(command("cluster", "--nodes", "1", "--port", str(port)))
+    assert code == 2
+    assert f"Port {port + 1000} is in use" in said
 
 
 @pytest.mark.parametrize(
