@@ -141,16 +141,26 @@ def table_v(results: Mapping[str, Mapping[int, ReplaySummary]], device: str) -> 
     return table
 
 
-def plot(results: Mapping[str, Mapping[int, ReplaySummary]], path: Path, *, title: str) -> None:
-    """Total delay over N, ours in colour and the published ones in grey."""
-    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
-    for row in TABLE_V:
+def plot(
+    results: Mapping[str, Mapping[int, ReplaySummary]],
+    path: Path,
+    *,
+    title: str,
+    with_published: bool,
+) -> None:
+    """Total delay over N, ours in colour and, for 512x512 images, the published ones in grey."""
+    figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    for row in TABLE_V if with_published else ():
         axes.plot(TASKS, row.total_delay_s, color="0.75", linewidth=1)
-        axes.annotate(row.name, (TASKS[-1], row.total_delay_s[-1]), fontsize=7, color="0.45")
+        end = (1.08 * TASKS[-1], row.total_delay_s[-1])
+        axes.annotate(f"{row.name} (published)", end, fontsize=7, color="0.45", va="center")
     for policy, summaries in results.items():
         totals = [summary.total_s for summary in summaries.values()]
         axes.plot(list(summaries), totals, marker="o", label=policy)
-    axes.set(xscale="log", yscale="log", xlabel="tasks", ylabel="total delay in s", title=title)
+    axes.set(xscale="log", yscale="log", xlabel="tasks", ylabel="total delay in s")
+    axes.set_title(title, fontsize=9)
+    if with_published:
+        axes.set_xlim(right=8 * TASKS[-1])
     axes.legend()
     figure.savefig(path, dpi=120)
     plt.close(figure)
@@ -165,7 +175,7 @@ def main() -> None:
         policy: asyncio.run(measure_policy(options, policy, captions)) for policy in policies
     }
     emulated = bool(options.start) and options.start.startswith("emulated")
-    device = f"emulated {options.profiles}" if emulated else "tiny SD3 on this machine"
+    device = "emulated Orins" if emulated else "tiny SD3 on this machine"
     console = Console(width=140)
     console.print(table_of(results))
     if emulated:
@@ -190,7 +200,9 @@ def main() -> None:
     }
     path = RESULTS / f"replay_flickr8k_{options.name}.json"
     path.write_text(json.dumps(written, indent=1) + "\n")
-    plot(results, path.with_suffix(".png"), title=f"{device}, arrivals: {options.arrival}")
+    modes = f" ({options.profiles.replace('orin-64gb-', '')})" if emulated else ""
+    title = f"{device}{modes}, arrivals: {options.arrival} to {options.to}"
+    plot(results, path.with_suffix(".png"), title=title, with_published=emulated)
     console.print(f"Written: {path.name} and {path.with_suffix('.png').name}")
 
 

@@ -30,6 +30,7 @@ class Observation:
         link_s_B: expected seconds to send the task there and its image back; 0 locally.
         staleness_s_B: age of the oldest change that this node has not seen; 0 locally.
         alive_B: whether the node may be chosen.
+        dispatchers: nodes known to place tasks on others at present, this one included.
     """
 
     node_ids: tuple[str, ...]
@@ -42,6 +43,7 @@ class Observation:
     link_s_B: FloatArray
     staleness_s_B: FloatArray
     alive_B: BoolArray
+    dispatchers: int = 1
 
     def __post_init__(self) -> None:
         """Refuses an observation in which nothing can be chosen."""
@@ -52,3 +54,12 @@ class Observation:
     def load_B(self) -> FloatArray:
         """Work in front of the task at each candidate, own unseen dispatches included."""
         return self.backlog_B + self.own_B
+
+    @property
+    def crowded_load_B(self) -> FloatArray:
+        """The same, if all dispatchers have sent as much as this one since the last report.
+
+        Who sees the same reports decides the same: several greedy dispatchers herd unless each
+        counts its own unseen work for all of them (q + B x own).
+        """
+        return self.backlog_B + self.dispatchers * self.own_B

@@ -22,10 +22,12 @@ class ClusterViewLimits:
     Attributes:
         suspect_s: silence after which a peer is no candidate and its attempts are lost.
         link_bits_s: throughput of a link; 1 Gbit/s wired Ethernet of the AGX Orin carrier board.
+        dispatching_s: how long a node counts as a dispatcher after it was seen to offload a task.
     """
 
     suspect_s: float = 3.0
     link_bits_s: float = 0.94e9
+    dispatching_s: float = 2.0
 
 
 @dataclass(kw_only=True)
@@ -59,6 +61,7 @@ class ClusterView:
         self._limits = limits or ClusterViewLimits()
         self._peers: dict[NodeId, _Peer] = {}
         self._dispatch_last: dict[NodeId, int] = {}
+        self._seen_dispatching_s: dict[NodeId, float] = {}
 
     # What arrives.
 
@@ -77,6 +80,11 @@ class ClusterView:
             return False
         if state.incarnation > peer.state.incarnation:
             peer.dispatches.clear()  # whatever it was drawing died with its former life
+        for origin, dispatch in state.dispatches_seen.items():
+            if origin != state.node_id and dispatch > peer.state.dispatches_seen.get(
+                origin, (0, 0)
+            ):
+                self._seen_dispatching_s[origin] = now_s
         peer.state = state
         peer.heard_s = now_s
         return (state.incarnation, state.sequence) > known
@@ -173,6 +181,7 @@ class ClusterView:
             link_s_B=np.array([self._link_s(n, task) for n in serving]),
             staleness_s_B=np.array([self._staleness_s(n, now_s=now_s) for n in serving]),
             alive_B=np.array(choosable),
+            dispatchers=self._dispatchers(now_s=now_s),
         )
 
     # Small parts.
@@ -199,6 +208,12 @@ class ClusterView:
         incarnation, last = peer.state.dispatches_seen.get(self._own_id, (0, 0))
         seen = last if incarnation == self._incarnation else 0
         return sum(work for number, work in peer.dispatches.items() if number > seen)
+
+    def _dispatchers(self, *, now_s: float) -> int:
+        """This node and all others that were seen to offload lately."""
+        others = self._seen_dispatching_s.items()
+        lately = now_s - self._limits.dispatching_s
+        return 1 + sum(origin != self._own_id and at_s > lately for origin, at_s in others)
 
     def _staleness_s(self, node_id: NodeId, *, now_s: float) -> float:
         if node_id == self._own_id:

@@ -39,7 +39,7 @@ def local(*, rng: np.random.Generator) -> Policy:
         own = observation.local
         if own is not None and observation.alive_B[own]:
             return own
-        return _cheapest(_expected_delay_s(observation, work_factor=1.0), observation)
+        return _cheapest(_expected_delay_s(observation), observation)
 
     return FixedRule("local", choose)
 
@@ -120,13 +120,16 @@ def least_expected_delay(*, rng: np.random.Generator) -> Policy:
     """Greedy: argmin (backlog + own + w) / f + link, the delay of this task and of no other."""
 
     def choose(observation: Observation) -> int:
-        return _cheapest(_expected_delay_s(observation, work_factor=1.0), observation)
+        return _cheapest(_expected_delay_s(observation), observation)
 
     return FixedRule("least_expected_delay", choose)
 
 
 def slow_server_aware(*, rng: np.random.Generator, alpha: float = 0.3) -> Policy:
-    """Greedy that uses idle slow nodes earlier: argmin (backlog + own + alpha w) / f + link.
+    """Greedy that uses idle slow nodes earlier: argmin (backlog + D own + alpha w) / f + link.
+
+    D is the number of nodes that place tasks at present: with one, own work counts once; with
+    several, each counts its own unseen work for all, or all would herd to the same idle node.
 
     A greedy task waits for a fast node although a slow one idles, and so delays the tasks behind
     it; discounting the task's own service time moves it to the slow node. The link is not
@@ -148,13 +151,14 @@ def slow_server_aware(*, rng: np.random.Generator, alpha: float = 0.3) -> Policy
         raise ValueError(f"alpha must be in 0..1, not {alpha}")
 
     def choose(observation: Observation) -> int:
-        return _cheapest(_expected_delay_s(observation, work_factor=alpha), observation)
+        load_B = observation.crowded_load_B + alpha * observation.work
+        return _cheapest(_service_s(load_B, observation) + observation.link_s_B, observation)
 
     return FixedRule("slow_server_aware", choose)
 
 
-def _expected_delay_s(observation: Observation, *, work_factor: float) -> FloatArray:
-    load_B = observation.load_B + work_factor * observation.work
+def _expected_delay_s(observation: Observation) -> FloatArray:
+    load_B = observation.load_B + observation.work
     return _service_s(load_B, observation) + observation.link_s_B
 
 

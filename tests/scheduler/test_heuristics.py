@@ -175,3 +175,10 @@ def test_unknown_names_and_options_are_refused_with_the_choices() -> None:
         policy("slow_server_aware", beta=1.0)
     with pytest.raises(ValueError, match=r"alpha must be in 0\.\.1"):
         policy("slow_server_aware", alpha=1.5)
+
+
+def test_with_several_dispatchers_own_unseen_work_counts_for_all_of_them() -> None:
+    seen = observe(backlog=[0.0, 3.0], own=[2.0, 0.0], capacity=[1.0, 1.0])
+    alone, crowded = policy("slow_server_aware"), policy("slow_server_aware")
+    assert alone.decide(seen).choice == 0
+    assert crowded.decide(replace(seen, dispatchers=2)).choice == 1

@@ -137,3 +137,23 @@ def test_link_and_staleness() -> None:
     assert dict(zip(seen.node_ids, seen.staleness_s_B, strict=True)) == pytest.approx(
         {"own": 0.0, "peer": 0.5, "other": 0.0}
     )
+
+
+def test_nodes_that_offloaded_lately_count_as_dispatchers() -> None:
+    view = view_of(state(OWN), state(PEER))
+
+    def dispatchers(now_s: float) -> int:
+        seen = view.observation(task(), avoided=frozenset(), now_s=now_s)
+        assert seen is not None
+        return seen.dispatchers
+
+    assert dispatchers(100.0) == 1
+    # A node's own tasks, and what this node itself sends, are no sign of another dispatcher.
+    echo = {PEER: (1, 3), OWN: (7, 1)}
+    view.state_received(state(PEER, sequence=2, dispatches_seen=echo), now_s=101.0)
+    assert dispatchers(101.0) == 1
+    view.state_received(
+        state(PEER, sequence=3, dispatches_seen=echo | {OTHER: (1, 1)}), now_s=101.0
+    )
+    assert dispatchers(102.9) == 2
+    assert dispatchers(103.1) == 1
