@@ -148,7 +148,7 @@ class PeerServer:
         self._servicer = servicer
         self._host = host
         self._port = port
-        self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]
+        self._health = health.aio.HealthServicer()
         self._server: grpc.aio.Server | None = None
 
     async def start(self) -> int:

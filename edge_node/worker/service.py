@@ -123,7 +123,7 @@ async def serve(
     worker_pb2_grpc.add_WorkerServiceServicer_to_server(
         WorkerService(engine, changes=changes), server
     )
-    health_servicer = health.aio.HealthServicer()  # type: ignore[attr-defined]
+    health_servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     reflection.enable_server_reflection(
         (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server
