@@ -1,8 +1,8 @@
 """Reads a scene from pixels alone: background, and each object's colour, shape, position, size.
 
 Shares no code with the drawing of the scenes in ``edge_node/worker/tiny_sd3``: the colours and
-the places are restated here from the model card, shapes are told apart by area, extent and
-moments. numpy only.
+the places are restated here from the model card, shapes are told apart by area,
+extent and angular moments. numpy only.
 """
 
 from __future__ import annotations
@@ -37,12 +37,13 @@ OBJECT_ATTRIBUTES = ("colour", "shape", "position", "size")
 
 # An object has at least this many pixels (of 64x64) whose four neighbours share its colour.
 CORE_PX_MIN = 9
-# Area over bounding box: square 1, circle .79, triangle .5.
-FILL_SQUARE_MIN = 0.86
-FILL_CIRCLE_MIN = 0.715
-# Fifth angular moment over squared area: a star's five points add up to .03 and more, the other
-# shapes stay below .024.
-FIVE_FOLD_STAR_MIN = 0.0265
+# How strongly an outline repeats three, four or five times around its centre: the angular moment
+# of that order over squared area, here of the ideal outlines.
+FOLDS = {"triangle": (3, 0.121), "square": (4, 0.0475), "star": (5, 0.106)}
+# An outline that reaches less than this share of each of those is a circle.
+FOLD_SHARE_MIN = 0.3
+# Area over bounding box: square 1, circle .79, triangle .5, star .45. Less is no square.
+FILL_SQUARE_MIN = 0.76
 # Area in pixels of 64x64 that parts small from large: geometric mean of the two.
 AREA_LARGE_MIN_PX = {"square": 189.0, "circle": 184.0, "triangle": 109.0, "star": 119.0}
 # Offsets from the middle, as shares of the side.
@@ -61,7 +62,7 @@ class SeenObject:
         size: small or large.
         area_px: Area in pixels of a 64x64 image.
         fill: Area over bounding box.
-        five_fold: Fifth angular moment over squared area.
+        folds: Per shape of ``FOLDS``, the share of the ideal moment that this outline reaches.
     """
 
     colour: str
@@ -70,7 +71,7 @@ class SeenObject:
     size: str
     area_px: float
     fill: float
-    five_fold: float
+    folds: dict[str, float]
 
 
 class WantedScene(Protocol):
@@ -201,13 +202,15 @@ def describe(
     centre_x = float((cover_HW * x_W).sum() / area)
     centre_y = float((cover_HW * y_H[:, None]).sum() / area)
     x_HW, y_HW = np.meshgrid(x_W - centre_x, y_H - centre_y)
-    turned_HW = (x_HW**2 + y_HW**2) * np.exp(5j * np.arctan2(y_HW, x_HW))
-    five_fold = abs(complex((cover_HW * turned_HW).sum())) / area**2
+    angle_HW, weight_HW = np.arctan2(y_HW, x_HW), cover_HW * (x_HW**2 + y_HW**2)
+    folds = {
+        name: abs(complex((weight_HW * np.exp(1j * order * angle_HW)).sum())) / area**2 / ideal
+        for name, (order, ideal) in FOLDS.items()
+    }
     # The extent counts the share of the outermost rows and columns that is covered.
-    extent_x = float(np.minimum(cover_HW.max(axis=0), 1).sum())
-    extent_y = float(np.minimum(cover_HW.max(axis=1), 1).sum())
+    extent_x, extent_y = float(cover_HW.max(axis=0).sum()), float(cover_HW.max(axis=1).sum())
     fill = area / (extent_x * extent_y)
-    shape = name_shape(fill=fill, five_fold=five_fold)
+    shape = name_shape(folds, fill=fill)
     area_px = area * (64 / height) ** 2
     return SeenObject(
         colour=NAMES[colour],
@@ -215,18 +218,16 @@ def describe(
         position=name_position(centre_x / width - 0.5, centre_y / height - 0.5),
         size="large" if area_px >= AREA_LARGE_MIN_PX[shape] else "small",
         area_px=area_px,
-        fill=fill,
-        five_fold=five_fold,
+        fill=round(fill, 3),
+        folds={name: round(share, 3) for name, share in folds.items()},
     )
 
 
-def name_shape(*, fill: float, five_fold: float) -> str:
-    """Names the shape from its fill and its five-fold moment."""
-    if five_fold >= FIVE_FOLD_STAR_MIN:
-        return "star"
-    if fill >= FILL_SQUARE_MIN:
-        return "square"
-    return "circle" if fill >= FILL_CIRCLE_MIN else "triangle"
+def name_shape(folds: dict[str, float], *, fill: float) -> str:
+    """Names the shape whose symmetry is the strongest, or a circle where none is strong."""
+    candidates = [name for name in folds if name != "square" or fill >= FILL_SQUARE_MIN]
+    best = max(candidates, key=lambda name: folds[name])
+    return best if folds[best] >= FOLD_SHARE_MIN else "circle"
 
 
 def name_position(offset_x: float, offset_y: float) -> str:
