@@ -30,7 +30,7 @@ ALLOWED = {
     "edge_node.api": PURE | {"api", "telemetry"},
     "edge_node.worker": PURE | {"worker", "peering.codec"},
     # Clients of a running node: they reach it over HTTP, like everyone else.
-    "edge_node.console": PURE | {"console", "worker.tiny_sd3.scenes"},
+    "edge_node.console": PURE | {"console", "supervision.launcher", "worker.tiny_sd3.scenes"},
 }
 # The heavy world stays inside the worker and the learning side.
 HEAVY = {"torch", "diffusers", "transformers", "numba", "gymnasium", "PIL", "matplotlib"}

@@ -18,6 +18,7 @@ from typing import Any, Self
 
 from edge_node.console.rest_client import RestClient
 from edge_node.errors import InvalidRequest, NodeNotReady
+from edge_node.supervision import launcher
 
 STOP_S_MAX = 30.0
 
@@ -101,7 +102,7 @@ class LocalCluster:
         }
         with (folder / "node.log").open("ab") as node_log:
             self._processes[index] = subprocess.Popen(
-                [sys.executable, "-m", "edge_node.cli", "node"],
+                _launched([sys.executable, "-m", "edge_node.cli", "node"], folder / "node.pid"),
                 env=environment,
                 stdout=node_log,
                 stderr=subprocess.STDOUT,
@@ -192,3 +193,9 @@ class LocalCluster:
         node_log = self.folder / self.node_ids[index] / "node.log"
         tail = node_log.read_text(errors="replace")[-1500:] if node_log.exists() else ""
         return f"{self.node_ids[index]} {what}. The end of its log:\n{tail}"
+
+
+def _launched(command: list[str], pid_path: Path) -> list[str]:
+    """`command`, told to stop if this process dies without stopping it."""
+    launch = [sys.executable, "-I", "-S", launcher.__file__]
+    return [*launch, str(os.getpid()), str(int(signal.SIGTERM)), str(pid_path), "--", *command]

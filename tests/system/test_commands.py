@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import httpx
@@ -80,6 +81,23 @@ def test_cluster_says_when_it_is_ready_and_stops_on_ctrl_c(tmp_path: Path) -> No
         process.send_signal(signal.SIGINT)
         rest, _ = process.communicate(timeout=60)
     assert "All nodes are stopped." in rest
+    assert processes_of(tmp_path, "") == []
+
+
+def test_a_cluster_command_that_is_killed_leaves_no_node(tmp_path: Path) -> None:
+    arguments = ("cluster", "--nodes", "1", "--engine", "emulated", "--port", str(free_port(1)))
+    with subprocess.Popen(
+        [*DEDGEAI, *arguments, "--data", str(tmp_path)], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        while "Ctrl-C" not in (line := process.stdout.readline()):
+            assert line
+        process.kill()
+        process.wait()
+        # The node has no command line of its own to be found by, but its children have.
+        deadline_s = time.monotonic() + 30
+        while processes_of(tmp_path, "") and time.monotonic() < deadline_s:
+            time.sleep(0.1)
     assert processes_of(tmp_path, "") == []
 
 
