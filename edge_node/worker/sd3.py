@@ -282,7 +282,7 @@ class Sd3Denoiser:
             local_files_only=True,
             use_safetensors=True,
         )
-        return module.to(self._device).eval().requires_grad_(False)
+        return module.to(self._device, self._dtype).eval().requires_grad_(False)
 
 
 def _working_device() -> torch.device:
