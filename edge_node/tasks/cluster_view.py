@@ -96,10 +96,6 @@ class ClusterView:
             former = peer.round_trip_s or round_trip_s
             peer.round_trip_s = 0.8 * former + 0.2 * round_trip_s
 
-    def peer_forgotten(self, node_id: NodeId) -> None:
-        """Drops a node that left for good."""
-        self._peers.pop(node_id, None)
-
     def dispatched(self, executor: NodeId, work: float) -> int:
         """Books work that is about to be sent; returns the number of the dispatch."""
         number = self._dispatch_last.get(executor, 0) + 1

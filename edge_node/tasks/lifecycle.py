@@ -358,11 +358,6 @@ class Lifecycle:
         """Number of tasks accepted, or about to be, and not final."""
         return len(self._live)
 
-    @property
-    def in_flight_ids(self) -> tuple[TaskId, ...]:
-        """Their identifiers, oldest first."""
-        return tuple(self._live)
-
     def record(self, task_id: TaskId) -> TaskRecord | None:
         """The task as it stands; None if it is unknown here or only the ledger knows it."""
         entry = self._find(task_id)
