@@ -1,0 +1,1 @@
+"""What the algorithms share: networks, diffusion, replay, training."""
