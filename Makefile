@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint type proto bench clean install
+.PHONY: demo test lint type proto bench figures clean install
 
 install: $(INSTALLED)
 
@@ -45,6 +45,11 @@ bench: install
 	$(BIN)/python -m benchmarks.tiny_sd3_adherence
 	$(BIN)/python -m benchmarks.replay_flickr8k --start tiny:3 --paces 0.16,0.1,0.3 --to one \
 		--tasks 100 --name tiny3
+
+# The paper's Figs. 5 to 8 from small samples and short trainings, in minutes; to out/figures.
+figures: install
+	$(BIN)/python -m benchmarks.figures --out out/figures --again --episodes 10 --measured 4 \
+		--learned lad_ts --jobs 2
 
 clean:
 	rm -rf $(VENV) out build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

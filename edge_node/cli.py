@@ -47,6 +47,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_demo(commands)
     _add_generate(commands)
     _add_replay(commands)
+    _add_train(commands)
+    _add_simulate(commands)
     return parser
 
 
@@ -119,6 +121,55 @@ def _add_replay(commands: Commands) -> None:
     parser.add_argument("--timeout", type=float, default=3600.0, help="seconds for one request")
     parser.add_argument("--json", type=Path, help="write the figures there")
     parser.set_defaults(run=_replay)
+
+
+def _add_train(commands: Commands) -> None:
+    parser = commands.add_parser("train", help="train a scheduling algorithm in the simulator")
+    parser.add_argument("--policy", default="lad_ts", help="lad_ts, sac, dqn, d2sac, ...")
+    parser.add_argument("--scenario", default="default", help="name or TOML file")
+    parser.add_argument("--seeds", type=int, default=5, help="how many runs")
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--episodes", type=int, default=60)
+    parser.add_argument("--out", type=Path, required=True, help="a folder for each seed goes there")
+    parser.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="one hyperparameter, see the algorithm's config in scheduler/algorithms",
+    )
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoints")
+    parser.add_argument("--jobs", type=int, default=1, help="processes at once")
+    parser.add_argument("--ray", action="store_true", help="run on a Ray cluster (RAY_ADDRESS)")
+    parser.add_argument("--no-tensorboard", action="store_true")
+    parser.add_argument(
+        "--stages", default="gains,price,reorder", help="of the search for lad_ts_plus"
+    )
+    parser.add_argument("--seconds", type=float, default=900.0, help="of each such stage")
+    parser.set_defaults(run=_train)
+
+
+def _add_simulate(commands: Commands) -> None:
+    parser = commands.add_parser("simulate", help="compare scheduling policies in the simulator")
+    parser.add_argument("--trace", type=Path, help="replay this run of the authors' code instead")
+    parser.add_argument("--list", action="store_true", help="list the named scenarios instead")
+    parser.add_argument("--scenario", default="default", help="name or TOML file")
+    parser.add_argument(
+        "--policy",
+        "--policies",
+        default="opt_ts,capacity_random,power_of_two,pred_own",
+        help="NAME:KEY=VALUE,NAME,...; rules, or learned policies with --checkpoints",
+    )
+    parser.add_argument("--episodes", type=int, default=10, help="for each seed")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--order", default="fcfs", help="of the servers: fcfs, sjf or srpt")
+    parser.add_argument("--ageing", metavar="A", help="least remaining seconds - A x age first")
+    parser.add_argument(
+        "--promotion", metavar="C0,C1", help="due C0 s + C1 x service after arrival"
+    )
+    parser.add_argument("--promotion-load", metavar="BETA", help="due later by BETA x the wait")
+    parser.add_argument("--checkpoints", type=Path, help="folder of learned policies")
+    parser.set_defaults(run=_simulate)
 
 
 def _node(options: argparse.Namespace) -> int:
@@ -219,6 +270,64 @@ def _replay(options: argparse.Namespace) -> int:
     if options.json is not None:
         options.json.write_text(text + "\n")
     return 0 if summary.failed == 0 else 1
+
+
+def _train(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    if options.policy == "lad_ts_plus":
+        from edge_node.console.policy_search import SearchRequest, run_search
+
+        search = SearchRequest(
+            stages=options.stages.split(","),
+            seconds=options.seconds,
+            seed=options.first_seed,
+            out=options.out,
+            resume=options.resume,
+        )
+        return run_search(search, console=Console())
+
+    from edge_node.console.train import TrainRequest, run_training
+
+    request = TrainRequest(
+        policy=options.policy,
+        scenario=options.scenario,
+        seeds=options.seeds,
+        first_seed=options.first_seed,
+        episodes=options.episodes,
+        out=options.out,
+        options=options.option,
+        resume=options.resume,
+        jobs=options.jobs,
+        ray=options.ray,
+        tensorboard=not options.no_tensorboard,
+    )
+    return run_training(request, console=Console())
+
+
+def _simulate(options: argparse.Namespace) -> int:
+    from edge_node.errors import InvalidRequest
+
+    try:
+        from edge_node.console import simulate
+    except ModuleNotFoundError as error:
+        raise InvalidRequest(f"{error}; install dedgeai[train] to simulate.") from error
+    if options.list:
+        return simulate.list_scenarios()
+    if options.trace is not None:
+        return simulate.replay_trace(options.trace)
+    request = simulate.SimulateRequest(
+        scenario=options.scenario,
+        policies=options.policy,
+        episodes=options.episodes,
+        seeds=options.seeds,
+        order=options.order,
+        ageing=options.ageing,
+        promotion=options.promotion,
+        promotion_load=options.promotion_load,
+        checkpoints=options.checkpoints,
+    )
+    return simulate.simulate(request)
 
 
 if __name__ == "__main__":

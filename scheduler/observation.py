@@ -16,6 +16,24 @@ BoolArray = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Traffic:
+    """What the cluster has been asked to do lately, as far as the deciding node has measured it.
+
+    Attributes:
+        mean_work: of a task, in work units.
+        load: work that arrives per second over the capacity of all candidates.
+        report_period_s: time between two states of a peer.
+        horizon_s: how far ahead delays caused to others are counted; in an experiment what is left
+            of it.
+    """
+
+    mean_work: float
+    load: float = 1.0
+    report_period_s: float = 0.05
+    horizon_s: float = 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Observation:
     """One task and the nodes that may draw it.
 
@@ -31,6 +49,10 @@ class Observation:
         staleness_s_B: age of the oldest change that this node has not seen; 0 locally.
         alive_B: whether the node may be chosen.
         dispatchers: nodes known to place tasks on others at present, this one included.
+        latent_B: x_I, the latent action probability that this node keeps of the same place in an
+            earlier slot; None where nothing is kept yet.
+        queued_B: tasks that each backlog consists of; None where reports do not say.
+        traffic: what has been measured of arrivals; None where nothing has.
     """
 
     node_ids: tuple[str, ...]
@@ -44,6 +66,9 @@ class Observation:
     staleness_s_B: FloatArray
     alive_B: BoolArray
     dispatchers: int = 1
+    latent_B: FloatArray | None = None
+    queued_B: FloatArray | None = None
+    traffic: Traffic | None = None
 
     def __post_init__(self) -> None:
         """Refuses an observation in which nothing can be chosen."""

@@ -6,10 +6,10 @@ that it was built with.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
-from scheduler.observation import Observation
+from scheduler.observation import FloatArray, Observation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,10 +19,15 @@ class Decision:
     Attributes:
         choice: index into the observation's candidates.
         policy: name of the policy that chose.
+        latent_B: x_0, the latent action probability to keep for the next slot; None where the
+            policy has none.
+        weights_version: of the learned weights that chose; None where nothing was learned.
     """
 
     choice: int
     policy: str
+    latent_B: FloatArray | None = field(default=None, compare=False)
+    weights_version: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,6 +31,9 @@ ALLOWED = {
     "edge_node.worker": PURE | {"worker", "peering.codec"},
     # Clients of a running node: they reach it over HTTP, like everyone else.
     "edge_node.console": PURE | {"console", "supervision.launcher", "worker.tiny_sd3.scenes"},
+    "edge_node.console.simulate": PURE | {"console", "scheduler"},
+    "edge_node.console.train": PURE | {"console", "scheduler"},
+    "edge_node.console.policy_search": PURE | {"console", "scheduler"},
 }
 # The heavy world stays inside the worker and the learning side.
 HEAVY = {"torch", "diffusers", "transformers", "numba", "gymnasium", "PIL", "matplotlib"}

@@ -5,16 +5,38 @@ their dimension: B is the number of candidates.
 
 Ties. A rule that minimises a cost gives equal costs to the larger capacity, then to the local
 node, then to the earlier in `node_ids`. Random rules leave everything to their generator.
+
+Names, options and choices are those of the compiled rules in `scheduler.simulator.rules`, which a
+test compares; rules that only a simulator can have (the true state, tables learned from whole
+episodes) are missing here.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from scheduler.observation import FloatArray, Observation
 from scheduler.policy import Decision, Outcome, Policy
+
+Own = float | Literal["B"]
+Sample = Literal["uniform", "capacity"]
+Ties = Literal["fastest", "random"]
+
+
+def check_own(own: Own) -> None:
+    """Refuses a weight of own unseen work that means nothing.
+
+    Raises:
+        ValueError: `own` is neither 0 or more nor "B".
+    """
+    if own != "B" and (isinstance(own, str) or not (math.isfinite(own) and own >= 0.0)):
+        raise ValueError(f"own must be 0 or more, or B for the number of dispatchers, not {own!r}")
 
 
 class FixedRule:
@@ -85,47 +107,136 @@ def capacity_random(*, rng: np.random.Generator) -> Policy:
     """
 
     def choose(observation: Observation) -> int:
-        alive = np.flatnonzero(observation.alive_B)
-        bounds = np.cumsum(observation.capacity_B[alive])
-        if bounds[-1] <= 0.0:
-            return int(alive[rng.integers(len(alive))])
-        # side="right" steps over candidates of capacity 0, whose bound equals their neighbour's.
-        drawn = np.searchsorted(bounds, rng.random() * bounds[-1], side="right")
-        return int(alive[min(int(drawn), len(alive) - 1)])
+        return _by_capacity(np.flatnonzero(observation.alive_B), observation, rng)
 
     return FixedRule("capacity_random", choose)
 
 
-def power_of_two(*, rng: np.random.Generator) -> Policy:
-    """Of two different alive candidates, uniformly drawn, the smaller (load + w) / f.
+def smooth_wrr(*, rng: np.random.Generator, by_work: float = False) -> Policy:
+    """Smooth weighted round robin by capacity (nginx's); needs no queue state.
+
+    Each turn gives every alive candidate its capacity as credit; the one with most credit, the
+    earlier of equal ones, takes the task and pays what all were given. Credit is kept by node id
+    and ends when a node dies, leaves or has no capacity. Weights are equal while no alive candidate
+    has a measured capacity.
+
+    Args:
+        rng: unused; every policy is built with one.
+        by_work: if not 0, credit is counted in work instead of tasks, so that large tasks are
+            spread as well.
+    """
+    credit: dict[str, float] = {}
+
+    def choose(observation: Observation) -> int:
+        alive = [int(index) for index in np.flatnonzero(observation.alive_B)]
+        ids = observation.node_ids
+        weights = {index: float(observation.capacity_B[index]) for index in alive}
+        weights = {index: weight for index, weight in weights.items() if weight > 0.0}
+        if not weights:
+            weights = dict.fromkeys(alive, 1.0)
+        for gone in credit.keys() - {ids[index] for index in weights}:
+            del credit[gone]
+        price = observation.work if by_work else 1.0
+        for index, weight in weights.items():
+            credit[ids[index]] = credit.get(ids[index], 0.0) + price * weight
+        choice = max(weights, key=lambda index: (credit[ids[index]], -index))
+        credit[ids[choice]] -= price * sum(weights.values())
+        return choice
+
+    return FixedRule("smooth_wrr", choose)
+
+
+def power_of_two(*, rng: np.random.Generator, sample: Sample = "uniform", own: Own = 1.0) -> Policy:
+    """Of two different alive candidates, drawn at random, the smaller (backlog + m own + w) / f.
 
     The link is left out, as in the reference results; a tie goes to the first drawn.
+
+    Args:
+        rng: draws the two.
+        sample: "uniform", or with probability proportional to "capacity", the second among the
+            others.
+        own: m; see `least_expected_delay`.
+
+    Raises:
+        ValueError: an option is out of range.
     """
+    check_own(own)
+    if sample not in get_args(Sample):
+        raise ValueError(f"sample must be uniform or capacity, not {sample!r}")
 
     def choose(observation: Observation) -> int:
         alive = np.flatnonzero(observation.alive_B)
         if len(alive) == 1:
             return int(alive[0])
-        first = int(rng.integers(len(alive)))
-        second = int(rng.integers(len(alive) - 1))
-        second += second >= first  # skips the first: without replacement
-        queue_s_B = _service_s(observation.load_B + observation.work, observation)
-        pair = int(alive[first]), int(alive[second])
+        if sample == "capacity":
+            first = _by_capacity(alive, observation, rng)
+            pair = first, _by_capacity(alive[alive != first], observation, rng)
+        else:
+            one = int(rng.integers(len(alive)))
+            other = int(rng.integers(len(alive) - 1))
+            other += other >= one  # skips the first: without replacement
+            pair = int(alive[one]), int(alive[other])
+        queue_s_B = _service_s(_queue_B(observation, own) + observation.work, observation)
         return min(pair, key=lambda index: float(queue_s_B[index]))
 
     return FixedRule("power_of_two", choose)
 
 
-def least_expected_delay(*, rng: np.random.Generator) -> Policy:
-    """Greedy: argmin (backlog + own + w) / f + link, the delay of this task and of no other."""
+def least_queue(*, rng: np.random.Generator, ties: Ties = "fastest", own: Own = 1.0) -> Policy:
+    """The alive candidate with the least backlog + m own, whatever its speed.
+
+    Args:
+        rng: decides between equals if `ties` is "random".
+        ties: "fastest" as in the module docstring, or "random".
+        own: m; see `least_expected_delay`.
+
+    Raises:
+        ValueError: an option is out of range.
+    """
+    check_own(own)
+    if ties not in get_args(Ties):
+        raise ValueError(f"ties must be fastest or random, not {ties!r}")
 
     def choose(observation: Observation) -> int:
-        return _cheapest(_expected_delay_s(observation), observation)
+        queue_B = _able(_queue_B(observation, own), observation)
+        if ties == "fastest":
+            return _cheapest(queue_B, observation)
+        least = queue_B[observation.alive_B].min()
+        tied = np.flatnonzero(observation.alive_B & (queue_B == least))
+        return int(tied[rng.integers(len(tied))])
+
+    return FixedRule("least_queue", choose)
+
+
+def least_expected_delay(
+    *, rng: np.random.Generator, own: Own = 1.0, use_capacity: float = True
+) -> Policy:
+    """Greedy: argmin (backlog + m own + w) / f + link, the delay of this task and of no other.
+
+    Args:
+        rng: unused; every policy is built with one.
+        own: m, how often own unseen work counts: 0 herds to what was idle at the last report, 1
+            is what this node knows, "B" counts it for every node that places tasks at present,
+            because who sees the same reports decides the same.
+        use_capacity: if 0, speeds and links are ignored: argmin backlog + m own, ties to the
+            local node, then to the earlier.
+
+    Raises:
+        ValueError: `own` is out of range.
+    """
+    check_own(own)
+
+    def choose(observation: Observation) -> int:
+        load_B = _queue_B(observation, own) + observation.work
+        if use_capacity:
+            return _cheapest(_service_s(load_B, observation) + observation.link_s_B, observation)
+        unknown = replace(observation, capacity_B=np.ones(len(load_B)))
+        return _cheapest(_able(load_B, observation), unknown)
 
     return FixedRule("least_expected_delay", choose)
 
 
-def slow_server_aware(*, rng: np.random.Generator, alpha: float = 0.3) -> Policy:
+def slow_server_aware(*, rng: np.random.Generator, alpha: float = 0.3, own: Own = "B") -> Policy:
     """Greedy that uses idle slow nodes earlier: argmin (backlog + D own + alpha w) / f + link.
 
     D is the number of nodes that place tasks at present: with one, own work counts once; with
@@ -143,15 +254,17 @@ def slow_server_aware(*, rng: np.random.Generator, alpha: float = 0.3) -> Policy
         alpha: 0..1; ours .3, from simulated Orins in mixed power modes at loads .5 to 1.2.
             1 is `least_expected_delay`; lower values spread earlier over slow nodes, which pays
             at high load and costs tail latency at low load.
+        own: "B" is D as said; a number instead counts own unseen work that often.
 
     Raises:
-        ValueError: alpha is outside 0..1.
+        ValueError: alpha is outside 0..1, or own out of range.
     """
+    check_own(own)
     if not 0.0 <= alpha <= 1.0:
         raise ValueError(f"alpha must be in 0..1, not {alpha}")
 
     def choose(observation: Observation) -> int:
-        load_B = observation.crowded_load_B + alpha * observation.work
+        load_B = _queue_B(observation, own) + alpha * observation.work
         return _cheapest(_service_s(load_B, observation) + observation.link_s_B, observation)
 
     return FixedRule("slow_server_aware", choose)
@@ -160,6 +273,30 @@ def slow_server_aware(*, rng: np.random.Generator, alpha: float = 0.3) -> Policy
 def _expected_delay_s(observation: Observation) -> FloatArray:
     load_B = observation.load_B + observation.work
     return _service_s(load_B, observation) + observation.link_s_B
+
+
+def _queue_B(observation: Observation, own: Own) -> FloatArray:
+    """Work in front of the task, own unseen work counted `own` times."""
+    if own == "B":
+        return observation.crowded_load_B
+    return observation.backlog_B + own * observation.own_B
+
+
+def _able(queue_B: FloatArray, observation: Observation) -> FloatArray:
+    """The queues, infinite where no capacity has been measured: such a node comes last."""
+    return np.where(observation.capacity_B > 0.0, queue_B, np.inf)
+
+
+def _by_capacity(
+    among: NDArray[np.int64], observation: Observation, rng: np.random.Generator
+) -> int:
+    """One of these candidates in proportion to capacity; uniformly if none has a measured one."""
+    bounds = np.cumsum(observation.capacity_B[among])
+    if bounds[-1] <= 0.0:
+        return int(among[rng.integers(len(among))])
+    # side="right" steps over candidates of capacity 0, whose bound equals their neighbour's.
+    drawn = np.searchsorted(bounds, rng.random() * bounds[-1], side="right")
+    return int(among[min(int(drawn), len(among) - 1)])
 
 
 def _service_s(work_B: FloatArray, observation: Observation) -> FloatArray:

@@ -130,6 +130,8 @@ class Scenario:
             self.steps_range,
             "half-open and not empty",
         )
+        good = self.steps_tail is None or (math.isfinite(self.steps_tail) and self.steps_tail > 0)
+        _require(good, "steps_tail", self.steps_tail, "positive")
         if self.capacities is not None:
             _require(
                 len(self.capacities) == self.servers,
@@ -146,6 +148,12 @@ class Scenario:
             _require(
                 self.load is None, "load", self.load, "None, as slotted arrivals have their own"
             )
+        for field in ("capacity_seed", "link_seed", "task_seed"):
+            value = getattr(self, field)
+            _require(0 <= value < 2**32, field, value, "in 0..2^32 - 1")
+        self._check_changes()
+
+    def _check_changes(self) -> None:
         for change in self.changes:
             _require(
                 0 <= change.server < self.servers,

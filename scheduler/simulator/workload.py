@@ -137,7 +137,8 @@ def _slotted_arrivals(
     origin_N = np.repeat(order_TS.ravel(), ordered_TS.ravel()).astype(np.int64)
     starts = np.cumsum(ordered_TS.ravel()) - ordered_TS.ravel()
     index_N = np.arange(len(slot_N)) - np.repeat(starts, ordered_TS.ravel())
-    return slot_N * scenario.slot_s, slot_N, origin_N, index_N
+    arrival_s_N = np.asarray(slot_N * scenario.slot_s, np.float64)
+    return arrival_s_N, slot_N, origin_N, index_N.astype(np.int64)
 
 
 def _poisson_arrivals(
@@ -190,8 +191,8 @@ def _steps_probability(scenario: Scenario) -> FloatArray:
     steps = np.arange(*scenario.steps_range, dtype=np.float64)
     if scenario.steps_tail is None:
         return np.full(len(steps), 1.0 / len(steps))
-    weight: FloatArray = steps ** -(scenario.steps_tail + 1.0)
-    return weight / weight.sum()
+    weight = steps ** -(scenario.steps_tail + 1.0)
+    return np.asarray(weight / weight.sum(), np.float64)
 
 
 def _capacity_over_time(scenario: Scenario) -> tuple[FloatArray, FloatArray]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,16 +39,18 @@ def observe(
     )
 
 
-def policy(name: str, **options: float) -> Policy:
+def policy(name: str, **options: Any) -> Policy:
     return registry.create(name, rng=np.random.default_rng(7), **options)
 
 
-def choose(name: str, observation: Observation, **options: float) -> int:
+def choose(name: str, observation: Observation, **options: Any) -> int:
     return policy(name, **options).decide(observation).choice
 
 
-def frequencies(name: str, observation: Observation, draws: int = 20_000) -> list[float]:
-    chooser = policy(name)
+def frequencies(
+    name: str, observation: Observation, draws: int = 20_000, **options: Any
+) -> list[float]:
+    chooser = policy(name, **options)
     counts = Counter(chooser.decide(observation).choice for _ in range(draws))
     return [counts[index] / draws for index in range(len(observation.node_ids))]
 
@@ -136,6 +139,58 @@ def test_power_of_two_takes_the_shorter_of_two_distinct() -> None:
     assert frequencies("power_of_two", seen) == pytest.approx([2 / 3, 1 / 3, 0], abs=0.015)
 
 
+def test_power_of_two_by_capacity_draws_the_second_among_the_others() -> None:
+    # Weights 6, 3, 1 of 10; queues 0, 0, 0 and work 6: the faster of the two always wins.
+    # node2 never wins; node1 wins the pairs (1, 2): .3 x 1/7 + .1 x 3/9.
+    seen = observe(backlog=[0.0] * 3, capacity=[6.0, 3.0, 1.0], work=6.0)
+    loses = 0.3 / 7 + 0.1 * 3 / 9
+    expected = [1 - loses, loses, 0]
+    assert frequencies("power_of_two", seen, sample="capacity") == pytest.approx(expected, abs=0.01)
+
+
+def test_own_unseen_work_counts_as_often_as_asked() -> None:
+    # node0 holds 3 of others, node1 two of one's own: 3 against 0, 2 and, for two stations, 4.
+    seen = observe(backlog=[3.0, 0.0], own=[0.0, 2.0], capacity=[1.0, 1.0])
+    crowded = replace(seen, dispatchers=2)
+    for name in ("least_expected_delay", "least_queue", "power_of_two", "slow_server_aware"):
+        assert choose(name, crowded, own=0) == 1
+        assert choose(name, crowded, own=1) == 1
+        assert choose(name, crowded, own="B") == 0
+        assert choose(name, seen, own="B") == 1
+
+
+def test_least_queue_ignores_speed_but_for_ties() -> None:
+    seen = observe(backlog=[5.0, 4.0, 4.0], capacity=[50.0, 1.0, 2.0])
+    assert choose("least_queue", seen) == 2
+    assert frequencies("least_queue", seen, ties="random") == pytest.approx([0, 0.5, 0.5], abs=0.02)
+    unmeasured = replace(seen, capacity_B=np.array([50.0, 0.0, 0.0]))
+    assert choose("least_queue", unmeasured) == 0
+
+
+def test_smooth_wrr_spreads_turns_by_capacity() -> None:
+    rotating = policy("smooth_wrr")
+    seen = observe(backlog=[0.0] * 3, capacity=[5.0, 1.0, 1.0])
+    # nginx's own example.
+    assert [rotating.decide(seen).choice for _ in range(7)] == [0, 0, 1, 0, 2, 0, 0]
+
+
+def test_smooth_wrr_by_work_spreads_large_tasks_too() -> None:
+    rotating = policy("smooth_wrr", by_work=1.0)
+    seen = observe(backlog=[0.0] * 2, capacity=[1.0, 1.0])
+    works = [1.0, 10.0, 1.0, 1.0, 1.0]
+    choices = [rotating.decide(replace(seen, work=work)).choice for work in works]
+    assert choices == [0, 1, 0, 0, 0]
+
+
+def test_smooth_wrr_forgets_what_a_dead_node_was_owed() -> None:
+    rotating = policy("smooth_wrr")
+    seen = observe(backlog=[0.0] * 2, capacity=[1.0, 1.0])
+    assert rotating.decide(seen).choice == 0
+    alone = replace(seen, alive_B=np.array([True, False]))
+    assert [rotating.decide(alone).choice for _ in range(3)] == [0, 0, 0]
+    assert [rotating.decide(seen).choice for _ in range(4)] == [1, 0, 1, 0]
+
+
 @pytest.mark.parametrize("name", registry.names())
 def test_any_policy_chooses_the_alive_whatever_it_sees(name: str) -> None:
     rng = np.random.default_rng(20)
@@ -171,8 +226,14 @@ def test_the_same_generator_gives_the_same_decisions() -> None:
 def test_unknown_names_and_options_are_refused_with_the_choices() -> None:
     with pytest.raises(ValueError, match=r"unknown policy 'greedy'; choose one of local, random"):
         policy("greedy")
-    with pytest.raises(ValueError, match="no option beta; its options: alpha"):
+    with pytest.raises(ValueError, match="no option beta; its options: alpha, own"):
         policy("slow_server_aware", beta=1.0)
+    with pytest.raises(ValueError, match="own must be 0 or more, or B"):
+        policy("least_queue", own="A")
+    with pytest.raises(ValueError, match="ties must be fastest or random"):
+        policy("least_queue", ties="slowest")
+    with pytest.raises(ValueError, match="sample must be uniform or capacity"):
+        policy("power_of_two", sample="all")
     with pytest.raises(ValueError, match=r"alpha must be in 0\.\.1"):
         policy("slow_server_aware", alpha=1.5)
 

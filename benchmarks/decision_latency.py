@@ -1,0 +1,141 @@
+"""How long does one placement decision take?
+
+LAD-TS with 20 servers, 5 denoising steps and 20 hidden features, as torch (one decision at a time,
+as the published code decides), as the node's numpy policy, and compiled for one or for many
+decisions; beside it every rule of the registry on the same observation. One thread; the weights
+are those that training starts with, for their values change no time.
+
+    python -m benchmarks.decision_latency
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks import machine
+from benchmarks.unbatched_agents import SoftAgent
+from scheduler import registry
+from scheduler.algorithms.lad_ts import LadTs, LadTsConfig
+from scheduler.checkpoint import CheckpointInfo, InvalidCheckpoint
+from scheduler.learning.compiled_actor import CompiledActor
+from scheduler.learning.diffusion import variance_preserving
+from scheduler.learning.noise import NoiseSource
+from scheduler.observation import Observation
+from scheduler.policies.lad_ts import LadTsPolicy
+from scheduler.simulator import scenarios
+from scheduler.simulator.workload import capacities
+
+RESULTS = Path(__file__).parent / "results"
+SERVERS, STATE = 20, 22
+BATCHES = (20, 500)  # samples of each agent at once
+
+
+def per_call_us(call: Callable[[], object], *, seconds: float) -> dict[str, float]:
+    """Median and best of several short bursts, microseconds of wall time."""
+    call()
+    start_s = time.perf_counter()
+    call()
+    burst = max(1, int(0.005 / (time.perf_counter() - start_s)))
+    times = []
+    end_s = time.perf_counter() + seconds
+    while time.perf_counter() < end_s:
+        start_s = time.perf_counter()
+        for _ in range(burst):
+            call()
+        times.append((time.perf_counter() - start_s) / burst * 1e6)
+    return {"median_us": float(np.median(times)), "best_us": min(times)}
+
+
+def observation() -> Observation:
+    """A cluster of twenty in mid-run."""
+    rng = np.random.default_rng(0)
+    return Observation(
+        node_ids=tuple(f"node-{index:02d}" for index in range(SERVERS)),
+        local=3,
+        work=1.6,
+        input_bits=3_500_000,
+        backlog_B=rng.uniform(0.0, 300.0, SERVERS),
+        own_B=rng.uniform(0.0, 10.0, SERVERS),
+        capacity_B=capacities(scenarios.get("default")),
+        link_s_B=rng.uniform(0.005, 0.015, SERVERS),
+        staleness_s_B=rng.uniform(0.0, 1.0, SERVERS),
+        alive_B=np.ones(SERVERS, np.bool_),
+        latent_B=np.full(SERVERS, 1.0 / SERVERS),
+    )
+
+
+def lad_ts_calls() -> dict[str, tuple[Callable[[], object], int]]:
+    """By name: a call, and how many decisions it makes."""
+    learner = LadTs(scenarios.get("default"), LadTsConfig(), seed=0)
+    info = CheckpointInfo(
+        kind="policy",
+        policy="lad_ts",
+        scenario={},
+        config={},
+        seed=0,
+        episodes=0,
+        code_version="",
+    )
+    policy = LadTsPolicy(
+        info, learner.export(), station=None, evaluation="sample", rng=np.random.default_rng(0)
+    )
+    peer = SoftAgent(STATE, SERVERS, diffusion=True)
+    actor, noise = CompiledActor(learner.actor, variance_preserving(5)), NoiseSource(0)
+    rng, seen = np.random.default_rng(0), observation()
+    state, latent = rng.standard_normal(STATE), rng.standard_normal(SERVERS)
+    single_state, single_latent = state.astype(np.float32), latent.astype(np.float32)
+    calls: dict[str, tuple[Callable[[], object], int]] = {
+        "torch, one by one": (lambda: peer.decide(state, latent), 1),
+        "numpy policy": (lambda: policy.decide(seen), 1),
+        "compiled, one by one": (lambda: actor.one(3, single_latent, single_state, noise), 1),
+    }
+    for batch in BATCHES:
+        start = torch.randn(1, SERVERS, SERVERS, batch)
+        states = torch.randn(1, SERVERS, STATE, batch)
+        calls[f"compiled, {SERVERS} x {batch} at once"] = (
+            lambda start=start, states=states: actor.run(start, states, noise),
+            SERVERS * batch,
+        )
+    return calls
+
+
+def main() -> None:
+    """Measures, prints, writes."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=1.0, help="for each row")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    results: dict[str, dict[str, Any]] = {}
+    seen = observation()
+    calls = {f"lad_ts: {name}": call for name, call in lad_ts_calls().items()}
+    for name in registry.names():
+        try:
+            policy = registry.create(name, rng=np.random.default_rng(0))
+        except InvalidCheckpoint as error:
+            print(f"{name} is left out: {error}")
+            continue
+        calls[name] = (lambda policy=policy: policy.decide(seen), 1)
+    print(f"{'':<34}{'median':>12}{'best':>12}   us per decision")
+    for name, (call, decisions) in calls.items():
+        measured = per_call_us(call, seconds=options.seconds)
+        results[name] = {key: value / decisions for key, value in measured.items()}
+        row = results[name]
+        print(f"{name:<34}{row['median_us']:>12.2f}{row['best_us']:>12.2f}", flush=True)
+    written = {
+        "question": "wall time of one placement decision among 20 servers, one thread",
+        "results": results,
+        "machine": machine.describe(),
+    }
+    (RESULTS / "decision_latency.json").write_text(json.dumps(written, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
