@@ -15,7 +15,7 @@ from rich.console import Console
 from edge_node.errors import InvalidRequest
 from scheduler import checkpoint
 from scheduler.algorithms import lad_ts_plus
-from scheduler.policies.lad_ts_plus import Weights, load_weights
+from scheduler.policies.lad_ts_plus import Weights, load_weights, unlearned
 
 WEIGHTS_FILE = "lad_ts_plus.safetensors"
 SHOWN_GENERATIONS = 10
@@ -54,7 +54,7 @@ def run_search(request: SearchRequest, *, console: Console) -> int:
         raise InvalidRequest(f"--seconds is {request.seconds}; it must be positive.")
     path = request.out / WEIGHTS_FILE
     try:
-        weights = load_weights(path) if request.resume else lad_ts_plus.unlearned()
+        weights = load_weights(path) if request.resume else unlearned()
     except (OSError, checkpoint.InvalidCheckpoint) as error:
         raise InvalidRequest(f"cannot go on: {error}.") from error
     config = replace(lad_ts_plus.Config(), seconds=request.seconds)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Sequence
+from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,8 @@ def run_training(request: TrainRequest, *, console: Console) -> int:
     """Trains all seeds; prints and writes the summary.
 
     Raises:
-        InvalidRequest: an argument is wrong, a folder is in use, or Ray is not there.
+        InvalidRequest: an argument is wrong, a folder is in use, Ray is not there, or a process was
+            killed.
     """
     try:
         runs = _plan(request)
@@ -86,7 +88,7 @@ def run_training(request: TrainRequest, *, console: Console) -> int:
                 trained = run_on_ray(runs, show)
             else:
                 trained = run_here(runs, show, jobs=request.jobs)
-    except (ValueError, RayUnavailable) as error:
+    except (ValueError, RayUnavailable, BrokenExecutor) as error:
         raise InvalidRequest(f"{str(error).rstrip('.')}.") from error
     except Diverged as error:
         console.print(f"A run diverged: {error}. Its last checkpoint stays.")

@@ -73,11 +73,6 @@ class Yardstick:
     bound_s: float
 
 
-def unlearned(version: str = "unlearned") -> Weights:
-    """The weights that every search starts from."""
-    return Weights(**{name: np.zeros(shape) for name, shape in SHAPES.items()}, version=version)
-
-
 def train(
     stage: Stage,
     weights: Weights,

@@ -176,6 +176,7 @@ def _run(
     x0_RABM: SingleArray,
     trail: _Trail,
 ) -> None:
+    """All chains of all agents, one after another; a trail with no agents is not written."""
     chains, agents, actions, samples = start_RABM.shape
     steps, features = chain.embedding_IE.shape
     hidden = weights.second_AHH.shape[1]
@@ -273,6 +274,7 @@ def _dot(weight_F: SingleArray, offset: int, x_F: SingleArray) -> np.float32:
 def _go_back(
     weights: _Weights, chain: _Chain, grad_x0_ABM: SingleArray, trail: _Trail, grads: _Weights
 ) -> None:
+    """Walks the trail back from x_0 to x_I and sums the parameters' gradients on the way."""
     agents, steps, actions, samples = trail.x_AIBM.shape
     hidden, features = weights.second_AHH.shape[1], chain.embedding_IE.shape[1]
     d_eps = np.empty((actions, samples), np.float32)
@@ -321,21 +323,21 @@ def _affine(
 
 @njit(cache=True, fastmath=_FAST, error_model="numpy")
 def _add_product(weight_OI: SingleArray, x_IM: SingleArray, y_OM: SingleArray, count: int) -> None:
-    """Adds W x to y; four inputs at a time, so that y is loaded and stored once for four."""
+    """Adds W x to y, by blocks of two outputs and four inputs to spare loads and stores."""
     outputs, inputs = weight_OI.shape
-    whole = inputs - inputs % 4
-    for o in range(outputs):
+    paired, whole = outputs - outputs % 2, inputs - inputs % 4
+    for o in range(0, paired, 2):
         for i in range(0, whole, 4):
-            w0, w1 = weight_OI[o, i], weight_OI[o, i + 1]
-            w2, w3 = weight_OI[o, i + 2], weight_OI[o, i + 3]
+            v0, v1 = weight_OI[o, i], weight_OI[o, i + 1]
+            v2, v3 = weight_OI[o, i + 2], weight_OI[o, i + 3]
+            w0, w1 = weight_OI[o + 1, i], weight_OI[o + 1, i + 1]
+            w2, w3 = weight_OI[o + 1, i + 2], weight_OI[o + 1, i + 3]
             for m in range(count):
-                y_OM[o, m] += (
-                    w0 * x_IM[i, m]
-                    + w1 * x_IM[i + 1, m]
-                    + w2 * x_IM[i + 2, m]
-                    + w3 * x_IM[i + 3, m]
-                )
-        for i in range(whole, inputs):
+                x0, x1, x2, x3 = x_IM[i, m], x_IM[i + 1, m], x_IM[i + 2, m], x_IM[i + 3, m]
+                y_OM[o, m] += v0 * x0 + v1 * x1 + v2 * x2 + v3 * x3
+                y_OM[o + 1, m] += w0 * x0 + w1 * x1 + w2 * x2 + w3 * x3
+    for o in range(outputs):
+        for i in range(whole if o < paired else 0, inputs):
             for m in range(count):
                 y_OM[o, m] += weight_OI[o, i] * x_IM[i, m]
 

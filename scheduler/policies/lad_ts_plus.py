@@ -58,6 +58,7 @@ SHAPES = {
     "reorder_gains_CG": (len(CONTEXT), len(GAINS)),
     "price_SM": (len(SERVER), len(MODULATION)),
 }
+UNLEARNED = "unlearned"
 PRETRAINED = Path(__file__).parents[1] / "pretrained" / "lad_ts_plus.safetensors"
 Start = Literal["memory", "ring", "gaussian"]
 
@@ -100,12 +101,21 @@ class Weights:
                 raise ValueError(f"{name} holds a value that is not finite")
 
 
+def unlearned() -> Weights:
+    """The weights that learning starts from; with price 0 a good rule already."""
+    return Weights(**{name: np.zeros(shape) for name, shape in SHAPES.items()}, version=UNLEARNED)
+
+
 def load_weights(path: Path | None = None) -> Weights:
     """Weights from a checkpoint; without a path those that ship with the package.
+
+    The path "unlearned" stands for `unlearned()`, to measure what learning is worth.
 
     Raises:
         scheduler.checkpoint.InvalidCheckpoint: the file is no checkpoint of LAD-TS+.
     """
+    if path == Path(UNLEARNED):
+        return unlearned()
     path = path or PRETRAINED
     kept = checkpoint.load(path, kind="policy")
     if kept.info.policy != LadTsPlus.name:
