@@ -62,7 +62,7 @@ class NodeConfig(BaseModel):
 
     # Scheduling.
     policy: str = "slow_server_aware"
-    policy_options: dict[str, float] = Field(default_factory=dict)
+    policy_options: dict[str, float | str] = Field(default_factory=dict)
     # Seeds the policy's coin; drawn from the machine when not given.
     policy_seed: int | None = None
 
