@@ -6,6 +6,7 @@ B is the number of candidates.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,7 +72,9 @@ class Observation:
     traffic: Traffic | None = None
 
     def __post_init__(self) -> None:
-        """Refuses an observation in which nothing can be chosen."""
+        """Refuses an observation in which nothing can be chosen, or a task of impossible work."""
+        if not 0.0 <= self.work < math.inf:
+            raise ValueError(f"the work of a task is {self.work}; it must be 0 or more and finite")
         if not self.alive_B.any():
             raise ValueError("no candidate is alive")
 
