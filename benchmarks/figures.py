@@ -41,13 +41,14 @@ from scheduler.simulator.dispatchers import parse_policies
 from scheduler.simulator.scenario import Scenario
 
 LEARNED = ("dqn", "sac", "d2sac", "lad_ts")
-RULES = "opt_ts,capacity_random,power_of_two:sample=capacity,own=B"
+RULES = "opt_ts,lad_ts_plus,capacity_random,power_of_two:sample=capacity,own=B"
 LABELS = {
     "opt_ts": "Opt-TS",
     "dqn": "DQN-TS",
     "sac": "SAC-TS",
     "d2sac": "D2SAC-TS",
     "lad_ts": "LAD-TS",
+    "lad_ts_plus": "LAD-TS+",
     "capacity_random": "capacity random",
     "power_of_two": "power of two, B x own",
     "shadow_price": "shadow price, kappa 1",

@@ -235,6 +235,8 @@ def _orins() -> dict[Scenario, str]:
         named[steady] = f"Five Orins in mixed power modes, an hour at load {load:g}."
         drifting = steady.replace(name=f"orins_drift_{load:g}", changes=switches)
         named[drifting] = f"The same at first load {load:g}; devices switch their power mode."
+        believed = drifting.replace(name=f"orins_drift_believed_{load:g}", capacity_published=False)
+        named[believed] = "The same, but the capacities at the start are believed for ever."
     return named
 
 
