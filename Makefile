@@ -43,6 +43,8 @@ proto: install
 bench: install
 	$(BIN)/python -m benchmarks.node_footprint
 	$(BIN)/python -m benchmarks.tiny_sd3_adherence
+	$(BIN)/python -m benchmarks.simulator_speed
+	$(BIN)/python -m benchmarks.decision_latency
 	$(BIN)/python -m benchmarks.replay_flickr8k --start tiny:3 --paces 0.16,0.1,0.3 --to one \
 		--tasks 100 --name tiny3
 
