@@ -168,8 +168,10 @@ def _algorithm(name: str) -> Factory:
         trainer = importlib.import_module("scheduler.learning.trainer")
         wanted = dict(options)
         episodes, trained_on = wanted.pop("episodes", None), wanted.pop("trained_on", scenario.name)
+        # Whether decisions are sampled is chosen anew; it changes nothing that was learned.
+        how = {key: wanted.pop(key) for key in ("evaluation",) if key in wanted}
         if episodes is not None:
-            learner = trainer.learners.create(name, scenario, wanted, seed=seed)
+            learner = trainer.learners.create(name, scenario, {**wanted, **how}, seed=seed)
             for episode in range(int(episodes)):
                 learner.train_episode(trainer.arrivals(scenario, seed=seed, episode=episode))
             return learner  # type: ignore[no-any-return]
@@ -178,7 +180,8 @@ def _algorithm(name: str) -> Factory:
         path, kept = _run_in(
             checkpoints, name, str(trained_on), seed, wanted, trainer.TRAINING_FILE
         )
-        learner = trainer.learners.create(name, scenario, kept.info.config, seed=seed)
+        config = {**kept.info.config, **how}
+        learner = trainer.learners.create(name, scenario, config, seed=seed)
         arrays = {key.removeprefix("learner/"): array for key, array in kept.arrays.items()}
         shapes = {key: array.shape for key, array in trainer.snapshot(learner.parts()).items()}
         checkpoint.require_shapes(path, arrays, shapes)
