@@ -29,7 +29,7 @@ class LeastMarginalHarm:
         check_own(self.own)
 
     def place(self, episode: Episode, rng: np.random.Generator) -> IntArray:
-        """The server of each task, (N,); draws nothing."""
+        """The server of each task, (N,); `rng` keeps stations that see the same apart."""
         own = own_weight(self.own, episode.scenario)
         rule = marginal_harm.LeastMarginalHarm(fresh=self.fresh, own_multiplier=own)
         alive_K = np.asarray((episode.believed_KB > 0.0).any(axis=1))
