@@ -53,6 +53,9 @@ class Drawing:
         image_format: png, webp or jpeg.
         image_quality: 0..100, for webp and jpeg.
         previews: how many intermediate images are wanted.
+        init_image_sha256: of the PNG to start from, whose bytes travel beside the drawing; empty
+            for text-to-image.
+        strength: share of the steps that are run when there is an init image; 1 keeps none of it.
     """
 
     prompt: str
@@ -66,6 +69,15 @@ class Drawing:
     image_format: str = "png"
     image_quality: int = 90
     previews: int = 0
+    init_image_sha256: str = ""
+    strength: float = 1.0
+
+    @property
+    def denoising_steps(self) -> int:
+        """Steps that are run: the last `strength` of `steps`, rounded as diffusers rounds them."""
+        if not self.init_image_sha256:
+            return self.steps
+        return self.steps - int(max(self.steps - self.steps * self.strength, 0.0))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,12 +100,14 @@ class WorkModel:
         unguided_ratio: cost of an unguided step relative to a guided one.
         reference_px: side of the square whose guided step is one work unit.
         size_costs: measured rho as (width_px, height_px, rho); other sizes follow their area.
+        init_image_steps: cost of encoding an init image, in guided steps of the same size.
     """
 
     fixed_steps: float
     unguided_ratio: float
     reference_px: int
     size_costs: tuple[tuple[int, int, float], ...] = ()
+    init_image_steps: float = 0.0
 
     def work(self, drawing: Drawing) -> float:
         """Work units of `drawing`."""
@@ -102,8 +116,9 @@ class WorkModel:
             if (width_px, height_px) == (drawing.width_px, drawing.height_px):
                 rho = measured_rho
         guided = drawing.guidance_scale > 1.0
-        steps = drawing.steps * (1.0 if guided else self.unguided_ratio)
-        return rho * (steps + self.fixed_steps)
+        steps = drawing.denoising_steps * (1.0 if guided else self.unguided_ratio)
+        init_image_steps = self.init_image_steps if drawing.init_image_sha256 else 0.0
+        return rho * (steps + self.fixed_steps + init_image_steps)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -51,6 +51,8 @@ def drawing_to_proto(drawing: Drawing) -> worker_pb2.Drawing:
         image_format=drawing.image_format,
         image_quality=drawing.image_quality,
         previews=drawing.previews,
+        init_image_sha256=drawing.init_image_sha256,
+        strength=drawing.strength,
     )
 
 
@@ -68,6 +70,8 @@ def drawing_from_proto(message: worker_pb2.Drawing) -> Drawing:
         image_format=message.image_format,
         image_quality=message.image_quality,
         previews=message.previews,
+        init_image_sha256=message.init_image_sha256,
+        strength=message.strength,
     )
 
 
@@ -106,6 +110,7 @@ def work_model_to_proto(work_model: WorkModel) -> worker_pb2.WorkModel:
             worker_pb2.WorkModel.SizeCost(width_px=width_px, height_px=height_px, rho=rho)
             for width_px, height_px, rho in work_model.size_costs
         ],
+        init_image_steps=work_model.init_image_steps,
     )
 
 
@@ -116,6 +121,7 @@ def work_model_from_proto(message: worker_pb2.WorkModel) -> WorkModel:
         unguided_ratio=message.unguided_ratio,
         reference_px=message.reference_px,
         size_costs=tuple((cost.width_px, cost.height_px, cost.rho) for cost in message.size_costs),
+        init_image_steps=message.init_image_steps,
     )
 
 

@@ -126,6 +126,8 @@ def _drawing(document: dict[str, Any]) -> Drawing:
         image_format=str(document["image_format"]),
         image_quality=int(document["image_quality"]),
         previews=int(document["previews"]),
+        init_image_sha256=str(document.get("init_image_sha256", "")),
+        strength=float(document.get("strength", 1.0)),
     )
 
 

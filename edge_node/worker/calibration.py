@@ -147,7 +147,7 @@ Row = TypeVar("Row")
 class Measurable(Protocol[Row]):
     """The part of an engine that is measured."""
 
-    def begin(self, drawing: Drawing) -> Row:
+    def begin(self, drawing: Drawing, init_image: bytes) -> Row:
         """Row of a new drawing."""
         ...
 
@@ -180,7 +180,7 @@ def measure(
     """
     started_s = clock.now_s()
     guided = _probe(reference_px, reference_px)
-    engine.step([engine.begin(guided)])
+    engine.step([engine.begin(guided, b"")])
     guided_s: list[tuple[int, float]] = []
     for rows in widths:
         if guided_s and clock.now_s() - started_s > budget_s / 2:
@@ -194,7 +194,7 @@ def measure(
         if clock.now_s() - started_s > budget_s:
             break
         drawing = _probe(width_px, height_px)
-        engine.step([engine.begin(drawing)])
+        engine.step([engine.begin(drawing, b"")])
         step_s = _best_step_s(engine, drawing=drawing, rows=1, clock=clock)
         size_step_s.append((width_px, height_px, step_s))
     return Measurements(
@@ -219,7 +219,7 @@ def _probe(width_px: int, height_px: int) -> Drawing:
 
 
 def _best_step_s(engine: Measurable[Row], *, drawing: Drawing, rows: int, clock: Clock) -> float:
-    batch = [engine.begin(drawing) for _ in range(rows)]
+    batch = [engine.begin(drawing, b"") for _ in range(rows)]
     durations_s = []
     for _ in range(3):
         before_s = clock.now_s()
@@ -236,7 +236,7 @@ def _fixed_s(
         # A prompt of its own each time, because a known one costs nothing to encode.
         fresh = dataclasses.replace(drawing, prompt=f"calibration of a prompt {attempt}")
         before_s = clock.now_s()
-        row = engine.begin(fresh)
+        row = engine.begin(fresh, b"")
         begun_s = clock.now_s() - before_s
         engine.step([row])
         before_s = clock.now_s()

@@ -129,7 +129,7 @@ class EmulatedDenoiser:
             rows_limit=self._rows_limit,
         )
 
-    def begin(self, drawing: Drawing) -> EmulatedRow:
+    def begin(self, drawing: Drawing, init_image: bytes) -> EmulatedRow:
         """A prompt costs nothing here: both CLIPs together are some 4 % of one step."""
         return EmulatedRow(drawing=drawing)
 

@@ -137,7 +137,7 @@ class Sd3Denoiser:
             measurements, pace_s=self._pace_s, rows_limit=self._rows_limit
         )
 
-    def begin(self, drawing: Drawing) -> Sd3Row:
+    def begin(self, drawing: Drawing, init_image: bytes) -> Sd3Row:
         """Row with its prompts encoded and its noise drawn from its own seed."""
         conditions = [self._encoded(drawing.prompt)]
         if drawing.guidance_scale > 1.0:

@@ -76,6 +76,7 @@ class WorkerService:
                 task_id=TaskId(request.task_id),
                 attempt=request.attempt,
                 drawing=codec.drawing_from_proto(request.drawing),
+                init_image=request.init_image,
                 priority=request.priority,
                 on_report=_onto(loop, reports),
             )

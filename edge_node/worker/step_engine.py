@@ -88,8 +88,8 @@ class Denoiser(Protocol[Row]):
         """Warms up and says what work costs here."""
         ...
 
-    def begin(self, drawing: Drawing) -> Row:
-        """Row of a new drawing: prompt encoded, noise drawn."""
+    def begin(self, drawing: Drawing, init_image: bytes) -> Row:
+        """Row of a new drawing: prompt encoded, noise drawn, a PNG to start from encoded."""
         ...
 
     def step(self, rows: Sequence[Row]) -> None:
@@ -97,7 +97,10 @@ class Denoiser(Protocol[Row]):
         ...
 
     def picture(self, row: Row) -> PillowImage.Image:
-        """Image of the row: the final one after the last step, before it an estimate."""
+        """Image of the row: the final one after the last step, before it a cheap estimate.
+
+        The final one may be asked for from another thread while `step` runs.
+        """
         ...
 
 
@@ -125,6 +128,7 @@ class _Attempt(Generic[Row]):
         task_id: TaskId,
         attempt: int,
         drawing: Drawing,
+        init_image: bytes,
         order: queue_order.Waiting,
         work_model: WorkModel,
         on_report: Callable[[Report], None],
@@ -133,6 +137,7 @@ class _Attempt(Generic[Row]):
         self.task_id = task_id
         self.attempt = attempt
         self.drawing = drawing
+        self.init_image = init_image
         self.order = order
         self.on_report = on_report
         self.submitted_s = submitted_s
@@ -142,7 +147,8 @@ class _Attempt(Generic[Row]):
         self.steps_done = 0
         self.position = 0
         self.cancelled = False
-        self.preview_steps = preview_steps(steps=drawing.steps, previews=drawing.previews)
+        self.steps = drawing.denoising_steps
+        self.preview_steps = preview_steps(steps=self.steps, previews=drawing.previews)
         # A step's cost is its size's times its row's: half-ish for an unguided one.
         self.size_cost = calibration.size_cost(work_model, drawing)
         self.row_cost = 1.0 if drawing.guidance_scale > 1.0 else work_model.unguided_ratio
@@ -232,6 +238,7 @@ class StepEngine(Generic[Row]):
         task_id: TaskId,
         attempt: int,
         drawing: Drawing,
+        init_image: bytes = b"",
         priority: int,
         on_report: Callable[[Report], None],
     ) -> int:
@@ -259,6 +266,7 @@ class StepEngine(Generic[Row]):
                 task_id=task_id,
                 attempt=attempt,
                 drawing=drawing,
+                init_image=init_image,
                 order=queue_order.Waiting(
                     arrival=self._arrivals,
                     priority=priority,
@@ -437,7 +445,7 @@ class StepEngine(Generic[Row]):
     def _begin(self, attempt: _Attempt[Row]) -> None:
         self._report(attempt, AttemptStarted())
         try:
-            attempt.row = self._denoiser.begin(attempt.drawing)
+            attempt.row = self._denoiser.begin(attempt.drawing, attempt.init_image)
         except Exception as error:
             self._fail(attempt, error)
         attempt.begin_s = self._clock.now_s() - attempt.started_s
@@ -476,9 +484,9 @@ class StepEngine(Generic[Row]):
             self._report_step(attempt)
 
     def _report_step(self, attempt: _Attempt[Row]) -> None:
-        step, drawing = attempt.steps_done, attempt.drawing
+        step = attempt.steps_done
         if step not in attempt.preview_steps or attempt.row is None:
-            self._report(attempt, StepFinished(step=step, steps=drawing.steps))
+            self._report(attempt, StepFinished(step=step, steps=attempt.steps))
             return
         try:
             picture = self._denoiser.picture(attempt.row)
@@ -491,7 +499,7 @@ class StepEngine(Generic[Row]):
 
     def _finish_done(self, attempts: list[_Attempt[Row]]) -> None:
         for attempt in attempts:
-            if attempt.steps_done < attempt.drawing.steps or attempt.row is None:
+            if attempt.steps_done < attempt.steps or attempt.row is None:
                 continue
             before_s = self._clock.now_s()
             try:
@@ -539,7 +547,7 @@ class StepEngine(Generic[Row]):
         self, attempt: _Attempt[Row], *, step: int, picture: PillowImage.Image
     ) -> None:
         preview = image_encoding.encode(picture, image_format="png")
-        attempt.on_report(StepFinished(step=step, steps=attempt.drawing.steps, preview=preview))
+        attempt.on_report(StepFinished(step=step, steps=attempt.steps, preview=preview))
 
     def _send_image(self, attempt: _Attempt[Row], picture: PillowImage.Image) -> None:
         report: Report

@@ -40,6 +40,8 @@ def test_drawings() -> None:
         image_format="webp",
         image_quality=0,
         previews=3,
+        init_image_sha256="ab" * 32,
+        strength=0.25,
     )
     assert codec.drawing_from_proto(sent(codec.drawing_to_proto(drawing))) == drawing
 
@@ -54,7 +56,11 @@ def test_descriptions(state: str) -> None:
         model_fingerprint=ModelFingerprint("f"),
         capacity=1.5,
         work_model=WorkModel(
-            fixed_steps=0.7, unguided_ratio=0.6, reference_px=64, size_costs=((32, 48, 0.4),)
+            fixed_steps=0.7,
+            unguided_ratio=0.6,
+            reference_px=64,
+            size_costs=((32, 48, 0.4),),
+            init_image_steps=0.3,
         ),
         size_px_min=8,
         size_px_max=96,

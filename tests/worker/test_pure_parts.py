@@ -168,7 +168,7 @@ def test_a_placeholder_names_itself_and_follows_its_seed() -> None:
     calibrated = device.calibrate()
     assert calibrated.rows_max == 1
     assert calibrated.work_model.fixed_steps == pytest.approx(2.51 / 3.435)
-    rows = [device.begin(Drawing(**{**vars(DRAWING), "seed": seed})) for seed in (1, 2, 1)]
+    rows = [device.begin(Drawing(**{**vars(DRAWING), "seed": seed}), b"") for seed in (1, 2, 1)]
     pictures = [device.picture(row).tobytes() for row in rows]
     assert pictures[0] == pictures[2] != pictures[1]
     assert device.load().emulated_device == "orin-64gb-maxn x1e+06"

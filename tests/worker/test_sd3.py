@@ -82,7 +82,7 @@ def by_pipeline(pipe: object, one: Drawing, output_type: str) -> object:
 
 
 def alone(worker: Sd3Denoiser, one: Drawing) -> Sd3Row:
-    row = worker.begin(one)
+    row = worker.begin(one, b"")
     for _ in range(one.steps):
         worker.step([row])
     return row
@@ -134,7 +134,7 @@ SHIPPED = {"width_px": 64, "height_px": 64, "steps": 4}
 def run_joining_and_leaving(
     worker: Sd3Denoiser, drawings: Sequence[Drawing], joins_at: Sequence[int]
 ) -> list[Sd3Row]:
-    rows = [worker.begin(one) for one in drawings]
+    rows = [worker.begin(one, b"") for one in drawings]
     for tick in range(max(at + one.steps for at, one in zip(joins_at, drawings, strict=True))):
         batch = [
             row
@@ -160,7 +160,7 @@ def test_rows_do_not_depend_on_their_batch_mates(exact: Sd3Denoiser) -> None:
 def test_a_clean_estimate_ends_as_the_latent(exact: Sd3Denoiser) -> None:
     row = alone(exact, drawing(steps=5))
     assert torch.equal(row.clean_CHW, row.latent_CHW)
-    halfway = exact.begin(drawing(steps=5))
+    halfway = exact.begin(drawing(steps=5), b"")
     exact.step([halfway])
     assert exact.picture(halfway).size == (32, 32)
 

@@ -65,7 +65,7 @@ class ScriptedDenoiser:
             )
         )
 
-    def begin(self, drawing: Drawing) -> Drawing:
+    def begin(self, drawing: Drawing, init_image: bytes) -> Drawing:
         if drawing.prompt == "fails at the beginning":
             raise ValueError("bad prompt")
         return drawing

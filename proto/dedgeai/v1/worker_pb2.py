@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x64\x65\x64geai/v1/worker.proto\x12\ndedgeai.v1\"\xda\x01\n\x07\x44rawing\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12\x17\n\x0fnegative_prompt\x18\x02 \x01(\t\x12\x10\n\x08width_px\x18\x03 \x01(\r\x12\x11\n\theight_px\x18\x04 \x01(\r\x12\r\n\x05steps\x18\x05 \x01(\r\x12\x16\n\x0eguidance_scale\x18\x06 \x01(\x01\x12\x0c\n\x04seed\x18\x07 \x01(\x04\x12\r\n\x05model\x18\x08 \x01(\t\x12\x14\n\x0cimage_format\x18\t \x01(\t\x12\x15\n\rimage_quality\x18\n \x01(\r\x12\x10\n\x08previews\x18\x0b \x01(\r\"f\n\x05Image\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\x0c\x12\x0e\n\x06\x66ormat\x18\x02 \x01(\t\x12\x10\n\x08width_px\x18\x03 \x01(\r\x12\x11\n\theight_px\x18\x04 \x01(\r\x12\x17\n\x0f\x65mulated_device\x18\x05 \x01(\t\"\xc0\x01\n\tWorkModel\x12\x13\n\x0b\x66ixed_steps\x18\x01 \x01(\x01\x12\x16\n\x0eunguided_ratio\x18\x02 \x01(\x01\x12\x14\n\x0creference_px\x18\x03 \x01(\r\x12\x32\n\nsize_costs\x18\x04 \x03(\x0b\x32\x1e.dedgeai.v1.WorkModel.SizeCost\x1a<\n\x08SizeCost\x12\x10\n\x08width_px\x18\x01 \x01(\r\x12\x11\n\theight_px\x18\x02 \x01(\r\x12\x0b\n\x03rho\x18\x03 \x01(\x01\"\x11\n\x0f\x44\x65scribeRequest\"\xda\x03\n\x10\x44\x65scribeResponse\x12\x31\n\x05state\x18\x01 \x01(\x0e\x32\".dedgeai.v1.DescribeResponse.State\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12\x19\n\x11model_fingerprint\x18\x05 \x01(\t\x12\x10\n\x08\x63\x61pacity\x18\x06 \x01(\x01\x12)\n\nwork_model\x18\x07 \x01(\x0b\x32\x15.dedgeai.v1.WorkModel\x12\x13\n\x0bsize_px_min\x18\x08 \x01(\r\x12\x13\n\x0bsize_px_max\x18\t \x01(\r\x12\x18\n\x10size_px_multiple\x18\n \x01(\r\x12\x11\n\tsteps_max\x18\x0b \x01(\r\x12\x10\n\x08rows_max\x18\x0c \x01(\r\x12\x17\n\x0f\x65mulated_device\x18\r \x01(\t\x12\x0e\n\x06pace_s\x18\x0e \x01(\x01\x12\x0e\n\x06\x64\x65vice\x18\x0f \x01(\t\"j\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n\rSTATE_LOADING\x10\x01\x12\x14\n\x10STATE_WARMING_UP\x10\x02\x12\x0f\n\x0bSTATE_READY\x10\x03\x12\x10\n\x0cSTATE_FAILED\x10\x04\"g\n\x0b\x44rawRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12$\n\x07\x64rawing\x18\x03 \x01(\x0b\x32\x13.dedgeai.v1.Drawing\x12\x10\n\x08priority\x18\x04 \x01(\x05\"\x9c\x04\n\x0c\x44rawResponse\x12\x31\n\x06queued\x18\x01 \x01(\x0b\x32\x1f.dedgeai.v1.DrawResponse.QueuedH\x00\x12\x33\n\x07started\x18\x02 \x01(\x0b\x32 .dedgeai.v1.DrawResponse.StartedH\x00\x12>\n\rstep_finished\x18\x03 \x01(\x0b\x32%.dedgeai.v1.DrawResponse.StepFinishedH\x00\x12\x35\n\x08\x66inished\x18\x04 \x01(\x0b\x32!.dedgeai.v1.DrawResponse.FinishedH\x00\x12\x31\n\x06\x66\x61iled\x18\x05 \x01(\x0b\x32\x1f.dedgeai.v1.DrawResponse.FailedH\x00\x1a\x1a\n\x06Queued\x12\x10\n\x08position\x18\x01 \x01(\r\x1a\t\n\x07Started\x1a<\n\x0cStepFinished\x12\x0c\n\x04step\x18\x01 \x01(\r\x12\r\n\x05steps\x18\x02 \x01(\r\x12\x0f\n\x07preview\x18\x03 \x01(\x0c\x1aP\n\x08\x46inished\x12 \n\x05image\x18\x01 \x01(\x0b\x32\x11.dedgeai.v1.Image\x12\x0f\n\x07queue_s\x18\x02 \x01(\x01\x12\x11\n\tcompute_s\x18\x03 \x01(\x01\x1a:\n\x06\x46\x61iled\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x11\n\tretryable\x18\x03 \x01(\x08\x42\x07\n\x05\x65vent\"\x12\n\x10WatchLoadRequest\"\x83\x01\n\x11WatchLoadResponse\x12\x0f\n\x07\x62\x61\x63klog\x18\x01 \x01(\x01\x12\x0e\n\x06queued\x18\x02 \x01(\r\x12\x0f\n\x07running\x18\x03 \x01(\r\x12\x10\n\x08\x63\x61pacity\x18\x04 \x01(\x01\x12\x12\n\nsteps_done\x18\x05 \x01(\x04\x12\x16\n\x0eresident_bytes\x18\x06 \x01(\x04\x32\xdf\x01\n\rWorkerService\x12\x45\n\x08\x44\x65scribe\x12\x1b.dedgeai.v1.DescribeRequest\x1a\x1c.dedgeai.v1.DescribeResponse\x12;\n\x04\x44raw\x12\x17.dedgeai.v1.DrawRequest\x1a\x18.dedgeai.v1.DrawResponse0\x01\x12J\n\tWatchLoad\x12\x1c.dedgeai.v1.WatchLoadRequest\x1a\x1d.dedgeai.v1.WatchLoadResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x64\x65\x64geai/v1/worker.proto\x12\ndedgeai.v1\"\x87\x02\n\x07\x44rawing\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12\x17\n\x0fnegative_prompt\x18\x02 \x01(\t\x12\x10\n\x08width_px\x18\x03 \x01(\r\x12\x11\n\theight_px\x18\x04 \x01(\r\x12\r\n\x05steps\x18\x05 \x01(\r\x12\x16\n\x0eguidance_scale\x18\x06 \x01(\x01\x12\x0c\n\x04seed\x18\x07 \x01(\x04\x12\r\n\x05model\x18\x08 \x01(\t\x12\x14\n\x0cimage_format\x18\t \x01(\t\x12\x15\n\rimage_quality\x18\n \x01(\r\x12\x10\n\x08previews\x18\x0b \x01(\r\x12\x19\n\x11init_image_sha256\x18\x0c \x01(\t\x12\x10\n\x08strength\x18\r \x01(\x01\"f\n\x05Image\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\x0c\x12\x0e\n\x06\x66ormat\x18\x02 \x01(\t\x12\x10\n\x08width_px\x18\x03 \x01(\r\x12\x11\n\theight_px\x18\x04 \x01(\r\x12\x17\n\x0f\x65mulated_device\x18\x05 \x01(\t\"\xda\x01\n\tWorkModel\x12\x13\n\x0b\x66ixed_steps\x18\x01 \x01(\x01\x12\x16\n\x0eunguided_ratio\x18\x02 \x01(\x01\x12\x14\n\x0creference_px\x18\x03 \x01(\r\x12\x32\n\nsize_costs\x18\x04 \x03(\x0b\x32\x1e.dedgeai.v1.WorkModel.SizeCost\x12\x18\n\x10init_image_steps\x18\x05 \x01(\x01\x1a<\n\x08SizeCost\x12\x10\n\x08width_px\x18\x01 \x01(\r\x12\x11\n\theight_px\x18\x02 \x01(\r\x12\x0b\n\x03rho\x18\x03 \x01(\x01\"\x11\n\x0f\x44\x65scribeRequest\"\xda\x03\n\x10\x44\x65scribeResponse\x12\x31\n\x05state\x18\x01 \x01(\x0e\x32\".dedgeai.v1.DescribeResponse.State\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12\x19\n\x11model_fingerprint\x18\x05 \x01(\t\x12\x10\n\x08\x63\x61pacity\x18\x06 \x01(\x01\x12)\n\nwork_model\x18\x07 \x01(\x0b\x32\x15.dedgeai.v1.WorkModel\x12\x13\n\x0bsize_px_min\x18\x08 \x01(\r\x12\x13\n\x0bsize_px_max\x18\t \x01(\r\x12\x18\n\x10size_px_multiple\x18\n \x01(\r\x12\x11\n\tsteps_max\x18\x0b \x01(\r\x12\x10\n\x08rows_max\x18\x0c \x01(\r\x12\x17\n\x0f\x65mulated_device\x18\r \x01(\t\x12\x0e\n\x06pace_s\x18\x0e \x01(\x01\x12\x0e\n\x06\x64\x65vice\x18\x0f \x01(\t\"j\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n\rSTATE_LOADING\x10\x01\x12\x14\n\x10STATE_WARMING_UP\x10\x02\x12\x0f\n\x0bSTATE_READY\x10\x03\x12\x10\n\x0cSTATE_FAILED\x10\x04\"\x8f\x01\n\x0b\x44rawRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12$\n\x07\x64rawing\x18\x03 \x01(\x0b\x32\x13.dedgeai.v1.Drawing\x12\x10\n\x08priority\x18\x04 \x01(\x05\x12\x12\n\ninit_image\x18\x05 \x01(\x0c\x12\x12\n\ndeadline_s\x18\x06 \x01(\x01\"\x9c\x04\n\x0c\x44rawResponse\x12\x31\n\x06queued\x18\x01 \x01(\x0b\x32\x1f.dedgeai.v1.DrawResponse.QueuedH\x00\x12\x33\n\x07started\x18\x02 \x01(\x0b\x32 .dedgeai.v1.DrawResponse.StartedH\x00\x12>\n\rstep_finished\x18\x03 \x01(\x0b\x32%.dedgeai.v1.DrawResponse.StepFinishedH\x00\x12\x35\n\x08\x66inished\x18\x04 \x01(\x0b\x32!.dedgeai.v1.DrawResponse.FinishedH\x00\x12\x31\n\x06\x66\x61iled\x18\x05 \x01(\x0b\x32\x1f.dedgeai.v1.DrawResponse.FailedH\x00\x1a\x1a\n\x06Queued\x12\x10\n\x08position\x18\x01 \x01(\r\x1a\t\n\x07Started\x1a<\n\x0cStepFinished\x12\x0c\n\x04step\x18\x01 \x01(\r\x12\r\n\x05steps\x18\x02 \x01(\r\x12\x0f\n\x07preview\x18\x03 \x01(\x0c\x1aP\n\x08\x46inished\x12 \n\x05image\x18\x01 \x01(\x0b\x32\x11.dedgeai.v1.Image\x12\x0f\n\x07queue_s\x18\x02 \x01(\x01\x12\x11\n\tcompute_s\x18\x03 \x01(\x01\x1a:\n\x06\x46\x61iled\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x11\n\tretryable\x18\x03 \x01(\x08\x42\x07\n\x05\x65vent\"\x12\n\x10WatchLoadRequest\"\x83\x01\n\x11WatchLoadResponse\x12\x0f\n\x07\x62\x61\x63klog\x18\x01 \x01(\x01\x12\x0e\n\x06queued\x18\x02 \x01(\r\x12\x0f\n\x07running\x18\x03 \x01(\r\x12\x10\n\x08\x63\x61pacity\x18\x04 \x01(\x01\x12\x12\n\nsteps_done\x18\x05 \x01(\x04\x12\x16\n\x0eresident_bytes\x18\x06 \x01(\x04\x32\xdf\x01\n\rWorkerService\x12\x45\n\x08\x44\x65scribe\x12\x1b.dedgeai.v1.DescribeRequest\x1a\x1c.dedgeai.v1.DescribeResponse\x12;\n\x04\x44raw\x12\x17.dedgeai.v1.DrawRequest\x1a\x18.dedgeai.v1.DrawResponse0\x01\x12J\n\tWatchLoad\x12\x1c.dedgeai.v1.WatchLoadRequest\x1a\x1d.dedgeai.v1.WatchLoadResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,37 +32,37 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'dedgeai.v1.worker_pb2', _gl
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_DRAWING']._serialized_start=40
-  _globals['_DRAWING']._serialized_end=258
-  _globals['_IMAGE']._serialized_start=260
-  _globals['_IMAGE']._serialized_end=362
-  _globals['_WORKMODEL']._serialized_start=365
-  _globals['_WORKMODEL']._serialized_end=557
-  _globals['_WORKMODEL_SIZECOST']._serialized_start=497
-  _globals['_WORKMODEL_SIZECOST']._serialized_end=557
-  _globals['_DESCRIBEREQUEST']._serialized_start=559
-  _globals['_DESCRIBEREQUEST']._serialized_end=576
-  _globals['_DESCRIBERESPONSE']._serialized_start=579
-  _globals['_DESCRIBERESPONSE']._serialized_end=1053
-  _globals['_DESCRIBERESPONSE_STATE']._serialized_start=947
-  _globals['_DESCRIBERESPONSE_STATE']._serialized_end=1053
-  _globals['_DRAWREQUEST']._serialized_start=1055
-  _globals['_DRAWREQUEST']._serialized_end=1158
-  _globals['_DRAWRESPONSE']._serialized_start=1161
-  _globals['_DRAWRESPONSE']._serialized_end=1701
-  _globals['_DRAWRESPONSE_QUEUED']._serialized_start=1451
-  _globals['_DRAWRESPONSE_QUEUED']._serialized_end=1477
-  _globals['_DRAWRESPONSE_STARTED']._serialized_start=1479
-  _globals['_DRAWRESPONSE_STARTED']._serialized_end=1488
-  _globals['_DRAWRESPONSE_STEPFINISHED']._serialized_start=1490
-  _globals['_DRAWRESPONSE_STEPFINISHED']._serialized_end=1550
-  _globals['_DRAWRESPONSE_FINISHED']._serialized_start=1552
-  _globals['_DRAWRESPONSE_FINISHED']._serialized_end=1632
-  _globals['_DRAWRESPONSE_FAILED']._serialized_start=1634
-  _globals['_DRAWRESPONSE_FAILED']._serialized_end=1692
-  _globals['_WATCHLOADREQUEST']._serialized_start=1703
-  _globals['_WATCHLOADREQUEST']._serialized_end=1721
-  _globals['_WATCHLOADRESPONSE']._serialized_start=1724
-  _globals['_WATCHLOADRESPONSE']._serialized_end=1855
-  _globals['_WORKERSERVICE']._serialized_start=1858
-  _globals['_WORKERSERVICE']._serialized_end=2081
+  _globals['_DRAWING']._serialized_end=303
+  _globals['_IMAGE']._serialized_start=305
+  _globals['_IMAGE']._serialized_end=407
+  _globals['_WORKMODEL']._serialized_start=410
+  _globals['_WORKMODEL']._serialized_end=628
+  _globals['_WORKMODEL_SIZECOST']._serialized_start=568
+  _globals['_WORKMODEL_SIZECOST']._serialized_end=628
+  _globals['_DESCRIBEREQUEST']._serialized_start=630
+  _globals['_DESCRIBEREQUEST']._serialized_end=647
+  _globals['_DESCRIBERESPONSE']._serialized_start=650
+  _globals['_DESCRIBERESPONSE']._serialized_end=1124
+  _globals['_DESCRIBERESPONSE_STATE']._serialized_start=1018
+  _globals['_DESCRIBERESPONSE_STATE']._serialized_end=1124
+  _globals['_DRAWREQUEST']._serialized_start=1127
+  _globals['_DRAWREQUEST']._serialized_end=1270
+  _globals['_DRAWRESPONSE']._serialized_start=1273
+  _globals['_DRAWRESPONSE']._serialized_end=1813
+  _globals['_DRAWRESPONSE_QUEUED']._serialized_start=1563
+  _globals['_DRAWRESPONSE_QUEUED']._serialized_end=1589
+  _globals['_DRAWRESPONSE_STARTED']._serialized_start=1591
+  _globals['_DRAWRESPONSE_STARTED']._serialized_end=1600
+  _globals['_DRAWRESPONSE_STEPFINISHED']._serialized_start=1602
+  _globals['_DRAWRESPONSE_STEPFINISHED']._serialized_end=1662
+  _globals['_DRAWRESPONSE_FINISHED']._serialized_start=1664
+  _globals['_DRAWRESPONSE_FINISHED']._serialized_end=1744
+  _globals['_DRAWRESPONSE_FAILED']._serialized_start=1746
+  _globals['_DRAWRESPONSE_FAILED']._serialized_end=1804
+  _globals['_WATCHLOADREQUEST']._serialized_start=1815
+  _globals['_WATCHLOADREQUEST']._serialized_end=1833
+  _globals['_WATCHLOADRESPONSE']._serialized_start=1836
+  _globals['_WATCHLOADRESPONSE']._serialized_end=1967
+  _globals['_WORKERSERVICE']._serialized_start=1970
+  _globals['_WORKERSERVICE']._serialized_end=2193
 # @@protoc_insertion_point(module_scope)

@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Drawing(_message.Message):
-    __slots__ = ("prompt", "negative_prompt", "width_px", "height_px", "steps", "guidance_scale", "seed", "model", "image_format", "image_quality", "previews")
+    __slots__ = ("prompt", "negative_prompt", "width_px", "height_px", "steps", "guidance_scale", "seed", "model", "image_format", "image_quality", "previews", "init_image_sha256", "strength")
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     NEGATIVE_PROMPT_FIELD_NUMBER: _ClassVar[int]
     WIDTH_PX_FIELD_NUMBER: _ClassVar[int]
@@ -20,6 +20,8 @@ class Drawing(_message.Message):
     IMAGE_FORMAT_FIELD_NUMBER: _ClassVar[int]
     IMAGE_QUALITY_FIELD_NUMBER: _ClassVar[int]
     PREVIEWS_FIELD_NUMBER: _ClassVar[int]
+    INIT_IMAGE_SHA256_FIELD_NUMBER: _ClassVar[int]
+    STRENGTH_FIELD_NUMBER: _ClassVar[int]
     prompt: str
     negative_prompt: str
     width_px: int
@@ -31,7 +33,9 @@ class Drawing(_message.Message):
     image_format: str
     image_quality: int
     previews: int
-    def __init__(self, prompt: _Optional[str] = ..., negative_prompt: _Optional[str] = ..., width_px: _Optional[int] = ..., height_px: _Optional[int] = ..., steps: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., seed: _Optional[int] = ..., model: _Optional[str] = ..., image_format: _Optional[str] = ..., image_quality: _Optional[int] = ..., previews: _Optional[int] = ...) -> None: ...
+    init_image_sha256: str
+    strength: float
+    def __init__(self, prompt: _Optional[str] = ..., negative_prompt: _Optional[str] = ..., width_px: _Optional[int] = ..., height_px: _Optional[int] = ..., steps: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., seed: _Optional[int] = ..., model: _Optional[str] = ..., image_format: _Optional[str] = ..., image_quality: _Optional[int] = ..., previews: _Optional[int] = ..., init_image_sha256: _Optional[str] = ..., strength: _Optional[float] = ...) -> None: ...
 
 class Image(_message.Message):
     __slots__ = ("content", "format", "width_px", "height_px", "emulated_device")
@@ -48,7 +52,7 @@ class Image(_message.Message):
     def __init__(self, content: _Optional[bytes] = ..., format: _Optional[str] = ..., width_px: _Optional[int] = ..., height_px: _Optional[int] = ..., emulated_device: _Optional[str] = ...) -> None: ...
 
 class WorkModel(_message.Message):
-    __slots__ = ("fixed_steps", "unguided_ratio", "reference_px", "size_costs")
+    __slots__ = ("fixed_steps", "unguided_ratio", "reference_px", "size_costs", "init_image_steps")
     class SizeCost(_message.Message):
         __slots__ = ("width_px", "height_px", "rho")
         WIDTH_PX_FIELD_NUMBER: _ClassVar[int]
@@ -62,11 +66,13 @@ class WorkModel(_message.Message):
     UNGUIDED_RATIO_FIELD_NUMBER: _ClassVar[int]
     REFERENCE_PX_FIELD_NUMBER: _ClassVar[int]
     SIZE_COSTS_FIELD_NUMBER: _ClassVar[int]
+    INIT_IMAGE_STEPS_FIELD_NUMBER: _ClassVar[int]
     fixed_steps: float
     unguided_ratio: float
     reference_px: int
     size_costs: _containers.RepeatedCompositeFieldContainer[WorkModel.SizeCost]
-    def __init__(self, fixed_steps: _Optional[float] = ..., unguided_ratio: _Optional[float] = ..., reference_px: _Optional[int] = ..., size_costs: _Optional[_Iterable[_Union[WorkModel.SizeCost, _Mapping]]] = ...) -> None: ...
+    init_image_steps: float
+    def __init__(self, fixed_steps: _Optional[float] = ..., unguided_ratio: _Optional[float] = ..., reference_px: _Optional[int] = ..., size_costs: _Optional[_Iterable[_Union[WorkModel.SizeCost, _Mapping]]] = ..., init_image_steps: _Optional[float] = ...) -> None: ...
 
 class DescribeRequest(_message.Message):
     __slots__ = ()
@@ -119,16 +125,20 @@ class DescribeResponse(_message.Message):
     def __init__(self, state: _Optional[_Union[DescribeResponse.State, str]] = ..., detail: _Optional[str] = ..., engine: _Optional[str] = ..., model: _Optional[str] = ..., model_fingerprint: _Optional[str] = ..., capacity: _Optional[float] = ..., work_model: _Optional[_Union[WorkModel, _Mapping]] = ..., size_px_min: _Optional[int] = ..., size_px_max: _Optional[int] = ..., size_px_multiple: _Optional[int] = ..., steps_max: _Optional[int] = ..., rows_max: _Optional[int] = ..., emulated_device: _Optional[str] = ..., pace_s: _Optional[float] = ..., device: _Optional[str] = ...) -> None: ...
 
 class DrawRequest(_message.Message):
-    __slots__ = ("task_id", "attempt", "drawing", "priority")
+    __slots__ = ("task_id", "attempt", "drawing", "priority", "init_image", "deadline_s")
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     DRAWING_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    INIT_IMAGE_FIELD_NUMBER: _ClassVar[int]
+    DEADLINE_S_FIELD_NUMBER: _ClassVar[int]
     task_id: str
     attempt: int
     drawing: Drawing
     priority: int
-    def __init__(self, task_id: _Optional[str] = ..., attempt: _Optional[int] = ..., drawing: _Optional[_Union[Drawing, _Mapping]] = ..., priority: _Optional[int] = ...) -> None: ...
+    init_image: bytes
+    deadline_s: float
+    def __init__(self, task_id: _Optional[str] = ..., attempt: _Optional[int] = ..., drawing: _Optional[_Union[Drawing, _Mapping]] = ..., priority: _Optional[int] = ..., init_image: _Optional[bytes] = ..., deadline_s: _Optional[float] = ...) -> None: ...
 
 class DrawResponse(_message.Message):
     __slots__ = ("queued", "started", "step_finished", "finished", "failed")
