@@ -33,7 +33,7 @@ def test_fields_of_newer_versions_are_ignored() -> None:
     document["format"] = 2
     document["carbon_g"] = 1.0
     document["task"]["tenant"] = "x"
-    document["task"]["drawing"]["strength"] = 0.5
+    document["task"]["drawing"]["sampler"] = "heun"
     assert decode_record(json.dumps(document)) == finished(task(1))
 
 
