@@ -19,8 +19,11 @@ from typing import Any
 
 from edge_node.clock import SystemClock
 from edge_node.socket_path import check_socket_path
-from edge_node.worker import accelerator_lock, model_folder, service
-from edge_node.worker.step_engine import Denoiser, EngineLimits, ModelUnusable, StepEngine
+from edge_node.worker import accelerator_lock, model_files, service
+from edge_node.worker.approximations import Approximations
+from edge_node.worker.denoiser import Denoiser, ModelUnusable
+from edge_node.worker.queue_order import Order
+from edge_node.worker.step_engine import EngineLimits, StepEngine
 
 LOG = logging.getLogger(__name__)
 
@@ -36,8 +39,11 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m edge_node.worker", description=__doc__)
     parser.add_argument("--socket", type=pathlib.Path, required=True, help="Unix socket to serve")
     parser.add_argument("--engine", choices=("sd3", "emulated"), required=True)
-    parser.add_argument("--model", type=pathlib.Path, help="diffusers SD3 folder (engine sd3)")
+    parser.add_argument(
+        "--model", type=pathlib.Path, help="SD3: a diffusers folder or a .safetensors file"
+    )
     parser.add_argument("--model-name", help="name to serve under (default: the folder's)")
+    _add_model_options(parser)
     parser.add_argument(
         "--dtype", choices=("auto", "float16", "bfloat16", "float32", "float64"), default="auto"
     )
@@ -55,6 +61,21 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--rows-max", type=int, help="most rows that share a step")
     parser.add_argument("--queue-max", type=int, default=64, help="most drawings that may wait")
+    parser.add_argument("--order", default="fcfs", help="who is drawn next: fcfs, sjf or srpt")
+    parser.add_argument("--ageing", help="order by seconds of service - AGEING x age instead")
+    parser.add_argument(
+        "--promotion",
+        metavar="C0,C1",
+        help="serve first what is older than C0 + C1 x its own service time; C0 in wall seconds, "
+        "which --time-scale does not divide",
+    )
+    parser.add_argument(
+        "--memory-floor",
+        type=int,
+        default=2**30,
+        metavar="BYTES",
+        help="memory that further rows must leave free",
+    )
     parser.add_argument("--lock", type=pathlib.Path, help="file that stands for the accelerator")
     parser.add_argument("--lock-wait", type=float, default=10.0, help="seconds to wait for it")
     parser.add_argument(
@@ -65,10 +86,68 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parsed = parser.parse_args(arguments)
     if parsed.engine == "sd3" and parsed.model is None:
-        parser.error("--engine sd3 needs --model, a diffusers folder of Stable Diffusion 3")
+        parser.error("--engine sd3 needs --model, a diffusers folder or file of Stable Diffusion 3")
     if parsed.time_scale <= 0.0 or parsed.pace < 0.0:
         parser.error("--time-scale must be positive and --pace not negative")
+    try:
+        parsed.order = Order.parse(parsed.order, ageing=parsed.ageing, promotion=parsed.promotion)
+        parsed.approximations = Approximations(
+            taesd3=parsed.taesd3,
+            int8_weights=parsed.int8_weights,
+            guidance_interval=parsed.guidance_interval and tuple(parsed.guidance_interval),
+            step_cache=parsed.step_cache,
+        )
+    except ValueError as error:
+        parser.error(str(error))
     return parsed
+
+
+def _add_model_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--clip",
+        type=pathlib.Path,
+        nargs=2,
+        metavar=("CLIP_L", "CLIP_G"),
+        help="CLIP files for a single file without them (default: looked for beside it)",
+    )
+    parser.add_argument(
+        "--model-config",
+        type=pathlib.Path,
+        help="diffusers folder whose configs go with a single file (default: SD3-medium's)",
+    )
+    parser.add_argument(
+        "--stability-license-accepted",
+        action="store_true",
+        help="the operator has read and accepts the Stability AI Community License",
+    )
+    parser.add_argument(
+        "--context-mode",
+        choices=("sd3", "paper"),
+        default="sd3",
+        help="context as diffusers pads it (sd3), or the CLIPs' 77 tokens alone (paper)",
+    )
+    parser.add_argument(
+        "--compile",
+        choices=("auto", "always", "never"),
+        default="auto",
+        help="compiled blocks, and CUDA graphs where there is CUDA; auto: on a GPU",
+    )
+    lossy = parser.add_argument_group("lossy choices, off by default and noted in every image")
+    lossy.add_argument("--taesd3", type=pathlib.Path, help="TAESD3 folder that decodes latents")
+    lossy.add_argument("--int8-weights", action="store_true", help="needs torchao")
+    lossy.add_argument(
+        "--guidance-interval",
+        type=float,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="guide only while the noise level is in it",
+    )
+    lossy.add_argument(
+        "--step-cache",
+        type=float,
+        metavar="SHARE",
+        help="reuse a velocity once where the last two differed by less",
+    )
 
 
 def build_denoiser(options: argparse.Namespace) -> Denoiser[Any]:
@@ -94,22 +173,28 @@ def _emulated(options: argparse.Namespace) -> Denoiser[Any]:
 
 
 def _sd3(options: argparse.Namespace) -> Denoiser[Any]:
-    model_folder.check_folder(options.model)
-    # Set before the import, which reads them: weights come from the folder or not at all.
+    files = model_files.find(options.model, options.clip or (), config_folder=options.model_config)
+    model_files.check_licence(files, accepted=options.stability_license_accepted)
+    # Set before the import, which reads them: weights come from the disk or not at all.
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["TRANSFORMERS_OFFLINE"] = "1"
     import torch
 
-    from edge_node.worker.sd3 import Sd3Denoiser
+    from edge_node.worker import sd3, sd3_parts
 
     torch.set_num_threads(options.threads)
-    return Sd3Denoiser(
-        options.model,
+    return sd3.Sd3Denoiser(
+        lambda device, dtype: sd3_parts.load_parts(files, device=device, dtype=dtype),
+        options=sd3.Sd3Options(
+            model_name=options.model_name or files.name,
+            dtype_name=options.dtype,
+            context_mode=options.context_mode,
+            compiled={"auto": None, "always": True, "never": False}[options.compile],
+            approximations=options.approximations,
+            pace_s=options.pace,
+            rows_limit=options.rows_max,
+        ),
         clock=SystemClock(),
-        model_name=options.model_name,
-        dtype_name=options.dtype,
-        pace_s=options.pace,
-        rows_limit=options.rows_max,
     )
 
 
@@ -123,7 +208,11 @@ async def run(options: argparse.Namespace) -> bool:
     engine: StepEngine[Any] = StepEngine(
         lambda: build_denoiser(options),
         limits=EngineLimits(
-            queue_max=options.queue_max, pace_s=options.pace, metadata=options.metadata
+            queue_max=options.queue_max,
+            pace_s=options.pace,
+            metadata=options.metadata,
+            order=options.order,
+            memory_floor_bytes=options.memory_floor,
         ),
         clock=SystemClock(),
         on_change=changes.announce,

@@ -9,17 +9,25 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import logging
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from edge_node.clock import Clock
 from edge_node.domain import Drawing, WorkModel
+from edge_node.worker.memory_guard import is_out_of_memory
+
+LOG = logging.getLogger(__name__)
 
 # The smallest width whose throughput is within this share of the best is enough: wider batches
 # would only delay their first rows.
 THROUGHPUT_TOLERANCE = 0.03
+# Each duration is the best of so many, unless they take longer than this together.
+REPEATS = 3
+REPEATED_S_MAX = 1.0
 # Busy seconds after which a change of speed (throttling, a busy neighbour) shows by two thirds.
 TRACKING_S = 20.0
 
@@ -34,6 +42,7 @@ class Measurements:
         unguided_s: one unguided step of one row.
         fixed_s: encoding an unknown prompt, decoding the latent and encoding the image.
         size_step_s: (width_px, height_px, seconds of a guided step of one row).
+        row_bytes: memory that each further row of a guided step takes; 0 when not known.
     """
 
     reference_px: int
@@ -41,6 +50,7 @@ class Measurements:
     unguided_s: float
     fixed_s: float
     size_step_s: tuple[tuple[int, int, float], ...] = ()
+    row_bytes: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,12 +61,15 @@ class Calibration:
         guided_s: seconds of a guided reference step by number of rows, pace included.
         rows_max: rows that share a step.
         capacity: work units per second at `rows_max`.
+        row_bytes: memory that each further row of the reference size takes, other sizes by their
+            area; 0 when not known.
     """
 
     work_model: WorkModel
     guided_s: tuple[tuple[int, float], ...]
     rows_max: int
     capacity: float
+    row_bytes: int = 0
 
     def step_s(self, *, rho: float, width: float) -> float:
         """Expected seconds of a step of `width` guided rows of size cost `rho`."""
@@ -87,6 +100,7 @@ def calibrated(
         guided_s=paced_s,
         rows_max=rows_max,
         capacity=rows_max / _interpolated_s(paced_s, rows_max),
+        row_bytes=measurements.row_bytes,
     )
 
 
@@ -156,6 +170,15 @@ class Measurable(Protocol[Row]):
         ...
 
 
+class Peak(Protocol):
+    """What a watch of memory tells when it is over."""
+
+    @property
+    def bytes(self) -> int:
+        """The most that was in use meanwhile."""
+        ...
+
+
 def measure(
     engine: Measurable[Row],
     *,
@@ -165,8 +188,9 @@ def measure(
     sizes_px: Sequence[tuple[int, int]],
     clock: Clock,
     budget_s: float,
+    watch: Callable[[], AbstractContextManager[Peak]] | None = None,
 ) -> Measurements:
-    """Runs the engine on made-up drawings and returns what it took; the best of three each.
+    """Runs the engine on made-up drawings and returns what it took; the best of a few each.
 
     Args:
         engine: loaded; its first step may compile and tune, and is not counted.
@@ -177,15 +201,14 @@ def measure(
         clock: to measure with.
         budget_s: further widths and sizes are left out once this much time is spent; the
             first width and the fixed cost are always measured.
+        watch: watches memory as long as it is entered; without it rows have no size.
     """
     started_s = clock.now_s()
     guided = _probe(reference_px, reference_px)
     engine.step([engine.begin(guided, b"")])
-    guided_s: list[tuple[int, float]] = []
-    for rows in widths:
-        if guided_s and clock.now_s() - started_s > budget_s / 2:
-            break
-        guided_s.append((rows, _best_step_s(engine, drawing=guided, rows=rows, clock=clock)))
+    guided_s, row_bytes = _by_width(
+        engine, guided, widths=widths, clock=clock, until_s=started_s + budget_s / 2, watch=watch
+    )
     unguided = dataclasses.replace(guided, guidance_scale=1.0)
     unguided_s = _best_step_s(engine, drawing=unguided, rows=1, clock=clock)
     fixed_s = _fixed_s(engine, drawing=guided, finish=finish, clock=clock)
@@ -199,11 +222,41 @@ def measure(
         size_step_s.append((width_px, height_px, step_s))
     return Measurements(
         reference_px=reference_px,
-        guided_s=tuple(guided_s),
+        guided_s=guided_s,
         unguided_s=unguided_s,
         fixed_s=fixed_s,
         size_step_s=tuple(size_step_s),
+        row_bytes=row_bytes,
     )
+
+
+def _by_width(
+    engine: Measurable[Row],
+    drawing: Drawing,
+    *,
+    widths: Sequence[int],
+    clock: Clock,
+    until_s: float,
+    watch: Callable[[], AbstractContextManager[Peak]] | None,
+) -> tuple[tuple[tuple[int, float], ...], int]:
+    """Seconds of a step by number of rows, and the memory that each further row took."""
+    guided_s: list[tuple[int, float]] = []
+    peak_bytes: list[int] = []
+    for rows in widths:
+        if guided_s and clock.now_s() > until_s:
+            break
+        try:
+            with watch() if watch else nullcontext() as peak:
+                step_s = _best_step_s(engine, drawing=drawing, rows=rows, clock=clock)
+        except Exception as error:
+            if not guided_s or not is_out_of_memory(error):
+                raise
+            LOG.warning("%d rows do not fit into memory: at most %d", rows, guided_s[-1][0])
+            break
+        guided_s.append((rows, step_s))
+        peak_bytes.append(peak.bytes if peak else 0)
+    growth_bytes, further = peak_bytes[-1] - peak_bytes[0], guided_s[-1][0] - guided_s[0][0]
+    return tuple(guided_s), max(0, growth_bytes) // max(1, further)
 
 
 def _probe(width_px: int, height_px: int) -> Drawing:
@@ -220,8 +273,9 @@ def _probe(width_px: int, height_px: int) -> Drawing:
 
 def _best_step_s(engine: Measurable[Row], *, drawing: Drawing, rows: int, clock: Clock) -> float:
     batch = [engine.begin(drawing, b"") for _ in range(rows)]
-    durations_s = []
-    for _ in range(3):
+    durations_s: list[float] = []
+    # A step that is long is measured well enough by one of it.
+    while len(durations_s) < REPEATS and sum(durations_s) < REPEATED_S_MAX:
         before_s = clock.now_s()
         engine.step(batch)
         durations_s.append(clock.now_s() - before_s)
@@ -231,10 +285,12 @@ def _best_step_s(engine: Measurable[Row], *, drawing: Drawing, rows: int, clock:
 def _fixed_s(
     engine: Measurable[Row], *, drawing: Drawing, finish: Callable[[Row], object], clock: Clock
 ) -> float:
-    durations_s = []
-    for attempt in range(3):
-        # A prompt of its own each time, because a known one costs nothing to encode.
-        fresh = dataclasses.replace(drawing, prompt=f"calibration of a prompt {attempt}")
+    durations_s: list[float] = []
+    while len(durations_s) < REPEATS and sum(durations_s) < REPEATED_S_MAX:
+        # A prompt of its own each time, because a known one costs nothing to encode; one step,
+        # because before the last one a picture is but a preview.
+        prompt = f"calibration of a prompt {len(durations_s)}"
+        fresh = dataclasses.replace(drawing, prompt=prompt, steps=1)
         before_s = clock.now_s()
         row = engine.begin(fresh, b"")
         begun_s = clock.now_s() - before_s

@@ -2,7 +2,8 @@
 
 Owns the profiles and where their numbers come from. Nothing here was measured on the devices it
 names, every picture says EMULATED, and every description carries the profile's name. It must not
-import torch: many of these workers share one machine.
+import torch: many of these workers share one machine. A time scale divides what the device would
+take and nothing else: deadlines and the c0 of a promotion stay seconds of the wall clock.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from PIL import ImageDraw, ImageFont
 
 from edge_node.domain import Drawing, ModelFingerprint
 from edge_node.worker import calibration
-from edge_node.worker.step_engine import ModelFacts
+from edge_node.worker.denoiser import ModelFacts
 
 REFERENCE_PX = 512
 SIZE_PX_MIN, SIZE_PX_MAX, SIZE_PX_MULTIPLE = 256, 1024, 16
@@ -143,20 +144,21 @@ class EmulatedDenoiser:
     def picture(self, row: EmulatedRow) -> PillowImage.Image:
         """Placeholder that names itself; its colours follow the seed and its bar the steps."""
         drawing, begun_s = row.drawing, time.monotonic()
+        steps = drawing.denoising_steps
         width_px, height_px = drawing.width_px, drawing.height_px
         red, green, blue = hashlib.sha256(f"{drawing.seed} {drawing.prompt}".encode()).digest()[:3]
         picture = PillowImage.new("RGB", (width_px, height_px), (red // 2, green // 2, blue // 2))
         draw = ImageDraw.Draw(picture)
-        done_px = width_px * row.steps_done // drawing.steps
+        done_px = width_px * row.steps_done // steps
         bar = (0, height_px - height_px // 16, done_px, height_px)
         draw.rectangle(bar, fill=(red // 2 + 128, green // 2 + 128, blue // 2 + 128))
         title_font = ImageFont.load_default(size=width_px // 8)
         text_font = ImageFont.load_default(size=width_px // 20)
         margin_px = width_px // 16
         draw.text((margin_px, height_px // 3), "EMULATED", font=title_font, fill="white")
-        lines = f"{self._label}\nseed {drawing.seed}, step {row.steps_done} of {drawing.steps}"
+        lines = f"{self._label}\nseed {drawing.seed}, step {row.steps_done} of {steps}"
         draw.multiline_text((margin_px, height_px // 2), lines, font=text_font, fill="white")
-        if row.steps_done == drawing.steps:
+        if row.steps_done == steps:
             # The device would decode now; painting the placeholder is part of that time.
             painted_s = time.monotonic() - begun_s
             time.sleep(max(0.0, self._decode_s * _area_ratio(drawing) - painted_s))

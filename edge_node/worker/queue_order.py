@@ -1,58 +1,200 @@
-"""Who draws next: first come first served within a priority, one image size at a time.
+"""Who is drawn next: first come first served or known sizes first, due times and deadlines.
 
-Owns the order of waiting drawings and the choice of those that may join a step. Pure: it holds no
-queue of its own and knows neither clocks nor threads.
+Owns the order of all drawings that a worker holds, begun or not, and the choice of those whose
+rows are active. Pure: it holds no queue and knows neither clocks nor threads. Its simulated twin
+is `scheduler.simulator.service`; a test serves the same drawings with both.
+
+The order, the most decisive first:
+
+1. larger priority;
+2. who would miss a deadline by waiting longer, least latest start first;
+3. under fcfs and sjf who has begun: only 1 and 2 interrupt a drawing there;
+4. who is older than c0 + c1 x its own service time (promotion), earliest due first;
+5. under sjf the least whole and under srpt the least remaining seconds, less ageing x age;
+6. who came first.
+
+Times are the worker's own seconds, also where an emulated device runs many times faster than the
+one it stands for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal, cast, get_args
+
+Discipline = Literal["fcfs", "sjf", "srpt"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Waiting:
-    """A drawing that waits.
+class Order:
+    """In which order drawings are taken.
+
+    Attributes:
+        discipline: "fcfs" by arrival; "sjf" least work first, never interrupted by its like;
+            "srpt" least remaining work first, interrupted only between denoising steps.
+        ageing: a; orders by seconds of service - a x age in seconds instead.
+        promotion: (c0 in seconds, c1); a drawing older than c0 + c1 x its own service time is
+            taken first, earliest due first.
+    """
+
+    discipline: Discipline = "fcfs"
+    ageing: float | None = None
+    promotion: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuses what no worker can follow."""
+        if self.discipline not in get_args(Discipline):
+            known = ", ".join(get_args(Discipline))
+            raise ValueError(f"the order is {self.discipline!r}: give one of {known}")
+        for name, numbers in (
+            ("ageing", () if self.ageing is None else (self.ageing,)),
+            ("promotion", self.promotion or ()),
+        ):
+            if numbers and self.discipline == "fcfs":
+                raise ValueError(f"fcfs goes by age already: leave {name} out, or give sjf or srpt")
+            if not all(math.isfinite(number) and number >= 0.0 for number in numbers):
+                raise ValueError(f"{name} is {getattr(self, name)!r}: give 0 or more")
+
+    @classmethod
+    def parse(
+        cls, discipline: str, *, ageing: str | None = None, promotion: str | None = None
+    ) -> Order:
+        """An order as command lines give it: `parse("srpt", promotion="15,1")`.
+
+        Raises:
+            ValueError: a value is no number, or the combination is impossible.
+        """
+        slope = _numbers("ageing", ageing, count=1)
+        pair = _numbers("promotion", promotion, count=2)
+        return cls(
+            discipline=cast(Discipline, discipline),
+            ageing=slope[0] if slope else None,
+            promotion=(pair[0], pair[1]) if pair else None,
+        )
+
+
+def _numbers(name: str, text: str | None, *, count: int) -> tuple[float, ...]:
+    if text is None:
+        return ()
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        numbers = ()
+    if len(numbers) != count:
+        wanted = "a number" if count == 1 else f"{count} numbers with a comma between them"
+        raise ValueError(f"{name} is {text!r}: give {wanted}")
+    return numbers
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Entry:
+    """A drawing as the order sees it.
 
     Attributes:
         arrival: number of the arrival at this worker; earlier is smaller.
         priority: larger is served first.
-        size_px: width and height; only rows of the same size share a transformer call.
+        size_px: width and height; only rows of the same size share a step.
+        submitted_s: time of the arrival.
+        service_s: seconds that all of it takes on this worker at its present capacity.
+        left_s: those of them that are still to come.
+        deadline_s: time at which the image is of no use any more, None when it always is.
+        started: it holds a latent; it is active or parked.
     """
 
     arrival: int
     priority: int
     size_px: tuple[int, int]
+    submitted_s: float
+    service_s: float
+    left_s: float
+    deadline_s: float | None = None
+    started: bool = False
 
 
-def in_order(waiting: Iterable[Waiting]) -> list[Waiting]:
-    """All that wait, first to be served first."""
-    return sorted(waiting, key=lambda one: (-one.priority, one.arrival))
+def ranked(entries: Iterable[Entry], *, order: Order, now_s: float) -> list[Entry]:
+    """All entries, first to be served first."""
+    return sorted(entries, key=_ranks(order, now_s))
 
 
-def positions(waiting: Iterable[Waiting]) -> dict[int, int]:
-    """Place in the queue by arrival number, counted from 1."""
-    return {one.arrival: place for place, one in enumerate(in_order(waiting), start=1)}
+def _ranks(order: Order, now_s: float) -> Callable[[Entry], tuple[float, ...]]:
+    """What entries are compared by; one closure, as thousands may wait and each step may ask."""
+    by_arrival, by_rest = order.discipline == "fcfs", order.discipline == "srpt"
+    ageing = order.ageing or 0.0
+    c0_s, c1 = order.promotion or (math.inf, 0.0)
+
+    def rank(entry: Entry) -> tuple[float, ...]:
+        # The margin is the whole service time: what it would wait for a drawing like itself. As it
+        # does not shrink with the steps done, who is pressed stays so until it is done, and two
+        # drawings do not push each other out by turns. Who cannot be in time gets no favour.
+        pressed_s = math.inf
+        if entry.deadline_s is not None:
+            latest_start_s = entry.deadline_s - entry.left_s
+            if latest_start_s - entry.service_s <= now_s < latest_start_s:
+                pressed_s = latest_start_s
+        due_s = entry.submitted_s + c0_s + c1 * entry.service_s
+        # All ages grow alike: the time of arrival stands for the age.
+        size_s = (entry.left_s if by_rest else entry.service_s) + ageing * entry.submitted_s
+        return (
+            -entry.priority,
+            pressed_s,
+            not (by_rest or entry.started),
+            due_s if due_s <= now_s else math.inf,
+            0.0 if by_arrival else size_s,
+            entry.arrival,
+        )
+
+    return rank
 
 
-def joining(
-    waiting: Iterable[Waiting], *, running_size_px: tuple[int, int] | None, places: int
-) -> list[Waiting]:
-    """Those that join the running rows now.
+def positions(entries: Iterable[Entry], *, order: Order, now_s: float) -> dict[int, int]:
+    """Place among those that have not begun, by arrival number, counted from 1."""
+    waiting = (entry for entry in entries if not entry.started)
+    in_line = ranked(waiting, order=order, now_s=now_s)
+    return {entry.arrival: place for place, entry in enumerate(in_line, start=1)}
 
-    The order is never broken: the first in line whose size differs from that of the running rows
-    holds back all behind it, else a stream of one size would starve every other.
+
+def active(in_order: Sequence[Entry], *, places: int, started_max: int) -> list[Entry]:
+    """Whose rows are active next: the first `places` in the order, of any size.
+
+    What has begun and is not among them is parked. Fewer places take a part from the front.
 
     Args:
-        waiting: the queue, in any order.
-        running_size_px: size of the rows that are under way, None when there are none.
-        places: rows that may still join.
+        in_order: all that the worker holds, as `ranked` has them.
+        places: rows that may be active.
+        started_max: drawings that may hold a latent, active or parked; once so many do, none
+            begins in the place of another.
     """
-    chosen: list[Waiting] = []
-    size_px = running_size_px
-    for one in in_order(waiting):
-        if len(chosen) >= places or (size_px is not None and one.size_px != size_px):
+    chosen: list[Entry] = []
+    started = sum(entry.started for entry in in_order)
+    for entry in in_order:
+        if len(chosen) == places:
             break
-        size_px = one.size_px
-        chosen.append(one)
+        if not entry.started:
+            if started >= started_max:
+                continue
+            started += 1
+        chosen.append(entry)
     return chosen
+
+
+def next_change_s(entries: Iterable[Entry], *, order: Order, now_s: float) -> float:
+    """Until when the order stays as it is if only active rows step and none comes or goes.
+
+    The next time after `now_s` at which a drawing is promoted, pressed, beyond help or past its
+    deadline; infinite when there is none. Steps of an active row only bring it further forward.
+    """
+    c0_s, c1 = order.promotion or (math.inf, 0.0)
+    change_s = math.inf
+    for entry in entries:
+        due_s = entry.submitted_s + c0_s + c1 * entry.service_s
+        if now_s < due_s < change_s:
+            change_s = due_s
+        if entry.deadline_s is not None:
+            latest_start_s = entry.deadline_s - entry.left_s
+            pressed_s = latest_start_s - entry.service_s
+            for instant_s in (pressed_s, latest_start_s, entry.deadline_s):
+                if now_s < instant_s < change_s:
+                    change_s = instant_s
+    return change_s

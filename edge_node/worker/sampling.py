@@ -67,13 +67,24 @@ def flow_schedule(scheduler_config: Mapping[str, object], *, steps: int) -> Flow
     )
 
 
-def initial_noise(shape: tuple[int, ...], *, seed: int, dtype: torch.dtype) -> torch.Tensor:
-    """Starting latent of a row, from a generator of its own.
+def noise_generator(seed: int) -> torch.Generator:
+    """A row's own source of noise, on the CPU: a seed means the same picture on every device."""
+    return torch.Generator(device="cpu").manual_seed(seed)
 
-    Always drawn on the CPU, so that a seed means the same picture on every device.
-    """
-    generator = torch.Generator(device="cpu").manual_seed(seed)
+
+def noise(
+    shape: tuple[int, ...], *, generator: torch.Generator, dtype: torch.dtype
+) -> torch.Tensor:
+    """The next normal draws of a row's generator."""
     return torch.randn(shape, generator=generator, device="cpu", dtype=dtype)
+
+
+def noised(
+    clean: torch.Tensor, noise: torch.Tensor, *, schedule: FlowSchedule, step: int
+) -> torch.Tensor:
+    """A clean latent with the noise that it would have before `step` (image-to-image)."""
+    sigma = schedule.sigma_S[step].to(clean.dtype).to(clean.device)
+    return sigma * noise + (1.0 - sigma) * clean
 
 
 def guided(

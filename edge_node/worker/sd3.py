@@ -1,29 +1,43 @@
-"""Stable Diffusion 3 without its T5 encoder: the only module that imports diffusers.
+"""Stable Diffusion 3 without its T5 encoder, drawn step by step.
 
-Owns loading a diffusers folder, encoding prompts, calling the transformer and decoding latents.
-It never reaches for a hub, and it keeps no queue: the step engine decides what is drawn when.
-Latents and tensors are in the folder's own layout: B rows, C channels, H and W latent cells.
+Owns the rows' arithmetic: what one denoising step of rows of mixed ages is, where a row begins,
+and how its picture comes out. It keeps no queue (the step engine decides what is drawn when) and
+loads nothing itself (sd3_parts does). Latents end in B rows, C channels, H and W latent cells.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import io
 import math
-import pathlib
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+import os
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-import diffusers
+import numpy as np
 import torch
-import transformers
 from PIL import Image as PillowImage
 
 from edge_node.clock import Clock
 from edge_node.domain import Drawing
-from edge_node.worker import calibration, image_encoding, sampling
-from edge_node.worker.model_folder import fingerprint
-from edge_node.worker.prompt_cache import PromptCache
-from edge_node.worker.step_engine import ModelFacts, ModelUnusable
+from edge_node.errors import InvalidRequest
+from edge_node.worker import (
+    calibration,
+    image_encoding,
+    latent_preview,
+    memory_guard,
+    sampling,
+    sd3_parts,
+)
+from edge_node.worker.approximations import CACHE_EDGE_STEPS, Approximations, served_fingerprint
+from edge_node.worker.conditions import Conditions
+from edge_node.worker.cuda_graphs import Call, GraphedCall
+from edge_node.worker.denoiser import ModelFacts, ModelUnusable
+from edge_node.worker.mmdit import FoldedTransformer
+from edge_node.worker.peak_memory import PeakBytes
+from edge_node.worker.sd3_parts import Sd3Parts
 
 # The reference size of work units is the model's own, but at most the one of design.md.
 REFERENCE_PX_MAX = 512
@@ -32,271 +46,427 @@ SIDE_RATIO_MAX = 1.5
 # What clients are promised, whatever a model's own multiple is.
 SIZE_PX_MULTIPLE = 16
 STEPS_MAX = 100
-PROMPT_CACHE_BYTES_MAX = 64 * 2**20
-# diffusers' context without T5: the CLIP tokens and as many zero rows as T5 would have filled.
-ZERO_ROWS = 256
+# Context rows of zeros: diffusers pads with as many as T5 would have filled; the paper's authors
+# pass the CLIPs' 77 tokens alone.
+ZERO_ROWS = {"sd3": 256, "paper": 0}
 # Widths and sizes that are not reached within it are left out.
 CALIBRATION_BUDGET_S = 8.0
 WIDTHS = (1, 2, 4, 8)
 
+ContextMode = Literal["sd3", "paper"]
+
 
 @dataclass(frozen=True, kw_only=True)
-class EncodedPrompt:
-    """context_TJ: 77 CLIP tokens padded to the joint width; pooled_P: both pooled outputs."""
+class Sd3Options:
+    """How a model is run.
 
-    context_TJ: torch.Tensor
-    pooled_P: torch.Tensor
+    Attributes:
+        model_name: to serve under.
+        dtype_name: a torch dtype, or "auto": float16 on a GPU, float32 on a CPU.
+        context_mode: "sd3" as diffusers draws, "paper" as the paper's authors did.
+        compiled: whether blocks are compiled and calls captured as CUDA graphs; None: on a GPU.
+        approximations: lossy choices.
+        pace_s, rows_limit: an operator's, for calibration.
+    """
 
-    @property
-    def size_bytes(self) -> int:
-        """Memory held."""
-        return self.context_TJ.nbytes + self.pooled_P.nbytes
+    model_name: str
+    dtype_name: str = "auto"
+    context_mode: ContextMode = "sd3"
+    compiled: bool | None = None
+    approximations: Approximations = field(default_factory=Approximations)
+    pace_s: float = 0.0
+    rows_limit: int | None = None
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, eq=False)
 class Sd3Row:
     """One drawing between two steps.
 
     Attributes:
-        conditions: (negative and) positive prompt; two when guided, in the pipeline's order.
+        prompts: (negative and) positive prompt; two when guided, in the pipeline's order.
         schedule: noise levels of this row's own number of steps.
-        guidance_scale: used when there are two conditions.
+        guidance_scale: used when there are two prompts.
         latent_CHW: changes with every step.
         clean_CHW: estimate of the final latent; equals it after the last step.
-        steps_done: index of the next step.
+        step: index of the next step; begins above 0 when there is an init image.
+        velocity_CHW: of the last step that was computed.
+        change: relative difference of the last two velocities; infinite when unknown.
     """
 
-    conditions: tuple[EncodedPrompt, ...]
+    prompts: tuple[str, ...]
     schedule: sampling.FlowSchedule
     guidance_scale: float
     latent_CHW: torch.Tensor
     clean_CHW: torch.Tensor
-    steps_done: int = 0
+    step: int = 0
+    velocity_CHW: torch.Tensor | None = None
+    change: float = math.inf
 
 
 class Sd3Denoiser:
-    """Draws with the modules of a diffusers StableDiffusion3 folder."""
+    """Draws with the modules of an SD3 model."""
 
     def __init__(
         self,
-        folder: pathlib.Path,
+        load_parts: Callable[[torch.device, torch.dtype], Sd3Parts],
         *,
+        options: Sd3Options,
         clock: Clock,
-        model_name: str | None = None,
-        dtype_name: str = "auto",
-        pace_s: float = 0.0,
-        rows_limit: int | None = None,
     ) -> None:
-        self._folder = folder
+        self._load_parts = load_parts
+        self._options = options
         self._clock = clock
-        self._model_name = model_name or folder.resolve().name
-        self._dtype_name = dtype_name
-        self._pace_s = pace_s
-        self._rows_limit = rows_limit
-        self._prompts: PromptCache[EncodedPrompt] = PromptCache(bytes_max=PROMPT_CACHE_BYTES_MAX)
         self._schedules: dict[int, sampling.FlowSchedule] = {}
+
+    # The Denoiser interface.
 
     def load(self) -> ModelFacts:
         """Loads all parts and proves that the device computes."""
-        self._device = _working_device()
-        self._dtype = _dtype_for(self._device, self._dtype_name)
-        self._load_parts()
+        self._device = _device()
+        self._dtype = _dtype_for(self._device, self._options.dtype_name)
+        _prove_computing(self._device, self._dtype)
+        parts = self._load_parts(self._device, self._dtype)
+        unsupported = sampling.unsupported_settings(parts.scheduler_config)
+        if unsupported:
+            raise ModelUnusable(
+                f"the model's scheduler sets {', '.join(unsupported)}, which this worker does not "
+                "follow: use a model with plain flow-matching Euler steps"
+            )
+        self._scheduler_config = parts.scheduler_config
+        self._vae = parts.vae
+        self._channels = parts.transformer.config.in_channels
         self._scale_px = 2 ** (len(self._vae.config.block_out_channels) - 1)
-        config = self._transformer.config
-        side_px = config.sample_size * self._scale_px
-        position_px = config.pos_embed_max_size * config.patch_size * self._scale_px
-        multiple_px = math.lcm(self._scale_px * config.patch_size, SIZE_PX_MULTIPLE)
-        self._side_px = side_px
-        self._reference_px = min(REFERENCE_PX_MAX, side_px)
-        return ModelFacts(
-            engine="sd3",
-            model=self._model_name,
-            fingerprint=fingerprint(self._folder),
-            size_px_min=multiple_px,
-            size_px_max=min(position_px, int(SIDE_RATIO_MAX * side_px))
-            // multiple_px
-            * multiple_px,
-            size_px_multiple=multiple_px,
-            steps_max=STEPS_MAX,
-            device=_device_name(self._device),
-        )
+        self._arrange(parts)
+        return self._facts(parts)
 
     def calibrate(self) -> calibration.Calibration:
-        """Measures steps of several widths and sizes, and the fixed cost."""
+        """Proves a step finite, and measures steps of several widths and sizes, memory and c."""
+        self._prove_finite()
+        limit = self._options.rows_limit
+        cuda = torch.cuda if self._device.type == "cuda" else None
         sizes_px = {self._side_px, self._reference_px // 2} - {self._reference_px}
         measurements = calibration.measure(
             self,
             finish=lambda row: image_encoding.encode(self.picture(row), image_format="png"),
             reference_px=self._reference_px,
-            widths=[w for w in WIDTHS if self._rows_limit is None or w <= self._rows_limit],
+            widths=[width for width in WIDTHS if limit is None or width <= limit],
             sizes_px=[(side, side) for side in sorted(sizes_px)],
             clock=self._clock,
             budget_s=CALIBRATION_BUDGET_S,
+            watch=lambda: PeakBytes(cuda),
         )
-        return calibration.calibrated(
-            measurements, pace_s=self._pace_s, rows_limit=self._rows_limit
+        calibrated = calibration.calibrated(
+            measurements, pace_s=self._options.pace_s, rows_limit=limit
+        )
+        init_image_steps = self._init_image_s() / measurements.guided_s[0][1]
+        return dataclasses.replace(
+            calibrated,
+            work_model=dataclasses.replace(
+                calibrated.work_model, init_image_steps=init_image_steps
+            ),
         )
 
+    @torch.inference_mode()
     def begin(self, drawing: Drawing, init_image: bytes) -> Sd3Row:
         """Row with its prompts encoded and its noise drawn from its own seed."""
-        conditions = [self._encoded(drawing.prompt)]
-        if drawing.guidance_scale > 1.0:
-            conditions.insert(0, self._encoded(drawing.negative_prompt))
-        if drawing.steps not in self._schedules:
-            self._schedules[drawing.steps] = sampling.flow_schedule(
-                dict(self._scheduler.config), steps=drawing.steps
-            )
-        noise_CHW = sampling.initial_noise(
-            (
-                self._transformer.config.in_channels,
-                drawing.height_px // self._scale_px,
-                drawing.width_px // self._scale_px,
-            ),
-            seed=drawing.seed,
-            dtype=self._dtype,
-        ).to(self._device)
+        guided = drawing.guidance_scale > 1.0
+        prompts = (drawing.negative_prompt, drawing.prompt) if guided else (drawing.prompt,)
+        schedule = self._schedule(drawing.steps)
+        for prompt in prompts:
+            self.conditions.modulations(prompt, schedule)
+        generator = sampling.noise_generator(drawing.seed)
+        shape_CHW = (
+            self._channels,
+            drawing.height_px // self._scale_px,
+            drawing.width_px // self._scale_px,
+        )
+        first_step = drawing.steps - drawing.denoising_steps
+        clean_CHW = None
+        if drawing.init_image_sha256:
+            # Drawn from the generator before the noise, as StableDiffusion3Img2ImgPipeline does.
+            clean_CHW = self._init_latent(_pixels(init_image, drawing=drawing), generator)
+        latent_CHW = sampling.noise(shape_CHW, generator=generator, dtype=self._dtype).to(
+            self._device
+        )
+        if clean_CHW is not None:
+            latent_CHW = sampling.noised(clean_CHW, latent_CHW, schedule=schedule, step=first_step)
         return Sd3Row(
-            conditions=tuple(conditions),
-            schedule=self._schedules[drawing.steps],
+            prompts=prompts,
+            schedule=schedule,
             guidance_scale=drawing.guidance_scale,
-            latent_CHW=noise_CHW,
-            clean_CHW=noise_CHW,
+            latent_CHW=latent_CHW,
+            clean_CHW=latent_CHW,
+            step=first_step,
         )
 
     @torch.inference_mode()
     def step(self, rows: Sequence[Sd3Row]) -> None:
-        """One transformer call for all rows and their conditions, then each row's own update."""
+        """One transformer call for all rows and their prompts, then each row's own update."""
+        computed = [row for row in rows if not self._reuses_velocity(row)]
+        try:
+            velocities = self._velocities(computed) if computed else []
+        except Exception as error:
+            if memory_guard.is_out_of_memory(error):
+                # Its frames hold the tensors that did not fit together.
+                traceback.clear_frames(error.__traceback__)
+                self._release()
+            raise
+        for row in rows:
+            # Of a row that was not computed the change is unknown, so it will be next time.
+            row.change = math.inf
+        for row, velocity_CHW in zip(computed, velocities, strict=True):
+            if self._options.approximations.step_cache is not None:
+                row.change = _relative_change(row.velocity_CHW, velocity_CHW)
+            row.velocity_CHW = velocity_CHW
+        for row in rows:
+            assert row.velocity_CHW is not None
+            row.clean_CHW = sampling.clean_estimate(
+                row.latent_CHW, row.velocity_CHW, schedule=row.schedule, step=row.step
+            )
+            row.latent_CHW = sampling.euler_step(
+                row.latent_CHW, row.velocity_CHW, schedule=row.schedule, step=row.step
+            )
+            row.step += 1
+
+    @torch.inference_mode()
+    def picture(self, row: Sd3Row) -> PillowImage.Image:
+        """Decoded image after the last step; before it, a linear preview of the clean estimate."""
+        if row.step < row.schedule.steps:
+            return self._preview.picture(row.clean_CHW, scale_px=self._scale_px)
+        if self._device.type != "cuda":
+            return self._decoded(row.latent_CHW)
+        # Beside the loop's steps, on a stream of this thread's own.
+        aside: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        aside.wait_stream(torch.cuda.default_stream())
+        with torch.cuda.stream(aside):
+            return self._decoded(row.latent_CHW)
+
+    # Steps.
+
+    def _velocities(self, rows: Sequence[Sd3Row]) -> list[torch.Tensor]:
+        guided = [len(row.prompts) == 2 and self._guides(row) for row in rows]
         # Negative prompts first, as the pipeline does: a lone row is then the very same call.
-        calls = [(row, row.conditions[0]) for row in rows if len(row.conditions) == 2]
+        calls = [(row, row.prompts[0]) for row, twice in zip(rows, guided, strict=True) if twice]
         guided_rows = len(calls)
-        calls += [(row, row.conditions[-1]) for row in rows]
-        context_BTJ = torch.stack([condition.context_TJ for _, condition in calls])
-        velocity_BCHW = self._transformer(
-            hidden_states=torch.stack([row.latent_CHW for row, _ in calls]),
-            timestep=torch.stack([row.schedule.timestep_S[row.steps_done] for row, _ in calls]).to(
-                self._device
+        calls += [(row, row.prompts[-1]) for row in rows]
+        velocity_BCHW = self._transformer_call(
+            torch.stack([row.latent_CHW for row, _ in calls]),
+            torch.stack([self.conditions.encoded(prompt).context_KD for _, prompt in calls]),
+            torch.stack(
+                [
+                    self.conditions.modulations(prompt, row.schedule)[row.step]
+                    for row, prompt in calls
+                ]
             ),
-            encoder_hidden_states=torch.nn.functional.pad(context_BTJ, (0, 0, 0, ZERO_ROWS)),
-            pooled_projections=torch.stack([condition.pooled_P for _, condition in calls]),
-            return_dict=False,
-        )[0]
+        )
         if self._device.type == "cuda":
             # An error of the kernels must surface here, where the rows are still untouched.
             torch.cuda.synchronize()
         unconditional = iter(velocity_BCHW[:guided_rows])
-        for row, conditional_CHW in zip(rows, velocity_BCHW[guided_rows:], strict=True):
+        velocities = []
+        for row, twice, conditional_CHW in zip(
+            rows, guided, velocity_BCHW[guided_rows:], strict=True
+        ):
             velocity_CHW = conditional_CHW
-            if len(row.conditions) == 2:
+            if twice:
                 velocity_CHW = sampling.guided(
                     next(unconditional), conditional_CHW, guidance_scale=row.guidance_scale
                 )
-            row.clean_CHW = sampling.clean_estimate(
-                row.latent_CHW, velocity_CHW, schedule=row.schedule, step=row.steps_done
-            )
-            row.latent_CHW = sampling.euler_step(
-                row.latent_CHW, velocity_CHW, schedule=row.schedule, step=row.steps_done
-            )
-            row.steps_done += 1
+            velocities.append(velocity_CHW)
+        return velocities
 
-    @torch.inference_mode()
-    def picture(self, row: Sd3Row) -> PillowImage.Image:
-        """Decoded image: of the latent after the last step, of its clean estimate before."""
-        finished = row.steps_done == row.schedule.steps
-        latent_1CHW = (row.latent_CHW if finished else row.clean_CHW)[None]
-        config = self._vae.config
-        decoded_1CHW = self._vae.decode(
-            latent_1CHW / config.scaling_factor + config.shift_factor, return_dict=False
+    def _guides(self, row: Sd3Row) -> bool:
+        return self._options.approximations.guides(float(row.schedule.sigma_S[row.step]))
+
+    def _reuses_velocity(self, row: Sd3Row) -> bool:
+        bound = self._options.approximations.step_cache
+        inner = CACHE_EDGE_STEPS <= row.step < row.schedule.steps - CACHE_EDGE_STEPS
+        return bound is not None and inner and row.change < bound
+
+    def _schedule(self, steps: int) -> sampling.FlowSchedule:
+        if steps not in self._schedules:
+            self._schedules[steps] = sampling.flow_schedule(self._scheduler_config, steps=steps)
+        return self._schedules[steps]
+
+    def _release(self) -> None:
+        """What memory can be given back at once, when it has run out."""
+        self.conditions.release()
+        if isinstance(self._transformer_call, GraphedCall):
+            self._transformer_call.release()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    # Pictures.
+
+    def _decoded(self, latent_CHW: torch.Tensor) -> PillowImage.Image:
+        config = self._decoder.config
+        decoded_1CHW = self._decoder.decode(
+            latent_CHW[None] / config.scaling_factor + config.shift_factor, return_dict=False
         )[0]
         pixels_HWC = (decoded_1CHW[0] / 2 + 0.5).clamp(0, 1).permute(1, 2, 0).float().cpu()
         bytes_HWC = (pixels_HWC * 255).round().to(torch.uint8).contiguous()
         height_px, width_px, _ = bytes_HWC.shape
         return PillowImage.frombytes("RGB", (width_px, height_px), bytes_HWC.numpy().tobytes())
 
-    # Prompts.
+    def _init_latent(
+        self, pixels_1CHW: torch.Tensor, generator: torch.Generator | None
+    ) -> torch.Tensor:
+        """Latent of a picture; a draw from the encoder's posterior when there is a generator."""
+        posterior = self._vae.encode(pixels_1CHW.to(self._device, self._dtype)).latent_dist
+        latent_1CHW = posterior.mean
+        if generator is not None:
+            drawn = sampling.noise(tuple(latent_1CHW.shape), generator=generator, dtype=self._dtype)
+            latent_1CHW = latent_1CHW + posterior.std * drawn.to(self._device)
+        config = self._vae.config
+        latent_CHW: torch.Tensor = (latent_1CHW[0] - config.shift_factor) * config.scaling_factor
+        return latent_CHW
 
-    def _encoded(self, prompt: str) -> EncodedPrompt:
-        known = self._prompts.get(prompt)
-        if known is None:
-            known = self._encode(prompt)
-            self._prompts.put(prompt, known, size_bytes=known.size_bytes)
-        return known
+    # Loading and calibrating.
 
     @torch.inference_mode()
-    def _encode(self, prompt: str) -> EncodedPrompt:
-        """Both CLIPs side by side, padded to the joint width, as StableDiffusion3Pipeline."""
-        hidden_1TD, pooled_1D = [], []
-        for tokenizer, encoder in self._clips:
-            tokens = tokenizer(
-                prompt,
-                padding="max_length",
-                max_length=self._clips[0][0].model_max_length,
-                truncation=True,
-                return_tensors="pt",
+    def _arrange(self, parts: Sd3Parts) -> None:
+        config = parts.transformer.config
+        approximations = self._options.approximations
+        self._decoder = self._vae
+        if approximations.taesd3 is not None:
+            self._decoder = sd3_parts.tiny_decoder(
+                approximations.taesd3, device=self._device, dtype=self._dtype
             )
-            output = encoder(tokens.input_ids.to(self._device), output_hidden_states=True)
-            hidden_1TD.append(output.hidden_states[-2])
-            pooled_1D.append(output[0])
-        clip_TD = torch.cat(hidden_1TD, dim=-1)[0]
-        width = self._transformer.config.joint_attention_dim
-        return EncodedPrompt(
-            context_TJ=torch.nn.functional.pad(clip_TD, (0, width - clip_TD.shape[-1])),
-            pooled_P=torch.cat(pooled_1D, dim=-1)[0],
+        if approximations.int8_weights:
+            sd3_parts.quantize_linears(parts.transformer)
+        folded = FoldedTransformer(
+            parts.transformer, zero_rows=ZERO_ROWS[self._options.context_mode]
+        )
+        self.transformer = parts.transformer
+        self.conditions = Conditions(
+            parts.clips, transformer=folded, joint_width=config.joint_attention_dim
+        )
+        self._transformer_call: Call = folded.velocity
+        on_gpu = self._device.type == "cuda"
+        if self._options.compiled or (self._options.compiled is None and on_gpu):
+            folded.compile_blocks()
+            if on_gpu:
+                self._transformer_call = GraphedCall(folded.velocity)
+        self._side_px = config.sample_size * self._scale_px
+        self._reference_px = min(REFERENCE_PX_MAX, self._side_px)
+        self._preview = latent_preview.fitted(
+            lambda pictures_B3HW: self._init_latent(pictures_B3HW, None)[None],
+            scale_px=self._scale_px,
+            device=self._device,
+            dtype=self._dtype,
         )
 
-    # Loading.
+    @property
+    def _choices(self) -> tuple[str, ...]:
+        """All that makes pictures differ from diffusers', by name."""
+        mode = self._options.context_mode
+        own_context = () if mode == "sd3" else (f"context_mode={mode}",)
+        return (*own_context, *self._options.approximations.names)
 
-    def _load_parts(self) -> None:
-        transformers.utils.logging.disable_progress_bar()
-        diffusers.utils.logging.disable_progress_bar()
-        self._scheduler = diffusers.FlowMatchEulerDiscreteScheduler.from_pretrained(
-            self._folder, subfolder="scheduler", local_files_only=True
+    def _facts(self, parts: Sd3Parts) -> ModelFacts:
+        config = parts.transformer.config
+        position_px = config.pos_embed_max_size * config.patch_size * self._scale_px
+        multiple_px = math.lcm(self._scale_px * config.patch_size, SIZE_PX_MULTIPLE)
+        largest_px = min(position_px, int(SIDE_RATIO_MAX * self._side_px))
+        return ModelFacts(
+            engine="sd3",
+            model=self._options.model_name,
+            fingerprint=served_fingerprint(
+                parts.fingerprint,
+                context_mode=self._options.context_mode,
+                approximations=self._options.approximations,
+            ),
+            size_px_min=multiple_px,
+            size_px_max=largest_px // multiple_px * multiple_px,
+            size_px_multiple=multiple_px,
+            steps_max=STEPS_MAX,
+            device=_device_name(self._device),
+            approximations=self._choices,
+            decodes_beside=self._device.type == "cuda" or _has_spare_core(),
+            available_bytes=_available_bytes(self._device),
         )
-        unsupported = sampling.unsupported_settings(self._scheduler.config)
-        if unsupported:
+
+    def _prove_finite(self) -> None:
+        """One guided step in the chosen precision, whose numbers must be numbers."""
+        side_px = self._reference_px
+        probe = Drawing(
+            prompt="a first step",
+            width_px=side_px,
+            height_px=side_px,
+            steps=1,
+            guidance_scale=5.0,
+            seed=0,
+            model="",
+        )
+        row = self.begin(probe, b"")
+        self.step([row])
+        if not bool(torch.isfinite(row.latent_CHW).all()):
             raise ModelUnusable(
-                f"the scheduler of {self._folder} sets {', '.join(unsupported)}, which this worker "
-                "does not follow: use a model with plain flow-matching Euler steps"
+                f"a denoising step in {self._dtype} gave numbers that are not finite: choose "
+                "another --dtype (bfloat16 has the range of float32), or copy the weights again"
             )
-        self._transformer = self._loaded(diffusers.SD3Transformer2DModel, part="transformer")
-        self._vae = self._loaded(diffusers.AutoencoderKL, part="vae")
-        self._clips = [
-            (
-                transformers.CLIPTokenizer.from_pretrained(
-                    self._folder / f"tokenizer{suffix}", local_files_only=True
-                ),
-                self._loaded(
-                    transformers.CLIPTextModelWithProjection, part=f"text_encoder{suffix}"
-                ),
-            )
-            for suffix in ("", "_2")
-        ]
 
-    def _loaded(self, module_class: Any, *, part: str) -> Any:
-        # transformers renamed the option long before diffusers did.
-        option = (
-            "dtype" if issubclass(module_class, transformers.PreTrainedModel) else "torch_dtype"
+    def _init_image_s(self) -> float:
+        """Seconds to encode an init image of the reference size; the best of two."""
+        side_px = self._reference_px
+        pixels_1CHW = torch.zeros(1, 3, side_px, side_px)
+        durations_s = []
+        for _ in range(2):
+            before_s = self._clock.now_s()
+            self._init_latent(pixels_1CHW, None).cpu()
+            durations_s.append(self._clock.now_s() - before_s)
+        return min(durations_s)
+
+
+def _pixels(init_image: bytes, *, drawing: Drawing) -> torch.Tensor:
+    """Pixels from -1 to 1 in the arithmetic of diffusers' VaeImageProcessor, (1, 3, H, W)."""
+    picture = PillowImage.open(io.BytesIO(init_image)).convert("RGB")
+    wanted = (drawing.width_px, drawing.height_px)
+    if picture.size != wanted:
+        raise InvalidRequest(
+            f"the init image is {picture.size} where the drawing is {wanted}", param="init_image"
         )
-        module = module_class.from_pretrained(
-            self._folder / part,
-            **{option: self._dtype},
-            local_files_only=True,
-            use_safetensors=True,
-        )
-        return module.to(self._device, self._dtype).eval().requires_grad_(False)
+    pixels_HW3 = np.asarray(picture, dtype=np.float32) / 255.0
+    return torch.from_numpy(pixels_HW3).permute(2, 0, 1)[None] * 2.0 - 1.0
 
 
-def _working_device() -> torch.device:
-    """The accelerator, if it really computes: `is_available` alone is no proof on a Jetson."""
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
+def _relative_change(before_CHW: torch.Tensor | None, after_CHW: torch.Tensor) -> float:
+    if before_CHW is None:
+        return math.inf
+    change = (after_CHW - before_CHW).float().abs().mean() / after_CHW.float().abs().mean()
+    return float(change)
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _prove_computing(device: torch.device, dtype: torch.dtype) -> None:
+    """A product really computed: `is_available` alone is no proof on a Jetson."""
+    values = torch.arange(64 * 64, dtype=torch.float64).reshape(64, 64).remainder(7) / 7
     try:
-        torch.ones(2, device="cuda").sum().item()
+        product = (values.to(device, dtype) @ values.to(device, dtype)).double().cpu()
     except Exception as error:
         raise ModelUnusable(
-            f"the GPU is there but does not compute ({error}): check that the driver and this "
-            "build of torch belong together"
+            f"the device {device} is there but does not compute in {dtype} ({error}): check that "
+            "the driver and this build of torch belong together"
         ) from error
-    return torch.device("cuda")
+    if not torch.allclose(product, values @ values, rtol=0.05, atol=0.05):
+        raise ModelUnusable(
+            f"the device {device} computes wrong products in {dtype}: check that the driver and "
+            "this build of torch belong together"
+        )
+
+
+def _available_bytes(device: torch.device) -> Callable[[], int]:
+    """Reader of the memory that rows take: the machine's own, unless the GPU has its own."""
+    if device.type == "cuda" and not torch.cuda.get_device_properties(device).is_integrated:
+        return memory_guard.gpu_available_bytes(torch.cuda.mem_get_info)
+    return memory_guard.system_available_bytes
+
+
+def _has_spare_core() -> bool:
+    return len(os.sched_getaffinity(0)) > torch.get_num_threads()
 
 
 def _dtype_for(device: torch.device, name: str) -> torch.dtype:

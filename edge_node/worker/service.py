@@ -21,7 +21,8 @@ from grpc_reflection.v1alpha import reflection
 from edge_node.domain import AttemptFailed, AttemptFinished, TaskId
 from edge_node.errors import DEdgeAIError
 from edge_node.peering import codec
-from edge_node.worker.step_engine import Report, StepEngine
+from edge_node.worker.attempts import Report
+from edge_node.worker.step_engine import StepEngine
 
 SERVICE_NAME = "dedgeai.v1.WorkerService"
 # A watcher hears of the load at least this often, or it must think that the worker hangs.
@@ -78,6 +79,7 @@ class WorkerService:
                 drawing=codec.drawing_from_proto(request.drawing),
                 init_image=request.init_image,
                 priority=request.priority,
+                deadline_s=request.deadline_s or None,
                 on_report=_onto(loop, reports),
             )
         except DEdgeAIError as error:
@@ -120,7 +122,7 @@ async def serve(
     stopped: asyncio.Event,
 ) -> None:
     """Serves until `stopped` is set; answers from the first moment, while the model loads."""
-    server = grpc.aio.server()
+    server = grpc.aio.server(options=[("grpc.max_receive_message_length", codec.MESSAGE_BYTES_MAX)])
     worker_pb2_grpc.add_WorkerServiceServicer_to_server(
         WorkerService(engine, changes=changes), server
     )

@@ -1,8 +1,9 @@
-"""The denoising loop: rows join and leave between steps, in a thread of its own.
+"""The denoising loop: rows join, leave and are parked between steps, in a thread of its own.
 
-Owns the queue, the running rows, cancellation, fencing, pace and the tracked capacity. It draws
-through the `Denoiser` interface and must import neither torch nor grpc. All shared state is
-guarded by one condition; the denoiser itself is touched by the loop's thread only.
+Owns the threads, cancellation, deadlines, pace and what a failed step costs. It draws through the
+`Denoiser` interface and must import neither torch nor grpc. All shared state is guarded by one
+condition. The denoiser is touched by the loop's thread only, but for the final pictures of one
+that decodes beside the loop.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
+import math
 import threading
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 from PIL import Image as PillowImage
 
@@ -26,144 +28,59 @@ from edge_node.domain import (
     AttemptQueued,
     AttemptStarted,
     Drawing,
-    Image,
-    ModelFingerprint,
     StepFinished,
     TaskId,
     WorkerDescription,
     WorkerLoad,
-    WorkModel,
 )
-from edge_node.errors import (
-    AdmissionRefused,
-    InvalidRequest,
-    ModelNotFound,
-    StaleAttempt,
-    WorkerUnavailable,
+from edge_node.errors import AdmissionRefused, StaleAttempt
+from edge_node.worker import image_encoding, memory_guard, queue_order, reporting
+from edge_node.worker.active_rows import ActiveRows
+from edge_node.worker.attempts import Attempt, AttemptBook, Report
+from edge_node.worker.calibration import Calibration
+from edge_node.worker.denoiser import (
+    Denoiser,
+    ModelFacts,
+    ModelUnusable,
+    describing,
+    refuse_unless_drawable,
 )
-from edge_node.worker import calibration, image_encoding, queue_order
-from edge_node.worker.calibration import Calibration, CapacityTracker
-from edge_node.worker.memory import is_out_of_memory, resident_bytes
+from edge_node.worker.device_errors import DeviceLost, is_device_lost
 
 LOG = logging.getLogger(__name__)
 
-# Drawings whose last step is done and whose image is still being encoded beside the loop.
-ENCODING_MAX = 4
 # Places at the head of the queue of which every change is told; further back once is enough.
 POSITIONS_TOLD_MAX = 10
-# Tasks whose highest attempt is remembered; far more than can be in flight at once.
-FENCED_TASKS_MAX = 10_000
+# A parked row of SD3-medium holds its latent, its prompts and the modulations of all its steps, in
+# all some 30 MB. So many interruptions within each other are rare, as each must be the shorter.
+PARKED_MAX = 8
+# A lost device ends the process. The last reports get so long to be made, and then as long as
+# gRPC, of whose threads the engine knows nothing, needs to send them to a node on this machine.
+LAST_REPORTS_S_MAX = 1.0
+LAST_SENDING_S = 0.25
 
-Report = AttemptQueued | AttemptStarted | StepFinished | AttemptFinished | AttemptFailed
 Row = TypeVar("Row")
-
-
-class ModelUnusable(Exception):
-    """The model cannot be served; the message says what to do about it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelFacts:
-    """What a loaded model is and can draw; fields as in `WorkerDescription`."""
-
-    engine: str
-    model: str
-    fingerprint: ModelFingerprint
-    size_px_min: int
-    size_px_max: int
-    size_px_multiple: int
-    steps_max: int
-    device: str
-    emulated_device: str = ""
-
-
-class Denoiser(Protocol[Row]):
-    """What turns noise into pictures: a real SD3 or an emulated device."""
-
-    def load(self) -> ModelFacts:
-        """Loads everything; raises ModelUnusable when it cannot serve."""
-        ...
-
-    def calibrate(self) -> Calibration:
-        """Warms up and says what work costs here."""
-        ...
-
-    def begin(self, drawing: Drawing, init_image: bytes) -> Row:
-        """Row of a new drawing: prompt encoded, noise drawn, a PNG to start from encoded."""
-        ...
-
-    def step(self, rows: Sequence[Row]) -> None:
-        """One denoising step of all `rows`, which are of one size; changes all or none."""
-        ...
-
-    def picture(self, row: Row) -> PillowImage.Image:
-        """Image of the row: the final one after the last step, before it a cheap estimate.
-
-        The final one may be asked for from another thread while `step` runs.
-        """
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineLimits:
-    """Bounds that the operator sets.
+    """What the operator sets.
 
     Attributes:
         queue_max: drawings that may wait.
         pace_s: least duration of a work unit; 0 is off.
         metadata: whether images carry prompt and parameters.
+        order: who is drawn next.
+        parked_max: drawings that may hold a latent beside the active ones.
+        memory_floor_bytes: left to everything else on the device when rows are admitted.
     """
 
     queue_max: int = 64
     pace_s: float = 0.0
     metadata: bool = True
-
-
-class _Attempt(Generic[Row]):
-    """One drawing in the worker, from submission to its last report."""
-
-    def __init__(
-        self,
-        *,
-        task_id: TaskId,
-        attempt: int,
-        drawing: Drawing,
-        init_image: bytes,
-        order: queue_order.Waiting,
-        work_model: WorkModel,
-        on_report: Callable[[Report], None],
-        submitted_s: float,
-    ) -> None:
-        self.task_id = task_id
-        self.attempt = attempt
-        self.drawing = drawing
-        self.init_image = init_image
-        self.order = order
-        self.on_report = on_report
-        self.submitted_s = submitted_s
-        self.started_s = submitted_s
-        self.begin_s = 0.0
-        self.row: Row | None = None
-        self.steps_done = 0
-        self.position = 0
-        self.cancelled = False
-        self.steps = drawing.denoising_steps
-        self.preview_steps = preview_steps(steps=self.steps, previews=drawing.previews)
-        # A step's cost is its size's times its row's: half-ish for an unguided one.
-        self.size_cost = calibration.size_cost(work_model, drawing)
-        self.row_cost = 1.0 if drawing.guidance_scale > 1.0 else work_model.unguided_ratio
-        self.work = work_model.work(drawing)
-
-    @property
-    def work_left(self) -> float:
-        """Work units still to be done."""
-        return self.work - self.size_cost * self.row_cost * self.steps_done
-
-
-def preview_steps(*, steps: int, previews: int) -> frozenset[int]:
-    """Steps, counted from 1, after which a preview is sent: evenly spaced, never the last."""
-    wanted = min(previews, steps - 1)
-    return frozenset(k * steps // (wanted + 1) for k in range(1, wanted + 1))
+    order: queue_order.Order = field(default_factory=queue_order.Order)
+    parked_max: int = PARKED_MAX
+    memory_floor_bytes: int = 2**30
 
 
 class StepEngine(Generic[Row]):
@@ -188,17 +105,20 @@ class StepEngine(Generic[Row]):
         self._changed = threading.Condition()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="step-engine", daemon=True)
-        # One thread keeps the reports of a drawing in order and PNG compression off the loop.
-        self._reporter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="reports")
-        self._description = WorkerDescription(state="loading", pace_s=limits.pace_s)
-        self._calibration: Calibration | None = None
-        self._tracker: CapacityTracker | None = None
-        self._waiting: dict[int, _Attempt[Row]] = {}
-        self._running: dict[int, _Attempt[Row]] = {}
-        self._encoding = 0
+        self._reporter = reporting.Reporter()
+        self._finisher = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decoding")
+        # Held while the finisher decodes.
+        self._decoding = threading.Lock()
+        self._description = WorkerDescription(
+            state="loading", pace_s=limits.pace_s, order=limits.order.discipline
+        )
+        self._book: AttemptBook[Row] = AttemptBook()
+        # There once the model is ready.
+        self._rows: ActiveRows[Row] | None = None
         self._arrivals = 0
         self._steps_done = 0
-        self._attempts_seen: OrderedDict[TaskId, int] = OrderedDict()
+        # What ended the finisher, and is to end the loop.
+        self._broken: Exception | None = None
 
     # Called by the service.
 
@@ -208,12 +128,15 @@ class StepEngine(Generic[Row]):
 
     def stop(self, *, wait_s: float) -> bool:
         """Ends the loop after the step under way; False when that takes longer than `wait_s`."""
+        asked_s = self._clock.now_s()
         with self._changed:
             self._stopping.set()
             self._changed.notify_all()
         self._thread.join(wait_s)
-        self._reporter.shutdown(wait=False, cancel_futures=True)
-        return not self._thread.is_alive()
+        self._finisher.shutdown(wait=False, cancel_futures=True)
+        self._reporter.stop()
+        left_s = max(0.0, wait_s - (self._clock.now_s() - asked_s))
+        return self._decoding.acquire(timeout=left_s) and not self._thread.is_alive()
 
     def describe(self) -> WorkerDescription:
         """State, model, limits and calibration."""
@@ -224,12 +147,12 @@ class StepEngine(Generic[Row]):
         """Queue and work at this moment."""
         with self._changed:
             return WorkerLoad(
-                backlog=self._backlog(),
-                queued=len(self._waiting),
-                running=len(self._running) + self._encoding,
-                capacity=self._tracker.capacity if self._tracker else 0.0,
+                backlog=self._book.backlog(),
+                queued=len(self._book.waiting),
+                running=len(self._book.begun) + len(self._book.finishing),
+                capacity=self._rows.capacity if self._rows else 0.0,
                 steps_done=self._steps_done,
-                resident_bytes=resident_bytes(),
+                resident_bytes=memory_guard.resident_bytes(),
             )
 
     def submit(
@@ -240,9 +163,19 @@ class StepEngine(Generic[Row]):
         drawing: Drawing,
         init_image: bytes = b"",
         priority: int,
+        deadline_s: float | None = None,
         on_report: Callable[[Report], None],
     ) -> int:
         """Queues a drawing and returns its arrival number, by which it can be cancelled.
+
+        Args:
+            task_id: of the task, whose earlier attempts here end.
+            attempt: number of this placement of the task.
+            drawing: what to draw.
+            init_image: PNG to start from, or empty.
+            priority: larger is served first.
+            deadline_s: seconds from now after which the image is of no use.
+            on_report: called with what becomes of it.
 
         Raises:
             WorkerUnavailable: the model is not ready.
@@ -251,144 +184,106 @@ class StepEngine(Generic[Row]):
             AdmissionRefused: the queue is full.
         """
         with self._changed:
-            self._refuse_unless_drawable(drawing)
-            if attempt < self._attempts_seen.get(task_id, 0):
+            refuse_unless_drawable(drawing, self._description)
+            if self._book.is_stale(task_id, attempt):
                 raise StaleAttempt(f"a later attempt than {attempt} of task {task_id} was seen")
-            self._end_earlier_attempts(task_id)
-            if len(self._waiting) >= self._limits.queue_max:
+            for earlier in self._book.attempts_of(task_id):
+                self._book.end(earlier)
+                self._reporter.send(earlier, reporting.PLACED_AGAIN)
+            if len(self._book.waiting) >= self._limits.queue_max:
                 raise AdmissionRefused(f"the worker's queue of {self._limits.queue_max} is full")
-            self._attempts_seen[task_id] = attempt
-            self._attempts_seen.move_to_end(task_id)
-            if len(self._attempts_seen) > FENCED_TASKS_MAX:
-                self._attempts_seen.popitem(last=False)
             self._arrivals += 1
-            self._waiting[self._arrivals] = _Attempt(
+            arrival, now_s = self._arrivals, self._clock.now_s()
+            submitted: Attempt[Row] = Attempt(
                 task_id=task_id,
                 attempt=attempt,
+                arrival=arrival,
                 drawing=drawing,
                 init_image=init_image,
-                order=queue_order.Waiting(
-                    arrival=self._arrivals,
-                    priority=priority,
-                    size_px=(drawing.width_px, drawing.height_px),
-                ),
+                priority=priority,
+                submitted_s=now_s,
+                deadline_s=None if deadline_s is None else now_s + deadline_s,
                 work_model=self._description.work_model,
+                unit_s=self._ready_rows.unit_s,
                 on_report=on_report,
-                submitted_s=self._clock.now_s(),
             )
+            self._book.add(submitted)
             self._report_positions()
-            self._changed.notify_all()
-            arrival = self._arrivals
+            self._wake()
         self._on_change()
         return arrival
 
     def cancel(self, arrival: int) -> None:
         """Drops a drawing: at once when it waits, after the step under way when it runs."""
         with self._changed:
-            waiting = self._waiting.pop(arrival, None)
-            running = self._running.get(arrival)
-            if waiting is None and running is None:
+            attempt = self._book.find(arrival)
+            if attempt is None:
                 return
-            if running is not None:
-                running.cancelled = True
+            self._book.end(attempt)
             self._report_positions()
-            self._changed.notify_all()
+            self._wake()
         self._on_change()
 
     # The rest of what needs the lock; the caller holds it.
 
-    def _refuse_unless_drawable(self, drawing: Drawing) -> None:
-        facts = self._description
-        if facts.state != "ready":
-            raise WorkerUnavailable(facts.detail or f"the worker is {facts.state}: try again soon")
-        if drawing.model not in ("", facts.model):
-            raise ModelNotFound(f"this worker serves {facts.model}, not {drawing.model}")
-        for name, side_px in (("width_px", drawing.width_px), ("height_px", drawing.height_px)):
-            if side_px % facts.size_px_multiple or not (
-                facts.size_px_min <= side_px <= facts.size_px_max
-            ):
-                raise InvalidRequest(
-                    f"{name} is {side_px}: give a multiple of {facts.size_px_multiple} from "
-                    f"{facts.size_px_min} to {facts.size_px_max}",
-                    param=name,
-                )
-        if not 1 <= drawing.steps <= facts.steps_max:
-            raise InvalidRequest(
-                f"steps is {drawing.steps}: give 1 to {facts.steps_max}", param="steps"
-            )
-        if drawing.image_format not in image_encoding.FORMATS:
-            raise InvalidRequest(
-                f"image_format is {drawing.image_format!r}: give one of "
-                f"{', '.join(image_encoding.FORMATS)}",
-                param="image_format",
-            )
+    @property
+    def _ready_rows(self) -> ActiveRows[Row]:
+        assert self._rows is not None, "drawings are taken once the model is ready"
+        return self._rows
 
-    def _end_earlier_attempts(self, task_id: TaskId) -> None:
-        """A task is placed here again: whoever asked before no longer owns it."""
-        for held in (self._waiting, self._running):
-            for arrival, earlier in list(held.items()):
-                if earlier.task_id != task_id or earlier.cancelled:
-                    continue
-                earlier.cancelled = True
-                if held is self._waiting:
-                    del held[arrival]
-                self._report(
-                    earlier,
-                    AttemptFailed(
-                        code=StaleAttempt.code,
-                        message="the task was placed on this worker again",
-                        retryable=False,
-                    ),
-                )
+    def _wake(self) -> None:
+        """Something has changed: the active rows are chosen again before the next step."""
+        self._ready_rows.choose_again_s = -math.inf
+        self._changed.notify_all()
 
-    def _backlog(self) -> float:
-        """Work units of all that waits or runs and is still wanted."""
-        held = (*self._waiting.values(), *self._running.values())
-        return sum(attempt.work_left for attempt in held if not attempt.cancelled)
+    def _end(self, attempt: Attempt[Row], report: AttemptFailed) -> None:
+        """Ends a drawing whose row is not in use; who is over already hears nothing more."""
+        if not attempt.over:
+            self._book.end(attempt)
+            self._reporter.send(attempt, report)
+        self._book.release(attempt)
+        self._wake()
+
+    def _end_unwanted(self, now_s: float) -> None:
+        """Lets go of what was cancelled, and ends what is too late."""
+        unwanted = [one for one in self._book.to_draw() if one.over or one.is_late(now_s)]
+        for attempt in unwanted:
+            self._end(attempt, reporting.TOO_LATE)
+        if unwanted:
+            self._report_positions()
 
     def _report_positions(self) -> None:
-        places = queue_order.positions(attempt.order for attempt in self._waiting.values())
+        waiting = self._book.waiting
+        places = queue_order.positions(
+            (attempt.entry for attempt in waiting.values()),
+            order=self._limits.order,
+            now_s=self._clock.now_s(),
+        )
         for arrival, position in places.items():
-            attempt = self._waiting[arrival]
+            attempt = waiting[arrival]
             near = position <= POSITIONS_TOLD_MAX or attempt.position == 0
             if attempt.position != position and near:
                 attempt.position = position
-                self._report(attempt, AttemptQueued(position=position))
+                self._reporter.send(attempt, AttemptQueued(position=position))
 
     # The loop.
 
     def _run(self) -> None:
         if not self._prepare():
             return
-        while not self._stopping.is_set():
-            for attempt in self._admit():
-                self._begin(attempt)
-            rows = self._rows_to_step()
-            if rows:
-                self._step(rows)
-                self._finish_done(rows)
-                self._on_change()
+        try:
+            while not self._stopping.is_set():
+                self._tick()
+        except DeviceLost as lost:
+            self._end_all(lost)
+            raise
 
     def _prepare(self) -> bool:
         """Loads and calibrates; False when the worker cannot serve, which it goes on to say."""
         try:
             self._denoiser = self._build_denoiser()
             facts = self._denoiser.load()
-            self._describe_as(
-                WorkerDescription(
-                    state="warming_up",
-                    engine=facts.engine,
-                    model=facts.model,
-                    model_fingerprint=facts.fingerprint,
-                    size_px_min=facts.size_px_min,
-                    size_px_max=facts.size_px_max,
-                    size_px_multiple=facts.size_px_multiple,
-                    steps_max=facts.steps_max,
-                    emulated_device=facts.emulated_device,
-                    pace_s=self._limits.pace_s,
-                    device=facts.device,
-                )
-            )
+            self._describe_as(describing(facts, self._description))
             calibrated = self._denoiser.calibrate()
         except ModelUnusable as error:
             self._describe_failure(str(error))
@@ -400,9 +295,23 @@ class StepEngine(Generic[Row]):
                 "the worker's log has the whole story"
             )
             return False
+        self._become_ready(facts, calibrated)
+        return True
+
+    def _become_ready(self, facts: ModelFacts, calibrated: Calibration) -> None:
+        # A paced device stands for a slower one, which would do one thing after the other.
+        self._decodes_beside = facts.decodes_beside and self._limits.pace_s == 0.0
+        self._choices = facts.approximations
+        rows = ActiveRows(
+            self._book,
+            order=self._limits.order,
+            calibration=calibrated,
+            parked_max=self._limits.parked_max,
+            floor_bytes=self._limits.memory_floor_bytes,
+            available_bytes=facts.available_bytes,
+        )
         with self._changed:
-            self._calibration = calibrated
-            self._tracker = CapacityTracker(calibrated)
+            self._rows = rows
         self._describe_as(
             dataclasses.replace(
                 self._description,
@@ -412,118 +321,155 @@ class StepEngine(Generic[Row]):
                 rows_max=calibrated.rows_max,
             )
         )
-        return True
 
-    def _admit(self) -> list[_Attempt[Row]]:
-        """Waits until there is something to do and moves rows from the queue to the step."""
-        assert self._calibration is not None
+    def _tick(self) -> None:
+        """One step of the rows whose turn it is."""
+        batch = self._next_batch()
+        for attempt in batch:
+            if attempt.row is None:
+                self._begin(attempt)
+        batch = [attempt for attempt in batch if not attempt.over]
+        if batch:
+            self._step(batch)
+            self._finish_done(batch)
+            self._on_change()
+
+    def _next_batch(self) -> list[Attempt[Row]]:
+        """Waits until there is something to step; nothing when the engine stops."""
         with self._changed:
-            while True:
-                for arrival in [a for a, one in self._running.items() if one.cancelled]:
-                    del self._running[arrival]
-                admitted = self._admissible(self._calibration.rows_max)
-                if admitted or self._running or self._stopping.is_set():
-                    break
-                self._changed.wait()
-            for attempt in admitted:
-                self._running[attempt.order.arrival] = self._waiting.pop(attempt.order.arrival)
-                attempt.started_s = self._clock.now_s()
-            self._report_positions()
-            return admitted
-
-    def _admissible(self, rows_max: int) -> list[_Attempt[Row]]:
-        running = next(iter(self._running.values()), None)
-        if self._encoding >= ENCODING_MAX:
+            rows = self._ready_rows
+            while not self._stopping.is_set():
+                if self._broken is not None:
+                    raise self._broken
+                now_s = self._clock.now_s()
+                if now_s >= rows.choose_again_s:
+                    self._end_unwanted(now_s)
+                    rows.choose(now_s)
+                batch = rows.in_turn()
+                if batch:
+                    return batch
+                wait_s = rows.choose_again_s - now_s
+                self._changed.wait(wait_s if wait_s < threading.TIMEOUT_MAX else None)
             return []
-        joining = queue_order.joining(
-            (attempt.order for attempt in self._waiting.values()),
-            running_size_px=running.order.size_px if running else None,
-            places=rows_max - len(self._running),
-        )
-        return [self._waiting[one.arrival] for one in joining]
 
-    def _begin(self, attempt: _Attempt[Row]) -> None:
-        self._report(attempt, AttemptStarted())
+    def _begin(self, attempt: Attempt[Row]) -> None:
+        with self._changed:
+            if attempt.over:
+                return
+            begun_s = self._clock.now_s()
+            self._book.begin(attempt, now_s=begun_s)
+            self._report_positions()
+            self._reporter.send(attempt, AttemptStarted())
         try:
             attempt.row = self._denoiser.begin(attempt.drawing, attempt.init_image)
         except Exception as error:
             self._fail(attempt, error)
-        attempt.begin_s = self._clock.now_s() - attempt.started_s
+        attempt.begin_s = self._clock.now_s() - begun_s
         self._on_change()
 
-    def _rows_to_step(self) -> list[_Attempt[Row]]:
-        with self._changed:
-            return [
-                one for one in self._running.values() if one.row is not None and not one.cancelled
-            ]
-
-    def _step(self, attempts: list[_Attempt[Row]]) -> None:
-        """One step of all; when it fails, of each alone, so that one bad row fails alone."""
+    def _step(self, batch: list[Attempt[Row]]) -> None:
         before_s = self._clock.now_s()
+        failure: Exception | None = None
         try:
-            self._denoiser.step([attempt.row for attempt in attempts if attempt.row is not None])
+            self._denoiser.step([attempt.row for attempt in batch if attempt.row is not None])
         except Exception as error:
-            if len(attempts) == 1:
-                self._fail(attempts[0], error)
-                return
-            LOG.warning("a step of %d rows failed (%s): trying each alone", len(attempts), error)
-            for attempt in attempts:
-                self._step([attempt])
+            # Its frames hold tensors, whose memory another try may need.
+            traceback.clear_frames(error.__traceback__)
+            failure = error
+        if failure is not None:
+            self._step_again(batch, failure)
             return
-        rho, width = attempts[0].size_cost, sum(attempt.row_cost for attempt in attempts)
-        self._hold_pace(work=rho * width, since_s=before_s)
+        width = sum(attempt.row_cost for attempt in batch)
+        self._hold_pace(work=batch[0].size_cost * width, since_s=before_s)
         with self._changed:
-            assert self._tracker is not None
-            self._tracker.record_step(
-                rho=rho, width=width, measured_s=self._clock.now_s() - before_s
-            )
-            for attempt in attempts:
-                attempt.steps_done += 1
-                self._steps_done += 1
-        for attempt in attempts:
+            self._ready_rows.record_step(batch, measured_s=self._clock.now_s() - before_s)
+            self._steps_done += len(batch)
+        for attempt in batch:
             self._report_step(attempt)
 
-    def _report_step(self, attempt: _Attempt[Row]) -> None:
+    def _report_step(self, attempt: Attempt[Row]) -> None:
         step = attempt.steps_done
-        if step not in attempt.preview_steps or attempt.row is None:
-            self._report(attempt, StepFinished(step=step, steps=attempt.steps))
+        if attempt.over or attempt.row is None:
+            return
+        if step not in attempt.preview_steps:
+            self._reporter.send(attempt, StepFinished(step=step, steps=attempt.steps))
             return
         try:
             picture = self._denoiser.picture(attempt.row)
         except Exception as error:
             self._fail(attempt, error)
             return
-        self._on_reporter(
-            functools.partial(self._send_preview, attempt, step=step, picture=picture)
-        )
+        self._reporter.send_preview(attempt, picture)
 
-    def _finish_done(self, attempts: list[_Attempt[Row]]) -> None:
-        for attempt in attempts:
-            if attempt.steps_done < attempt.steps or attempt.row is None:
+    def _finish_done(self, batch: list[Attempt[Row]]) -> None:
+        """Rows that are done leave at once: others take their places while they are decoded."""
+        for attempt in batch:
+            if attempt.steps_done < attempt.steps:
                 continue
-            before_s = self._clock.now_s()
-            try:
-                picture = self._denoiser.picture(attempt.row)
-            except Exception as error:
-                self._fail(attempt, error)
-                continue
-            # What is left after the last step is the fixed cost; part was paid at the beginning.
-            self._hold_pace(work=attempt.work_left, since_s=before_s - attempt.begin_s)
             with self._changed:
-                if self._running.pop(attempt.order.arrival, None) and not attempt.cancelled:
-                    self._encoding += 1
-                    self._on_reporter(functools.partial(self._send_image, attempt, picture))
+                if attempt.over or attempt.is_late(self._clock.now_s()):
+                    self._end(attempt, reporting.TOO_LATE)
+                    continue
+                self._book.finish(attempt)
+                self._wake()
+            if self._decodes_beside:
+                self._finisher.submit(self._decode_beside, attempt)
+            else:
+                self._decode(attempt)
+
+    def _decode(self, attempt: Attempt[Row]) -> None:
+        assert attempt.row is not None
+        before_s = self._clock.now_s()
+        try:
+            picture = self._denoiser.picture(attempt.row)
+        except Exception as error:
+            self._fail(attempt, error)
+            return
+        # What is left after the last step is the fixed cost; part was paid at the beginning.
+        self._hold_pace(work=attempt.work_left, since_s=before_s - attempt.begin_s)
+        with self._changed:
+            attempt.row, attempt.decoded = None, True
+        self._reporter.run(functools.partial(self._send_image, attempt, picture))
 
     def _hold_pace(self, *, work: float, since_s: float) -> None:
         left_s = work * self._limits.pace_s - (self._clock.now_s() - since_s)
         if left_s > 0.0:
             self._stopping.wait(left_s)
 
-    def _fail(self, attempt: _Attempt[Row], error: Exception) -> None:
+    # When something fails.
+
+    def _step_again(self, batch: list[Attempt[Row]], error: Exception) -> None:
+        """After a failed step: with fewer rows if memory ran out, else each row alone."""
+        if memory_guard.is_out_of_memory(error):
+            with self._changed:
+                rest = self._ready_rows.shed(batch)
+            LOG.warning("a step of %d rows ran out of memory: %d go on", len(batch), len(rest))
+            if rest:
+                self._step(rest)
+                return
+        if len(batch) == 1 or is_device_lost(error):
+            self._fail(batch[0], error)
+            return
+        LOG.warning("a step of %d rows failed (%s): trying each alone", len(batch), error)
+        for attempt in batch:
+            self._step([attempt])
+
+    def _fail(self, attempt: Attempt[Row], error: Exception) -> None:
+        """Fails one drawing, unless the error is every drawing's."""
+        if is_device_lost(error):
+            raise DeviceLost(str(error)) from error
         with self._changed:
-            self._running.pop(attempt.order.arrival, None)
-            attempt.row = None
-        self._report(attempt, _failure(attempt.task_id, error))
+            self._end(attempt, reporting.failure(attempt.task_id, error))
+
+    def _end_all(self, lost: DeviceLost) -> None:
+        """Tells everyone that the device is lost, before the process ends."""
+        self._describe_failure(f"the device was lost ({lost}): the worker is started anew")
+        with self._changed:
+            for attempt in list(self._book.held()):
+                self._end(attempt, reporting.device_lost(lost))
+        self._on_change()
+        self._reporter.flush(wait_s=LAST_REPORTS_S_MAX)
+        self._stopping.wait(LAST_SENDING_S)
 
     def _describe_as(self, description: WorkerDescription) -> None:
         with self._changed:
@@ -534,68 +480,53 @@ class StepEngine(Generic[Row]):
         LOG.error("%s", detail)
         self._describe_as(dataclasses.replace(self._description, state="failed", detail=detail))
 
+    # On the finisher's thread.
+
+    def _decode_beside(self, attempt: Attempt[Row]) -> None:
+        try:
+            with self._decoding:
+                if not attempt.over:
+                    self._decode(attempt)
+                    return
+            with self._changed:
+                self._book.release(attempt)
+                self._wake()
+        except Exception as error:
+            # A lost device, or a bug of ours: it must end the loop, not this thread in silence.
+            with self._changed:
+                self._broken = error
+                self._changed.notify_all()
+
     # On the reporter's thread.
 
-    def _report(self, attempt: _Attempt[Row], report: Report) -> None:
-        self._on_reporter(functools.partial(attempt.on_report, report))
-
-    def _on_reporter(self, send: Callable[[], None]) -> None:
-        if not self._stopping.is_set():
-            self._reporter.submit(send)
-
-    def _send_preview(
-        self, attempt: _Attempt[Row], *, step: int, picture: PillowImage.Image
-    ) -> None:
-        preview = image_encoding.encode(picture, image_format="png")
-        attempt.on_report(StepFinished(step=step, steps=attempt.steps, preview=preview))
-
-    def _send_image(self, attempt: _Attempt[Row], picture: PillowImage.Image) -> None:
-        report: Report
-        try:
-            image = self._encoded(attempt, picture)
-            report = AttemptFinished(
-                image=image,
-                queue_s=attempt.started_s - attempt.submitted_s,
-                compute_s=self._clock.now_s() - attempt.started_s,
-            )
-        except Exception as error:
-            report = _failure(attempt.task_id, error)
+    def _send_image(self, attempt: Attempt[Row], picture: PillowImage.Image) -> None:
+        report = None if attempt.over else self._report_of(attempt, picture)
         # Given back first: who hears of the end must not find the drawing still running.
         with self._changed:
-            self._encoding -= 1
-            self._changed.notify_all()
-        attempt.on_report(report)
+            wanted = not attempt.over
+            self._book.end(attempt)
+            self._book.release(attempt)
+            self._wake()
+        if wanted and report is not None:
+            attempt.on_report(report)
         self._on_change()
 
-    def _encoded(self, attempt: _Attempt[Row], picture: PillowImage.Image) -> Image:
-        drawing, served = attempt.drawing, self._description
-        metadata = None
-        if self._limits.metadata:
-            metadata = image_encoding.png_metadata(
-                drawing,
+    def _report_of(self, attempt: Attempt[Row], picture: PillowImage.Image) -> Report:
+        assert attempt.started_s is not None
+        try:
+            image = image_encoding.image_of(
+                picture,
+                drawing=attempt.drawing,
                 task_id=attempt.task_id,
-                model=served.model,
-                emulated_device=served.emulated_device,
+                model=self._description.model,
+                choices=self._choices,
+                emulated_device=self._description.emulated_device,
+                metadata=self._limits.metadata,
             )
-        content = image_encoding.encode(
-            picture,
-            image_format=drawing.image_format,
-            image_quality=drawing.image_quality,
-            metadata=metadata,
+        except Exception as error:
+            return reporting.failure(attempt.task_id, error)
+        return AttemptFinished(
+            image=image,
+            queue_s=attempt.started_s - attempt.submitted_s,
+            compute_s=self._clock.now_s() - attempt.started_s,
         )
-        return Image(
-            content=content,
-            format=drawing.image_format,
-            width_px=picture.width,
-            height_px=picture.height,
-            emulated_device=served.emulated_device,
-        )
-
-
-def _failure(task_id: TaskId, error: Exception) -> AttemptFailed:
-    LOG.error("task %s failed", task_id, exc_info=error)
-    return AttemptFailed(
-        code="out_of_memory" if is_out_of_memory(error) else "draw_failed",
-        message=f"drawing failed on this device ({type(error).__name__}: {error})",
-        retryable=True,
-    )

@@ -161,9 +161,9 @@ def test_the_queue_is_bounded_ordered_and_fenced(run_dir: pathlib.Path) -> None:
                 await drawn(worker, task_id=TaskId(name), priority=priority)
                 finished.append(name)
 
-            low = asyncio.create_task(draw_and_note("a-1", 0))
+            low = asyncio.create_task(draw_and_note("a-1", -5))
             await until(lambda: worker.load is not None and worker.load.queued == 1)
-            high = asyncio.create_task(draw_and_note("a-2", 5))
+            high = asyncio.create_task(draw_and_note("a-2", 0))
             await until(lambda: worker.load is not None and worker.load.queued == 2)
             with pytest.raises(AdmissionRefused, match="queue of 2 is full"):
                 await drawn(worker, task_id=TaskId("a-3"))

@@ -1,15 +1,20 @@
-"""Sampling, order, cache, calibration and encoding, by values."""
+"""Sampling, cache, calibration, memory and encoding, by values."""
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
+import pathlib
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import pytest
 from PIL import Image as PillowImage
 
 from edge_node.domain import Drawing, TaskId, WorkModel
-from edge_node.worker import calibration, emulated, image_encoding, queue_order
+from edge_node.worker import calibration, emulated, image_encoding, memory_guard
+from edge_node.worker.device_errors import is_device_lost
 from edge_node.worker.prompt_cache import PromptCache
 
 DRAWING = Drawing(
@@ -49,39 +54,15 @@ def test_noise_depends_on_its_own_seed_only() -> None:
     from edge_node.worker import sampling
 
     noise = [
-        sampling.initial_noise((4, 8, 8), seed=seed, dtype=torch.float32)
+        sampling.noise((4, 8, 8), generator=sampling.noise_generator(seed), dtype=torch.float32)
         for seed in (2**64 - 1, 3, 2**64 - 1)
     ]
     assert torch.equal(noise[0], noise[2])
     assert not torch.equal(noise[0], noise[1])
 
 
-def waiting(arrival: int, *, priority: int = 0, side_px: int = 64) -> queue_order.Waiting:
-    return queue_order.Waiting(arrival=arrival, priority=priority, size_px=(side_px, side_px))
-
-
-def arrivals(chosen: list[queue_order.Waiting]) -> list[int]:
-    return [one.arrival for one in chosen]
-
-
-def test_first_come_first_served_within_a_priority() -> None:
-    queue = [waiting(3), waiting(1), waiting(4, priority=2), waiting(2, priority=-1)]
-    assert arrivals(queue_order.in_order(queue)) == [4, 1, 3, 2]
-    assert queue_order.positions(queue) == {4: 1, 1: 2, 3: 3, 2: 4}
-
-
-def test_only_the_head_of_the_queue_joins_and_only_at_its_size() -> None:
-    queue = [waiting(1), waiting(2), waiting(3, side_px=32), waiting(4)]
-    join = queue_order.joining
-    assert arrivals(join(queue, running_size_px=None, places=8)) == [1, 2]
-    assert arrivals(join(queue, running_size_px=None, places=1)) == [1]
-    assert arrivals(join(queue, running_size_px=(32, 32), places=8)) == []
-    assert arrivals(join(queue, running_size_px=(64, 64), places=0)) == []
-    assert join([], running_size_px=None, places=8) == []
-
-
 def test_the_prompt_cache_is_bounded_and_keeps_the_empty_prompt() -> None:
-    cache: PromptCache[str] = PromptCache(bytes_max=100)
+    cache: PromptCache[str, str] = PromptCache(bytes_max=100, kept="")
     cache.put("", "nothing", size_bytes=40)
     cache.put("a", "A", size_bytes=30)
     cache.put("b", "B", size_bytes=30)
@@ -153,6 +134,134 @@ def test_tracked_capacity_follows_speed_and_not_width() -> None:
     assert tracker.capacity == pytest.approx(result.capacity / 2, rel=0.01)
 
 
+class MeasuredEngine:
+    """Draws nothing, takes no time and runs out of memory at three rows."""
+
+    bytes = 0
+
+    def begin(self, drawing: Drawing, init_image: bytes) -> Drawing:
+        return drawing
+
+    def step(self, rows: Sequence[Drawing]) -> None:
+        if len(rows) > 2:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        self.bytes = max(self.bytes, 1000 + 300 * len(rows))
+
+    def watch(self) -> contextlib.AbstractContextManager[calibration.Peak]:
+        self.bytes = 0
+        return contextlib.nullcontext(self)
+
+
+@dataclass
+class CountingClock:
+    """Every reading is one second after the one before."""
+
+    seconds: float = 0.0
+
+    def now_s(self) -> float:
+        self.seconds += 1.0
+        return self.seconds
+
+    unix_s = now_s
+
+
+def test_calibration_stays_within_memory_and_says_what_a_row_takes() -> None:
+    engine = MeasuredEngine()
+    result = calibration.measure(
+        engine,
+        finish=lambda row: None,
+        reference_px=64,
+        widths=(1, 2, 3, 4),
+        sizes_px=(),
+        clock=CountingClock(),
+        budget_s=1e6,
+        watch=engine.watch,
+    )
+    assert [rows for rows, _ in result.guided_s] == [1, 2]
+    assert result.row_bytes == 300
+    assert calibration.calibrated(result).row_bytes == 300
+
+
+def test_memory_admits_rows_above_the_floor_and_always_one() -> None:
+    def allowed(wanted: int, rows_now: int, available_bytes: int, row_bytes: int = 100) -> int:
+        return memory_guard.rows_allowed(
+            wanted=wanted,
+            rows_now=rows_now,
+            row_bytes=row_bytes,
+            available_bytes=available_bytes,
+            floor_bytes=1000,
+        )
+
+    assert allowed(4, 1, 1250) == 3
+    assert allowed(4, 1, 9999) == 4
+    assert allowed(4, 2, 1099) == 2, "those that are active stay"
+    assert allowed(4, 0, 0) == 1
+    assert allowed(2, 3, 0) == 2
+    assert allowed(4, 0, 0, row_bytes=0) == 4, "rows of no known size"
+
+
+def test_the_width_shrinks_when_memory_runs_out_and_grows_by_one() -> None:
+    width = memory_guard.AllowedWidth(4, good_steps=3)
+    assert not any(width.record_step() for _ in range(9))
+    width.shed(2)
+    width.shed(1)
+    assert width.rows == 1
+    assert [width.record_step() for _ in range(9)] == [False, False, True] * 3
+    assert width.rows == 4
+    assert not width.record_step()
+
+
+def test_available_memory_is_the_kernels_or_the_gpus(tmp_path: pathlib.Path) -> None:
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal: 9 kB\nMemFree: 2 kB\nMemAvailable:   5 kB\n")
+    assert memory_guard.system_available_bytes(meminfo) == 5 * 1024
+    assert memory_guard.system_available_bytes() > 0
+    meminfo.write_text("MemTotal: 9 kB\n")
+    with pytest.raises(OSError, match="memory floor"):
+        memory_guard.system_available_bytes(meminfo)
+    assert memory_guard.gpu_available_bytes(lambda: (3, 8))() == 3
+
+
+def test_out_of_memory_is_known_in_all_its_shapes() -> None:
+    class OutOfMemoryError(RuntimeError):
+        pass
+
+    for error in (
+        OutOfMemoryError("CUDA"),
+        MemoryError(),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried ..."),
+        RuntimeError("NVML_SUCCESS == r INTERNAL ASSERT FAILED at CUDACachingAllocator.cpp"),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ):
+        assert memory_guard.is_out_of_memory(error)
+        assert not is_device_lost(error)
+    for error in (ValueError("out of memory"), RuntimeError("shapes do not match")):
+        assert not memory_guard.is_out_of_memory(error)
+
+
+def test_sticky_errors_mean_a_lost_device_and_refused_calls_do_not() -> None:
+    for text in (
+        "CUDA error: an illegal memory access was encountered",
+        "CUDA error: device-side assert triggered",
+        "CUDA error: unspecified launch failure",
+        "CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasGemmEx(...)`",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR",
+        "cuDNN error: CUDNN_STATUS_EXECUTION_FAILED_CUDART",
+        "CUDA driver error: unknown error",
+    ):
+        assert is_device_lost(RuntimeError(text)), text
+    for error in (
+        RuntimeError("CUDA error: invalid argument"),
+        RuntimeError("CUDA error: invalid configuration argument"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_NOT_SUPPORTED when calling `cublasLtMatmul`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_BAD_PARAM"),
+        RuntimeError("mat1 and mat2 shapes cannot be multiplied"),
+        ValueError("CUDA error: an illegal memory access was encountered"),
+    ):
+        assert not is_device_lost(error), error
+
+
 def test_the_emulated_mode_that_is_assumed_meets_the_papers_image_time() -> None:
     orin = emulated.profile(emulated.PAPER_MODE)
     mean_s = sum(z * orin.guided_step_s + orin.decode_s for z in range(10, 20)) / 10
@@ -198,6 +307,14 @@ def test_png_tells_its_parameters_unless_told_not_to() -> None:
         }
     with PillowImage.open(io.BytesIO(image_encoding.encode(picture, image_format="png"))) as bare:
         assert bare.info == {}
+
+
+def test_what_made_a_picture_another_one_is_told() -> None:
+    drawing = Drawing(**{**vars(DRAWING), "init_image_sha256": "ab", "strength": 0.25})
+    text = image_encoding.parameters_text(drawing, model="m", choices=("taesd3", "step_cache=0.05"))
+    assert text.endswith(
+        "Model: m, Denoising strength: 0.25, Approximations: taesd3 step_cache=0.05"
+    )
 
 
 def test_a_prompt_beyond_latin_survives() -> None:

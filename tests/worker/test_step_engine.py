@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import pytest
 from PIL import Image as PillowImage
 
-from edge_node.clock import SystemClock
+from edge_node.clock import Clock, SystemClock
 from edge_node.domain import (
     AttemptFailed,
     AttemptFinished,
@@ -21,27 +24,57 @@ from edge_node.domain import (
     StepFinished,
     TaskId,
 )
-from edge_node.errors import WorkerUnavailable
+from edge_node.errors import InvalidRequest, StaleAttempt, WorkerUnavailable
 from edge_node.worker import calibration
-from edge_node.worker.memory import is_out_of_memory
-from edge_node.worker.step_engine import (
-    EngineLimits,
-    ModelFacts,
-    ModelUnusable,
-    Report,
-    StepEngine,
-    preview_steps,
-)
+from edge_node.worker.active_rows import ENCODING_MAX
+from edge_node.worker.attempts import Report, preview_steps
+from edge_node.worker.denoiser import ModelFacts, ModelUnusable
+from edge_node.worker.device_errors import DeviceLost
+from edge_node.worker.memory_guard import GOOD_STEPS
+from edge_node.worker.queue_order import Order
+from edge_node.worker.step_engine import EngineLimits, StepEngine
+
+FINAL = (AttemptFinished, AttemptFailed)
+SRPT = Order(discipline="srpt")
+
+
+@dataclass
+class ScriptedRow:
+    """A drawing and what has been done of it."""
+
+    drawing: Drawing
+    steps_done: int = 0
+
+
+class ScriptedTensors:
+    """What a step that ran out of memory had taken of it."""
 
 
 @dataclass
 class ScriptedDenoiser:
-    """Rows are drawings; prompts say what goes wrong."""
+    """Prompts say what goes wrong. Steps wait for permits, or for `go_on`.
+
+    `entered` are the seeds of every step that was begun, `batches` of those that went on.
+    """
 
     rows_max: int = 3
     load_error: Exception | None = None
+    decodes_beside: bool = False
+    memory_rows: int = 99
+    row_bytes: int = 0
+    available_bytes: int = 0
+    step_s: float = 0.0
+    begun: list[int] = field(default_factory=list)
+    entered: list[list[int]] = field(default_factory=list)
     batches: list[list[int]] = field(default_factory=list)
+    decoded_on: list[str] = field(default_factory=list)
+    permits: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     go_on: threading.Event = field(default_factory=threading.Event)
+    decode: threading.Event = field(default_factory=threading.Event)
+    tensors: weakref.ref[ScriptedTensors] | None = None
+
+    def __post_init__(self) -> None:
+        self.decode.set()
 
     def load(self) -> ModelFacts:
         if self.load_error:
@@ -55,33 +88,63 @@ class ScriptedDenoiser:
             size_px_multiple=16,
             steps_max=50,
             device="none",
+            decodes_beside=self.decodes_beside,
+            available_bytes=lambda: self.available_bytes,
         )
 
     def calibrate(self) -> calibration.Calibration:
         durations_s = tuple((rows, 0.001 * (1 + rows)) for rows in range(1, self.rows_max + 1))
         return calibration.calibrated(
             calibration.Measurements(
-                reference_px=64, guided_s=durations_s, unguided_s=0.001, fixed_s=0.002
+                reference_px=64,
+                guided_s=durations_s,
+                unguided_s=0.001,
+                fixed_s=0.002,
+                row_bytes=self.row_bytes,
             )
         )
 
-    def begin(self, drawing: Drawing, init_image: bytes) -> Drawing:
+    def begin(self, drawing: Drawing, init_image: bytes) -> ScriptedRow:
+        self.begun.append(drawing.seed)
         if drawing.prompt == "fails at the beginning":
             raise ValueError("bad prompt")
-        return drawing
+        if drawing.prompt == "cannot be drawn":
+            raise InvalidRequest("the init image is no PNG")
+        return ScriptedRow(drawing)
 
-    def step(self, rows: Sequence[Drawing]) -> None:
-        self.go_on.wait(5.0)
-        self.batches.append([row.seed for row in rows])
-        if any(row.prompt == "fails in a step" for row in rows):
+    def step(self, rows: Sequence[ScriptedRow]) -> None:
+        seeds = [row.drawing.seed for row in rows]
+        self.entered.append(seeds)
+        assert len({row.drawing.width_px for row in rows}) == 1, "one size in a step"
+        give_up_s = time.monotonic() + 5.0
+        while not (self.go_on.is_set() or self.permits.acquire(timeout=0.002)):
+            assert time.monotonic() < give_up_s, "nobody lets this step go on"
+        self.batches.append(seeds)
+        time.sleep(self.step_s)
+        prompts = {row.drawing.prompt for row in rows}
+        if "fails in a step" in prompts:
             raise ValueError("bad step")
-        if any(row.prompt == "too big" for row in rows):
+        if "loses the device" in prompts:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        assert self.tensors is None or self.tensors() is None, "the failed step's are still held"
+        if "too big" in prompts or len(rows) > self.memory_rows:
+            tensors = ScriptedTensors()
+            self.tensors = weakref.ref(tensors)
             raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        for row in rows:
+            row.steps_done += 1
 
-    def picture(self, row: Drawing) -> PillowImage.Image:
-        if row.prompt == "fails at the end":
-            raise ValueError("bad decode")
-        return PillowImage.new("RGB", (row.width_px, row.height_px))
+    def picture(self, row: ScriptedRow) -> PillowImage.Image:
+        drawing = row.drawing
+        assert row.steps_done <= drawing.steps, "a step too many"
+        if row.steps_done == drawing.steps:
+            self.decoded_on.append(threading.current_thread().name)
+            assert self.decode.wait(5.0), "nobody lets this image be decoded"
+            if drawing.prompt == "fails at the end":
+                raise ValueError("bad decode")
+            if drawing.prompt == "loses the device at the end":
+                raise RuntimeError("CUDA error: unspecified launch failure")
+        return PillowImage.new("RGB", (drawing.width_px, drawing.height_px))
 
 
 def drawing(**changes: object) -> Drawing:
@@ -97,139 +160,564 @@ def drawing(**changes: object) -> Drawing:
     return Drawing(**{**base, **changes})
 
 
-class Bench:
-    """An engine, what it reported by task, and how many tasks are over."""
+@dataclass
+class SetClock:
+    """Shows what it is set to."""
 
-    def __init__(self, denoiser: ScriptedDenoiser, **limits: object) -> None:
+    seconds: float = 1000.0
+
+    def now_s(self) -> float:
+        return self.seconds
+
+    unix_s = now_s
+
+
+class Bench:
+    """An engine, and what it reported by task and attempt."""
+
+    def __init__(
+        self, denoiser: ScriptedDenoiser, *, clock: Clock | None = None, **limits: object
+    ) -> None:
         self.denoiser = denoiser
         self.reports: dict[str, list[Report]] = {}
-        self.engine: StepEngine[Drawing] = StepEngine(
+        self.cancelled: set[str] = set()
+        self.arrivals: dict[str, int] = {}
+        self.engine: StepEngine[ScriptedRow] = StepEngine(
             lambda: denoiser,
             limits=EngineLimits(**limits),
-            clock=SystemClock(),
+            clock=clock or SystemClock(),
             on_change=lambda: None,
         )
         self.engine.start()
 
-    def submit(self, name: str, *, attempt: int = 1, priority: int = 0, **changes: object) -> int:
-        self.reports[name] = []
-        return self.engine.submit(
+    def submit(
+        self,
+        name: str,
+        *,
+        attempt: int = 1,
+        priority: int = 0,
+        deadline_s: float | None = None,
+        **changes: object,
+    ) -> None:
+        key = name if attempt == 1 else f"{name} again {attempt}"
+        self.reports[key] = []
+        self.arrivals[key] = self.engine.submit(
             task_id=TaskId(name),
             attempt=attempt,
             drawing=drawing(**changes),
             priority=priority,
-            on_report=self.reports[name].append,
+            deadline_s=deadline_s,
+            on_report=self.reports[key].append,
         )
 
+    def cancel(self, name: str) -> None:
+        self.cancelled.add(name)
+        self.engine.cancel(self.arrivals[name])
+
     def until(self, condition: Callable[[], object]) -> None:
-        give_up_s = time.monotonic() + 5.0
+        give_up_s = time.monotonic() + 10.0
         while not condition():
             assert time.monotonic() < give_up_s, f"waited in vain: {self.reports}"
             time.sleep(0.002)
 
+    def until_entered(self, steps: int) -> list[int]:
+        """Waits until so many steps were begun; the seeds of the last."""
+        self.until(lambda: len(self.denoiser.entered) >= steps)
+        assert len(self.denoiser.entered) == steps
+        return self.denoiser.entered[-1]
+
+    def step(self) -> list[int]:
+        """Lets the step under way go on; the seeds of the one that is begun then."""
+        before = len(self.denoiser.entered)
+        self.denoiser.permits.release()
+        return self.until_entered(before + 1)
+
     def last_report(self, name: str) -> Report:
-        over = (AttemptFinished, AttemptFailed)
-        self.until(lambda: self.reports[name] and isinstance(self.reports[name][-1], over))
+        self.until(lambda: self.reports[name] and isinstance(self.reports[name][-1], FINAL))
         return self.reports[name][-1]
+
+    def check_images(self, *names: str) -> None:
+        for name in names:
+            assert isinstance(self.last_report(name), AttemptFinished), self.reports[name]
+
+    def check_failure(self, name: str, code: str, *, retryable: bool) -> None:
+        failed = self.last_report(name)
+        assert isinstance(failed, AttemptFailed)
+        assert (failed.code, failed.retryable) == (code, retryable)
+
+    def check_all_told(self) -> None:
+        """Every attempt ends exactly once, starts at most once and takes no step twice."""
+        for name, reports in self.reports.items():
+            if name not in self.cancelled:
+                self.last_report(name)
+            assert sum(isinstance(report, FINAL) for report in reports) <= 1, (name, reports)
+            assert sum(isinstance(report, AttemptStarted) for report in reports) <= 1
+            steps = [report.step for report in reports if isinstance(report, StepFinished)]
+            assert steps == list(range(1, len(steps) + 1)), (name, reports)
+
+
+@contextlib.contextmanager
+def serving(denoiser: ScriptedDenoiser, **options: object) -> Iterator[Bench]:
+    made = Bench(denoiser, **options)
+    made.until(lambda: made.engine.describe().state == "ready")
+    yield made
+    denoiser.go_on.set()
+    denoiser.decode.set()
+    made.until(lambda: made.engine.load().running == made.engine.load().queued == 0)
+    assert made.engine.load().backlog == pytest.approx(0.0), "work is left though nothing runs"
+    made.check_all_told()
+    assert made.engine.stop(wait_s=5.0)
 
 
 @pytest.fixture
 def bench() -> Iterator[Bench]:
-    made = Bench(ScriptedDenoiser())
-    made.until(lambda: made.engine.describe().state == "ready")
-    yield made
-    made.denoiser.go_on.set()
-    made.until(lambda: made.engine.load().running == 0)
-    assert made.engine.load().backlog == pytest.approx(0.0), "work is left though nothing runs"
-    assert made.engine.stop(wait_s=5.0)
+    with serving(ScriptedDenoiser()) as made:
+        yield made
+
+
+@pytest.fixture
+def one_row() -> Iterator[Bench]:
+    with serving(ScriptedDenoiser(rows_max=1), order=SRPT) as made:
+        yield made
 
 
 def test_rows_of_a_size_share_steps_in_queue_order(bench: Bench) -> None:
     for seed in range(5):
         bench.submit(f"a-{seed}", seed=seed, steps=2 + seed % 2)
     bench.denoiser.go_on.set()
-    for seed in range(5):
-        assert isinstance(bench.last_report(f"a-{seed}"), AttemptFinished)
+    bench.check_images(*bench.reports)
     widths = [len(batch) for batch in bench.denoiser.batches]
     assert max(widths) == 3
     assert sum(widths) == 2 + 3 + 2 + 3 + 2
-    first_seen = list(dict.fromkeys(seed for batch in bench.denoiser.batches for seed in batch))
-    assert first_seen == [0, 1, 2, 3, 4]
+    assert bench.denoiser.begun == [0, 1, 2, 3, 4]
 
 
-def test_another_size_waits_for_its_turn_and_holds_back_those_behind(bench: Bench) -> None:
+def test_who_comes_joins_the_next_step(bench: Bench) -> None:
+    bench.submit("a-0", seed=0, steps=9)
+    bench.until_entered(1)
+    bench.submit("a-1", seed=1)
+    assert bench.step() == [0, 1]
+
+
+def test_sizes_take_turns(bench: Bench) -> None:
     bench.submit("a-0", seed=0)
+    bench.until_entered(1)
     bench.submit("a-1", seed=1, width_px=32)
     bench.submit("a-2", seed=2)
-    bench.denoiser.go_on.set()
-    bench.last_report("a-2")
-    assert [0] in bench.denoiser.batches
-    assert all(len({seed == 1 for seed in batch}) == 1 for batch in bench.denoiser.batches)
-    assert bench.denoiser.batches.index([1]) < bench.denoiser.batches.index([2])
+    seen = [bench.step() for _ in range(5)]
+    assert seen == [[1], [0, 2], [1], [0, 2], [1]]
 
 
-def test_reports_come_in_order_with_positions_and_previews(bench: Bench) -> None:
-    bench.submit("a-0", width_px=32)
-    bench.submit("a-1", previews=1)
-    bench.submit("a-2", priority=1)
-    bench.denoiser.go_on.set()
-    finished = bench.last_report("a-1")
-    assert isinstance(finished, AttemptFinished)
-    assert finished.image.content.startswith(b"\x89PNG")
-    kinds = [type(report) for report in bench.reports["a-1"]]
-    assert kinds[-5:] == [AttemptStarted, *[StepFinished] * 3, AttemptFinished]
-    positions = [r.position for r in bench.reports["a-1"] if isinstance(r, AttemptQueued)]
-    assert 2 in positions, "the one of higher priority went before it"
-    steps = [report for report in bench.reports["a-1"] if isinstance(report, StepFinished)]
-    assert [bool(step.preview) for step in steps] == [True, False, False]
+def test_a_third_size_waits_for_those_that_have_waited_longer(bench: Bench) -> None:
+    bench.submit("a-0", seed=0, steps=9)
+    bench.until_entered(1)
+    bench.submit("a-1", seed=1, steps=9, width_px=32)
+    assert bench.step() == [1]
+    bench.submit("a-2", seed=2, steps=9, width_px=16)
+    assert [bench.step() for _ in range(5)] == [[0], [2], [1], [0], [2]]
+
+
+def test_a_shorter_drawing_parks_a_longer_one_which_goes_on_where_it_was(one_row: Bench) -> None:
+    one_row.submit("a-0", seed=0, steps=9)
+    one_row.until_entered(1)
+    one_row.submit("a-1", seed=1, steps=2)
+    assert [one_row.step() for _ in range(4)] == [[1], [1], [0], [0]]
+    assert one_row.engine.load().running == 1
+    one_row.denoiser.go_on.set()
+    one_row.check_images("a-0", "a-1")
+    assert one_row.denoiser.begun == [0, 1]
+    assert one_row.denoiser.batches == [[0], [1], [1], *[[0]] * 8]
+    kinds = [type(report) for report in one_row.reports["a-0"]]
+    assert kinds == [AttemptQueued, AttemptStarted, *[StepFinished] * 9, AttemptFinished]
+
+
+def test_priority_interrupts_but_only_as_far_as_latents_may_be_parked() -> None:
+    with serving(ScriptedDenoiser(rows_max=1), parked_max=1) as bench:
+        bench.submit("a-0", seed=0, steps=2)
+        bench.until_entered(1)
+        bench.submit("a-1", seed=1, steps=2, priority=1)
+        assert bench.step() == [1]
+        assert (bench.engine.load().running, bench.engine.load().queued) == (2, 0)
+        bench.submit("a-2", seed=2, steps=1, priority=2)
+        assert [bench.step() for _ in range(3)] == [[1], [2], [0]]
+        bench.denoiser.go_on.set()
+        bench.check_images("a-0", "a-1", "a-2")
+
+
+def test_reports_come_in_order_with_positions_and_previews() -> None:
+    with serving(ScriptedDenoiser(rows_max=1)) as bench:
+        bench.submit("a-0", width_px=32)
+        bench.until_entered(1)
+        bench.submit("a-1", previews=1)
+        bench.submit("a-2", priority=-1)
+        bench.submit("a-3", priority=1)
+        bench.denoiser.go_on.set()
+        finished = bench.last_report("a-1")
+        assert isinstance(finished, AttemptFinished)
+        assert finished.image.content.startswith(b"\x89PNG")
+        kinds = [type(report) for report in bench.reports["a-1"]]
+        assert kinds[-5:] == [AttemptStarted, *[StepFinished] * 3, AttemptFinished]
+        positions = [r.position for r in bench.reports["a-1"] if isinstance(r, AttemptQueued)]
+        assert positions == [1, 2, 1], "the one of higher priority went before it"
+        steps = [report for report in bench.reports["a-1"] if isinstance(report, StepFinished)]
+        assert [bool(step.preview) for step in steps] == [True, False, False]
+
+
+def test_time_queued_ends_with_the_first_step_and_computing_goes_on_while_parked() -> None:
+    clock = SetClock()
+    with serving(ScriptedDenoiser(rows_max=1), order=SRPT, clock=clock) as bench:
+        bench.submit("a-0", seed=0, steps=5)
+        bench.until_entered(1)
+        bench.submit("a-1", seed=1, steps=6)
+        bench.submit("a-2", seed=2, steps=1)
+        assert bench.step() == [2]
+        clock.seconds += 7.0
+        assert bench.step() == [0]
+        clock.seconds += 1.0
+        bench.denoiser.go_on.set()
+        times_s = []
+        for name in ("a-0", "a-1", "a-2"):
+            report = bench.last_report(name)
+            assert isinstance(report, AttemptFinished)
+            times_s.append((report.queue_s, report.compute_s))
+        assert times_s == [(0.0, 8.0), (8.0, 0.0), (0.0, 7.0)]
 
 
 @pytest.mark.parametrize(
-    ("prompt", "code"),
+    ("prompt", "code", "retryable"),
     [
-        ("fails at the beginning", "draw_failed"),
-        ("fails in a step", "draw_failed"),
-        ("too big", "out_of_memory"),
-        ("fails at the end", "draw_failed"),
+        ("fails at the beginning", "draw_failed", True),
+        ("cannot be drawn", "invalid_request", False),
+        ("fails in a step", "draw_failed", True),
+        ("too big", "out_of_memory", True),
+        ("fails at the end", "draw_failed", True),
     ],
 )
+@pytest.mark.parametrize("decodes_beside", [False, True])
 def test_a_bad_drawing_fails_alone_and_the_worker_goes_on(
-    bench: Bench, prompt: str, code: str
+    prompt: str, code: str, retryable: bool, decodes_beside: bool
 ) -> None:
-    bench.submit("a-0", seed=0)
-    bench.submit("a-1", seed=1, prompt=prompt)
-    bench.submit("a-2", seed=2)
-    bench.denoiser.go_on.set()
-    failed = bench.last_report("a-1")
-    assert isinstance(failed, AttemptFailed)
-    assert (failed.code, failed.retryable) == (code, True)
-    assert isinstance(bench.last_report("a-0"), AttemptFinished)
-    assert isinstance(bench.last_report("a-2"), AttemptFinished)
-    bench.submit("a-3")
-    assert isinstance(bench.last_report("a-3"), AttemptFinished)
+    with serving(ScriptedDenoiser(decodes_beside=decodes_beside)) as bench:
+        bench.submit("a-0", seed=0)
+        bench.submit("a-1", seed=1, prompt=prompt)
+        bench.submit("a-2", seed=2)
+        bench.denoiser.go_on.set()
+        bench.check_failure("a-1", code, retryable=retryable)
+        bench.check_images("a-0", "a-2")
+        bench.submit("a-3")
+        bench.check_images("a-3")
 
 
 def test_cancelling_between_steps_frees_row_and_backlog(bench: Bench) -> None:
-    arrival = bench.submit("a-0", steps=50)
-    bench.until(lambda: bench.engine.load().running == 1)
+    bench.submit("a-0", seed=0, steps=50)
+    bench.until_entered(1)
     assert bench.engine.load().backlog == pytest.approx(51.0)
-    waiting = bench.submit("a-1", width_px=32, steps=5)
-    bench.until(lambda: bench.engine.load().queued == 1)
-    bench.engine.cancel(waiting)
+    bench.submit("a-1", seed=1, width_px=32, steps=5)
+    assert bench.engine.load().queued == 1
+    bench.cancel("a-1")
     assert bench.engine.load().queued == 0
-    bench.engine.cancel(arrival)
-    bench.denoiser.go_on.set()
+    bench.cancel("a-0")
+    assert bench.engine.load().backlog == 0.0
+    assert bench.engine.load().running == 1, "its row is in a step until that ends"
+    bench.denoiser.permits.release()
     bench.until(lambda: bench.engine.load().running == 0)
-    assert len(bench.denoiser.batches) <= 1
-    bench.engine.cancel(arrival)
+    assert bench.denoiser.batches == [[0]]
+    bench.cancel("a-0")
+
+
+def test_a_parked_drawing_is_cancelled_without_another_step(one_row: Bench) -> None:
+    one_row.submit("a-0", seed=0, steps=9)
+    one_row.until_entered(1)
+    one_row.submit("a-1", seed=1, steps=3)
+    assert one_row.step() == [1]
+    one_row.cancel("a-0")
+    assert one_row.step() == [1]
+    assert one_row.engine.load().running == 1
+    one_row.denoiser.go_on.set()
+    one_row.check_images("a-1")
+    assert one_row.denoiser.batches == [[0], *[[1]] * 3]
+
+
+def test_a_later_attempt_ends_the_earlier_at_every_stage() -> None:
+    with serving(ScriptedDenoiser(rows_max=1, decodes_beside=True)) as bench:
+        bench.denoiser.decode.clear()
+        bench.submit("a-0", seed=0, steps=1)
+        bench.submit("a-1", seed=1)
+        bench.submit("a-2", seed=2)
+        bench.until_entered(1)
+        assert bench.step() == [1]
+        for name in ("a-0", "a-1", "a-2"):
+            bench.submit(name, attempt=2)
+            bench.check_failure(name, "stale_attempt", retryable=False)
+            with pytest.raises(StaleAttempt):
+                bench.submit(name, attempt=1)
+            del bench.reports[name]
+        bench.denoiser.go_on.set()
+        bench.denoiser.decode.set()
+        bench.check_images("a-0 again 2", "a-1 again 2", "a-2 again 2")
 
 
 def test_backlog_counts_down_with_the_steps(bench: Bench) -> None:
-    bench.denoiser.go_on.set()
     bench.submit("a-0", steps=3, guidance_scale=1.0, width_px=32)
+    bench.until_entered(1)
+    left = [bench.engine.load().backlog]
+    for _ in range(2):
+        bench.step()
+        left.append(bench.engine.load().backlog)
+    # Half the area, half for being unguided, and a step's worth of fixed cost.
+    assert left == pytest.approx([1.25, 1.0, 0.75])
+    bench.denoiser.go_on.set()
     bench.last_report("a-0")
-    bench.until(lambda: bench.engine.load().running == 0)
     assert bench.engine.load().steps_done == 3
+
+
+# Deadlines.
+
+
+def test_a_drawing_ends_with_its_deadline_waiting_or_running() -> None:
+    clock = SetClock()
+    with serving(ScriptedDenoiser(rows_max=1), clock=clock) as bench:
+        bench.submit("a-0", seed=0, deadline_s=5.0)
+        bench.until_entered(1)
+        bench.submit("a-1", seed=1, deadline_s=4.0)
+        bench.submit("a-2", seed=2)
+        clock.seconds += 4.5
+        assert bench.step() == [0]
+        bench.check_failure("a-1", "deadline_exceeded", retryable=False)
+        clock.seconds += 0.5
+        assert bench.step() == [2]
+        bench.check_failure("a-0", "deadline_exceeded", retryable=False)
+        assert bench.engine.load().running == 1
+
+
+def test_a_drawing_that_is_done_too_late_is_not_decoded() -> None:
+    clock = SetClock()
+    with serving(ScriptedDenoiser(), clock=clock) as bench:
+        bench.submit("a-0", steps=1, deadline_s=5.0)
+        bench.until_entered(1)
+        clock.seconds += 5.0
+        bench.denoiser.go_on.set()
+        bench.check_failure("a-0", "deadline_exceeded", retryable=False)
+        assert bench.denoiser.decoded_on == []
+
+
+def test_a_pressing_deadline_goes_first_and_then_is_met() -> None:
+    # A work unit takes 2 ms here: 4 of them are left when 8 ms remain and others wait.
+    clock = SetClock()
+    with serving(ScriptedDenoiser(rows_max=1), clock=clock) as bench:
+        bench.submit("a-0", seed=0)
+        bench.until_entered(1)
+        bench.submit("a-1", seed=1)
+        bench.submit("a-2", seed=2, deadline_s=0.016)
+        assert bench.step() == [2]
+        assert [bench.step() for _ in range(3)] == [[2], [2], [0]]
+        bench.check_images("a-2")
+
+
+def test_a_deadline_passes_though_nothing_else_happens() -> None:
+    with serving(ScriptedDenoiser(rows_max=1, decodes_beside=True)) as bench:
+        bench.denoiser.decode.clear()
+        bench.denoiser.go_on.set()
+        for seed in range(ENCODING_MAX):
+            bench.submit(f"a-{seed}", steps=1)
+        bench.until(lambda: bench.engine.load().running == ENCODING_MAX)
+        bench.submit("a-9", deadline_s=0.05)
+        bench.check_failure("a-9", "deadline_exceeded", retryable=False)
+
+
+# Decoding.
+
+
+def test_decoding_beside_the_loop_leaves_the_row_to_others() -> None:
+    with serving(ScriptedDenoiser(rows_max=1, decodes_beside=True)) as bench:
+        bench.denoiser.decode.clear()
+        bench.submit("a-0", seed=0, steps=1)
+        bench.submit("a-1", seed=1, steps=2)
+        bench.until_entered(1)
+        assert [bench.step() for _ in range(2)] == [[1], [1]]
+        load = bench.engine.load()
+        assert (load.running, load.backlog) == (2, pytest.approx(3.0)), "1 step and 2 decodings"
+        bench.denoiser.decode.set()
+        bench.check_images("a-0")
+        bench.denoiser.go_on.set()
+        bench.check_images("a-1")
+        assert {name.split("_")[0] for name in bench.denoiser.decoded_on} == {"decoding"}
+
+
+def test_nothing_begins_while_too_many_are_decoded() -> None:
+    with serving(ScriptedDenoiser(rows_max=1, decodes_beside=True)) as bench:
+        bench.denoiser.decode.clear()
+        bench.denoiser.go_on.set()
+        for seed in range(ENCODING_MAX + 2):
+            bench.submit(f"a-{seed}", seed=seed, steps=1)
+        bench.until(lambda: bench.engine.load().running == ENCODING_MAX)
+        time.sleep(0.05)
+        assert bench.engine.load().queued == 2
+        assert len(bench.denoiser.entered) == ENCODING_MAX
+        bench.denoiser.decode.set()
+        bench.check_images(*bench.reports)
+
+
+@pytest.mark.parametrize(
+    ("decodes_beside", "pace_s"), [(False, 0.0), (True, 0.001)], ids=["emulated", "paced"]
+)
+def test_one_device_does_one_thing_at_a_time(decodes_beside: bool, pace_s: float) -> None:
+    with serving(ScriptedDenoiser(decodes_beside=decodes_beside), pace_s=pace_s) as bench:
+        bench.denoiser.go_on.set()
+        bench.submit("a-0")
+        bench.check_images("a-0")
+        assert bench.denoiser.decoded_on == ["step-engine"]
+
+
+def test_a_cancelled_drawing_is_not_decoded() -> None:
+    with serving(ScriptedDenoiser(rows_max=1, decodes_beside=True)) as bench:
+        bench.denoiser.decode.clear()
+        bench.denoiser.go_on.set()
+        bench.submit("a-0", steps=1)
+        bench.submit("a-1", steps=1)
+        bench.until(lambda: bench.engine.load().running == 2)
+        for name in ("a-0", "a-1"):
+            bench.cancel(name)
+        assert bench.engine.load().backlog == 0.0
+        bench.denoiser.decode.set()
+        bench.until(lambda: bench.engine.load().running == 0)
+        assert len(bench.denoiser.decoded_on) == 1
+        assert not any(isinstance(r, FINAL) for r in bench.reports["a-0"] + bench.reports["a-1"])
+
+
+# Memory.
+
+
+def test_when_memory_runs_out_the_later_half_is_parked_and_nothing_is_lost() -> None:
+    with serving(ScriptedDenoiser(rows_max=4, memory_rows=2)) as bench:
+        bench.submit("a-x", seed=9, steps=1)
+        bench.until_entered(1)
+        for seed in range(4):
+            bench.submit(f"a-{seed}", seed=seed, steps=2)
+        seen = [bench.step() for _ in range(4)]
+        assert seen == [[0, 1, 2, 3], [0, 1], [0, 1], [2, 3]]
+        bench.denoiser.go_on.set()
+        bench.check_images(*bench.reports)
+
+
+def test_the_width_comes_back_after_good_steps() -> None:
+    with serving(ScriptedDenoiser(rows_max=4, memory_rows=1)) as bench:
+        for seed in range(24):
+            bench.submit(f"a-{seed}", seed=seed, steps=20)
+        bench.until_entered(1)
+        assert [bench.step() for _ in range(9)][-1] == [0]
+        bench.denoiser.memory_rows = 99
+        bench.denoiser.go_on.set()
+        bench.check_images(*bench.reports)
+        widths = [len(batch) for batch in bench.denoiser.batches[9:]]
+        assert max(widths) == 4
+        grown = [widths.index(width) for width in (2, 3, 4)]
+        assert GOOD_STEPS - 10 < grown[0] == grown[1] - GOOD_STEPS == grown[2] - 2 * GOOD_STEPS
+
+
+def test_a_lone_row_that_runs_out_of_memory_is_tried_once_more() -> None:
+    with serving(ScriptedDenoiser()) as bench:
+        bench.submit("a-0", seed=0, steps=9)
+        bench.until_entered(1)
+        bench.submit("a-1", seed=1, width_px=32, prompt="too big")
+        assert [bench.step() for _ in range(4)] == [[1], [1], [0], [0]]
+        bench.check_failure("a-1", "out_of_memory", retryable=True)
+
+
+def test_memory_that_is_short_for_a_moment_costs_no_drawing() -> None:
+    with serving(ScriptedDenoiser(rows_max=1, memory_rows=0)) as bench:
+        bench.submit("a-0", seed=0)
+        bench.until_entered(1)
+        assert bench.step() == [0]
+        bench.denoiser.memory_rows = 99
+        bench.denoiser.go_on.set()
+        bench.check_images("a-0")
+
+
+def test_rows_join_as_memory_allows() -> None:
+    denoiser = ScriptedDenoiser(rows_max=4, row_bytes=100, available_bytes=1000)
+    with serving(denoiser, memory_floor_bytes=900) as bench:
+        for seed in range(4):
+            bench.submit(f"a-{seed}", seed=seed, steps=9)
+        bench.until_entered(1)
+        assert bench.step() == [0, 1], "one more than the one that always may"
+        denoiser.available_bytes = 900
+        assert bench.step() == [0, 1]
+        denoiser.available_bytes = 1000
+        assert bench.step() == [0, 1, 2]
+
+
+# A lost device.
+
+
+@pytest.mark.parametrize("prompt", ["loses the device", "loses the device at the end"])
+@pytest.mark.parametrize("decodes_beside", [False, True])
+def test_a_lost_device_ends_all_drawings_and_the_thread(
+    prompt: str, decodes_beside: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raised: list[threading.ExceptHookArgs] = []
+    monkeypatch.setattr(threading, "excepthook", raised.append)
+    with serving(ScriptedDenoiser(rows_max=2, decodes_beside=decodes_beside)) as bench:
+        bench.denoiser.decode.clear()
+        bench.submit("a-0", seed=0, steps=1, prompt=prompt)
+        bench.submit("a-1", seed=1, steps=50)
+        bench.submit("a-2", seed=2, width_px=32)
+        bench.until_entered(1)
+        bench.denoiser.decode.set()
+        bench.denoiser.go_on.set()
+        for name in bench.reports:
+            bench.check_failure(name, "device_lost", retryable=True)
+        bench.until(lambda: raised)
+        assert raised[0].exc_type is DeviceLost
+        assert "CUDA error" in bench.engine.describe().detail
+        with pytest.raises(WorkerUnavailable, match="started anew"):
+            bench.submit("a-3")
+        del bench.reports["a-3"]
+
+
+# Everything at once.
+
+
+@pytest.mark.parametrize(
+    ("order", "decodes_beside"),
+    [
+        (Order(), True),
+        (Order(discipline="sjf", promotion=(0.02, 1.0)), False),
+        (Order(discipline="srpt", ageing=0.5), True),
+        (Order(discipline="srpt", promotion=(0.02, 1.0)), False),
+    ],
+    ids=str,
+)
+def test_no_attempt_is_lost(order: Order, decodes_beside: bool) -> None:
+    rng = np.random.default_rng(11)
+    denoiser = ScriptedDenoiser(rows_max=3, decodes_beside=decodes_beside, step_s=0.001)
+    denoiser.go_on.set()
+    prompts = ["a fox"] * 12 + ["fails in a step", "fails at the end", "too big"]
+    with serving(denoiser, order=order, parked_max=2, queue_max=1000) as bench:
+        attempts: dict[str, int] = {}
+        for seed in range(150):
+            name = f"a-{rng.integers(0, 100)}"
+            attempts[name] = attempts.get(name, 0) + 1
+            bench.submit(
+                name,
+                attempt=attempts[name],
+                priority=int(rng.choice([0, 0, 0, 1])),
+                deadline_s=float(rng.uniform(0.0, 0.2)) if rng.random() < 0.2 else None,
+                seed=seed,
+                prompt=str(rng.choice(prompts)),
+                steps=int(rng.integers(1, 12)),
+                width_px=int(rng.choice([32, 64])),
+                previews=int(rng.integers(0, 2)),
+            )
+            if rng.random() < 0.2:
+                bench.cancel(str(rng.choice(list(bench.reports))))
+            denoiser.memory_rows = int(rng.choice([1, 2, 99]))
+            time.sleep(float(rng.uniform(0.0, 0.004)))
+        bench.until(lambda: bench.engine.load().queued == 0)
+    last = [reports[-1] for reports in bench.reports.values()]
+    codes = {report.code for report in last if isinstance(report, AttemptFailed)}
+    assert codes >= {"draw_failed", "stale_attempt", "deadline_exceeded"}
+    assert len(denoiser.begun) == len(set(denoiser.begun)), "no row is begun twice"
 
 
 def test_pace_is_a_floor_on_the_time_of_a_work_unit() -> None:
@@ -267,18 +755,3 @@ def test_previews_are_evenly_spaced_and_never_the_last_step() -> None:
     assert preview_steps(steps=12, previews=3) == {3, 6, 9}
     assert preview_steps(steps=4, previews=9) == {1, 2, 3}
     assert preview_steps(steps=1, previews=3) == set()
-
-
-def test_out_of_memory_is_known_in_all_its_shapes() -> None:
-    class OutOfMemoryError(RuntimeError):
-        pass
-
-    for error in (
-        OutOfMemoryError("CUDA"),
-        MemoryError(),
-        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried ..."),
-        RuntimeError("NVML_SUCCESS == r INTERNAL ASSERT FAILED at CUDACachingAllocator.cpp"),
-    ):
-        assert is_out_of_memory(error)
-    for error in (ValueError("out of memory"), RuntimeError("shapes do not match")):
-        assert not is_out_of_memory(error)

@@ -79,7 +79,7 @@ class DescribeRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class DescribeResponse(_message.Message):
-    __slots__ = ("state", "detail", "engine", "model", "model_fingerprint", "capacity", "work_model", "size_px_min", "size_px_max", "size_px_multiple", "steps_max", "rows_max", "emulated_device", "pace_s", "device")
+    __slots__ = ("state", "detail", "engine", "model", "model_fingerprint", "capacity", "work_model", "size_px_min", "size_px_max", "size_px_multiple", "steps_max", "rows_max", "emulated_device", "pace_s", "device", "order")
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         STATE_UNSPECIFIED: _ClassVar[DescribeResponse.State]
@@ -107,6 +107,7 @@ class DescribeResponse(_message.Message):
     EMULATED_DEVICE_FIELD_NUMBER: _ClassVar[int]
     PACE_S_FIELD_NUMBER: _ClassVar[int]
     DEVICE_FIELD_NUMBER: _ClassVar[int]
+    ORDER_FIELD_NUMBER: _ClassVar[int]
     state: DescribeResponse.State
     detail: str
     engine: str
@@ -122,7 +123,8 @@ class DescribeResponse(_message.Message):
     emulated_device: str
     pace_s: float
     device: str
-    def __init__(self, state: _Optional[_Union[DescribeResponse.State, str]] = ..., detail: _Optional[str] = ..., engine: _Optional[str] = ..., model: _Optional[str] = ..., model_fingerprint: _Optional[str] = ..., capacity: _Optional[float] = ..., work_model: _Optional[_Union[WorkModel, _Mapping]] = ..., size_px_min: _Optional[int] = ..., size_px_max: _Optional[int] = ..., size_px_multiple: _Optional[int] = ..., steps_max: _Optional[int] = ..., rows_max: _Optional[int] = ..., emulated_device: _Optional[str] = ..., pace_s: _Optional[float] = ..., device: _Optional[str] = ...) -> None: ...
+    order: str
+    def __init__(self, state: _Optional[_Union[DescribeResponse.State, str]] = ..., detail: _Optional[str] = ..., engine: _Optional[str] = ..., model: _Optional[str] = ..., model_fingerprint: _Optional[str] = ..., capacity: _Optional[float] = ..., work_model: _Optional[_Union[WorkModel, _Mapping]] = ..., size_px_min: _Optional[int] = ..., size_px_max: _Optional[int] = ..., size_px_multiple: _Optional[int] = ..., steps_max: _Optional[int] = ..., rows_max: _Optional[int] = ..., emulated_device: _Optional[str] = ..., pace_s: _Optional[float] = ..., device: _Optional[str] = ..., order: _Optional[str] = ...) -> None: ...
 
 class DrawRequest(_message.Message):
     __slots__ = ("task_id", "attempt", "drawing", "priority", "init_image", "deadline_s")

@@ -1,0 +1,153 @@
+"""Which rows are stepped next: the order's choice, as far as memory bears it.
+
+Owns the active rows, their turns, the allowed width and the tracked capacity. It knows no threads:
+the engine guards it with its lock, and passes in the time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from edge_node.worker import memory_guard, queue_order
+from edge_node.worker.attempts import Attempt, AttemptBook
+from edge_node.worker.calibration import Calibration, CapacityTracker
+from edge_node.worker.queue_order import Entry, Order
+
+# Drawings whose last step is done and whose image is still being decoded and encoded. At this
+# bound nothing new begins, else finished latents would pile up before a slow decoder.
+ENCODING_MAX = 4
+# Share by which capacity may drift before what is ordered by seconds is counted anew.
+CAPACITY_DRIFT = 0.02
+
+Row = TypeVar("Row")
+
+
+class ActiveRows(Generic[Row]):
+    """The rows that take turns on the device, among all drawings of a book.
+
+    Args:
+        book: all drawings.
+        order: who comes first.
+        calibration: what steps cost and how many rows gain.
+        parked_max: drawings that may hold a latent beside `calibration.rows_max`.
+        floor_bytes: memory that further rows must leave free.
+        available_bytes: reads how much memory is free.
+    """
+
+    def __init__(
+        self,
+        book: AttemptBook[Row],
+        *,
+        order: Order,
+        calibration: Calibration,
+        parked_max: int,
+        floor_bytes: int,
+        available_bytes: Callable[[], int],
+    ) -> None:
+        self._book = book
+        self._order = order
+        self._calibration = calibration
+        self._started_max = calibration.rows_max + parked_max
+        self._floor_bytes = floor_bytes
+        self._available_bytes = available_bytes
+        self._tracker = CapacityTracker(calibration)
+        self._width = memory_guard.AllowedWidth(calibration.rows_max)
+        self._active: list[Attempt[Row]] = []
+        self._batches = 0
+        # Seconds of a row's work unit when all places are taken, as of the last count.
+        self.unit_s = calibration.rows_max / calibration.capacity
+        # When `choose` is due again: at once after any change.
+        self.choose_again_s = -math.inf
+
+    @property
+    def capacity(self) -> float:
+        """Work units per second, tracked."""
+        return self._tracker.capacity
+
+    def choose(self, now_s: float) -> None:
+        """Chooses whose rows are active from now on; all who are over were released before."""
+        self._recount_if_capacity_drifted()
+        entries = [attempt.entry for attempt in self._book.to_draw()]
+        full = len(self._book.finishing) >= ENCODING_MAX
+        candidates = (entry for entry in entries if entry.started or not full)
+        chosen = queue_order.active(
+            queue_order.ranked(candidates, order=self._order, now_s=now_s),
+            places=self._width.rows,
+            started_max=self._started_max,
+        )
+        before = {attempt.arrival for attempt in self._active if not attempt.over}
+        allowed = self._rows_allowed(chosen, rows_now=len(before))
+        self._active = [self._book.to_be_drawn(entry.arrival) for entry in chosen[:allowed]]
+        for attempt in self._active:
+            if attempt.arrival not in before:
+                attempt.turn = (self._batches, False)
+        if allowed < len(chosen):
+            # Memory comes back without telling.
+            self.choose_again_s = -math.inf
+        else:
+            self.choose_again_s = queue_order.next_change_s(entries, order=self._order, now_s=now_s)
+
+    def in_turn(self) -> list[Attempt[Row]]:
+        """The active rows of one size: that of the row which has waited longest for a step."""
+        active = [attempt for attempt in self._active if not attempt.over]
+        if not active:
+            return []
+        size_px = min(active, key=lambda attempt: attempt.turn).entry.size_px
+        return [attempt for attempt in active if attempt.entry.size_px == size_px]
+
+    def record_step(self, batch: list[Attempt[Row]], *, measured_s: float) -> None:
+        """Takes in a step of `batch`."""
+        self._tracker.record_step(
+            rho=batch[0].size_cost,
+            width=sum(attempt.row_cost for attempt in batch),
+            measured_s=measured_s,
+        )
+        self._batches += 1
+        for attempt in batch:
+            attempt.turn = (self._batches, True)
+            attempt.out_of_memory = False
+            attempt.steps_done += 1
+            attempt.recount(self.unit_s)
+        if self._width.record_step():
+            self.choose_again_s = -math.inf
+
+    def shed(self, batch: list[Attempt[Row]]) -> list[Attempt[Row]]:
+        """Parks the later half of a batch that ran out of memory, and beside it all others.
+
+        Returns the rest, which is to be tried again: of a lone row itself the first time, nothing
+        the second.
+        """
+        rest = batch[: (len(batch) + 1) // 2]
+        if len(batch) == 1:
+            if batch[0].out_of_memory:
+                return []
+            batch[0].out_of_memory = True
+        self._width.shed(len(rest))
+        self._active = list(rest)
+        self.choose_again_s = -math.inf
+        return rest
+
+    def _recount_if_capacity_drifted(self) -> None:
+        """Order, promotion and deadlines are in seconds at the present capacity."""
+        unit_s = self._calibration.rows_max / self._tracker.capacity
+        if abs(unit_s - self.unit_s) > CAPACITY_DRIFT * self.unit_s:
+            self.unit_s = unit_s
+            for attempt in self._book.to_draw():
+                attempt.recount(unit_s)
+
+    def _rows_allowed(self, chosen: list[Entry], *, rows_now: int) -> int:
+        """How many of `chosen` memory bears, as if all were of the largest size among them."""
+        row_bytes = self._calibration.row_bytes
+        if not row_bytes or len(chosen) <= max(1, rows_now):
+            return len(chosen)
+        area_px = max(width_px * height_px for width_px, height_px in (e.size_px for e in chosen))
+        reference_px = self._calibration.work_model.reference_px
+        return memory_guard.rows_allowed(
+            wanted=len(chosen),
+            rows_now=rows_now,
+            row_bytes=math.ceil(row_bytes * area_px / reference_px**2),
+            available_bytes=self._available_bytes(),
+            floor_bytes=self._floor_bytes,
+        )

@@ -1,0 +1,110 @@
+"""What the transformer is told of a prompt: CLIP tokens, and the modulations of every step.
+
+Owns encoding through both CLIPs as StableDiffusion3Pipeline does, and both caches. It imports no
+diffusers: modules and tokenizers are handed in. Tensors end in T tokens, K context rows, D model
+width, P pooled width, S steps and V modulation vectors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from edge_node.worker.mmdit import FoldedTransformer
+from edge_node.worker.prompt_cache import PromptCache
+from edge_node.worker.sampling import FlowSchedule
+
+PROMPTS_BYTES_MAX = 64 * 2**20
+# A prompt's modulations at 28 steps are 25 MB in float16 for SD3-medium, and the empty negative
+# prompt's are shared by all drawings of as many steps.
+MODULATIONS_BYTES_MAX = 512 * 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedPrompt:
+    """context_KD: tokens in the model's width; pooled_P: both CLIPs' pooled outputs."""
+
+    context_KD: torch.Tensor
+    pooled_P: torch.Tensor
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory held."""
+        return self.context_KD.nbytes + self.pooled_P.nbytes
+
+
+class Conditions:
+    """Prompts as the transformer takes them, computed once and kept within bounds."""
+
+    def __init__(
+        self, clips: Sequence[tuple[Any, Any]], *, transformer: FoldedTransformer, joint_width: int
+    ) -> None:
+        """Prepares nothing yet.
+
+        Args:
+            clips: tokenizer and CLIPTextModelWithProjection of CLIP-L and of bigG.
+            transformer: whose conditions these are.
+            joint_width: width J to which the CLIPs' tokens are padded.
+        """
+        self._clips = clips
+        self._transformer = transformer
+        self._joint_width = joint_width
+        self._device = next(clips[0][1].parameters()).device
+        # The empty prompt is what nearly every guided drawing is guided away from.
+        self._prompts: PromptCache[str, EncodedPrompt] = PromptCache(
+            bytes_max=PROMPTS_BYTES_MAX, kept=""
+        )
+        self._modulations: PromptCache[tuple[str, int], torch.Tensor] = PromptCache(
+            bytes_max=MODULATIONS_BYTES_MAX
+        )
+
+    def encoded(self, prompt: str) -> EncodedPrompt:
+        """Tokens and pooled outputs of `prompt`."""
+        known = self._prompts.get(prompt)
+        if known is None:
+            context_TJ, pooled_P = self.clip_tokens(prompt)
+            known = EncodedPrompt(
+                context_KD=self._transformer.embedded_context(context_TJ), pooled_P=pooled_P
+            )
+            self._prompts.put(prompt, known, size_bytes=known.size_bytes)
+        return known
+
+    def modulations(self, prompt: str, schedule: FlowSchedule) -> torch.Tensor:
+        """Modulation vectors of all steps, (S, V, D).
+
+        Rows keep no reference: a parked row's may be dropped and are computed again when needed.
+        """
+        key = (prompt, schedule.steps)
+        known_SVD = self._modulations.get(key)
+        if known_SVD is None:
+            known_SVD = self._transformer.modulations(
+                self.encoded(prompt).pooled_P, schedule.timestep_S.to(self._device)
+            )
+            self._modulations.put(key, known_SVD, size_bytes=known_SVD.nbytes)
+        return known_SVD
+
+    def release(self) -> None:
+        """Gives the modulations' memory back; they are computed again when needed."""
+        self._modulations.clear()
+
+    def clip_tokens(self, prompt: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Both CLIPs' tokens side by side, padded to the joint width, (T, J), and pooled, (P,)."""
+        hidden_1TD, pooled_1D = [], []
+        for tokenizer, encoder in self._clips:
+            tokens = tokenizer(
+                prompt,
+                padding="max_length",
+                max_length=self._clips[0][0].model_max_length,
+                truncation=True,
+                return_tensors="pt",
+            )
+            output = encoder(tokens.input_ids.to(self._device), output_hidden_states=True)
+            hidden_1TD.append(output.hidden_states[-2])
+            pooled_1D.append(output[0])
+        clip_TD = torch.cat(hidden_1TD, dim=-1)[0]
+        padding = self._joint_width - clip_TD.shape[-1]
+        return functional.pad(clip_TD, (0, padding)), torch.cat(pooled_1D, dim=-1)[0]

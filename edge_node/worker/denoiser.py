@@ -1,0 +1,134 @@
+"""What the step engine draws with, as an interface, and which drawings it takes.
+
+Owns the five methods of a denoiser and the facts that it tells of itself. It must import neither
+torch nor the engine.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from PIL import Image as PillowImage
+
+from edge_node.domain import Drawing, ModelFingerprint, WorkerDescription
+from edge_node.errors import InvalidRequest, ModelNotFound, WorkerUnavailable
+from edge_node.worker import image_encoding, memory_guard
+from edge_node.worker.calibration import Calibration
+
+Row = TypeVar("Row")
+
+
+class ModelUnusable(Exception):
+    """The model cannot be served; the message says what to do about it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFacts:
+    """What a loaded model is and can draw; most fields as in `WorkerDescription`.
+
+    Attributes:
+        decodes_beside: `picture` of a finished row may run while another thread is in `step`, and
+            gains by it. Not for emulated devices, which must not do two things at once, nor for
+            CPUs without a spare core.
+        available_bytes: reads how much memory further rows could take.
+        approximations: lossy choices of the operator, by name; they go into images' metadata.
+    """
+
+    engine: str
+    model: str
+    fingerprint: ModelFingerprint
+    size_px_min: int
+    size_px_max: int
+    size_px_multiple: int
+    steps_max: int
+    device: str
+    emulated_device: str = ""
+    decodes_beside: bool = False
+    available_bytes: Callable[[], int] = memory_guard.system_available_bytes
+    approximations: tuple[str, ...] = ()
+
+
+class Denoiser(Protocol[Row]):
+    """What turns noise into pictures: a real SD3 or an emulated device."""
+
+    def load(self) -> ModelFacts:
+        """Loads everything; raises ModelUnusable when it cannot serve."""
+        ...
+
+    def calibrate(self) -> Calibration:
+        """Warms up and says what work costs here."""
+        ...
+
+    def begin(self, drawing: Drawing, init_image: bytes) -> Row:
+        """Row of a new drawing: prompt encoded, noise drawn, a PNG to start from encoded.
+
+        An InvalidRequest says that no device can draw it.
+        """
+        ...
+
+    def step(self, rows: Sequence[Row]) -> None:
+        """One denoising step of all `rows`, which are of one size; changes all or none.
+
+        When memory runs out it frees its caches before it raises.
+        """
+        ...
+
+    def picture(self, row: Row) -> PillowImage.Image:
+        """Image of the row: the final one after the last step, before it a cheap estimate.
+
+        The final one is asked for on another thread, while `step` runs, if the facts say
+        `decodes_beside`.
+        """
+        ...
+
+
+def describing(facts: ModelFacts, before: WorkerDescription) -> WorkerDescription:
+    """What is known of the worker once the model is loaded."""
+    return dataclasses.replace(
+        before,
+        state="warming_up",
+        engine=facts.engine,
+        model=facts.model,
+        model_fingerprint=facts.fingerprint,
+        size_px_min=facts.size_px_min,
+        size_px_max=facts.size_px_max,
+        size_px_multiple=facts.size_px_multiple,
+        steps_max=facts.steps_max,
+        emulated_device=facts.emulated_device,
+        device=facts.device,
+    )
+
+
+def refuse_unless_drawable(drawing: Drawing, served: WorkerDescription) -> None:
+    """Returns if the worker that `served` describes can draw it.
+
+    Raises:
+        WorkerUnavailable: the model is not ready.
+        InvalidRequest, ModelNotFound: it can never draw this.
+    """
+    if served.state != "ready":
+        raise WorkerUnavailable(served.detail or f"the worker is {served.state}: try again soon")
+    if drawing.model not in ("", served.model):
+        raise ModelNotFound(f"this worker serves {served.model}, not {drawing.model}")
+    for name, side_px in (("width_px", drawing.width_px), ("height_px", drawing.height_px)):
+        if side_px % served.size_px_multiple or not (
+            served.size_px_min <= side_px <= served.size_px_max
+        ):
+            raise InvalidRequest(
+                f"{name} is {side_px}: give a multiple of {served.size_px_multiple} from "
+                f"{served.size_px_min} to {served.size_px_max}",
+                param=name,
+            )
+    if not 1 <= drawing.steps <= served.steps_max:
+        raise InvalidRequest(
+            f"steps is {drawing.steps}: give 1 to {served.steps_max}", param="steps"
+        )
+    if drawing.image_format not in image_encoding.FORMATS:
+        raise InvalidRequest(
+            f"image_format is {drawing.image_format!r}: give one of "
+            f"{', '.join(image_encoding.FORMATS)}",
+            param="image_format",
+        )

@@ -1,0 +1,97 @@
+"""What is told of a drawing, and the thread that tells it.
+
+Owns the order of reports and the words of failures. It decides nothing about drawings.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import Any
+
+from PIL import Image as PillowImage
+
+from edge_node.domain import AttemptFailed, StepFinished, TaskId
+from edge_node.errors import InvalidRequest, StaleAttempt
+from edge_node.worker import image_encoding
+from edge_node.worker.attempts import Attempt, Report
+from edge_node.worker.memory_guard import is_out_of_memory
+
+LOG = logging.getLogger(__name__)
+
+PLACED_AGAIN = AttemptFailed(
+    code=StaleAttempt.code,
+    message="the task was placed on this worker again",
+    retryable=False,
+)
+TOO_LATE = AttemptFailed(
+    code="deadline_exceeded",
+    message="the deadline passed before the image was drawn: give it more time",
+    retryable=False,
+)
+
+
+class Reporter:
+    """One thread, which keeps the reports of a drawing in order and compression off the loop."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="reports")
+        self._stopped = threading.Event()
+
+    def send(self, attempt: Attempt[Any], report: Report) -> None:
+        """Tells `report` after all that was told before."""
+        self.run(functools.partial(attempt.on_report, report))
+
+    def send_preview(self, attempt: Attempt[Any], picture: PillowImage.Image) -> None:
+        """Tells that a step is done, with its picture."""
+        self.run(
+            functools.partial(_send_preview, attempt, step=attempt.steps_done, picture=picture)
+        )
+
+    def run(self, job: Callable[[], None]) -> None:
+        """Does something after all that was told before; nothing any more once stopped."""
+        if not self._stopped.is_set():
+            self._thread.submit(job)
+
+    def flush(self, *, wait_s: float) -> None:
+        """Waits until all is told, but not for ever."""
+        if not self._stopped.is_set():
+            wait([self._thread.submit(_nothing)], timeout=wait_s)
+
+    def stop(self) -> None:
+        """Drops what is not told yet."""
+        self._stopped.set()
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+
+def _send_preview(attempt: Attempt[Any], *, step: int, picture: PillowImage.Image) -> None:
+    preview = image_encoding.encode(picture, image_format="png")
+    attempt.on_report(StepFinished(step=step, steps=attempt.steps, preview=preview))
+
+
+def _nothing() -> None:
+    """What is waited for when all before it is."""
+
+
+def failure(task_id: TaskId, error: Exception) -> AttemptFailed:
+    """Why a drawing has failed, from what the denoiser raised; the log gets the whole story."""
+    LOG.error("task %s failed", task_id, exc_info=error)
+    if isinstance(error, InvalidRequest):
+        return AttemptFailed(code=error.code, message=error.message, retryable=False)
+    return AttemptFailed(
+        code="out_of_memory" if is_out_of_memory(error) else "draw_failed",
+        message=f"drawing failed on this device ({type(error).__name__}: {error})",
+        retryable=True,
+    )
+
+
+def device_lost(error: Exception) -> AttemptFailed:
+    """Why every drawing fails now."""
+    return AttemptFailed(
+        code="device_lost",
+        message=f"the device was lost while drawing ({error})",
+        retryable=True,
+    )

@@ -1,0 +1,117 @@
+"""diffusers' own pipelines as the judges of ours, and the small things that tests of both need."""
+
+from __future__ import annotations
+
+import functools
+import io
+import pathlib
+from typing import Any
+
+import diffusers
+import numpy as np
+import torch
+from PIL import Image as PillowImage
+
+from edge_node.clock import SystemClock
+from edge_node.domain import Drawing
+from edge_node.worker import model_files, sd3_parts
+from edge_node.worker.sd3 import Sd3Denoiser, Sd3Options, Sd3Row
+
+# Any name will do for the worker, which is handed the bytes; one says that there is an image.
+INIT_IMAGE = "0" * 64
+
+
+class UnroundedScheduler(diffusers.FlowMatchEulerDiscreteScheduler):
+    """diffusers rounds every sample to float32 between steps, which hides float64 differences."""
+
+    def step(self, model_output, timestep, sample, return_dict=True, **_):
+        if self.step_index is None:
+            self._init_step_index(timestep)
+        change = self.sigmas[self.step_index + 1] - self.sigmas[self.step_index]
+        self._step_index += 1
+        return (sample + change * model_output,)
+
+
+def drawing(**changes: object) -> Drawing:
+    base = {
+        "prompt": "a red circle on the left",
+        "width_px": 32,
+        "height_px": 32,
+        "steps": 6,
+        "guidance_scale": 5.0,
+        "seed": 1,
+        "model": "",
+    }
+    return Drawing(**{**base, **changes})
+
+
+def init_image(one: Drawing) -> bytes:
+    """A PNG of the drawing's size, or nothing where it has no init image."""
+    if not one.init_image_sha256:
+        return b""
+    rng = np.random.default_rng(one.seed % 2**32)
+    pixels_HW3 = rng.integers(0, 256, (one.height_px, one.width_px, 3), dtype=np.uint8)
+    content = io.BytesIO()
+    PillowImage.fromarray(pixels_HW3).save(content, format="PNG")
+    return content.getvalue()
+
+
+def denoiser(folder: pathlib.Path, dtype_name: str, **options: object) -> Sd3Denoiser:
+    files = model_files.find(folder)
+    loaded = Sd3Denoiser(
+        lambda device, dtype: sd3_parts.load_parts(files, device=device, dtype=dtype),
+        options=Sd3Options(model_name=folder.name, dtype_name=dtype_name, **options),
+        clock=SystemClock(),
+    )
+    loaded.load()
+    return loaded
+
+
+def alone(worker: Sd3Denoiser, one: Drawing) -> Sd3Row:
+    row = worker.begin(one, init_image(one))
+    for _ in range(one.denoising_steps):
+        worker.step([row])
+    return row
+
+
+class Pipelines:
+    """StableDiffusion3Pipeline and its image-to-image sibling over the same modules."""
+
+    def __init__(self, folder: pathlib.Path, dtype: torch.dtype, *, unrounded: bool) -> None:
+        scheduler_class = (
+            UnroundedScheduler if unrounded else diffusers.FlowMatchEulerDiscreteScheduler
+        )
+        self._text: Any = diffusers.StableDiffusion3Pipeline.from_pretrained(
+            folder,
+            text_encoder_3=None,
+            tokenizer_3=None,
+            dtype=dtype,
+            local_files_only=True,
+            scheduler=scheduler_class.from_pretrained(folder, subfolder="scheduler"),
+        )
+        self._image: Any = diffusers.StableDiffusion3Img2ImgPipeline(**self._text.components)
+        for pipe in (self._text, self._image):
+            pipe.set_progress_bar_config(disable=True)
+        self.latent = functools.lru_cache(maxsize=4096)(self._latent)
+
+    def picture(self, one: Drawing) -> np.ndarray:
+        return np.asarray(self._run(one, "pil"), dtype=int)
+
+    def _latent(self, one: Drawing) -> torch.Tensor:
+        return self._run(one, "latent")
+
+    def _run(self, one: Drawing, output_type: str) -> Any:
+        options: dict[str, Any] = {
+            "prompt": one.prompt,
+            "negative_prompt": one.negative_prompt,
+            "width": one.width_px,
+            "height": one.height_px,
+            "num_inference_steps": one.steps,
+            "guidance_scale": one.guidance_scale,
+            "generator": torch.Generator("cpu").manual_seed(one.seed),
+            "output_type": output_type,
+        }
+        if not one.init_image_sha256:
+            return self._text(**options).images[0]
+        picture = PillowImage.open(io.BytesIO(init_image(one)))
+        return self._image(**options, image=picture, strength=one.strength).images[0]
