@@ -104,6 +104,10 @@ def _add_generate(commands: Commands) -> None:
     parser.add_argument("--guidance-scale", type=float)
     parser.add_argument("--seed", type=int)
     parser.add_argument("--size", help="WIDTHxHEIGHT in pixels")
+    parser.add_argument(
+        "--init-image", type=Path, help="PNG, JPEG or WebP to start from instead of noise"
+    )
+    parser.add_argument("--strength", type=float, help="how far from it to go, up to 1")
     parser.set_defaults(run=_generate)
 
 
@@ -228,7 +232,7 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _generate(options: argparse.Namespace) -> int:
-    from edge_node.console.generate import generate
+    from edge_node.console.generate import generate, init_image_field
 
     request = {
         "prompt": options.prompt,
@@ -236,6 +240,8 @@ def _generate(options: argparse.Namespace) -> int:
         "guidance_scale": options.guidance_scale,
         "seed": random.randrange(2**32) if options.seed is None else options.seed,
         "size": options.size,
+        "init_image": init_image_field(options.init_image),
+        "strength": options.strength,
     }
     given = {key: value for key, value in request.items() if value is not None}
     return asyncio.run(generate(options.node, given, out=options.out))

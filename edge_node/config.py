@@ -12,12 +12,20 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from edge_node.errors import InvalidRequest
 
 ENVIRONMENT_PREFIX = "DEDGEAI_"
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
+
+
+def _split(value: object) -> object:
+    """Numbers as the environment gives them, with commas between."""
+    return tuple(value.split(",")) if isinstance(value, str) else value
+
+
+_NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class NodeConfig(BaseModel):
@@ -43,14 +51,34 @@ class NodeConfig(BaseModel):
     task_keep_s: float = Field(default=7 * 86_400.0, gt=0)
     image_bytes_total_max: int = Field(default=10 * 2**30, gt=0)
     image_keep_s: float = Field(default=7 * 86_400.0, gt=0)
+    # Images that tasks start from, kept until the tasks' deadlines: some 2000 of 512x512 pixels.
+    init_image_bytes_total_max: int = Field(default=2**30, gt=0)
 
     # Worker: a child of the node unless the socket of one that runs already is given.
     worker_socket: Path | None = None
     # File that stands for the accelerator: one worker holds it, never two copies of the weights.
     worker_lock: Path | None = None
     engine: Literal["sd3", "emulated"] = "sd3"
-    # A diffusers Stable Diffusion 3 folder; the tiny model of this package when not given.
-    model_folder: Path | None = None
+    # Stable Diffusion 3 as a diffusers folder or a .safetensors file; the tiny model of this
+    # package when not given.
+    model: Path | None = None
+    # CLIP-L's and CLIP-bigG's files for a single file without them; else looked for beside it.
+    clip_files: tuple[Path, Path] | None = None
+    # A diffusers folder whose configs go with a single file; else those of SD3-medium.
+    single_file_configs: Path | None = None
+    # The operator has read the Stability AI Community License and accepts it.
+    stability_license_accepted: bool = False
+    dtype: Literal["auto", "float16", "bfloat16", "float32", "float64"] = "auto"
+    # sd3: context padded as diffusers does, to the bit; paper: the CLIPs' 77 tokens alone.
+    context_mode: Literal["sd3", "paper"] = "sd3"
+    # Compiled blocks, and CUDA graphs where there is CUDA; auto is on a GPU.
+    compile_model: Literal["auto", "always", "never"] = "auto"
+    # Lossy choices: off by default, noted in every image, and nodes that differ in them do not
+    # draw for each other. See docs/models.md.
+    taesd3_folder: Path | None = None
+    int8_weights: bool = False
+    guidance_interval: tuple[float, float] | None = None
+    step_cache: float | None = Field(default=None, gt=0, lt=1)
     torch_threads: int = Field(default=0, ge=0)
     # Least seconds per work unit: devices of unequal speed for demonstrations.
     pace_s: float = Field(default=0.0, ge=0)
@@ -58,6 +86,17 @@ class NodeConfig(BaseModel):
     # Emulated devices run this many times faster than the ones they stand for.
     time_scale: float = Field(default=1.0, gt=0, le=1000)
     rows_max: int = Field(default=0, ge=0)
+    # Who is drawn next: first come, shortest drawing or shortest remaining drawing first.
+    queue_order: Literal["fcfs", "sjf", "srpt"] = "fcfs"
+    # Share of its age in seconds that is taken off a drawing's seconds of service; not for fcfs.
+    queue_ageing: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    # c0 in wall seconds (time_scale does not divide it) and c1: what is older than c0 + c1 x its
+    # own service time is drawn first, earliest due first; not for fcfs. "15,1" in the environment.
+    queue_promotion: Annotated[
+        tuple[_NotNegative, _NotNegative] | None, BeforeValidator(_split)
+    ] = None
+    # Bytes that the worker leaves to everything else on the device when it takes further rows.
+    memory_floor_bytes: int = Field(default=2**30, ge=0)
     image_metadata: bool = True
 
     # Scheduling.
@@ -74,10 +113,17 @@ class NodeConfig(BaseModel):
     steps_default: int = Field(default=15, gt=0)
     guidance_scale_default: float = Field(default=5.0, ge=0)
     guidance_scale_max: float = Field(default=30.0, ge=0)
+    strength_default: float = Field(default=0.6, gt=0, le=1)
     images_per_request_max: int = Field(default=10, gt=0)
     deadline_s_default: float = Field(default=3600.0, gt=0)
     deadline_s_max: float = Field(default=86_400.0, gt=0)
     request_bytes_max: int = Field(default=2**20, gt=0)
+    init_image_upload_bytes_max: int = Field(default=16 * 2**20, gt=0)
+    # Of an uploaded image as it is, before it is scaled: a small file can hold very many.
+    init_image_pixels_max: int = Field(default=2**26, gt=0, le=2**27)
+    # Uploads held in memory at once, and how long one may take to arrive.
+    init_image_uploads_max: int = Field(default=8, gt=0)
+    init_image_upload_s_max: float = Field(default=60.0, gt=0)
 
     # Time between things.
     heartbeat_s: float = Field(default=0.5, gt=0)
@@ -97,6 +143,11 @@ class NodeConfig(BaseModel):
             )
         if not self.heartbeat_s * 2 <= min(self.suspect_s, self.lease_s):
             raise ValueError("suspect_s and lease_s must each be at least twice heartbeat_s")
+        if self.queue_order == "fcfs" and (self.queue_ageing, self.queue_promotion) != (None, None):
+            raise ValueError(
+                "queue_order fcfs goes by age already: leave queue_ageing and queue_promotion out, "
+                "or choose sjf or srpt"
+            )
         return self
 
 

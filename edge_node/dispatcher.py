@@ -36,11 +36,13 @@ from edge_node.domain import (
     TaskRecord,
     TaskStatus,
     WorkerDescription,
+    origin_of,
 )
 from edge_node.errors import (
     AdmissionRefused,
     DEdgeAIError,
     ImageNotReady,
+    InitImageGone,
     NodeNotReady,
     StoreUnavailable,
     TaskNotFound,
@@ -50,6 +52,7 @@ from edge_node.ports import (
     AlreadyAccepted,
     Idempotency,
     Images,
+    InitImages,
     Ledger,
     Peers,
     Submission,
@@ -107,6 +110,7 @@ class Dispatcher:
         policy: Policy,
         ledger: Ledger,
         images: Images,
+        init_images: InitImages,
         worker: Worker,
         metrics: NodeMetrics,
         clock: Clock,
@@ -118,6 +122,7 @@ class Dispatcher:
         self._policy = policy
         self._ledger = ledger
         self._images = images
+        self._init_images = init_images
         self._worker = worker
         self._metrics = metrics
         self._clock = clock
@@ -189,6 +194,7 @@ class Dispatcher:
         drawings: Sequence[Drawing],
         *,
         durable: bool,
+        init_image: bytes = b"",
         deadline_s: float | None = None,
         priority: int = 0,
         idempotency: Idempotency | None = None,
@@ -198,6 +204,7 @@ class Dispatcher:
         Args:
             drawings: what to draw; more than one makes a job.
             durable: return only once the tasks are on disk.
+            init_image: PNG that all of them name as the one to start from; empty when none does.
             deadline_s: seconds from now after which the images are of no use.
             priority: larger is served first.
             idempotency: a durable request that may come again.
@@ -205,8 +212,17 @@ class Dispatcher:
         Raises:
             NodeNotReady, AdmissionRefused, StoreUnavailable, IdempotencyConflict.
         """
-        tasks = self._new_tasks(drawings, durable=durable, deadline_s=deadline_s, priority=priority)
+        tasks = self._new_tasks(
+            drawings,
+            durable=durable,
+            init_image_bytes=len(init_image),
+            deadline_s=deadline_s,
+            priority=priority,
+        )
         self._admit(tasks)
+        if init_image:
+            await self._keep_init_image(init_image, tasks)
+            self._admit(tasks)  # again, because others came in while it was written
         first = tasks[0].id
         answer: asyncio.Future[AlreadyAccepted | None]
         answer = asyncio.get_running_loop().create_future()
@@ -341,10 +357,22 @@ class Dispatcher:
         if not (same_pace and same_worker):
             self._state_changed()
 
-    def host(self, offload: Offload) -> asyncio.Queue[AttemptReport]:
-        """Takes an attempt of another origin; what happens to it comes out of the queue."""
+    async def host(
+        self, offload: Offload, *, init_image: bytes = b""
+    ) -> asyncio.Queue[AttemptReport]:
+        """Takes an attempt of another origin; what happens to it comes out of the queue.
+
+        `init_image` is kept before anything else happens, so that drawing it finds it here.
+        """
         reports: asyncio.Queue[AttemptReport] = asyncio.Queue()
         key = (offload.task_id, offload.attempt)
+        try:
+            if init_image:
+                await self._keep_sent_image(init_image, offload)
+        except DEdgeAIError as error:
+            failure = AttemptFailed(code=error.code, message=error.message, retryable=True)
+            reports.put_nowait(failure)
+            return reports
         if not self._accepting() or self._hosting.is_hosted(*key):
             code = "not_accepting" if not self._accepting() else "stale_attempt"
             message = f"Node {self._settings.node_id} cannot take the task."
@@ -353,6 +381,14 @@ class Dispatcher:
         self._reports[key] = reports
         self._apply(hosted.OffloadReceived(offload=offload))
         return reports
+
+    async def _keep_sent_image(self, init_image: bytes, offload: Offload) -> None:
+        until_unix_s = None
+        if offload.deadline_s is not None:
+            until_unix_s = self._clock.unix_s() + offload.deadline_s
+        await self._init_images.write(
+            offload.drawing.init_image_sha256, init_image, needed_until_unix_s=until_unix_s
+        )
 
     def unhost(self, task_id: TaskId, attempt: int, reports: asyncio.Queue[AttemptReport]) -> None:
         """The origin no longer listens to `reports`."""
@@ -521,10 +557,15 @@ class Dispatcher:
         ended = False
         if peer is not None:
             try:
-                async with aclosing(peer.offload(offload)) as reports:
+                following = peer.offload(
+                    offload, init_image=await self._init_image_of(offload.drawing)
+                )
+                async with aclosing(following) as reports:
                     async for report in reports:
                         ended = isinstance(report, AttemptFinished | AttemptFailed)
                         self._attempt_reported(executor, offload, report)
+            except InitImageGone as error:
+                failure = _without_init_image(error, retryable=False)
             except DEdgeAIError as error:
                 failure = replace(failure, message=error.message)
             except Exception:
@@ -551,6 +592,8 @@ class Dispatcher:
                 attempt=start.attempt,
                 drawing=start.drawing,
                 priority=start.priority,
+                init_image=await self._init_image_of(start.drawing),
+                deadline_s=start.deadline_s,
             )
             async with aclosing(drawing) as reports:
                 async for report in reports:
@@ -558,6 +601,10 @@ class Dispatcher:
         except WorkerUnavailable as error:
             self._worker_doubted_until_s = self._clock.now_s() + WORKER_DOUBT_S
             failure = AttemptFailed(code="worker_lost", message=error.message, retryable=True)
+        except InitImageGone as error:
+            # What an executor has lost, its origin can send again.
+            hosted_for_another = origin_of(start.task_id) != self._settings.node_id
+            failure = _without_init_image(error, retryable=hosted_for_another)
         except DEdgeAIError as error:
             failure = AttemptFailed(code=error.code, message=error.message, retryable=True)
         except Exception:
@@ -686,6 +733,7 @@ class Dispatcher:
         drawings: Sequence[Drawing],
         *,
         durable: bool,
+        init_image_bytes: int,
         deadline_s: float | None,
         priority: int,
     ) -> tuple[Task, ...]:
@@ -706,7 +754,8 @@ class Dispatcher:
                 job_id=job_id,
                 drawing=drawing,
                 work=self._described.work_model.work(drawing),
-                input_bits=8 * len((drawing.prompt + drawing.negative_prompt).encode()),
+                input_bits=8
+                * (len((drawing.prompt + drawing.negative_prompt).encode()) + init_image_bytes),
                 created_unix_s=now_unix_s,
                 deadline_unix_s=now_unix_s + (deadline_s or self._settings.deadline_s_default),
                 priority=priority,
@@ -727,6 +776,22 @@ class Dispatcher:
         if refusal is not None:
             self._metrics.tasks_refused(len(tasks))
             raise AdmissionRefused(refusal.message, retry_after_s=refusal.retry_after_s)
+
+    async def _keep_init_image(self, init_image: bytes, tasks: tuple[Task, ...]) -> None:
+        """On disk before the tasks are accepted: an accepted task must survive a crash."""
+        try:
+            await self._init_images.write(
+                tasks[0].drawing.init_image_sha256,
+                init_image,
+                needed_until_unix_s=tasks[0].deadline_unix_s,
+            )
+        except DEdgeAIError as error:
+            self._metrics.tasks_refused(len(tasks), code=error.code)
+            raise
+
+    async def _init_image_of(self, drawing: Drawing) -> bytes:
+        sha256 = drawing.init_image_sha256
+        return await self._init_images.read(sha256) if sha256 else b""
 
     def _remember_job(self, tasks: tuple[Task, ...]) -> None:
         if tasks[0].job_id is not None:
@@ -758,6 +823,10 @@ class Dispatcher:
             log.error("a background task of the dispatcher failed", exc_info=bug)
 
 
+def _without_init_image(error: InitImageGone, *, retryable: bool) -> AttemptFailed:
+    return AttemptFailed(code=error.code, message=error.message, retryable=retryable)
+
+
 def _final_event(record: TaskRecord) -> TaskEvent:
     """Where a task stands that only the ledger remembers; almost always its end."""
     kinds = {
@@ -772,6 +841,6 @@ def _final_event(record: TaskRecord) -> TaskEvent:
         attempt=record.attempt,
         executor=record.executor,
         step=record.step,
-        steps=record.task.drawing.steps,
+        steps=record.task.drawing.denoising_steps,
         error=record.error,
     )

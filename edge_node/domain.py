@@ -123,7 +123,10 @@ class WorkModel:
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerDescription:
-    """What a worker serves, once it has loaded; `state` is loading, warming_up, ready or failed."""
+    """What a worker serves, once it has loaded; `state` is loading, warming_up, ready or failed.
+
+    `order` is the one in which it takes its drawings: fcfs, sjf or srpt.
+    """
 
     state: str
     detail: str = ""
@@ -140,6 +143,7 @@ class WorkerDescription:
     emulated_device: str = ""
     pace_s: float = 0.0
     device: str = ""
+    order: str = "fcfs"
 
 
 @dataclass(frozen=True, kw_only=True)

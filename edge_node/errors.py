@@ -69,6 +69,12 @@ class ImageGone(DEdgeAIError):
     grpc_status = "NOT_FOUND"
 
 
+class InitImageGone(DEdgeAIError):
+    """The image that a task starts from is not kept where it is needed."""
+
+    code = "init_image_gone"
+
+
 class IdempotencyConflict(DEdgeAIError):
     """The Idempotency-Key was used before with a different request."""
 
@@ -83,6 +89,12 @@ class AdmissionRefused(DEdgeAIError):
     code = "queue_full"
     http_status = 429
     grpc_status = "RESOURCE_EXHAUSTED"
+
+
+class InitImagesFull(AdmissionRefused):
+    """No room for another init image; `retry_after_s` says when the deadlines make some."""
+
+    code = "init_images_full"
 
 
 class NodeNotReady(DEdgeAIError):

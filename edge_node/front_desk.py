@@ -38,6 +38,7 @@ class FrontDeskSettings:
     steps_default: int
     guidance_scale_default: float
     guidance_scale_max: float
+    strength_default: float
     images_per_request_max: int
     deadline_s_max: float
 
@@ -69,6 +70,7 @@ class FrontDesk:
         drawings: Sequence[Drawing],
         *,
         durable: bool,
+        init_image: bytes = b"",
         deadline_s: float | None = None,
         priority: int = 0,
         idempotency: Idempotency | None = None,
@@ -77,6 +79,7 @@ class FrontDesk:
         return await self._dispatcher.submit(
             drawings,
             durable=durable,
+            init_image=init_image,
             deadline_s=deadline_s,
             priority=priority,
             idempotency=idempotency,
@@ -104,6 +107,7 @@ class FrontDesk:
             steps_default=min(settings.steps_default, described.steps_max),
             guidance_scale_max=settings.guidance_scale_max,
             guidance_scale_default=settings.guidance_scale_default,
+            strength_default=settings.strength_default,
             prompt_chars_max=settings.prompt_chars_max,
             images_per_request_max=settings.images_per_request_max,
             deadline_s_max=settings.deadline_s_max,

@@ -23,6 +23,7 @@ import numpy as np
 import uvicorn
 
 from edge_node.api.app import create_app
+from edge_node.api.uploads import UploadLimits
 from edge_node.clock import SystemClock
 from edge_node.config import NodeConfig
 from edge_node.dispatcher import Dispatcher, DispatcherSettings
@@ -35,6 +36,7 @@ from edge_node.socket_path import SOCKET_PATH_BYTES_MAX
 from edge_node.store.connection import StoreSettings
 from edge_node.store.embedded_valkey import valkey_command, wait_until_ready
 from edge_node.store.image_files import ImageFiles
+from edge_node.store.init_images import InitImages
 from edge_node.store.task_ledger import LedgerSettings, TaskLedger
 from edge_node.supervision.child_process import Backoff, ChildCommand, ChildProcess, supervise
 from edge_node.supervision.worker_process import WorkerProcess, WorkerSettings, worker_command
@@ -81,6 +83,12 @@ class _Node:
         config.data_folder.mkdir(parents=True, exist_ok=True)
         self._folder = config.data_folder.resolve()
         self._sockets = socket_folder(self._folder)
+        self._init_images = InitImages(
+            self._folder / "init_images",
+            bytes_max=config.init_image_bytes_total_max,
+            keep_s_max=max(config.deadline_s_max, config.deadline_s_default),
+            clock=self._clock,
+        )
         self._worker_starts = 1
         # The worker is built before the dispatcher that listens to it.
         self._worker_changed: Callable[[], None] = lambda: None
@@ -95,6 +103,7 @@ class _Node:
             clock=self._clock,
         )
         await images.start()
+        await self._init_images.start()
         incarnation = await ledger.next_incarnation()
         recovered = await ledger.recover(attempts_max=self._config.attempts_max)
         worker = self._worker()
@@ -219,6 +228,7 @@ class _Node:
             policy=policy,
             ledger=ledger,
             images=images,
+            init_images=self._init_images,
             worker=worker,
             metrics=self._metrics,
             clock=self._clock,
@@ -249,7 +259,10 @@ class _Node:
     ) -> None:
         config = self._config
         app = create_app(
-            front_desk, request_bytes_max=config.request_bytes_max, metrics=self._metrics
+            front_desk,
+            metrics=self._metrics,
+            request_bytes_max=config.request_bytes_max,
+            upload_limits=upload_limits(config),
         )
         server = _RestServer(
             uvicorn.Config(
@@ -276,6 +289,7 @@ class _Node:
         """Removes what is older than the operator wants to keep."""
         while True:
             await images.evict()
+            await self._init_images.evict()
             finished_before = self._clock.unix_s() - self._config.task_keep_s
             with contextlib.suppress(StoreUnavailable):
                 for task_id in await ledger.expire(
@@ -341,19 +355,46 @@ def worker_options(config: NodeConfig) -> list[str]:
         options += ["--emulated-profile", config.emulated_profile]
         options += ["--time-scale", str(config.time_scale)]
     else:
-        from edge_node.worker.tiny_sd3 import model_folder
-
-        options += ["--model", str(config.model_folder or model_folder())]
-        options += ["--pace", str(config.pace_s)]
-        if config.model_folder is None:
-            options += ["--model-name", "tiny-sd3"]
+        options += [*model_options(config), "--pace", str(config.pace_s)]
     if config.torch_threads:
         options += ["--threads", str(config.torch_threads)]
     if config.rows_max:
         options += ["--rows-max", str(config.rows_max)]
+    options += ["--order", config.queue_order, "--memory-floor", str(config.memory_floor_bytes)]
+    if config.queue_ageing is not None:
+        options += ["--ageing", str(config.queue_ageing)]
+    if config.queue_promotion is not None:
+        options += ["--promotion", ",".join(map(str, config.queue_promotion))]
     lock = config.worker_lock or config.data_folder.resolve() / "run" / "accelerator.lock"
     options += ["--lock", str(lock)]
     options.append("--metadata" if config.image_metadata else "--no-metadata")
+    return options
+
+
+def model_options(config: NodeConfig) -> list[str]:
+    """The worker's options about the model, and how it is run."""
+    from edge_node.worker.tiny_sd3 import model_folder
+
+    options = ["--dtype", config.dtype, "--context-mode", config.context_mode]
+    options += ["--compile", config.compile_model]
+    if config.model is None:
+        options += ["--model", str(model_folder()), "--model-name", "tiny-sd3"]
+    else:
+        options += ["--model", str(config.model)]
+    if config.clip_files:
+        options += ["--clip", *map(str, config.clip_files)]
+    if config.single_file_configs:
+        options += ["--model-config", str(config.single_file_configs)]
+    if config.stability_license_accepted:
+        options.append("--stability-license-accepted")
+    if config.taesd3_folder:
+        options += ["--taesd3", str(config.taesd3_folder)]
+    if config.int8_weights:
+        options.append("--int8-weights")
+    if config.guidance_interval:
+        options += ["--guidance-interval", *map(str, config.guidance_interval)]
+    if config.step_cache is not None:
+        options += ["--step-cache", str(config.step_cache)]
     return options
 
 
@@ -383,8 +424,19 @@ def front_desk_settings(config: NodeConfig) -> FrontDeskSettings:
         steps_default=config.steps_default,
         guidance_scale_default=config.guidance_scale_default,
         guidance_scale_max=config.guidance_scale_max,
+        strength_default=config.strength_default,
         images_per_request_max=config.images_per_request_max,
         deadline_s_max=config.deadline_s_max,
+    )
+
+
+def upload_limits(config: NodeConfig) -> UploadLimits:
+    """What the REST surface takes from the configuration for init images."""
+    return UploadLimits(
+        bytes_max=config.init_image_upload_bytes_max,
+        pixels_max=config.init_image_pixels_max,
+        at_once_max=config.init_image_uploads_max,
+        arrival_s_max=config.init_image_upload_s_max,
     )
 
 

@@ -102,6 +102,20 @@ class Images(Protocol):
         ...
 
 
+class InitImages(Protocol):
+    """The images that tasks start from: store.init_images."""
+
+    async def write(
+        self, sha256: str, content: bytes, *, needed_until_unix_s: float | None
+    ) -> None:
+        """Keeps an image durably; raises InvalidRequest, InitImagesFull or StoreUnavailable."""
+        ...
+
+    async def read(self, sha256: str) -> bytes:
+        """The image, or raises InitImageGone."""
+        ...
+
+
 class Worker(Protocol):
     """This node's worker process: supervision.worker_process."""
 
@@ -121,7 +135,14 @@ class Worker(Protocol):
         ...
 
     def draw(
-        self, *, task_id: TaskId, attempt: int, drawing: Drawing, priority: int
+        self,
+        *,
+        task_id: TaskId,
+        attempt: int,
+        drawing: Drawing,
+        priority: int,
+        init_image: bytes,
+        deadline_s: float | None,
     ) -> AsyncGenerator[AttemptReport, None]:
         """Draws one image; raises WorkerUnavailable when the process is gone."""
         ...
@@ -130,8 +151,10 @@ class Worker(Protocol):
 class Peer(Protocol):
     """Calls to one other node: peering.client."""
 
-    def offload(self, offload: Offload) -> AsyncGenerator[AttemptReport, None]:
-        """Places an attempt there and yields what it reports."""
+    def offload(
+        self, offload: Offload, *, init_image: bytes
+    ) -> AsyncGenerator[AttemptReport, None]:
+        """Places an attempt there, with the image it starts from, and yields what it reports."""
         ...
 
     async def cancel_offload(self, task_id: TaskId, attempt: int) -> None:
@@ -189,6 +212,7 @@ class DrawingLimits:
     steps_default: int
     guidance_scale_max: float
     guidance_scale_default: float
+    strength_default: float
     prompt_chars_max: int
     images_per_request_max: int
     deadline_s_max: float

@@ -11,6 +11,7 @@ from edge_node.api import image_tasks, openai_images, operations
 from edge_node.api.error_responses import RequestFrame, add_error_handlers
 from edge_node.api.front_door import FrontDoor
 from edge_node.api.surface import Surface
+from edge_node.api.uploads import UploadLimits, Uploads
 from edge_node.telemetry.metrics import NodeMetrics
 
 
@@ -19,6 +20,7 @@ def create_app(
     *,
     metrics: NodeMetrics,
     request_bytes_max: int,
+    upload_limits: UploadLimits,
     keep_alive_s: float = 15.0,
 ) -> FastAPI:
     """The application; it starts nothing and needs no lifespan.
@@ -26,7 +28,8 @@ def create_app(
     Args:
         front_door: the node.
         metrics: shown at /metrics, and told of every request.
-        request_bytes_max: of a request's body; beyond it is 413.
+        request_bytes_max: of a request's body without an init image; beyond it is 413.
+        upload_limits: of init images.
         keep_alive_s: silence on an event stream after which a comment is sent.
     """
     # No interactive pages: they load their scripts from outside, where an edge LAN may not reach.
@@ -41,6 +44,7 @@ def create_app(
         front_door=front_door,
         metrics=metrics,
         request_bytes_max=request_bytes_max,
+        uploads=Uploads(upload_limits),
         keep_alive_s=keep_alive_s,
         started_unix_s=int(time.time()),
     )

@@ -15,15 +15,19 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edge_node.errors import DEdgeAIError, IdempotencyConflict, InvalidRequest
 from edge_node.telemetry.metrics import NodeMetrics
 
 _log = logging.getLogger(__name__)
+
+# Nobody reads it: the client is gone. The number is nginx's and tells it apart in metrics.
+CLIENT_CLOSED_REQUEST = 499
 
 _CLIENT_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -33,6 +37,20 @@ class RequestTooLarge(InvalidRequest):
 
     code = "request_too_large"
     http_status = 413
+
+
+class UnsupportedMediaType(InvalidRequest):
+    """The body is of a kind that this address does not take."""
+
+    code = "unsupported_media_type"
+    http_status = 415
+
+
+class UploadTooSlow(InvalidRequest):
+    """The body took longer to arrive than the node waits."""
+
+    code = "upload_too_slow"
+    http_status = 408
 
 
 def error_body(error: DEdgeAIError) -> dict[str, Any]:
@@ -81,7 +99,11 @@ def add_error_handlers(app: FastAPI) -> None:
         param = str(first["loc"][-1])
         return error_response(InvalidRequest(f"`{param}`: {first['msg']}.", param=param))
 
+    async def hung_up(request: Request, error: Exception) -> Response:
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
+
     app.add_exception_handler(DEdgeAIError, known)
+    app.add_exception_handler(ClientDisconnect, hung_up)
     app.add_exception_handler(HTTPException, unroutable)
     app.add_exception_handler(RequestValidationError, malformed)
 

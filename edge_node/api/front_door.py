@@ -17,11 +17,15 @@ class FrontDoor(Protocol):
         drawings: Sequence[Drawing],
         *,
         durable: bool,
+        init_image: bytes,
         deadline_s: float | None,
         priority: int,
         idempotency: Idempotency | None,
     ) -> Submission:
-        """Accepts one task per drawing, all or none; on disk before it returns when `durable`."""
+        """Accepts one task per drawing, all or none; on disk before it returns when `durable`.
+
+        `init_image` is the PNG that all drawings name as the one to start from, or empty.
+        """
         ...
 
     async def read_task(self, task_id: TaskId) -> TaskRecord:

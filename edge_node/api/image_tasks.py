@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
@@ -11,8 +12,9 @@ from fastapi.responses import JSONResponse, Response
 from edge_node.api import schemas
 from edge_node.api.error_responses import error_body, remember_acceptance
 from edge_node.api.event_stream import encode_event, event_response
-from edge_node.api.request_body import idempotency_of, read_json
+from edge_node.api.request_body import idempotency_of, read_json_with_image
 from edge_node.api.surface import Surface, surface_of
+from edge_node.api.uploads import Upload
 from edge_node.domain import JobId, TaskEvent, TaskId
 from edge_node.errors import DEdgeAIError, InvalidRequest
 
@@ -25,13 +27,23 @@ _EVENT_ID_DIGITS_MAX = 18
 async def submit_task(request: Request) -> JSONResponse:
     """Accepts a task, or a job of several, on disk before the answer."""
     surface = surface_of(request)
-    document = await read_json(request, bytes_max=surface.request_bytes_max)
-    idempotency = idempotency_of(request, document)
-    task_request = schemas.parse(schemas.TaskRequest, document)
-    order = schemas.order(task_request, surface.front_door.limits(), previews_wanted=True)
+    with surface.uploads.place() as place:
+        document = await read_json_with_image(
+            request,
+            bytes_max=surface.request_bytes_max,
+            limits=surface.uploads.limits,
+            place=place,
+        )
+        idempotency = idempotency_of(request, document)
+        wanted = schemas.parse(schemas.TaskRequest, document)
+        upload = _upload_of(wanted)
+        if upload is not None:
+            place.take()
+        order = await surface.order(wanted, previews_wanted=True, upload=upload)
     submission = await surface.front_door.submit(
         order.drawings,
         durable=True,
+        init_image=order.init_image,
         deadline_s=order.deadline_s,
         priority=order.priority,
         idempotency=idempotency,
@@ -48,6 +60,34 @@ async def submit_task(request: Request) -> JSONResponse:
     if submission.replayed:
         headers["Idempotent-Replayed"] = "true"
     return JSONResponse(body, status_code=202, headers=headers)
+
+
+def _upload_of(wanted: schemas.TaskRequest) -> Upload | None:
+    """The init image out of its base64, with or without the head of a data: URL."""
+    text = wanted.init_image
+    if text is None:
+        if wanted.strength is not None:
+            raise InvalidRequest(
+                "`strength` says how much of an `init_image` may change, and there is none.",
+                param="strength",
+            )
+        return None
+    if text.startswith("data:"):
+        head, _, text = text.partition(",")
+        if not head.endswith(";base64"):
+            raise InvalidRequest(
+                "`init_image` must begin data:image/png;base64, if it is a URL at all; no other "
+                "is fetched.",
+                param="init_image",
+            )
+    try:
+        content = base64.b64decode(text, validate=True)
+    except ValueError as problem:
+        raise InvalidRequest(
+            f"`init_image` must be a PNG, JPEG or WebP image in base64: {problem}.",
+            param="init_image",
+        ) from None
+    return Upload(content=content, param="init_image", strength=wanted.strength)
 
 
 @router.get("/v1/tasks/{task_id}", response_model=None)

@@ -1,4 +1,4 @@
-"""OpenAI's image surface: /v1/images/generations and /v1/models.
+"""OpenAI's image surface: /v1/images/generations, /v1/images/edits and /v1/models.
 
 A synchronous request's yes is its image. Its tasks end with its connection, unless an
 Idempotency-Key came with it: then they are durable, and the client may ask again.
@@ -8,36 +8,43 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import hashlib
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from edge_node.api import schemas
-from edge_node.api.error_responses import error_body, remember_acceptance
+from edge_node.api.error_responses import (
+    CLIENT_CLOSED_REQUEST,
+    error_body,
+    remember_acceptance,
+)
 from edge_node.api.event_stream import encode_event, event_response
-from edge_node.api.request_body import hung_up, idempotency_of, read_json
+from edge_node.api.request_body import Form, hung_up, idempotency_of, read_form, read_json
 from edge_node.api.surface import Surface, surface_of
+from edge_node.api.uploads import Upload
 from edge_node.domain import Durability, TaskId, TaskRecord, TaskStatus
-from edge_node.errors import DEdgeAIError, ModelNotFound, TaskFailed
-from edge_node.ports import Submission
+from edge_node.errors import DEdgeAIError, InvalidRequest, ModelNotFound, TaskFailed
+from edge_node.ports import Idempotency, Submission
 
 router = APIRouter()
 
-# Nobody reads it: the client is gone. The number is nginx's and tells it apart in metrics.
-_CLIENT_CLOSED_REQUEST = 499
+# Names under which the SDK sends what is to be edited: one image, or a list.
+_IMAGE_FIELDS = ("image", "image[]")
 # From the weakest promise on.
 _PROMISES = (Durability.NONE, Durability.JOURNALLED, Durability.DISK)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Accepted:
-    """An accepted request on its way to its images."""
+    """An accepted request on its way to its images; `kind` begins the names of its events."""
 
     surface: Surface
+    kind: Literal["image_generation", "image_edit"]
     wanted: schemas.ImageGenerationRequest
     submission: Submission
     keyed: bool
@@ -59,26 +66,21 @@ async def generate_images(request: Request) -> Response:
     document = await read_json(request, bytes_max=surface.request_bytes_max)
     idempotency = idempotency_of(request, document)
     wanted = schemas.parse(schemas.ImageGenerationRequest, document)
-    streams = bool(wanted.stream)
-    order = schemas.order(wanted, surface.front_door.limits(), previews_wanted=streams)
-    submission = await surface.front_door.submit(
-        order.drawings,
-        durable=idempotency is not None,
-        deadline_s=order.deadline_s,
-        priority=order.priority,
-        idempotency=idempotency,
-    )
+    order = await surface.order(wanted, previews_wanted=bool(wanted.stream))
     accepted = _Accepted(
-        surface=surface, wanted=wanted, submission=submission, keyed=idempotency is not None
+        surface=surface,
+        kind="image_generation",
+        wanted=wanted,
+        submission=await _submit(surface, order, idempotency),
+        keyed=idempotency is not None,
     )
-    remember_acceptance(request, _acceptance_headers(submission))
-    if streams:
-        return event_response(_streamed(accepted), keep_alive_s=surface.keep_alive_s)
-    records = await _until_final_or_gone(accepted, request)
-    if records is None:
-        accepted.abandon()
-        return Response(status_code=_CLIENT_CLOSED_REQUEST)
-    return await _answer(accepted, records, base_url=str(request.base_url))
+    return await _serve(accepted, request)
+
+
+@router.post("/v1/images/edits", response_model=None)
+async def edit_image(request: Request) -> Response:
+    """Draws n images that start from the one sent, and answers as `generate_images`."""
+    return await _serve(await _accept_edit(request), request)
 
 
 @router.get("/v1/models", response_model=None)
@@ -99,6 +101,80 @@ async def read_model(model: str, request: Request) -> JSONResponse:
     if model not in surface.front_door.models():
         raise ModelNotFound(f"The model {model!r} is not served here.", param="model")
     return JSONResponse(schemas.model_object(model, created_unix_s=surface.started_unix_s))
+
+
+async def _accept_edit(request: Request) -> _Accepted:
+    """Apart from the waiting for its end, so that nothing holds the upload that long."""
+    surface = surface_of(request)
+    with surface.uploads.place() as place:
+        form = await read_form(
+            request,
+            bytes_max=surface.request_bytes_max,
+            limits=surface.uploads.limits,
+            place=place,
+        )
+        content = _sole_image(form)
+        image_sha256 = hashlib.sha256(content).hexdigest()
+        idempotency = idempotency_of(request, {**form.fields, "image": image_sha256})
+        wanted = schemas.parse_form(schemas.ImageEditRequest, form.fields)
+        upload = Upload(content=content, param="image", strength=wanted.strength)
+        order = await surface.order(wanted, previews_wanted=bool(wanted.stream), upload=upload)
+    return _Accepted(
+        surface=surface,
+        kind="image_edit",
+        wanted=wanted,
+        submission=await _submit(surface, order, idempotency),
+        keyed=idempotency is not None,
+    )
+
+
+def _sole_image(form: Form) -> bytes:
+    """The image to start from.
+
+    Raises:
+        InvalidRequest: there is none or more than one, or a mask, which this model has no use for.
+    """
+    if form.files.get("mask") or form.fields.get("mask"):
+        raise InvalidRequest(
+            "`mask` is not supported: the whole image is drawn again, as far from it as `strength` "
+            "says. Leave it out.",
+            param="mask",
+        )
+    images = [content for name in _IMAGE_FIELDS for content in form.files.get(name, ())]
+    if len(images) > 1:
+        raise InvalidRequest(
+            f"`image` holds {len(images)} images; this model starts from one.", param="image"
+        )
+    if not images:
+        as_text = any(name in form.fields for name in _IMAGE_FIELDS)
+        said = "must be sent as a file" if as_text else "is required"
+        raise InvalidRequest(f"`image` {said}.", param="image")
+    return images[0]
+
+
+async def _submit(
+    surface: Surface, order: schemas.Order, idempotency: Idempotency | None
+) -> Submission:
+    return await surface.front_door.submit(
+        order.drawings,
+        durable=idempotency is not None,
+        init_image=order.init_image,
+        deadline_s=order.deadline_s,
+        priority=order.priority,
+        idempotency=idempotency,
+    )
+
+
+async def _serve(accepted: _Accepted, request: Request) -> Response:
+    remember_acceptance(request, _acceptance_headers(accepted.submission))
+    if accepted.wanted.stream:
+        keep_alive_s = accepted.surface.keep_alive_s
+        return event_response(_streamed(accepted), keep_alive_s=keep_alive_s)
+    records = await _until_final_or_gone(accepted, request)
+    if records is None:
+        accepted.abandon()
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
+    return await _answer(accepted, records, base_url=str(request.base_url))
 
 
 async def _until_final_or_gone(accepted: _Accepted, request: Request) -> list[TaskRecord] | None:
@@ -250,7 +326,7 @@ def _event_data(
     tasks = {record.task.id: record.task for record in accepted.submission.records}
     task = tasks[task_id]
     return {
-        "type": f"image_generation.{kind}",
+        "type": f"{accepted.kind}.{kind}",
         "b64_json": base64.b64encode(content).decode(),
         "created_at": int(task.created_unix_s),
         "task_id": task_id,

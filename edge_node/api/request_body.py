@@ -1,18 +1,39 @@
-"""Reading a request: its JSON within a byte limit, its Idempotency-Key, its client's presence."""
+"""Reading a request: its JSON or form within bounds, its Idempotency-Key, its client's presence.
+
+A body that is too long is refused as soon as that is known; uvicorn reads the rest of it and throws
+it away, so that a client in mid-sending is not cut off before it reads its answer.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hashlib
 import json
+from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import Request
+from starlette.formparsers import MultiPartException, MultiPartParser
 
-from edge_node.api.error_responses import RequestTooLarge
+from edge_node.api.error_responses import RequestTooLarge, UnsupportedMediaType, UploadTooSlow
+from edge_node.api.uploads import UploadLimits, UploadPlace
 from edge_node.errors import InvalidRequest
 from edge_node.ports import Idempotency
 
 _KEY_CHARS_MAX = 255
+# OpenAI allows 16 images and a mask: more than one is refused in words, not by the parser.
+_FORM_FILES_MAX = 17
+_FORM_FIELDS_MAX = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """A multipart form; of a field given twice the last value counts."""
+
+    fields: dict[str, str] = field(default_factory=dict)
+    files: dict[str, list[bytes]] = field(default_factory=dict)
 
 
 async def read_json(request: Request, *, bytes_max: int) -> Any:
@@ -23,19 +44,86 @@ async def read_json(request: Request, *, bytes_max: int) -> Any:
         InvalidRequest: it is no JSON. NaN and Infinity, which JSON does not have and some clients
             send, pass here, so that the check of the field can name it.
     """
-    body = bytearray()
-    received_bytes = 0
-    async for chunk in request.stream():
-        # The rest is read and thrown away: a client that is cut off would not read its answer.
-        received_bytes += len(chunk)
-        if received_bytes <= bytes_max:
-            body += chunk
-    if received_bytes > bytes_max:
-        raise RequestTooLarge(f"The body has more than the {bytes_max} bytes that are allowed.")
+    return _json(await _read(request, bytes_max=bytes_max))
+
+
+async def read_json_with_image(
+    request: Request, *, bytes_max: int, limits: UploadLimits, place: UploadPlace
+) -> Any:
+    """The body as JSON whose field `init_image` may hold an upload in base64.
+
+    Args:
+        request: not read yet.
+        bytes_max: of all but `init_image`.
+        limits: of the upload.
+        place: taken when the body is longer than `bytes_max`, or does not say how long it is.
+
+    Raises:
+        RequestTooLarge, InvalidRequest: as read_json.
+        AdmissionRefused: there is no place.
+        UploadTooSlow: it did not arrive in time.
+    """
+    declared_bytes = _declared_bytes(request)
+    if declared_bytes is not None and declared_bytes <= bytes_max:
+        return await read_json(request, bytes_max=bytes_max)
+    async with _in_time(limits):
+        place.take()
+        body = await _read(request, bytes_max=bytes_max + _base64_bytes(limits.bytes_max))
+    if len(body) <= bytes_max:
+        return _json(body)
     try:
-        return json.loads(bytes(body))
-    except (ValueError, RecursionError) as problem:
-        raise InvalidRequest(f"The body is not valid JSON: {problem}.") from None
+        document = _json(body)
+        rest_bytes = len(body) - len(document["init_image"])
+    except (InvalidRequest, LookupError, TypeError):
+        rest_bytes = len(body)  # of whatever it is, none is an init image
+    if rest_bytes > bytes_max:
+        raise _too_large(bytes_max, without=" without its `init_image`")
+    return document
+
+
+async def read_form(
+    request: Request, *, bytes_max: int, limits: UploadLimits, place: UploadPlace
+) -> Form:
+    """The body as multipart/form-data that may hold an upload.
+
+    Args:
+        request: not read yet.
+        bytes_max: of all but the upload.
+        limits: of the upload.
+        place: taken in any case.
+
+    Raises:
+        UnsupportedMediaType: it is something else.
+        RequestTooLarge: it is longer than both bounds together; no more than that is kept.
+        InvalidRequest: it is damaged, or has too many parts.
+        AdmissionRefused: there is no place.
+        UploadTooSlow: it did not arrive in time.
+    """
+    async with _in_time(limits):
+        content_type = request.headers.get("content-type", "")
+        if content_type.partition(";")[0].strip().lower() != "multipart/form-data":
+            raise UnsupportedMediaType(
+                f"{request.url.path} takes multipart/form-data, as the OpenAI SDK sends it. For "
+                "JSON, POST /v1/tasks with `init_image` in base64."
+            )
+        place.take()
+        chunks = _chunks(request, bytes_max=bytes_max + limits.bytes_max)
+        parser = MultiPartParser(
+            request.headers, chunks, max_files=_FORM_FILES_MAX, max_fields=_FORM_FIELDS_MAX
+        )
+        try:
+            parsed = await parser.parse()
+        except MultiPartException as problem:
+            said = problem.message.rstrip(".")
+            raise InvalidRequest(f"The body is not valid multipart/form-data: {said}.") from None
+    form = Form()
+    for name, value in parsed.multi_items():
+        if isinstance(value, str):
+            form.fields[name] = value
+        else:
+            form.files.setdefault(name, []).append(await value.read())
+    await parsed.close()
+    return form
 
 
 def idempotency_of(request: Request, document: Any) -> Idempotency | None:
@@ -61,3 +149,56 @@ async def hung_up(request: Request) -> None:
     """Returns when the client has closed the connection; the body must have been read."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
+
+
+async def _read(request: Request, *, bytes_max: int) -> bytearray:
+    body = bytearray()
+    async for chunk in _chunks(request, bytes_max=bytes_max):
+        body += chunk
+    return body
+
+
+async def _chunks(request: Request, *, bytes_max: int) -> AsyncGenerator[bytes, None]:
+    """The body as it arrives; nothing of one that says that it is too long."""
+    if (_declared_bytes(request) or 0) > bytes_max:
+        raise _too_large(bytes_max)
+    received_bytes = 0
+    async for chunk in request.stream():
+        received_bytes += len(chunk)
+        if received_bytes > bytes_max:
+            raise _too_large(bytes_max)
+        yield chunk
+
+
+def _base64_bytes(size_bytes: int) -> int:
+    return -(-size_bytes // 3) * 4
+
+
+def _declared_bytes(request: Request) -> int | None:
+    text = request.headers.get("content-length", "")
+    return int(text) if text.isascii() and text.isdigit() else None
+
+
+@contextlib.asynccontextmanager
+async def _in_time(limits: UploadLimits) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(limits.arrival_s_max):
+            yield
+    except TimeoutError:
+        raise UploadTooSlow(
+            f"The body did not arrive within {limits.arrival_s_max:g} s. Send a smaller image, or "
+            "raise init_image_upload_s_max."
+        ) from None
+
+
+def _json(body: bytearray) -> Any:
+    try:
+        return json.loads(bytes(body))
+    except (ValueError, RecursionError) as problem:
+        raise InvalidRequest(f"The body is not valid JSON: {problem}.") from None
+
+
+def _too_large(bytes_max: int, *, without: str = "") -> RequestTooLarge:
+    return RequestTooLarge(
+        f"The body has more than the {bytes_max} bytes that are allowed{without}."
+    )

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import base64
 import difflib
+import hashlib
 import math
 import re
 import secrets
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from edge_node.api.init_image import fitted_size_px
 from edge_node.domain import (
     Drawing,
     JobId,
@@ -42,6 +44,9 @@ _ELSEWHERE = {
     "cfg_scale": "guidance_scale",
     "width": "size",
     "height": "size",
+    "image": "init_image",
+    "init_images": "init_image",
+    "denoising_strength": "strength",
 }
 _QUALITIES = ("low", "medium", "high", "xhigh", "max")
 
@@ -77,6 +82,10 @@ class TaskRequest(_DrawingFields):
 
     model_config = ConfigDict(extra="forbid")
 
+    # PNG, JPEG or WebP in base64, as it is or as a data: URL.
+    init_image: str | None = None
+    strength: float | None = None
+
 
 class ImageGenerationRequest(_DrawingFields):
     """POST /v1/images/generations: OpenAI's fields and the extensions above.
@@ -90,21 +99,55 @@ class ImageGenerationRequest(_DrawingFields):
     quality: str | None = None
 
 
+class ImageEditRequest(ImageGenerationRequest):
+    """POST /v1/images/edits: the same, and how much of the image may change."""
+
+    strength: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartingPoint:
+    """What a request with an init image says of it; its pixels are not needed to check the rest.
+
+    Attributes:
+        own_px: width and height of the upload.
+        strength: as asked for.
+    """
+
+    own_px: tuple[int, int]
+    strength: float | None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """A checked request: what to draw, and how it is to be served."""
+    """A checked request: what to draw, and how it is to be served.
+
+    Attributes:
+        init_image: PNG of the drawings' size that they name as the one to start from, or empty.
+    """
 
     drawings: tuple[Drawing, ...]
     deadline_s: float | None
     priority: int
+    init_image: bytes = b""
 
 
 def parse(schema: type[RequestT], document: object) -> RequestT:
     """A request of `schema`, or InvalidRequest naming the first field at fault."""
     if not isinstance(document, dict):
         raise InvalidRequest("The body must be a JSON object.")
+    return _parsed(schema, lambda: schema.model_validate(document))
+
+
+def parse_form(schema: type[RequestT], fields: Mapping[str, str]) -> RequestT:
+    """As `parse`, of a form, whose numbers are text and whose empty fields were left empty."""
+    given = {name: text for name, text in fields.items() if text or name == "prompt"}
+    return _parsed(schema, lambda: schema.model_validate_strings(given))
+
+
+def _parsed(schema: type[RequestT], validate: Callable[[], RequestT]) -> RequestT:
     try:
-        return schema.model_validate(document)
+        return validate()
     except ValidationError as problems:
         first = problems.errors(include_url=False)[0]
         param = ".".join(str(part) for part in first["loc"]) or None
@@ -121,8 +164,16 @@ def _unknown(param: str, schema: type[_DrawingFields]) -> str:
     return f"`{param}` is not a field of this request. {hint}"
 
 
-def order(request: _DrawingFields, limits: DrawingLimits, *, previews_wanted: bool) -> Order:
+def order(
+    request: _DrawingFields,
+    limits: DrawingLimits,
+    *,
+    previews_wanted: bool,
+    start: StartingPoint | None = None,
+) -> Order:
     """Checks `request` against `limits` and applies every default.
+
+    With a `start`, `started_from` completes the order once the init image is there.
 
     Raises:
         InvalidRequest: a value is out of range.
@@ -135,7 +186,7 @@ def order(request: _DrawingFields, limits: DrawingLimits, *, previews_wanted: bo
             param="model",
         )
     _check_prompts(request, limits)
-    width_px, height_px = _size_px(request.size, limits)
+    width_px, height_px = _size_px(request.size, limits, start)
     count = _within("n", request.n, default=1, low=1, high=limits.images_per_request_max)
     seed = _within(
         "seed",
@@ -175,6 +226,7 @@ def order(request: _DrawingFields, limits: DrawingLimits, *, previews_wanted: bo
             high=100,
         ),
         previews=previews if previews_wanted else 0,
+        strength=Drawing.strength if start is None else _strength(start.strength, limits),
     )
     return Order(
         drawings=_with_own_seeds(drawing, count),
@@ -187,6 +239,36 @@ def order(request: _DrawingFields, limits: DrawingLimits, *, previews_wanted: bo
             high=limits.priority_max,
         ),
     )
+
+
+def started_from(order: Order, init_image: bytes) -> Order:
+    """`order` with the image that its drawings start from.
+
+    Raises:
+        InvalidRequest: the strength leaves no step to run.
+    """
+    sha256 = hashlib.sha256(init_image).hexdigest()
+    drawings = tuple(replace(one, init_image_sha256=sha256) for one in order.drawings)
+    first = drawings[0]
+    if first.denoising_steps < 1:
+        raise InvalidRequest(
+            f"`strength` is {first.strength:g}, which leaves none of {first.steps} steps to run; "
+            f"{1 / first.steps:.3g} runs one.",
+            param="strength",
+        )
+    return replace(order, drawings=drawings, init_image=init_image)
+
+
+def _strength(strength: float | None, limits: DrawingLimits) -> float:
+    if strength is None:
+        return limits.strength_default
+    if not 0.0 < strength <= 1.0:
+        raise InvalidRequest(
+            f"`strength` is {strength:g}; it must be more than 0, where the image stays as it is, "
+            "and at most 1, where nothing of it is left.",
+            param="strength",
+        )
+    return strength
 
 
 def _check_prompts(request: _DrawingFields, limits: DrawingLimits) -> None:
@@ -205,8 +287,12 @@ def _check_prompts(request: _DrawingFields, limits: DrawingLimits) -> None:
             )
 
 
-def _size_px(size: str | None, limits: DrawingLimits) -> tuple[int, int]:
+def _size_px(
+    size: str | None, limits: DrawingLimits, start: StartingPoint | None
+) -> tuple[int, int]:
     if size is None or size == "auto":
+        if start is not None:
+            return fitted_size_px(start.own_px, limits)
         return limits.size_px_default, limits.size_px_default
     match = _SIZE.fullmatch(size)
     sides_px = (int(match[1]), int(match[2])) if match else (0, 0)
@@ -266,12 +352,13 @@ def task_object(record: TaskRecord) -> Json:
     """A task as /v1/tasks shows it. Times are unix seconds, `progress` is 0..100."""
     task, drawing = record.task, record.task.drawing
     completed = record.status is TaskStatus.COMPLETED
-    return {
+    steps = drawing.denoising_steps
+    document: Json = {
         "id": task.id,
         "object": "image.task",
         "job_id": task.job_id,
         "status": record.status.value,
-        "progress": 100 if completed else _progress(record.step, drawing.steps),
+        "progress": 100 if completed else _progress(record.step, steps),
         "created_at": int(task.created_unix_s),
         "started_at": _whole(record.started_unix_s),
         "finished_at": _whole(record.finished_unix_s),
@@ -286,7 +373,7 @@ def task_object(record: TaskRecord) -> Json:
         "negative_prompt": drawing.negative_prompt,
         "size": f"{drawing.width_px}x{drawing.height_px}",
         "num_inference_steps": drawing.steps,
-        "steps_done": drawing.steps if completed else record.step,
+        "steps_done": steps if completed else record.step,
         "guidance_scale": drawing.guidance_scale,
         "seed": drawing.seed,
         "output_format": drawing.image_format,
@@ -300,6 +387,10 @@ def task_object(record: TaskRecord) -> Json:
         "image_url": f"/v1/tasks/{task.id}/image" if completed else None,
         "error": error_of(record),
     }
+    if drawing.init_image_sha256:
+        document["init_image_sha256"] = drawing.init_image_sha256
+        document["strength"] = drawing.strength
+    return document
 
 
 def job_object(job_id: JobId, records: Sequence[TaskRecord]) -> Json:
@@ -397,17 +488,19 @@ def image_properties(drawing: Drawing, *, quality: str | None) -> Json:
 def usage(drawings: Sequence[Drawing]) -> Json:
     """Differs from OpenAI: text tokens count words, image tokens the model's latent patches."""
     text = sum(len(drawing.prompt.split()) for drawing in drawings)
-    image = sum(
-        math.ceil(drawing.width_px / PIXELS_PER_TOKEN_SIDE)
-        * math.ceil(drawing.height_px / PIXELS_PER_TOKEN_SIDE)
-        for drawing in drawings
-    )
+    drawn = sum(_image_tokens(drawing) for drawing in drawings)
+    started_from = sum(_image_tokens(one) for one in drawings if one.init_image_sha256)
     return {
-        "input_tokens": text,
-        "input_tokens_details": {"image_tokens": 0, "text_tokens": text},
-        "output_tokens": image,
-        "total_tokens": text + image,
+        "input_tokens": text + started_from,
+        "input_tokens_details": {"image_tokens": started_from, "text_tokens": text},
+        "output_tokens": drawn,
+        "total_tokens": text + started_from + drawn,
     }
+
+
+def _image_tokens(drawing: Drawing) -> int:
+    columns = math.ceil(drawing.width_px / PIXELS_PER_TOKEN_SIDE)
+    return columns * math.ceil(drawing.height_px / PIXELS_PER_TOKEN_SIDE)
 
 
 def model_object(name: str, *, created_unix_s: int) -> Json:

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 
 from fastapi import Request
 
+from edge_node.api import schemas
 from edge_node.api.front_door import FrontDoor
+from edge_node.api.uploads import Upload, Uploads
 from edge_node.domain import TaskId
 from edge_node.telemetry.metrics import NodeMetrics
 
@@ -18,7 +20,8 @@ class Surface:
     """The node behind the REST surface and the surface's own bounds.
 
     Attributes:
-        request_bytes_max: of a request's body.
+        request_bytes_max: of a request's body without an init image.
+        uploads: init images on their way in.
         keep_alive_s: silence on an event stream after which a comment is sent.
         started_unix_s: shown as the age of the models.
     """
@@ -26,9 +29,33 @@ class Surface:
     front_door: FrontDoor
     metrics: NodeMetrics
     request_bytes_max: int
+    uploads: Uploads
     keep_alive_s: float
     started_unix_s: int
     _farewells: set[asyncio.Task[None]] = field(default_factory=set)
+
+    async def order(
+        self,
+        wanted: schemas.TaskRequest | schemas.ImageGenerationRequest,
+        *,
+        previews_wanted: bool,
+        upload: Upload | None = None,
+    ) -> schemas.Order:
+        """Checks a request, and makes its upload into what its drawings start from.
+
+        Raises:
+            InvalidRequest, ModelNotFound: it cannot be served as it stands.
+            NodeNotReady: the node does not know yet what it can draw.
+        """
+        limits = self.front_door.limits()
+        if upload is None:
+            return schemas.order(wanted, limits, previews_wanted=previews_wanted)
+        own_px = await self.uploads.own_size_px(upload)
+        start = schemas.StartingPoint(own_px=own_px, strength=upload.strength)
+        order = schemas.order(wanted, limits, previews_wanted=previews_wanted, start=start)
+        drawing = order.drawings[0]
+        size_px = (drawing.width_px, drawing.height_px)
+        return schemas.started_from(order, await self.uploads.png_of_size(upload, size_px=size_px))
 
     def say_client_gone(self, task_ids: Sequence[TaskId]) -> None:
         """Tells the node without waiting: the request that finds out is being cancelled itself."""

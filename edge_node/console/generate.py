@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
@@ -32,6 +33,20 @@ async def generate(node_url: str, request: Mapping[str, Any], *, out: Path) -> i
     out.write_bytes(image.content)
     print(f"{executor} drew {out} (task {task['id']})")
     return 0
+
+
+def init_image_field(path: Path | None) -> str | None:
+    """An image file as the field of a request; None for none.
+
+    Raises:
+        InvalidRequest: it cannot be read.
+    """
+    if path is None:
+        return None
+    try:
+        return base64.b64encode(path.read_bytes()).decode()
+    except OSError as error:
+        raise InvalidRequest(f"The init image cannot be read: {error}.") from None
 
 
 async def _follow(http: httpx.AsyncClient, task_id: str) -> str:

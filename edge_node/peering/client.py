@@ -22,7 +22,7 @@ from edge_node.domain import (
     TaskRecord,
 )
 from edge_node.errors import DEdgeAIError, OriginUnavailable
-from edge_node.peering import node_codec
+from edge_node.peering import codec, node_codec
 from edge_node.peering.status import error_of
 
 # Both sides of every link: notice a dead machine in 13 s where no heartbeat runs; wire_formats.md.
@@ -33,7 +33,6 @@ KEEPALIVE_OPTIONS = (
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ("grpc.http2.max_pings_without_data", 0),
 )
-MESSAGE_BYTES_MAX = 64 * 2**20
 CALL_S_MAX = 5.0
 
 Answer = TypeVar("Answer")
@@ -48,7 +47,7 @@ class PeerClient:
             address,
             options=[
                 *KEEPALIVE_OPTIONS,
-                ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+                ("grpc.max_receive_message_length", codec.MESSAGE_BYTES_MAX),
                 ("grpc.initial_reconnect_backoff_ms", 100),
                 ("grpc.max_reconnect_backoff_ms", 2_000),
                 # A proxy set for the outside world is not for the LAN.
@@ -87,7 +86,9 @@ class PeerClient:
         finally:
             call.cancel()
 
-    async def offload(self, offload: Offload) -> AsyncGenerator[AttemptReport, None]:
+    async def offload(
+        self, offload: Offload, *, init_image: bytes = b""
+    ) -> AsyncGenerator[AttemptReport, None]:
         """Places an attempt at the peer and yields what it reports, to the end.
 
         Closing the iterator early cancels the attempt there.
@@ -96,7 +97,8 @@ class PeerClient:
             OriginUnavailable: the link broke; the attempt's fate is unknown.
         """
         # No deadline on the call itself: the lease decides, and it is renewed by reports.
-        call = self._stub.Offload(node_codec.offload_to_proto(offload))
+        call = self._stub.Offload(node_codec.offload_to_proto(offload, init_image=init_image))
+        del init_image  # the call keeps its request to its end: one copy is enough
         try:
             async for response in call:
                 report = node_codec.report_from_proto(response)

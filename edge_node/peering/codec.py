@@ -22,6 +22,10 @@ from edge_node.domain import (
     WorkModel,
 )
 
+# What every channel of this project takes: the largest message carries one PNG, which at 1536x1536
+# pixels is at most some 7 MB.
+MESSAGE_BYTES_MAX = 64 * 2**20
+
 # What a worker reports of an attempt; leases between nodes add AttemptHeartbeat.
 DrawReport = AttemptQueued | AttemptStarted | StepFinished | AttemptFinished | AttemptFailed
 
@@ -143,6 +147,7 @@ def description_to_proto(description: WorkerDescription) -> worker_pb2.DescribeR
         emulated_device=description.emulated_device,
         pace_s=description.pace_s,
         device=description.device,
+        order=description.order,
     )
 
 
@@ -164,6 +169,8 @@ def description_from_proto(message: worker_pb2.DescribeResponse) -> WorkerDescri
         emulated_device=message.emulated_device,
         pace_s=message.pace_s,
         device=message.device,
+        # Empty from a worker that knows no other.
+        order=message.order or "fcfs",
     )
 
 

@@ -80,8 +80,8 @@ def state_from_proto(message: node_pb2.NodeState) -> NodeState:
     )
 
 
-def offload_to_proto(offload: Offload) -> node_pb2.OffloadRequest:
-    """An attempt as a message."""
+def offload_to_proto(offload: Offload, *, init_image: bytes = b"") -> node_pb2.OffloadRequest:
+    """An attempt as a message, with the PNG that it starts from."""
     return node_pb2.OffloadRequest(
         task_id=offload.task_id,
         attempt=offload.attempt,
@@ -92,11 +92,12 @@ def offload_to_proto(offload: Offload) -> node_pb2.OffloadRequest:
         work=offload.work,
         priority=offload.priority,
         deadline_s=offload.deadline_s or 0.0,
+        init_image=init_image,
     )
 
 
 def offload_from_proto(message: node_pb2.OffloadRequest) -> Offload:
-    """An attempt of a message."""
+    """An attempt of a message; its init image stays with the message."""
     return Offload(
         task_id=TaskId(message.task_id),
         attempt=message.attempt,

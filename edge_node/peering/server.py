@@ -18,8 +18,8 @@ from grpc_reflection.v1alpha import reflection
 from edge_node.dispatcher import Dispatcher
 from edge_node.domain import AttemptFailed, AttemptFinished, JobId, TaskId
 from edge_node.errors import DEdgeAIError
-from edge_node.peering import node_codec
-from edge_node.peering.client import KEEPALIVE_OPTIONS, MESSAGE_BYTES_MAX
+from edge_node.peering import codec, node_codec
+from edge_node.peering.client import KEEPALIVE_OPTIONS
 from edge_node.peering.membership import Membership
 from edge_node.peering.status import abort
 
@@ -71,7 +71,7 @@ class NodeServicer(node_pb2_grpc.NodeServiceServicer):
         self, request: node_pb2.OffloadRequest, context: Context
     ) -> AsyncIterator[node_pb2.OffloadResponse]:
         offload = node_codec.offload_from_proto(request)
-        reports = self._dispatcher.host(offload)
+        reports = await self._dispatcher.host(offload, init_image=request.init_image)
         try:
             while True:
                 report = await reports.get()
@@ -156,7 +156,7 @@ class PeerServer:
         self._server = grpc.aio.server(
             options=[
                 *KEEPALIVE_OPTIONS,
-                ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+                ("grpc.max_receive_message_length", codec.MESSAGE_BYTES_MAX),
                 ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
                 ("grpc.so_reuseport", 0),
             ]

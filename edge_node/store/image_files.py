@@ -7,7 +7,6 @@ from survives a crash.
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import threading
 from dataclasses import dataclass
@@ -16,12 +15,12 @@ from pathlib import Path
 from edge_node.clock import Clock
 from edge_node.domain import Image, TaskId
 from edge_node.errors import ImageGone
+from edge_node.store.durable_file import TEMPORARY_SUFFIX, write_durably
 
 MEDIA_TYPES = {"png": "image/png", "webp": "image/webp", "jpeg": "image/jpeg"}
 
 # `<origin>-<ulid>`: no separator, no leading dot, so that an id cannot name anything elsewhere.
 _TASK_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}-[0-9A-Za-z]{26}")
-_TEMPORARY_SUFFIX = ".partial"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +96,7 @@ class ImageFiles:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         found: list[tuple[TaskId, _StoredImage]] = []
         for path in self._folder.iterdir():
-            name = path.name.removesuffix(_TEMPORARY_SUFFIX)
+            name = path.name.removesuffix(TEMPORARY_SUFFIX)
             stem, _, image_format = name.rpartition(".")
             ours = _TASK_ID.fullmatch(stem) and image_format in MEDIA_TYPES
             if not ours or not path.is_file() or path.is_symlink():
@@ -115,20 +114,13 @@ class ImageFiles:
 
     def _write(self, task_id: TaskId, image: Image) -> tuple[TaskId, ...]:
         path = self._path(task_id, image.format)
-        temporary = path.with_name(path.name + _TEMPORARY_SUFFIX)
         now_unix_s = self._clock.unix_s()
         stored = _StoredImage(
             format=image.format, size_bytes=len(image.content), written_unix_s=now_unix_s
         )
         with self._index_lock:
             # Under the lock, so that two attempts of one task cannot share the temporary file.
-            with temporary.open("wb") as file:
-                file.write(image.content)
-                file.flush()
-                os.utime(file.fileno(), (now_unix_s, now_unix_s))
-                os.fsync(file.fileno())
-            temporary.replace(path)
-            self._sync_folder()
+            write_durably(path, image.content, modified_unix_s=now_unix_s)
             self._count(task_id, stored)
         return self._evict(task_id)
 
@@ -163,13 +155,6 @@ class ImageFiles:
         stored = self._stored.pop(task_id)
         self._bytes_stored -= stored.size_bytes
         self._path(task_id, stored.format).unlink(missing_ok=True)
-
-    def _sync_folder(self) -> None:
-        descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
     def _path(self, task_id: TaskId, image_format: str) -> Path:
         return self._folder / f"{task_id}.{image_format}"

@@ -20,12 +20,12 @@ from edge_node.domain import AttemptReport, Drawing, TaskId, WorkerDescription, 
 from edge_node.peering import codec
 from edge_node.socket_path import check_socket_path
 
-# An image of 1536x1536 pixels in PNG is some 7 MB.
-MESSAGE_BYTES_MAX = 64 * 2**20
 DESCRIBE_S_MAX = 5.0
+# A deadline that is as good as over still is one.
+DEADLINE_S_MIN = 0.001
 
 _OPTIONS = (
-    ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+    ("grpc.max_receive_message_length", codec.MESSAGE_BYTES_MAX),
     # A worker comes back within a second or so; gRPC would wait up to two minutes to look again.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
@@ -63,11 +63,26 @@ class WorkerClient:
         return codec.description_from_proto(answer)
 
     async def draw(
-        self, *, task_id: TaskId, attempt: int, drawing: Drawing, priority: int = 0
+        self,
+        *,
+        task_id: TaskId,
+        attempt: int,
+        drawing: Drawing,
+        priority: int = 0,
+        init_image: bytes = b"",
+        deadline_s: float | None = None,
     ) -> AsyncGenerator[AttemptReport, None]:
         """Draws and yields what happens; closing the generator cancels the drawing.
 
         Leaving an `async for` early does not close it: use `contextlib.aclosing`.
+
+        Args:
+            task_id: of the task.
+            attempt: distinguishes a later placement of it from an earlier one.
+            drawing: what to draw.
+            priority: larger is served first.
+            init_image: PNG of the drawing's size that it names as the one to start from.
+            deadline_s: seconds left until the image is of no use; None when it always is.
 
         Raises:
             WorkerUnavailable: the worker is not ready, or the connection broke on the way.
@@ -78,7 +93,11 @@ class WorkerClient:
             attempt=attempt,
             drawing=codec.drawing_to_proto(drawing),
             priority=priority,
+            init_image=init_image,
+            # 0 would say that there is none.
+            deadline_s=0.0 if deadline_s is None else max(deadline_s, DEADLINE_S_MIN),
         )
+        del init_image  # the call keeps the request to its end: one copy is enough
         call = self._stub().Draw(request)
         try:
             async for message in call:

@@ -138,13 +138,25 @@ class WorkerProcess:
         self._running = None
 
     def draw(
-        self, *, task_id: TaskId, attempt: int, drawing: Drawing, priority: int = 0
+        self,
+        *,
+        task_id: TaskId,
+        attempt: int,
+        drawing: Drawing,
+        priority: int = 0,
+        init_image: bytes = b"",
+        deadline_s: float | None = None,
     ) -> AsyncGenerator[AttemptReport, None]:
         """As WorkerClient.draw; raises WorkerUnavailable at once while it is not ready."""
         if self._client is None or not self.ready:
             raise WorkerUnavailable(self._why_not_ready())
         return self._client.draw(
-            task_id=task_id, attempt=attempt, drawing=drawing, priority=priority
+            task_id=task_id,
+            attempt=attempt,
+            drawing=drawing,
+            priority=priority,
+            init_image=init_image,
+            deadline_s=deadline_s,
         )
 
     def _why_not_ready(self) -> str:

@@ -82,12 +82,13 @@ Event = OffloadReceived | OffloadCancelled | DrawingReported | WorkerLost | Hear
 
 @dataclass(frozen=True, kw_only=True)
 class StartDrawing:
-    """Hand the attempt to the worker; answer with DrawingReported."""
+    """Hand the attempt to the worker; answer with DrawingReported. `deadline_s` is seconds left."""
 
     task_id: TaskId
     attempt: int
     drawing: Drawing
     priority: int
+    deadline_s: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,6 +215,7 @@ class Hosting:
             attempt=offload.attempt,
             drawing=offload.drawing,
             priority=offload.priority,
+            deadline_s=offload.deadline_s,
         )
         return [*instructions, start]
 

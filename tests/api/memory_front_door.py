@@ -45,6 +45,7 @@ LIMITS = DrawingLimits(
     steps_default=4,
     guidance_scale_max=30.0,
     guidance_scale_default=5.0,
+    strength_default=0.6,
     prompt_chars_max=200,
     images_per_request_max=10,
     deadline_s_max=600.0,
@@ -66,6 +67,7 @@ class MemoryFrontDoor:
         self.refusal: DEdgeAIError | None = None
         self.unforeseen: Exception | None = None
         self.submitted: list[tuple[tuple[Drawing, ...], bool, float | None, int]] = []
+        self.init_images: list[bytes] = []
         self.gone: list[TaskId] = []
         self._records: dict[TaskId, TaskRecord] = {}
         self._events: dict[TaskId, list[TaskEvent]] = {}
@@ -78,6 +80,7 @@ class MemoryFrontDoor:
         drawings: Sequence[Drawing],
         *,
         durable: bool,
+        init_image: bytes,
         deadline_s: float | None,
         priority: int,
         idempotency: Idempotency | None,
@@ -93,6 +96,7 @@ class MemoryFrontDoor:
             records = tuple(self._records[record.task.id] for record in earlier.records)
             return replace(earlier, records=records, replayed=True)
         self.submitted.append((tuple(drawings), durable, deadline_s, priority))
+        self.init_images.append(init_image)
         count = len(self._records)
         job_id = JobId(f"orin-a-01J{count:023d}") if len(drawings) > 1 else None
         durability = Durability.DISK if durable else Durability.JOURNALLED
@@ -164,7 +168,7 @@ class MemoryFrontDoor:
             kind=kind,
             unix_s=time.time(),
             step=step,
-            steps=self._records[task_id].task.drawing.steps,
+            steps=self._records[task_id].task.drawing.denoising_steps,
             preview=preview,
             error=error,
         )

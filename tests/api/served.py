@@ -13,9 +13,11 @@ import uvicorn
 from memory_front_door import MemoryFrontDoor
 
 from edge_node.api.app import create_app
+from edge_node.api.uploads import UploadLimits
 from edge_node.telemetry.metrics import NodeMetrics
 
 REQUEST_BYTES_MAX = 20_000
+UPLOADS = UploadLimits(bytes_max=300_000, pixels_max=2_000_000, at_once_max=2, arrival_s_max=15.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,13 +29,17 @@ class Served:
 
 @contextlib.asynccontextmanager
 async def served(
-    front_door: MemoryFrontDoor | None = None, *, keep_alive_s: float = 15.0
+    front_door: MemoryFrontDoor | None = None,
+    *,
+    keep_alive_s: float = 15.0,
+    upload_limits: UploadLimits = UPLOADS,
 ) -> AsyncIterator[Served]:
     front_door = front_door or MemoryFrontDoor()
     app = create_app(
         front_door,
         metrics=NodeMetrics(),
         request_bytes_max=REQUEST_BYTES_MAX,
+        upload_limits=upload_limits,
         keep_alive_s=keep_alive_s,
     )
     listener = socket.create_server(("127.0.0.1", 0))

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 from memory_front_door import MemoryFrontDoor
-from served import REQUEST_BYTES_MAX, Served, served
+from served import REQUEST_BYTES_MAX, UPLOADS, Served, served
 
 from edge_node.errors import AdmissionRefused, DEdgeAIError, StoreUnavailable
 
@@ -132,13 +132,18 @@ def test_a_long_body_is_413_whether_or_not_it_says_so() -> None:
             yield b"x" * 50_000
 
     long = b"x" * (REQUEST_BYTES_MAX + 1)
+    # An init image, in base64, may come on top.
+    longest = REQUEST_BYTES_MAX + UPLOADS.bytes_max * 4 // 3
 
     async def story() -> None:
         async with served() as node:
-            for content in (long, chunks()):
+            for content, bytes_max in ((long, REQUEST_BYTES_MAX), (chunks(), longest)):
                 response = await node.http.post("/v1/tasks", content=content)
                 message = check(response, status=413, code="request_too_large")
-                assert "20000" in message
+                assert f"the {bytes_max} bytes" in message
+            response = await node.http.post("/v1/images/generations", content=chunks())
+            message = check(response, status=413, code="request_too_large")
+            assert f"the {REQUEST_BYTES_MAX} bytes" in message
 
     asyncio.run(story())
 

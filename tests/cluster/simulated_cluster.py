@@ -58,6 +58,7 @@ class Disk:
 
     records: dict[TaskId, TaskRecord] = field(default_factory=dict)
     images: dict[TaskId, int] = field(default_factory=dict)
+    init_images: set[str] = field(default_factory=set)
     incarnation: int = 0
 
 
@@ -114,8 +115,10 @@ class Worker:
         if generation != self._generation:
             return
         drawing = self._queue[0]
-        steps = drawing.drawing.steps
+        steps = drawing.drawing.denoising_steps
         self._report(StepFinished(step=step, steps=steps))
+        if generation != self._generation:
+            return  # its origin stopped it on hearing of it
         if step < steps:
             self._schedule_step(step + 1)
             return
@@ -206,7 +209,9 @@ class Node:
             case life.PlaceTask():
                 self._place(instruction)
             case life.StartAttempt(executor=executor, offload=offload):
-                self.cluster.send(self.id, executor, lambda n: n.offload_arrived(offload))
+                sha256 = offload.drawing.init_image_sha256
+                sent = {sha256} & self.disk.init_images
+                self.cluster.send(self.id, executor, lambda n: n.offload_arrived(offload, sent))
             case life.StopAttempt(executor=executor, task_id=task_id, attempt=attempt):
                 event = hosted.OffloadCancelled(task_id=task_id, attempt=attempt)
                 self.cluster.send(self.id, executor, lambda n: n.on_hosting(event))
@@ -224,6 +229,9 @@ class Node:
             case hosted.StartDrawing(task_id=task_id, attempt=attempt):
                 if (task_id, attempt) in self.begun:
                     raise InvariantBroken(f"{self.id} draws {task_id}/{attempt} a second time")
+                sha256 = instruction.drawing.init_image_sha256
+                if sha256 and sha256 not in self.disk.init_images:
+                    raise InvariantBroken(f"{self.id} draws {task_id} without its init image")
                 self.begun.add((task_id, attempt))
                 self.worker.start(instruction)
             case hosted.StopDrawing(task_id=task_id, attempt=attempt):
@@ -285,7 +293,8 @@ class Node:
         self.disk.records[record.task.id] = record
         self.on_lifecycle(life.FinalRecorded(task_id=record.task.id))
 
-    def offload_arrived(self, offload: Offload) -> None:
+    def offload_arrived(self, offload: Offload, init_images: set[str]) -> None:
+        self.disk.init_images |= init_images
         highest = self.attempt_highest_offered.get(offload.task_id, 0)
         self.attempt_highest_offered[offload.task_id] = max(highest, offload.attempt)
         self.on_hosting(hosted.OffloadReceived(offload=offload))
@@ -412,12 +421,16 @@ class SimulatedCluster:
             guidance_scale=5.0,
             seed=index,
             model="m",
+            init_image_sha256=f"{index:064x}" if index % 3 == 0 else "",
+            strength=0.5,
         )
+        if drawing.init_image_sha256:
+            self.disks[node.id].init_images.add(drawing.init_image_sha256)
         task = Task(
             id=TaskId(f"{node.id}-{index:06d}"),
             job_id=None,
             drawing=drawing,
-            work=float(steps + 1),
+            work=float(drawing.denoising_steps + 1),
             input_bits=100,
             created_unix_s=self.now_s,
             durability=Durability.DISK,

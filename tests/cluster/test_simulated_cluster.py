@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from edge_node.domain import Offload
@@ -67,6 +69,18 @@ class NoReplacement(Lifecycle):
         return []
 
 
+class InitImageLeftBehind(Lifecycle):
+    def handle(self, event: life.Event, at: Moment) -> list[life.Instruction]:
+        return [self._changed(one) for one in super().handle(event, at)]
+
+    def _changed(self, instruction: life.Instruction) -> life.Instruction:
+        if not isinstance(instruction, life.StartAttempt) or instruction.offload.attempt == 1:
+            return instruction
+        offload = instruction.offload
+        drawing = replace(offload.drawing, init_image_sha256="lost" + offload.task_id)
+        return replace(instruction, offload=replace(offload, drawing=drawing))
+
+
 class LeaseIgnored(Lifecycle):
     def _lease_lapsed(self, entry: life._Entry, at: Moment) -> bool:
         return False
@@ -85,6 +99,7 @@ class EndBeforeRecord(Lifecycle):
         {"hosting_class": NoFenceAtExecutor},
         {"lifecycle_class": YesBeforeAppend},
         {"lifecycle_class": NoReplacement},
+        {"lifecycle_class": InitImageLeftBehind},
         {"lifecycle_class": LeaseIgnored},
         {"lifecycle_class": EndBeforeRecord},
     ],

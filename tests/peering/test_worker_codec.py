@@ -70,15 +70,17 @@ def test_descriptions(state: str) -> None:
         emulated_device="e",
         pace_s=0.1,
         device="d",
+        order="srpt",
     )
     assert (
         codec.description_from_proto(sent(codec.description_to_proto(description))) == description
     )
 
 
-def test_an_unknown_state_is_not_ready() -> None:
+def test_an_unknown_state_is_not_ready_and_an_unsaid_order_is_the_usual() -> None:
     message = worker_pb2.DescribeResponse()
     assert codec.description_from_proto(message).state == "loading"
+    assert codec.description_from_proto(message).order == "fcfs"
 
 
 def test_loads() -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from PIL import Image
 
 from edge_node.console.local_cluster import LocalCluster
 from tests.system.local import EMULATED, decoded, free_port, on_cluster, processes_of
@@ -42,6 +43,16 @@ def test_generate_and_replay(tmp_path: Path) -> None:
         assert code == 0, said
         assert "node-" in said
         assert decoded(out.read_bytes()).size == (512, 512)
+        photo = tmp_path / "photo.png"
+        Image.new("RGB", (300, 200), "red").save(photo)
+        started = ("--init-image", str(photo), "--strength", "0.5", "--out", str(out))
+        code, said = await command("generate", "a boat", "--node", cluster.urls[0], *started)
+        assert code == 0, said
+        assert decoded(out.read_bytes()).size == (384, 256)
+        lost = ("--init-image", str(tmp_path / "none.png"))
+        code, said = await command("generate", "a boat", "--node", cluster.urls[0], *lost)
+        assert code == 2
+        assert "The init image cannot be read" in said
         figures = tmp_path / "figures.json"
         code, said = await command(
             *("replay", "--nodes", ",".join(cluster.urls), "--tasks", "4"),

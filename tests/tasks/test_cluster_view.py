@@ -10,7 +10,7 @@ from edge_node.tasks.cluster_view import ClusterView, ClusterViewLimits
 OWN, PEER, OTHER = NodeId("own"), NodeId("peer"), NodeId("other")
 
 
-def task(model: str = "m", work: float = 10.0) -> Task:
+def task(model: str = "m", work: float = 10.0, input_bits: int = 1000) -> Task:
     drawing = Drawing(
         prompt="p",
         width_px=64,
@@ -25,7 +25,7 @@ def task(model: str = "m", work: float = 10.0) -> Task:
         job_id=None,
         drawing=drawing,
         work=work,
-        input_bits=1000,
+        input_bits=input_bits,
         created_unix_s=0.0,
     )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from edge_node.domain import (
     AttemptFailed,
     AttemptFinished,
@@ -117,6 +119,19 @@ def test_the_whole_way_to_an_image() -> None:
     record = machine.record(TASK_ID)
     assert record is not None
     assert (record.status, record.executor, record.image_bytes) == (TaskStatus.COMPLETED, B, 3)
+
+
+def test_an_init_image_shortens_what_is_counted() -> None:
+    machine = submitted(drawing=replace(DRAWING, init_image_sha256="ab" * 32, strength=0.4))
+    placed(machine)
+    report(machine, StepFinished(step=1, steps=2))
+    report(machine, AttemptFinished(image=IMAGE, queue_s=0.5, compute_s=2.0))
+    record = machine.record(TASK_ID)
+    events = machine.events(TASK_ID)
+    assert record is not None
+    assert events is not None
+    assert record.step == 2
+    assert {event.steps for event in events} == {2}
 
 
 def test_attempts_are_bounded_and_the_failure_is_honest() -> None:

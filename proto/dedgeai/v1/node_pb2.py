@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from dedgeai.v1 import worker_pb2 as dedgeai_dot_v1_dot_worker__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x64\x65\x64geai/v1/node.proto\x12\ndedgeai.v1\x1a\x17\x64\x65\x64geai/v1/worker.proto\"\x1c\n\x1aNodeServiceDescribeRequest\"\xa4\x01\n\x1bNodeServiceDescribeResponse\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x19\n\x11model_fingerprint\x18\x04 \x01(\t\x12\x10\n\x08rest_url\x18\x05 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x06 \x01(\t\x12\x17\n\x0f\x65mulated_device\x18\x07 \x01(\t\"\xc8\x02\n\tNodeState\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\x12\x10\n\x08sequence\x18\x03 \x01(\x04\x12\x0f\n\x07\x62\x61\x63klog\x18\x04 \x01(\x01\x12\x10\n\x08\x63\x61pacity\x18\x05 \x01(\x01\x12\r\n\x05model\x18\x06 \x01(\t\x12\x19\n\x11model_fingerprint\x18\x07 \x01(\t\x12\x11\n\taccepting\x18\x08 \x01(\x08\x12\x0e\n\x06queued\x18\t \x01(\r\x12\x0f\n\x07running\x18\n \x01(\r\x12\x31\n\x0f\x64ispatches_seen\x18\x0b \x03(\x0b\x32\x18.dedgeai.v1.DispatchSeen\x12\x10\n\x08rest_url\x18\x0c \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\r \x01(\t\x12\x17\n\x0f\x65mulated_device\x18\x0e \x01(\t\x12\x14\n\x0cgrpc_address\x18\x0f \x01(\t\"E\n\x0c\x44ispatchSeen\x12\x0e\n\x06origin\x18\x01 \x01(\t\x12\x10\n\x08\x64ispatch\x18\x02 \x01(\x04\x12\x13\n\x0bincarnation\x18\x03 \x01(\x04\"<\n\x14\x45xchangeStateRequest\x12$\n\x05state\x18\x01 \x01(\x0b\x32\x15.dedgeai.v1.NodeState\"=\n\x15\x45xchangeStateResponse\x12$\n\x05state\x18\x01 \x01(\x0b\x32\x15.dedgeai.v1.NodeState\"\xca\x01\n\x0eOffloadRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x0e\n\x06origin\x18\x03 \x01(\t\x12\x1a\n\x12origin_incarnation\x18\x04 \x01(\x04\x12\x10\n\x08\x64ispatch\x18\x05 \x01(\x04\x12$\n\x07\x64rawing\x18\x06 \x01(\x0b\x32\x13.dedgeai.v1.Drawing\x12\x0c\n\x04work\x18\x07 \x01(\x01\x12\x10\n\x08priority\x18\x08 \x01(\x05\x12\x12\n\ndeadline_s\x18\t \x01(\x01\"\xad\x03\n\x0fOffloadResponse\x12\x34\n\x06queued\x18\x01 \x01(\x0b\x32\".dedgeai.v1.OffloadResponse.QueuedH\x00\x12\x33\n\x07started\x18\x02 \x01(\x0b\x32 .dedgeai.v1.DrawResponse.StartedH\x00\x12>\n\rstep_finished\x18\x03 \x01(\x0b\x32%.dedgeai.v1.DrawResponse.StepFinishedH\x00\x12\x35\n\x08\x66inished\x18\x04 \x01(\x0b\x32!.dedgeai.v1.DrawResponse.FinishedH\x00\x12\x31\n\x06\x66\x61iled\x18\x05 \x01(\x0b\x32\x1f.dedgeai.v1.DrawResponse.FailedH\x00\x12:\n\theartbeat\x18\x06 \x01(\x0b\x32%.dedgeai.v1.OffloadResponse.HeartbeatH\x00\x1a\x1a\n\x06Queued\x12\x10\n\x08position\x18\x01 \x01(\r\x1a#\n\tHeartbeat\x12\x16\n\x0equeue_position\x18\x01 \x01(\rB\x08\n\x06report\"8\n\x14\x43\x61ncelOffloadRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\"\x17\n\x15\x43\x61ncelOffloadResponse\"!\n\x0eGetTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"5\n\x0fGetTaskResponse\x12\"\n\x04task\x18\x01 \x01(\x0b\x32\x14.dedgeai.v1.TaskView\"\x1f\n\rGetJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"E\n\x0eGetJobResponse\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12#\n\x05tasks\x18\x02 \x03(\x0b\x32\x14.dedgeai.v1.TaskView\"$\n\x11\x43\x61ncelTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"8\n\x12\x43\x61ncelTaskResponse\x12\"\n\x04task\x18\x01 \x01(\x0b\x32\x14.dedgeai.v1.TaskView\"2\n\x10WatchTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\x04\"\xd3\x01\n\x11WatchTaskResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\n\n\x02\x61t\x18\x03 \x01(\x01\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\r\x12\x10\n\x08\x65xecutor\x18\x05 \x01(\t\x12\x0c\n\x04step\x18\x06 \x01(\r\x12\r\n\x05steps\x18\x07 \x01(\r\x12\x16\n\x0equeue_position\x18\x08 \x01(\r\x12\x12\n\nerror_code\x18\t \x01(\t\x12\x15\n\rerror_message\x18\n \x01(\t\x12\x0f\n\x07preview\x18\x0b \x01(\x0c\"$\n\x11\x46\x65tchImageRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"7\n\x12\x46\x65tchImageResponse\x12\x12\n\nmedia_type\x18\x01 \x01(\t\x12\r\n\x05\x63hunk\x18\x02 \x01(\x0c\"\xdc\x03\n\x08TaskView\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0e\n\x06job_id\x18\x02 \x01(\t\x12\x0e\n\x06status\x18\x03 \x01(\t\x12$\n\x07\x64rawing\x18\x04 \x01(\x0b\x32\x13.dedgeai.v1.Drawing\x12\x0e\n\x06origin\x18\x05 \x01(\t\x12\x10\n\x08\x65xecutor\x18\x06 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x07 \x01(\r\x12\x0c\n\x04step\x18\x08 \x01(\r\x12\x16\n\x0equeue_position\x18\t \x01(\r\x12\r\n\x05\x65ta_s\x18\n \x01(\x01\x12\x12\n\ndurability\x18\x0b \x01(\t\x12\x12\n\ncreated_at\x18\x0c \x01(\x01\x12\x12\n\nstarted_at\x18\r \x01(\x01\x12\x13\n\x0b\x66inished_at\x18\x0e \x01(\x01\x12\x12\n\nerror_code\x18\x0f \x01(\t\x12\x15\n\rerror_message\x18\x10 \x01(\t\x12\x13\n\x0bimage_bytes\x18\x11 \x01(\x04\x12\x17\n\x0f\x65mulated_device\x18\x12 \x01(\t\x12\x0f\n\x07queue_s\x18\x13 \x01(\x01\x12\x11\n\tcompute_s\x18\x14 \x01(\x01\x12\x0e\n\x06policy\x18\x15 \x01(\t\x12\x0c\n\x04work\x18\x16 \x01(\x01\x12\x13\n\x0b\x64\x65\x61\x64line_at\x18\x17 \x01(\x01\x12\x10\n\x08priority\x18\x18 \x01(\x05\x32\xcd\x05\n\x0bNodeService\x12[\n\x08\x44\x65scribe\x12&.dedgeai.v1.NodeServiceDescribeRequest\x1a\'.dedgeai.v1.NodeServiceDescribeResponse\x12X\n\rExchangeState\x12 .dedgeai.v1.ExchangeStateRequest\x1a!.dedgeai.v1.ExchangeStateResponse(\x01\x30\x01\x12\x44\n\x07Offload\x12\x1a.dedgeai.v1.OffloadRequest\x1a\x1b.dedgeai.v1.OffloadResponse0\x01\x12T\n\rCancelOffload\x12 .dedgeai.v1.CancelOffloadRequest\x1a!.dedgeai.v1.CancelOffloadResponse\x12\x42\n\x07GetTask\x12\x1a.dedgeai.v1.GetTaskRequest\x1a\x1b.dedgeai.v1.GetTaskResponse\x12?\n\x06GetJob\x12\x19.dedgeai.v1.GetJobRequest\x1a\x1a.dedgeai.v1.GetJobResponse\x12K\n\nCancelTask\x12\x1d.dedgeai.v1.CancelTaskRequest\x1a\x1e.dedgeai.v1.CancelTaskResponse\x12J\n\tWatchTask\x12\x1c.dedgeai.v1.WatchTaskRequest\x1a\x1d.dedgeai.v1.WatchTaskResponse0\x01\x12M\n\nFetchImage\x12\x1d.dedgeai.v1.FetchImageRequest\x1a\x1e.dedgeai.v1.FetchImageResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x64\x65\x64geai/v1/node.proto\x12\ndedgeai.v1\x1a\x17\x64\x65\x64geai/v1/worker.proto\"\x1c\n\x1aNodeServiceDescribeRequest\"\xa4\x01\n\x1bNodeServiceDescribeResponse\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x19\n\x11model_fingerprint\x18\x04 \x01(\t\x12\x10\n\x08rest_url\x18\x05 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x06 \x01(\t\x12\x17\n\x0f\x65mulated_device\x18\x07 \x01(\t\"\xc8\x02\n\tNodeState\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\x12\x10\n\x08sequence\x18\x03 \x01(\x04\x12\x0f\n\x07\x62\x61\x63klog\x18\x04 \x01(\x01\x12\x10\n\x08\x63\x61pacity\x18\x05 \x01(\x01\x12\r\n\x05model\x18\x06 \x01(\t\x12\x19\n\x11model_fingerprint\x18\x07 \x01(\t\x12\x11\n\taccepting\x18\x08 \x01(\x08\x12\x0e\n\x06queued\x18\t \x01(\r\x12\x0f\n\x07running\x18\n \x01(\r\x12\x31\n\x0f\x64ispatches_seen\x18\x0b \x03(\x0b\x32\x18.dedgeai.v1.DispatchSeen\x12\x10\n\x08rest_url\x18\x0c \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\r \x01(\t\x12\x17\n\x0f\x65mulated_device\x18\x0e \x01(\t\x12\x14\n\x0cgrpc_address\x18\x0f \x01(\t\"E\n\x0c\x44ispatchSeen\x12\x0e\n\x06origin\x18\x01 \x01(\t\x12\x10\n\x08\x64ispatch\x18\x02 \x01(\x04\x12\x13\n\x0bincarnation\x18\x03 \x01(\x04\"<\n\x14\x45xchangeStateRequest\x12$\n\x05state\x18\x01 \x01(\x0b\x32\x15.dedgeai.v1.NodeState\"=\n\x15\x45xchangeStateResponse\x12$\n\x05state\x18\x01 \x01(\x0b\x32\x15.dedgeai.v1.NodeState\"\xde\x01\n\x0eOffloadRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x0e\n\x06origin\x18\x03 \x01(\t\x12\x1a\n\x12origin_incarnation\x18\x04 \x01(\x04\x12\x10\n\x08\x64ispatch\x18\x05 \x01(\x04\x12$\n\x07\x64rawing\x18\x06 \x01(\x0b\x32\x13.dedgeai.v1.Drawing\x12\x0c\n\x04work\x18\x07 \x01(\x01\x12\x10\n\x08priority\x18\x08 \x01(\x05\x12\x12\n\ndeadline_s\x18\t \x01(\x01\x12\x12\n\ninit_image\x18\n \x01(\x0c\"\xad\x03\n\x0fOffloadResponse\x12\x34\n\x06queued\x18\x01 \x01(\x0b\x32\".dedgeai.v1.OffloadResponse.QueuedH\x00\x12\x33\n\x07started\x18\x02 \x01(\x0b\x32 .dedgeai.v1.DrawResponse.StartedH\x00\x12>\n\rstep_finished\x18\x03 \x01(\x0b\x32%.dedgeai.v1.DrawResponse.StepFinishedH\x00\x12\x35\n\x08\x66inished\x18\x04 \x01(\x0b\x32!.dedgeai.v1.DrawResponse.FinishedH\x00\x12\x31\n\x06\x66\x61iled\x18\x05 \x01(\x0b\x32\x1f.dedgeai.v1.DrawResponse.FailedH\x00\x12:\n\theartbeat\x18\x06 \x01(\x0b\x32%.dedgeai.v1.OffloadResponse.HeartbeatH\x00\x1a\x1a\n\x06Queued\x12\x10\n\x08position\x18\x01 \x01(\r\x1a#\n\tHeartbeat\x12\x16\n\x0equeue_position\x18\x01 \x01(\rB\x08\n\x06report\"8\n\x14\x43\x61ncelOffloadRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\"\x17\n\x15\x43\x61ncelOffloadResponse\"!\n\x0eGetTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"5\n\x0fGetTaskResponse\x12\"\n\x04task\x18\x01 \x01(\x0b\x32\x14.dedgeai.v1.TaskView\"\x1f\n\rGetJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"E\n\x0eGetJobResponse\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12#\n\x05tasks\x18\x02 \x03(\x0b\x32\x14.dedgeai.v1.TaskView\"$\n\x11\x43\x61ncelTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"8\n\x12\x43\x61ncelTaskResponse\x12\"\n\x04task\x18\x01 \x01(\x0b\x32\x14.dedgeai.v1.TaskView\"2\n\x10WatchTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\x04\"\xd3\x01\n\x11WatchTaskResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\n\n\x02\x61t\x18\x03 \x01(\x01\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\r\x12\x10\n\x08\x65xecutor\x18\x05 \x01(\t\x12\x0c\n\x04step\x18\x06 \x01(\r\x12\r\n\x05steps\x18\x07 \x01(\r\x12\x16\n\x0equeue_position\x18\x08 \x01(\r\x12\x12\n\nerror_code\x18\t \x01(\t\x12\x15\n\rerror_message\x18\n \x01(\t\x12\x0f\n\x07preview\x18\x0b \x01(\x0c\"$\n\x11\x46\x65tchImageRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"7\n\x12\x46\x65tchImageResponse\x12\x12\n\nmedia_type\x18\x01 \x01(\t\x12\r\n\x05\x63hunk\x18\x02 \x01(\x0c\"\xdc\x03\n\x08TaskView\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0e\n\x06job_id\x18\x02 \x01(\t\x12\x0e\n\x06status\x18\x03 \x01(\t\x12$\n\x07\x64rawing\x18\x04 \x01(\x0b\x32\x13.dedgeai.v1.Drawing\x12\x0e\n\x06origin\x18\x05 \x01(\t\x12\x10\n\x08\x65xecutor\x18\x06 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x07 \x01(\r\x12\x0c\n\x04step\x18\x08 \x01(\r\x12\x16\n\x0equeue_position\x18\t \x01(\r\x12\r\n\x05\x65ta_s\x18\n \x01(\x01\x12\x12\n\ndurability\x18\x0b \x01(\t\x12\x12\n\ncreated_at\x18\x0c \x01(\x01\x12\x12\n\nstarted_at\x18\r \x01(\x01\x12\x13\n\x0b\x66inished_at\x18\x0e \x01(\x01\x12\x12\n\nerror_code\x18\x0f \x01(\t\x12\x15\n\rerror_message\x18\x10 \x01(\t\x12\x13\n\x0bimage_bytes\x18\x11 \x01(\x04\x12\x17\n\x0f\x65mulated_device\x18\x12 \x01(\t\x12\x0f\n\x07queue_s\x18\x13 \x01(\x01\x12\x11\n\tcompute_s\x18\x14 \x01(\x01\x12\x0e\n\x06policy\x18\x15 \x01(\t\x12\x0c\n\x04work\x18\x16 \x01(\x01\x12\x13\n\x0b\x64\x65\x61\x64line_at\x18\x17 \x01(\x01\x12\x10\n\x08priority\x18\x18 \x01(\x05\x32\xcd\x05\n\x0bNodeService\x12[\n\x08\x44\x65scribe\x12&.dedgeai.v1.NodeServiceDescribeRequest\x1a\'.dedgeai.v1.NodeServiceDescribeResponse\x12X\n\rExchangeState\x12 .dedgeai.v1.ExchangeStateRequest\x1a!.dedgeai.v1.ExchangeStateResponse(\x01\x30\x01\x12\x44\n\x07Offload\x12\x1a.dedgeai.v1.OffloadRequest\x1a\x1b.dedgeai.v1.OffloadResponse0\x01\x12T\n\rCancelOffload\x12 .dedgeai.v1.CancelOffloadRequest\x1a!.dedgeai.v1.CancelOffloadResponse\x12\x42\n\x07GetTask\x12\x1a.dedgeai.v1.GetTaskRequest\x1a\x1b.dedgeai.v1.GetTaskResponse\x12?\n\x06GetJob\x12\x19.dedgeai.v1.GetJobRequest\x1a\x1a.dedgeai.v1.GetJobResponse\x12K\n\nCancelTask\x12\x1d.dedgeai.v1.CancelTaskRequest\x1a\x1e.dedgeai.v1.CancelTaskResponse\x12J\n\tWatchTask\x12\x1c.dedgeai.v1.WatchTaskRequest\x1a\x1d.dedgeai.v1.WatchTaskResponse0\x01\x12M\n\nFetchImage\x12\x1d.dedgeai.v1.FetchImageRequest\x1a\x1e.dedgeai.v1.FetchImageResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,39 +45,39 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EXCHANGESTATERESPONSE']._serialized_start=723
   _globals['_EXCHANGESTATERESPONSE']._serialized_end=784
   _globals['_OFFLOADREQUEST']._serialized_start=787
-  _globals['_OFFLOADREQUEST']._serialized_end=989
-  _globals['_OFFLOADRESPONSE']._serialized_start=992
-  _globals['_OFFLOADRESPONSE']._serialized_end=1421
-  _globals['_OFFLOADRESPONSE_QUEUED']._serialized_start=1348
-  _globals['_OFFLOADRESPONSE_QUEUED']._serialized_end=1374
-  _globals['_OFFLOADRESPONSE_HEARTBEAT']._serialized_start=1376
-  _globals['_OFFLOADRESPONSE_HEARTBEAT']._serialized_end=1411
-  _globals['_CANCELOFFLOADREQUEST']._serialized_start=1423
-  _globals['_CANCELOFFLOADREQUEST']._serialized_end=1479
-  _globals['_CANCELOFFLOADRESPONSE']._serialized_start=1481
-  _globals['_CANCELOFFLOADRESPONSE']._serialized_end=1504
-  _globals['_GETTASKREQUEST']._serialized_start=1506
-  _globals['_GETTASKREQUEST']._serialized_end=1539
-  _globals['_GETTASKRESPONSE']._serialized_start=1541
-  _globals['_GETTASKRESPONSE']._serialized_end=1594
-  _globals['_GETJOBREQUEST']._serialized_start=1596
-  _globals['_GETJOBREQUEST']._serialized_end=1627
-  _globals['_GETJOBRESPONSE']._serialized_start=1629
-  _globals['_GETJOBRESPONSE']._serialized_end=1698
-  _globals['_CANCELTASKREQUEST']._serialized_start=1700
-  _globals['_CANCELTASKREQUEST']._serialized_end=1736
-  _globals['_CANCELTASKRESPONSE']._serialized_start=1738
-  _globals['_CANCELTASKRESPONSE']._serialized_end=1794
-  _globals['_WATCHTASKREQUEST']._serialized_start=1796
-  _globals['_WATCHTASKREQUEST']._serialized_end=1846
-  _globals['_WATCHTASKRESPONSE']._serialized_start=1849
-  _globals['_WATCHTASKRESPONSE']._serialized_end=2060
-  _globals['_FETCHIMAGEREQUEST']._serialized_start=2062
-  _globals['_FETCHIMAGEREQUEST']._serialized_end=2098
-  _globals['_FETCHIMAGERESPONSE']._serialized_start=2100
-  _globals['_FETCHIMAGERESPONSE']._serialized_end=2155
-  _globals['_TASKVIEW']._serialized_start=2158
-  _globals['_TASKVIEW']._serialized_end=2634
-  _globals['_NODESERVICE']._serialized_start=2637
-  _globals['_NODESERVICE']._serialized_end=3354
+  _globals['_OFFLOADREQUEST']._serialized_end=1009
+  _globals['_OFFLOADRESPONSE']._serialized_start=1012
+  _globals['_OFFLOADRESPONSE']._serialized_end=1441
+  _globals['_OFFLOADRESPONSE_QUEUED']._serialized_start=1368
+  _globals['_OFFLOADRESPONSE_QUEUED']._serialized_end=1394
+  _globals['_OFFLOADRESPONSE_HEARTBEAT']._serialized_start=1396
+  _globals['_OFFLOADRESPONSE_HEARTBEAT']._serialized_end=1431
+  _globals['_CANCELOFFLOADREQUEST']._serialized_start=1443
+  _globals['_CANCELOFFLOADREQUEST']._serialized_end=1499
+  _globals['_CANCELOFFLOADRESPONSE']._serialized_start=1501
+  _globals['_CANCELOFFLOADRESPONSE']._serialized_end=1524
+  _globals['_GETTASKREQUEST']._serialized_start=1526
+  _globals['_GETTASKREQUEST']._serialized_end=1559
+  _globals['_GETTASKRESPONSE']._serialized_start=1561
+  _globals['_GETTASKRESPONSE']._serialized_end=1614
+  _globals['_GETJOBREQUEST']._serialized_start=1616
+  _globals['_GETJOBREQUEST']._serialized_end=1647
+  _globals['_GETJOBRESPONSE']._serialized_start=1649
+  _globals['_GETJOBRESPONSE']._serialized_end=1718
+  _globals['_CANCELTASKREQUEST']._serialized_start=1720
+  _globals['_CANCELTASKREQUEST']._serialized_end=1756
+  _globals['_CANCELTASKRESPONSE']._serialized_start=1758
+  _globals['_CANCELTASKRESPONSE']._serialized_end=1814
+  _globals['_WATCHTASKREQUEST']._serialized_start=1816
+  _globals['_WATCHTASKREQUEST']._serialized_end=1866
+  _globals['_WATCHTASKRESPONSE']._serialized_start=1869
+  _globals['_WATCHTASKRESPONSE']._serialized_end=2080
+  _globals['_FETCHIMAGEREQUEST']._serialized_start=2082
+  _globals['_FETCHIMAGEREQUEST']._serialized_end=2118
+  _globals['_FETCHIMAGERESPONSE']._serialized_start=2120
+  _globals['_FETCHIMAGERESPONSE']._serialized_end=2175
+  _globals['_TASKVIEW']._serialized_start=2178
+  _globals['_TASKVIEW']._serialized_end=2654
+  _globals['_NODESERVICE']._serialized_start=2657
+  _globals['_NODESERVICE']._serialized_end=3374
 # @@protoc_insertion_point(module_scope)

@@ -1,0 +1,34 @@
+"""What placement makes of a task's size on a slow link."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from edge_node.domain import NodeId
+from edge_node.tasks.placement import place
+from scheduler.registry import create
+from tests.tasks.test_cluster_view import OWN, PEER, state, task, view_of
+
+# The view's link carries 1e6 bits per second; the own node has 10 s of work ahead of it.
+SMALL_BITS, LARGE_BITS = 8 * 50_000, 8 * 7_000_000
+
+
+@pytest.mark.parametrize("policy", ["slow_server_aware", "least_expected_delay", "lad_ts_plus"])
+@pytest.mark.parametrize(("input_bits", "executor"), [(SMALL_BITS, PEER), (LARGE_BITS, OWN)])
+def test_a_large_init_image_stays_where_a_small_one_goes(
+    policy: str, input_bits: int, executor: NodeId
+) -> None:
+    view = view_of(state(OWN, backlog=20.0), state(PEER))
+    placement = place(
+        task(input_bits=input_bits),
+        avoided=frozenset(),
+        view=view,
+        policy=create(policy, rng=np.random.default_rng(1)),
+        now_s=100.0,
+    )
+    assert placement is not None
+    assert placement.executor == executor
+    link_s = 0.0 if executor == OWN else input_bits / 1e6
+    queue_s = 10.0 if executor == OWN else 0.0
+    assert placement.eta_s == pytest.approx(queue_s + 10.0 / 2.0 + link_s)
