@@ -22,12 +22,14 @@ class Decision:
         latent_B: x_0, the latent action probability to keep for the next slot; None where the
             policy has none.
         weights_version: of the learned weights that chose; None where nothing was learned.
+        reason: why this policy chose and not another; empty where there was no other.
     """
 
     choice: int
     policy: str
     latent_B: FloatArray | None = field(default=None, compare=False)
     weights_version: str | None = None
+    reason: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

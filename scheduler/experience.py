@@ -1,0 +1,37 @@
+"""What a live node remembers of a decision, until its outcome comes and a learner reads both.
+
+Owns the shape only: the node writes it, a store keeps it, the learner joins it with the outcome.
+Numpy only; arrays end in B candidates.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from scheduler.observation import Observation
+from scheduler.policy import Decision
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordedDecision:
+    """One placement as it was decided.
+
+    Attributes:
+        decision_id: `<task>/<attempt>`, by which the outcome is joined.
+        node_id: who decided.
+        decided_unix_s: when.
+        slot: number of the slot since the node began, in which it was decided.
+        index_in_slot: n, place among the slot's decisions.
+        steps: denoising steps of the task.
+        observation: what the policy saw, latent x_I included.
+        decision: what it chose, latent x_0 and reason included.
+    """
+
+    decision_id: str
+    node_id: str
+    decided_unix_s: float
+    slot: int
+    index_in_slot: int
+    steps: int
+    observation: Observation
+    decision: Decision
