@@ -45,6 +45,8 @@ PAPER_MODE = "orin-64gb-30w"
 UTILISATION = (
     (PAPER_STEPS_MEAN * GUIDED_STEP_TFLOP + DECODE_TFLOP) / PAPER_IMAGE_S / FP16_TFLOPS[PAPER_MODE]
 )
+# Host work between two steps that a device would not have waited for: wall seconds.
+OVERLAP_S_MAX = 0.01
 # An unguided step has one row instead of two, and a GPU this small is busy with either.
 UNGUIDED_RATIO = 0.5
 
@@ -77,7 +79,11 @@ class EmulatedRow:
 
 
 class EmulatedDenoiser:
-    """Sleeps where a device would compute; durations are those of the profile over a scale."""
+    """Sleeps where a device would compute; durations are those of the profile over a scale.
+
+    A device is busy while its host does something else, so what this machine needs between two
+    calls is part of the next one's time, up to `OVERLAP_S_MAX`; more counts as idleness.
+    """
 
     def __init__(
         self,
@@ -94,6 +100,7 @@ class EmulatedDenoiser:
         self._decode_s = device_profile.decode_s / time_scale
         self._pace_s = pace_s
         self._rows_limit = rows_limit
+        self._busy_until_s = 0.0
         self._label = device_profile.name
         if time_scale != 1.0:
             self._label += f" x{time_scale:g}"
@@ -137,13 +144,13 @@ class EmulatedDenoiser:
     def step(self, rows: Sequence[EmulatedRow]) -> None:
         """Takes as long as the rows' area and guidance say."""
         costs = (1.0 if row.drawing.guidance_scale > 1.0 else UNGUIDED_RATIO for row in rows)
-        time.sleep(self._step_s * _area_ratio(rows[0].drawing) * sum(costs))
+        self._take(self._step_s * _area_ratio(rows[0].drawing) * sum(costs))
         for row in rows:
             row.steps_done += 1
 
     def picture(self, row: EmulatedRow) -> PillowImage.Image:
         """Placeholder that names itself; its colours follow the seed and its bar the steps."""
-        drawing, begun_s = row.drawing, time.monotonic()
+        drawing = row.drawing
         steps = drawing.denoising_steps
         width_px, height_px = drawing.width_px, drawing.height_px
         red, green, blue = hashlib.sha256(f"{drawing.seed} {drawing.prompt}".encode()).digest()[:3]
@@ -160,9 +167,15 @@ class EmulatedDenoiser:
         draw.multiline_text((margin_px, height_px // 2), lines, font=text_font, fill="white")
         if row.steps_done == steps:
             # The device would decode now; painting the placeholder is part of that time.
-            painted_s = time.monotonic() - begun_s
-            time.sleep(max(0.0, self._decode_s * _area_ratio(drawing) - painted_s))
+            self._take(self._decode_s * _area_ratio(drawing))
         return picture
+
+    def _take(self, duration_s: float) -> None:
+        """Lets the device be busy for `duration_s` and returns when it would be done."""
+        now_s = time.monotonic()
+        going_on = now_s - self._busy_until_s <= OVERLAP_S_MAX
+        self._busy_until_s = (self._busy_until_s if going_on else now_s) + duration_s
+        time.sleep(max(0.0, self._busy_until_s - now_s))
 
 
 def _area_ratio(drawing: Drawing) -> float:

@@ -117,6 +117,8 @@ class StepEngine(Generic[Row]):
         self._rows: ActiveRows[Row] | None = None
         self._arrivals = 0
         self._steps_done = 0
+        # End of the last step, unless something else was done since.
+        self._stepped_until_s: float | None = None
         # What ended the finisher, and is to end the loop.
         self._broken: Exception | None = None
 
@@ -348,6 +350,7 @@ class StepEngine(Generic[Row]):
                 batch = rows.in_turn()
                 if batch:
                     return batch
+                self._stepped_until_s = None
                 wait_s = rows.choose_again_s - now_s
                 self._changed.wait(wait_s if wait_s < threading.TIMEOUT_MAX else None)
             return []
@@ -360,6 +363,7 @@ class StepEngine(Generic[Row]):
             self._book.begin(attempt, now_s=begun_s)
             self._report_positions()
             self._reporter.send(attempt, AttemptStarted())
+        self._stepped_until_s = None
         try:
             attempt.row = self._denoiser.begin(attempt.drawing, attempt.init_image)
         except Exception as error:
@@ -377,12 +381,17 @@ class StepEngine(Generic[Row]):
             traceback.clear_frames(error.__traceback__)
             failure = error
         if failure is not None:
+            self._stepped_until_s = None
             self._step_again(batch, failure)
             return
         width = sum(attempt.row_cost for attempt in batch)
         self._hold_pace(work=batch[0].size_cost * width, since_s=before_s)
+        ended_s = self._clock.now_s()
+        # What lies between two steps in a row is part of what a step takes.
+        since_s = before_s if self._stepped_until_s is None else self._stepped_until_s
+        self._stepped_until_s = ended_s
         with self._changed:
-            self._ready_rows.record_step(batch, measured_s=self._clock.now_s() - before_s)
+            self._ready_rows.record_step(batch, measured_s=ended_s - since_s)
             self._steps_done += len(batch)
         for attempt in batch:
             self._report_step(attempt)
@@ -415,6 +424,7 @@ class StepEngine(Generic[Row]):
             if self._decodes_beside:
                 self._finisher.submit(self._decode_beside, attempt)
             else:
+                self._stepped_until_s = None
                 self._decode(attempt)
 
     def _decode(self, attempt: Attempt[Row]) -> None:

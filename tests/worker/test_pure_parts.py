@@ -6,6 +6,7 @@ import contextlib
 import io
 import itertools
 import pathlib
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -307,6 +308,24 @@ def test_png_tells_its_parameters_unless_told_not_to() -> None:
         }
     with PillowImage.open(io.BytesIO(image_encoding.encode(picture, image_format="png"))) as bare:
         assert bare.info == {}
+
+
+def test_host_work_between_steps_is_no_time_of_an_emulated_device() -> None:
+    device = emulated.EmulatedDenoiser(
+        emulated.profile("orin-64gb-maxn"), model_name="m", time_scale=20.0
+    )
+    row = device.begin(DRAWING, b"")
+    step_s = emulated.profile("orin-64gb-maxn").guided_step_s / 20.0
+    begun_s = time.monotonic()
+    for _ in range(10):
+        device.step([row])
+        time.sleep(0.004)
+    taken_s = time.monotonic() - begun_s
+    assert 10 * step_s <= taken_s < 10 * (step_s + 0.003)
+    time.sleep(0.05)
+    idle_s = time.monotonic()
+    device.step([row])
+    assert time.monotonic() - idle_s >= step_s
 
 
 def test_what_made_a_picture_another_one_is_told() -> None:
