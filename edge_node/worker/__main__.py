@@ -54,6 +54,11 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
         "--emulated-profile", default="orin-64gb-30w", help="device to emulate, as in emulated.py"
     )
     parser.add_argument(
+        "--emulated-mode-file",
+        type=pathlib.Path,
+        help="file that names the profile to become, looked at before every step",
+    )
+    parser.add_argument(
         "--time-scale", type=float, default=1.0, help="divides all emulated durations"
     )
     parser.add_argument(
@@ -169,6 +174,7 @@ def _emulated(options: argparse.Namespace) -> Denoiser[Any]:
         time_scale=options.time_scale,
         pace_s=options.pace,
         rows_limit=options.rows_max,
+        mode_path=options.emulated_mode_file,
     )
 
 

@@ -30,6 +30,13 @@ REPEATS = 3
 REPEATED_S_MAX = 1.0
 # Busy seconds after which a change of speed (throttling, a busy neighbour) shows by two thirds.
 TRACKING_S = 20.0
+# A change of speed by more than e^.1 that lasts is found by its sum of log ratios; a single step,
+# however long, is a hiccup and counts at most as one of e^.5. So a halved speed is known after 3
+# steps, one of 1.2 after 13.
+CHANGE_IGNORED = 0.1
+CHANGE_STEP_MAX = 0.5
+CHANGE_CERTAIN = 1.0
+CHANGE_STEPS_MIN = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +70,7 @@ class Calibration:
         capacity: work units per second at `rows_max`.
         row_bytes: memory that each further row of the reference size takes, other sizes by their
             area; 0 when not known.
+        tracking_s: busy seconds after which a slow change of speed shows by two thirds.
     """
 
     work_model: WorkModel
@@ -70,6 +78,7 @@ class Calibration:
     rows_max: int
     capacity: float
     row_bytes: int = 0
+    tracking_s: float = TRACKING_S
 
     def step_s(self, *, rho: float, width: float) -> float:
         """Expected seconds of a step of `width` guided rows of size cost `rho`."""
@@ -129,18 +138,49 @@ def size_cost(work_model: WorkModel, drawing: Drawing) -> float:
     return one - none
 
 
+@dataclass(kw_only=True)
+class _Change:
+    """Steps in a row that speak for a device that has become slower, or faster.
+
+    Attributes:
+        sign: 1 for slower, -1 for faster.
+        evidence: sum of log ratios beyond what is ignored (the CUSUM of Page 1954).
+        steps, expected_s, measured_s: of the steps since the evidence was last 0.
+    """
+
+    sign: int
+    evidence: float = 0.0
+    steps: int = 0
+    expected_s: float = 0.0
+    measured_s: float = 0.0
+
+    def record_step(self, log_ratio: float, *, expected_s: float, measured_s: float) -> bool:
+        """Takes in a step; True when a change is certain enough."""
+        step = min(self.sign * log_ratio, CHANGE_STEP_MAX) - CHANGE_IGNORED
+        self.evidence = max(0.0, self.evidence + step)
+        if self.evidence == 0.0:
+            self.steps, self.expected_s, self.measured_s = 0, 0.0, 0.0
+            return False
+        self.steps += 1
+        self.expected_s += expected_s
+        self.measured_s += measured_s
+        return self.evidence > CHANGE_CERTAIN and self.steps >= CHANGE_STEPS_MIN
+
+
 class CapacityTracker:
     """Capacity while running: the calibrated one times expected over measured step time.
 
     Comparing with the expectation for the width and size at hand, rather than counting work per
-    second, keeps a lone narrow drawing from looking like a slow device.
+    second, keeps a lone narrow drawing from looking like a slow device. Slow drifts are followed by
+    fading; a change of power mode or throttling, which no fading would follow in time, by a CUSUM
+    test (Page 1954) that begins anew from the steps since the change.
     """
 
-    def __init__(self, calibration: Calibration, *, tracking_s: float = TRACKING_S) -> None:
+    def __init__(self, calibration: Calibration) -> None:
         self._calibration = calibration
-        self._tracking_s = tracking_s
-        self._expected_s = tracking_s
-        self._measured_s = tracking_s
+        self._tracking_s = calibration.tracking_s
+        self._expected_s = self._measured_s = calibration.tracking_s
+        self._changes = (_Change(sign=1), _Change(sign=-1))
 
     @property
     def capacity(self) -> float:
@@ -149,10 +189,21 @@ class CapacityTracker:
 
     def record_step(self, *, rho: float, width: float, measured_s: float) -> None:
         """Takes in one step; older ones fade with the seconds that it took."""
-        kept = math.exp(-measured_s / self._tracking_s)
         expected_s = self._calibration.step_s(rho=rho, width=width)
+        if not (measured_s > 0.0 and expected_s > 0.0):
+            return
+        tracked_s = expected_s * self._measured_s / self._expected_s
+        times = {"expected_s": expected_s, "measured_s": measured_s}
+        log_ratio = math.log(measured_s / tracked_s)
+        certain = [one for one in self._changes if one.record_step(log_ratio, **times)]
+        if certain:
+            self._expected_s, self._measured_s = certain[0].expected_s, certain[0].measured_s
+            self._changes = (_Change(sign=1), _Change(sign=-1))
+            return
+        counted_s = min(measured_s, tracked_s * math.exp(CHANGE_STEP_MAX))
+        kept = math.exp(-counted_s / self._tracking_s)
         self._expected_s = kept * self._expected_s + expected_s
-        self._measured_s = kept * self._measured_s + measured_s
+        self._measured_s = kept * self._measured_s + counted_s
 
 
 Row = TypeVar("Row")

@@ -8,7 +8,9 @@ take and nothing else: deadlines and the c0 of a promotion stay seconds of the w
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import pathlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -93,11 +95,24 @@ class EmulatedDenoiser:
         time_scale: float = 1.0,
         pace_s: float = 0.0,
         rows_limit: int | None = None,
+        mode_path: pathlib.Path | None = None,
     ) -> None:
-        self._profile = device_profile
+        """Emulates a device.
+
+        Args:
+            device_profile: what it takes at first, and what is calibrated.
+            model_name: to serve under.
+            time_scale: divides all durations.
+            pace_s: least duration of a work unit.
+            rows_limit: most rows that share a step.
+            mode_path: file that names a profile whenever the device is to become another one, as
+                by throttling or a change of power mode; looked at before every step.
+        """
         self._model_name = model_name
-        self._step_s = device_profile.guided_step_s / time_scale
-        self._decode_s = device_profile.decode_s / time_scale
+        self._time_scale = time_scale
+        self._mode_path = mode_path
+        self._mode_changed_ns = 0
+        self._become(device_profile)
         self._pace_s = pace_s
         self._rows_limit = rows_limit
         self._busy_until_s = 0.0
@@ -126,7 +141,7 @@ class EmulatedDenoiser:
         Throughput is the same at every width (an Orin gains next to nothing from batches: MLPerf
         SDXL offline is 1.01 times its single stream), so the chosen width is one row.
         """
-        return calibration.calibrated(
+        calibrated = calibration.calibrated(
             calibration.Measurements(
                 reference_px=REFERENCE_PX,
                 guided_s=((1, self._step_s),),
@@ -136,6 +151,7 @@ class EmulatedDenoiser:
             pace_s=self._pace_s,
             rows_limit=self._rows_limit,
         )
+        return dataclasses.replace(calibrated, tracking_s=calibrated.tracking_s / self._time_scale)
 
     def begin(self, drawing: Drawing, init_image: bytes) -> EmulatedRow:
         """A prompt costs nothing here: both CLIPs together are some 4 % of one step."""
@@ -143,6 +159,7 @@ class EmulatedDenoiser:
 
     def step(self, rows: Sequence[EmulatedRow]) -> None:
         """Takes as long as the rows' area and guidance say."""
+        self._look_at_mode()
         costs = (1.0 if row.drawing.guidance_scale > 1.0 else UNGUIDED_RATIO for row in rows)
         self._take(self._step_s * _area_ratio(rows[0].drawing) * sum(costs))
         for row in rows:
@@ -169,6 +186,18 @@ class EmulatedDenoiser:
             # The device would decode now; painting the placeholder is part of that time.
             self._take(self._decode_s * _area_ratio(drawing))
         return picture
+
+    def _become(self, device_profile: Profile) -> None:
+        self._step_s = device_profile.guided_step_s / self._time_scale
+        self._decode_s = device_profile.decode_s / self._time_scale
+
+    def _look_at_mode(self) -> None:
+        if self._mode_path is None or not self._mode_path.exists():
+            return
+        changed_ns = self._mode_path.stat().st_mtime_ns
+        if changed_ns != self._mode_changed_ns:
+            self._mode_changed_ns = changed_ns
+            self._become(profile(self._mode_path.read_text(encoding="ascii").strip()))
 
     def _take(self, duration_s: float) -> None:
         """Lets the device be busy for `duration_s` and returns when it would be done."""

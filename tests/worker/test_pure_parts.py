@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import itertools
 import pathlib
@@ -126,13 +127,29 @@ def test_size_cost_follows_the_measured_size_or_the_area() -> None:
 
 def test_tracked_capacity_follows_speed_and_not_width() -> None:
     result = calibration.calibrated(measured())
-    tracker = calibration.CapacityTracker(result, tracking_s=1.0)
+    tracker = calibration.CapacityTracker(dataclasses.replace(result, tracking_s=1.0))
     for _ in range(100):
         tracker.record_step(rho=1.0, width=1.0, measured_s=0.10)
     assert tracker.capacity == pytest.approx(result.capacity)
     for _ in range(100):
         tracker.record_step(rho=1.0, width=1.0, measured_s=0.20)
     assert tracker.capacity == pytest.approx(result.capacity / 2, rel=0.01)
+
+
+def test_a_changed_power_mode_is_known_after_a_few_steps_and_a_hiccup_is_none() -> None:
+    result = calibration.calibrated(measured())
+    for factor, steps in ((8.5, 3), (2.0, 3), (0.5, 3), (1.2, 14)):
+        tracker = calibration.CapacityTracker(result)
+        for _ in range(50):
+            tracker.record_step(rho=1.0, width=1.0, measured_s=0.10)
+        for _ in range(steps):
+            tracker.record_step(rho=1.0, width=1.0, measured_s=0.10 * factor)
+        assert tracker.capacity == pytest.approx(result.capacity / factor, rel=0.02)
+    tracker = calibration.CapacityTracker(result)
+    for number in range(100):
+        hiccup = 10.0 if number % 20 == 5 else 1.0
+        tracker.record_step(rho=1.0, width=1.0, measured_s=0.10 * hiccup)
+    assert tracker.capacity == pytest.approx(result.capacity, rel=0.05)
 
 
 class MeasuredEngine:
@@ -326,6 +343,23 @@ def test_host_work_between_steps_is_no_time_of_an_emulated_device() -> None:
     idle_s = time.monotonic()
     device.step([row])
     assert time.monotonic() - idle_s >= step_s
+
+
+def test_an_emulated_device_becomes_what_its_mode_file_names(tmp_path: pathlib.Path) -> None:
+    mode_path = tmp_path / "mode"
+    device = emulated.EmulatedDenoiser(
+        emulated.profile("orin-64gb-maxn"), model_name="m", time_scale=100.0, mode_path=mode_path
+    )
+    row = device.begin(DRAWING, b"")
+    seconds = []
+    for name in ("", "orin-64gb-15w"):
+        if name:
+            mode_path.write_text(name)
+        time.sleep(0.02)
+        begun_s = time.monotonic()
+        device.step([row])
+        seconds.append(time.monotonic() - begun_s)
+    assert seconds[1] >= emulated.profile("orin-64gb-15w").guided_step_s / 100.0 > seconds[0]
 
 
 def test_what_made_a_picture_another_one_is_told() -> None:
