@@ -121,12 +121,13 @@ def _lottery(weight_KB: FloatArray, episode: Episode, rng: np.random.Generator) 
 def _place_local(facts: Facts) -> IntArray:
     view = open_view(facts)
     nothing_B = np.zeros(len(view.capacity_B))
+    plain = (1.0, 1.0, np.inf, np.inf)
     server_N = np.empty(len(facts.work_N), np.int64)
     for task in range(len(server_N)):
         look(facts, view, facts.arrival_s_N[task])
         server_N[task] = facts.origin_N[task]
         if view.capacity_B[server_N[task]] <= 0.0:
-            server_N[task] = cheapest(facts, view, task, 1.0, 1.0, nothing_B, nothing_B)
+            server_N[task] = cheapest(facts, view, task, plain, nothing_B, nothing_B)
         if server_N[task] < 0:
             break
         book(facts, view, task, server_N[task])

@@ -13,12 +13,13 @@ Arrays end in their dimension: N tasks, B servers, S stations, T slots.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numba import njit
 
-from scheduler.policies.heuristics import Own, check_own
+from scheduler.policies.heuristics import DEEP_TASKS, OWN_SPREAD_TASKS, Own, check_own
 from scheduler.simulator.queueing import FloatArray, IntArray, drain
 from scheduler.simulator.rules.view import (
     Facts,
@@ -75,10 +76,13 @@ class LeastExpectedDelay:
 class SlowServerAware:
     """Greedy that uses idle slow servers earlier: argmin (backlog + m own + alpha w) / f + link.
 
+    As `scheduler.policies.heuristics.slow_server_aware`: alpha is 1 where every server has much to
+    do, and m falls to 1 as a station's own unseen tasks become many.
+
     Attributes:
         alpha: 0..1; ours .3, from simulated Orins in mixed power modes. 1 is
             `LeastExpectedDelay`; lower values spread earlier over slow servers.
-        own, fresh, extrapolate: as for `LeastExpectedDelay`.
+        own, fresh, extrapolate: as for `LeastExpectedDelay`; m falls only from "B".
     """
 
     alpha: float = 0.3
@@ -95,7 +99,10 @@ class SlowServerAware:
         """The server of each task, (N,); draws nothing."""
         facts = facts_of(episode, fresh=self.fresh, extrapolate=self.extrapolate)
         own = own_weight(self.own, episode.scenario)
-        return place_cheapest(episode, facts, own=own, discount=self.alpha)
+        spread = OWN_SPREAD_TASKS if self.own == "B" else math.inf
+        return place_cheapest(
+            episode, facts, own=own, discount=self.alpha, deep_tasks=DEEP_TASKS, spread=spread
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,13 +140,20 @@ def place_cheapest(
     discount: float = 1.0,
     ahead_SB: FloatArray | None = None,
     price_TB: FloatArray | None = None,
+    deep_tasks: float = math.inf,
+    spread: float = math.inf,
 ) -> IntArray:
-    """Runs the kernel of the module docstring; discount is its a, own its m."""
+    """Runs the kernel of the module docstring; discount is its a, own its m.
+
+    Where every server has more than `deep_tasks` such tasks in front of it, a is 1; as own unseen
+    tasks per server exceed `spread`, m falls to 1.
+    """
     if ahead_SB is None:
         ahead_SB = np.zeros((stations(episode.scenario), episode.servers))
     if price_TB is None:
         price_TB = np.zeros((episode.scenario.slots, episode.servers))
-    return placed(_place_cheapest(facts, own, discount, ahead_SB, price_TB), episode)
+    weights = (own, discount, deep_tasks, spread)
+    return placed(_place_cheapest(facts, weights, ahead_SB, price_TB), episode)
 
 
 @njit(cache=True)
@@ -147,13 +161,21 @@ def cheapest(
     facts: Facts,
     view: View,
     task: int,
-    own: float,
-    discount: float,
+    weights: tuple[float, float, float, float],
     ahead_B: FloatArray,
     price_B: FloatArray,
 ) -> int:
-    """Server of least cost for a task as the view shows it; -1 if all are believed dead."""
+    """Server of least cost for a task as the view shows it; -1 if all are believed dead.
+
+    `weights` are m, a, and what `place_cheapest` says of deep_tasks and spread.
+    """
     origin, work = facts.origin_N[task], facts.work_N[task]
+    own, discount, deep_tasks, spread = weights
+    if spread < np.inf and work > 0.0:
+        own_tasks = view.own_SB[origin].sum() / (work * len(view.capacity_B))
+        own = 1.0 + (own - 1.0) / (1.0 + (own_tasks / spread) ** 2)
+    if deep_tasks < np.inf and _least_tasks(view, origin, work, own) > deep_tasks:
+        discount = 1.0
     best, least_s = -1, np.inf
     for server in range(len(view.capacity_B)):
         capacity = view.capacity_B[server]
@@ -170,15 +192,29 @@ def cheapest(
 
 
 @njit(cache=True)
+def _least_tasks(view: View, origin: int, work: float, own: float) -> float:
+    """Tasks of `work` in front of the server that has the fewest."""
+    least = np.inf
+    for server in range(len(view.capacity_B)):
+        if view.capacity_B[server] > 0.0:
+            queue = view.backlog_B[server] + own * view.own_SB[origin, server]
+            least = min(least, queue / work if work > 0.0 else np.inf)
+    return least
+
+
+@njit(cache=True)
 def _place_cheapest(
-    facts: Facts, own: float, discount: float, ahead_SB: FloatArray, price_TB: FloatArray
+    facts: Facts,
+    weights: tuple[float, float, float, float],
+    ahead_SB: FloatArray,
+    price_TB: FloatArray,
 ) -> IntArray:
     view = open_view(facts)
     server_N = np.empty(len(facts.work_N), np.int64)
     for task in range(len(server_N)):
         look(facts, view, facts.arrival_s_N[task])
         ahead_B, price_B = ahead_SB[facts.origin_N[task]], price_TB[facts.slot_N[task]]
-        server_N[task] = cheapest(facts, view, task, own, discount, ahead_B, price_B)
+        server_N[task] = cheapest(facts, view, task, weights, ahead_B, price_B)
         if server_N[task] < 0:
             break
         book(facts, view, task, server_N[task])

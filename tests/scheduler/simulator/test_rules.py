@@ -51,6 +51,21 @@ def greedy(own: float | str = 1, alpha: float = 1.0) -> Rule:
     return choose
 
 
+def slow_server_aware(own: float | str = "B", alpha: float = 0.3) -> Rule:
+    def choose(seen: Seen) -> int:
+        factor = weight(own, seen)
+        if own == "B" and seen.work > 0:
+            tasks = seen.own.sum() / (seen.work * len(seen.capacity))
+            factor = 1.0 + (factor - 1.0) / (1.0 + (tasks / 4.0) ** 2)
+        queue = seen.backlog + factor * seen.own
+        deep = min(queue[i] / seen.work if seen.work else np.inf for i in seen.living) > 3.0
+        load = queue + (1.0 if deep else alpha) * seen.work
+        with np.errstate(divide="ignore"):
+            return seen.cheapest(load / seen.capacity + seen.link_s)
+
+    return choose
+
+
 def without_capacity(seen: Seen) -> int:
     load = seen.backlog + seen.stations * seen.own
     return min(seen.living, key=lambda i: (load[i], i != seen.station, i))
@@ -143,8 +158,8 @@ SLOW: dict[str, tuple[dict[str, Any], Any]] = {
     "least_expected_delay own 0": ({"own": 0}, lambda e: greedy(0)),
     "least_expected_delay": ({}, lambda e: greedy(1)),
     "least_expected_delay own B": ({"own": "B"}, lambda e: greedy("B")),
-    "slow_server_aware": ({}, lambda e: greedy("B", 0.3)),
-    "slow_server_aware own 1": ({"own": 1, "alpha": 0.7}, lambda e: greedy(1, 0.7)),
+    "slow_server_aware": ({}, lambda e: slow_server_aware()),
+    "slow_server_aware own 1": ({"own": 1, "alpha": 0.7}, lambda e: slow_server_aware(1, 0.7)),
     "least_queue": ({}, lambda e: least_queue("work", 1, None)),
     "least_queue random": ({"ties": "random"}, lambda e: least_queue("work", 1, drawn(e))),
     "least_queue tasks": (
@@ -183,7 +198,7 @@ def test_state_is_published_and_extrapolated_as_asked(
     how = {"fresh": fresh, "extrapolate": extrapolate}
     for name, options, slow in (
         ("least_expected_delay", {}, greedy(1)),
-        ("slow_server_aware", {}, greedy("B", 0.3)),
+        ("slow_server_aware", {}, slow_server_aware()),
         ("least_queue", {}, least_queue("work", 1, None)),
         ("power_of_two", {}, power_of_two("uniform", 1, drawn(episode, 2))),
     ):

@@ -1,0 +1,418 @@
+"""How long do users of five devices wait, and who places best? Real nodes and their simulation.
+
+Five real node processes on this machine, each with its store and a worker that emulates a Jetson
+AGX Orin at a time scale, serve Flickr8k captions under each policy; delays are measured at the
+client, in seconds of the emulated devices. The simulator replays the very same requests at the
+state ages that were measured and has to agree; then it carries the cells that would take too long.
+
+    python -m benchmarks.cluster_delay --captions FILE            # all of it, under an hour
+    python -m benchmarks.cluster_delay --parts poisson --seeds 1 --seconds 600
+    python -m benchmarks.cluster_delay --parts simulated          # no cluster
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import signal
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+from prometheus_client.parser import text_string_to_metric_families
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import machine
+from benchmarks.cluster_twin import Devices, Request, simulated_delay_s, simulated_matrix
+from edge_node.console.captions import read_captions
+from edge_node.console.local_cluster import LocalCluster
+from edge_node.console.replay import Arrivals, PlannedTask, plan, replay
+from edge_node.console.rest_client import Drawn, RestClient
+
+RESULTS = Path(__file__).parent / "results"
+MIXED = Devices(
+    name="mixed",
+    profiles=(
+        "orin-64gb-maxn",
+        "orin-64gb-50w",
+        "orin-64gb-50w",
+        "orin-64gb-30w",
+        "orin-64gb-15w",
+    ),
+)
+EQUAL = Devices(name="equal", profiles=("orin-64gb-maxn",) * 5)
+POLICIES = ("slow_server_aware", "power_of_two", "lad_ts_plus")
+LOADS = (0.8, 0.95)
+BATCH = 1000
+PARTS = ("poisson", "batch", "throttled", "killed", "simulated")
+AGREEMENT = 0.10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One run of a cluster.
+
+    Attributes:
+        devices: what the five nodes emulate.
+        policy: of every node.
+        requests: in emulated seconds.
+        time_scale: by which everything runs faster.
+    """
+
+    devices: Devices
+    policy: str
+    requests: tuple[Request, ...]
+    time_scale: float
+
+    def settings(self, folder: Path, seed: int) -> list[dict[str, Any]]:
+        """NodeConfig fields of every node."""
+        return [
+            {
+                "engine": "emulated",
+                "emulated_profile": profile,
+                "emulated_mode_file": mode_path(folder, index),
+                "time_scale": self.time_scale,
+                "policy": self.policy,
+                "policy_seed": seed,
+            }
+            for index, profile in enumerate(self.devices.profiles)
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What a cell gave; times in emulated seconds, but for staleness in wall seconds.
+
+    Attributes:
+        delay_s_N: of each request at the client; NaN where there was no image.
+        failed: requests without an image.
+        makespan_s: from the first request to the last image.
+        staleness_s: mean and p99 of the age of the oldest unseen change at decision.
+        share_by_policy: decisions by the policy that made them.
+    """
+
+    delay_s_N: np.ndarray
+    failed: int
+    makespan_s: float
+    staleness_s: dict[str, float]
+    share_by_policy: dict[str, float]
+
+    def told(self) -> dict[str, Any]:
+        """Figures for the result file."""
+        drawn = self.delay_s_N[np.isfinite(self.delay_s_N)]
+        return {
+            "requests": len(self.delay_s_N),
+            "failed": self.failed,
+            "mean_s": float(drawn.mean()),
+            "p50_s": float(np.quantile(drawn, 0.5)),
+            "p95_s": float(np.quantile(drawn, 0.95)),
+            "p99_s": float(np.quantile(drawn, 0.99)),
+            "makespan_s": self.makespan_s,
+            "staleness_wall_s": self.staleness_s,
+            "decisions_by_policy": self.share_by_policy,
+        }
+
+
+def mode_path(folder: Path, index: int) -> Path:
+    """File by which a device is told to become another one."""
+    return folder / f"mode-{index}"
+
+
+def poisson_requests(
+    devices: Devices, *, load: float, seconds: float, seed: int
+) -> tuple[Request, ...]:
+    """Independent requests at every node, together `load` times what the devices can work off."""
+    rate_hz = load * devices.capacity / devices.work_mean
+    tasks = int(rate_hz * seconds)
+    return _requests(Arrivals(kind="poisson", rate_hz=rate_hz), tasks=tasks, seed=seed)
+
+
+def batch_requests(tasks: int) -> tuple[Request, ...]:
+    """All at once, to all nodes in turn."""
+    return _requests(Arrivals(kind="batch"), tasks=tasks, seed=1)
+
+
+def _requests(arrivals: Arrivals, *, tasks: int, seed: int) -> tuple[Request, ...]:
+    planned = plan(arrivals, captions=["-"], tasks=tasks, nodes=5, seed=seed)
+    return tuple(
+        Request(at_s=one.at_s, origin=one.node, steps=one.steps, seed=one.seed) for one in planned
+    )
+
+
+async def run_cell(
+    cell: Cell,
+    *,
+    captions: Sequence[str],
+    port: int,
+    seed: int,
+    disturb: Any = None,
+) -> Measured:
+    """Starts the five nodes, replays and stops them.
+
+    Args:
+        cell: what to run.
+        captions: prompts, in turn.
+        port: first REST port.
+        seed: of the policies.
+        disturb: coroutine function of (cluster, folder), run beside the replay.
+    """
+    scale = cell.time_scale
+    planned = tuple(
+        PlannedTask(
+            at_s=one.at_s / scale,
+            node=one.origin,
+            prompt=captions[number % len(captions)],
+            steps=one.steps,
+            seed=one.seed,
+        )
+        for number, one in enumerate(cell.requests)
+    )
+    with tempfile.TemporaryDirectory(prefix="cluster-delay-") as name:
+        folder = Path(name)
+        async with LocalCluster(cell.settings(folder, seed), rest_port=port) as cluster:
+            beside = asyncio.create_task(disturb(cluster, folder)) if disturb else None
+            drawn = await replay(
+                planned,
+                node_urls=cluster.urls,
+                timeout_s=3600.0,
+                on_drawn=lambda _: None,
+                size="512x512",
+            )
+            if beside:
+                await beside
+            async with RestClient(timeout_s=10.0) as client:
+                scraped = [await scrape(client, url) for url in cluster.urls]
+    return measured(drawn, scraped, scale=scale)
+
+
+async def scrape(client: RestClient, url: str) -> list[Any]:
+    """A node's metrics."""
+    async with httpx.AsyncClient(trust_env=False, timeout=10.0) as plain:
+        answer = await plain.get(f"{url}/metrics")
+    return list(text_string_to_metric_families(answer.text))
+
+
+def measured(drawn: Sequence[Drawn], scraped: Sequence[list[Any]], *, scale: float) -> Measured:
+    """Delays scaled back to the devices' own time, and what the nodes counted."""
+    delay_s_N = np.array([one.delay_s * scale if one.content else np.nan for one in drawn])
+    first_s = min(one.sent_s for one in drawn)
+    last_s = max(one.sent_s + one.delay_s for one in drawn if one.content)
+    decisions: dict[str, float] = {}
+    buckets: dict[float, float] = {}
+    total_s = 0.0
+    for families in scraped:
+        for family in families:
+            for sample in family.samples:
+                if sample.name == "dedgeai_placements_total":
+                    policy = sample.labels["policy"]
+                    decisions[policy] = decisions.get(policy, 0.0) + sample.value
+                elif sample.name == "dedgeai_placement_staleness_seconds_bucket":
+                    bound = float(sample.labels["le"])
+                    buckets[bound] = buckets.get(bound, 0.0) + sample.value
+                elif sample.name == "dedgeai_placement_staleness_seconds_sum":
+                    total_s += sample.value
+    count = buckets.get(float("inf"), 0.0)
+    p99_s = min((b for b, seen in buckets.items() if count and seen >= 0.99 * count), default=0.0)
+    return Measured(
+        delay_s_N=delay_s_N,
+        failed=int(np.isnan(delay_s_N).sum()),
+        makespan_s=(last_s - first_s) * scale,
+        staleness_s={"mean": total_s / count if count else 0.0, "p99_at_most": p99_s},
+        share_by_policy={k: v / sum(decisions.values()) for k, v in decisions.items()},
+    )
+
+
+def run(cell: Cell, options: argparse.Namespace, *, seed: int, disturb: Any = None) -> Measured:
+    """One cell, live."""
+    captions = read_captions(options.captions)
+    return asyncio.run(
+        run_cell(cell, captions=captions, port=options.port, seed=seed, disturb=disturb)
+    )
+
+
+def poisson(options: argparse.Namespace, console: Console) -> list[dict[str, Any]]:
+    """Mixed modes at both loads under every policy and seed, and the simulator on the same."""
+    rows = []
+    for load in LOADS:
+        for seed in range(options.seeds):
+            requests = poisson_requests(
+                MIXED, load=load, seconds=options.seconds, seed=100 * seed + 7
+            )
+            for policy in options.policies.split(","):
+                cell = Cell(
+                    devices=MIXED, policy=policy, requests=requests, time_scale=options.time_scale
+                )
+                found = run(cell, options, seed=seed)
+                age_s = found.staleness_s["mean"] * options.time_scale
+                twin_s = simulated_delay_s(MIXED, requests, policy=policy, state_age_s=age_s)
+                row = {
+                    "load": load,
+                    "seed": seed,
+                    "policy": policy,
+                    **found.told(),
+                    "simulated_mean_s": float(twin_s.mean()),
+                    "live_over_simulated": float(np.nanmean(found.delay_s_N) / twin_s.mean()),
+                }
+                rows.append(row)
+                console.print({k: row[k] for k in ("load", "seed", "policy", "mean_s", "p99_s")})
+                console.print(f"  live / simulated {row['live_over_simulated']:.3f}")
+    return rows
+
+
+def batch(options: argparse.Namespace, console: Console) -> list[dict[str, Any]]:
+    """A thousand at once; makespan over total work / total capacity."""
+    rows = []
+    requests = batch_requests(BATCH if options.seconds >= 600 else BATCH // 10)
+    for devices in (EQUAL, MIXED):
+        ideal_s = devices.work_of(requests).sum() / devices.capacity
+        for policy in options.batch_policies.split(","):
+            cell = Cell(
+                devices=devices, policy=policy, requests=requests, time_scale=options.time_scale
+            )
+            found = run(cell, options, seed=0)
+            row = {
+                "devices": devices.name,
+                "policy": policy,
+                **found.told(),
+                "ideal_s": float(ideal_s),
+                "over_ideal": found.makespan_s / ideal_s,
+            }
+            rows.append(row)
+            console.print({k: row[k] for k in ("devices", "policy", "over_ideal", "failed")})
+        for policy in ("local", "round_robin"):
+            twin_s = simulated_delay_s(devices, requests, policy=policy, state_age_s=0.05)
+            rows.append(
+                {
+                    "devices": devices.name,
+                    "policy": policy,
+                    "simulated": True,
+                    "over_ideal": float(twin_s.max() / ideal_s),
+                }
+            )
+    return rows
+
+
+def throttled(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """The fastest device falls to 15 W in mid-run; beside it the simulator whose rule was told."""
+    seconds, at_s = options.seconds, options.seconds / 2
+    requests = poisson_requests(MIXED, load=0.6, seconds=seconds, seed=5)
+    cell = Cell(
+        devices=MIXED, policy=POLICIES[-1], requests=requests, time_scale=options.time_scale
+    )
+
+    async def disturb(_: LocalCluster, folder: Path) -> None:
+        await asyncio.sleep(at_s / options.time_scale)
+        mode_path(folder, 0).write_text("orin-64gb-15w")
+
+    found = run(cell, options, seed=0, disturb=disturb)
+    told_s = simulated_delay_s(
+        MIXED, requests, policy=POLICIES[-1], state_age_s=0.05, changes=((at_s, 0, 5.0 / 42.6),)
+    )
+    arrival_s_N = np.array([one.at_s for one in requests])
+    later = arrival_s_N > at_s + 30.0
+    ratio = float(np.nanmean(found.delay_s_N[later]) / told_s[later].mean())
+    console.print({"after 30 s, live / told in the simulator": ratio})
+    return {**found.told(), "after_30_s_over_told": ratio}
+
+
+def killed(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """A node is killed in mid-run and comes back: what was accepted elsewhere all ends."""
+    requests = tuple(
+        replace(one, origin=one.origin % 4)
+        for one in poisson_requests(MIXED, load=0.5, seconds=options.seconds, seed=6)
+    )
+    cell = Cell(
+        devices=MIXED, policy=POLICIES[-1], requests=requests, time_scale=options.time_scale
+    )
+
+    async def disturb(cluster: LocalCluster, _: Path) -> None:
+        await asyncio.sleep(options.seconds / 3 / options.time_scale)
+        cluster.signal_node(4, signal.SIGKILL)
+        cluster.wait_node(4)
+        await asyncio.sleep(options.seconds / 3 / options.time_scale)
+        cluster.start_node(4)
+        async with RestClient(timeout_s=5.0) as client:
+            await cluster.wait_ready(client, 4)
+
+    found = run(cell, options, seed=0, disturb=disturb)
+    console.print({"killed and back, failed": found.failed, "of": len(requests)})
+    return found.told()
+
+
+def table_of(rows: Sequence[dict[str, Any]]) -> Table:
+    """Mean over seeds of every policy at every load, and against the first policy."""
+    table = Table(title="Delay at the client, emulated seconds, mixed power modes")
+    for column in ("load", "policy", "mean", "p99", "against power of two", "live / simulated"):
+        table.add_column(column)
+    for load in LOADS:
+        here = [row for row in rows if row["load"] == load]
+        base = np.mean([row["mean_s"] for row in here if row["policy"] == "power_of_two"])
+        for policy in dict.fromkeys(row["policy"] for row in here):
+            own = [row for row in here if row["policy"] == policy]
+            mean_s = np.mean([row["mean_s"] for row in own])
+            table.add_row(
+                f"{load:g}",
+                policy,
+                f"{mean_s:.2f}",
+                f"{np.mean([row['p99_s'] for row in own]):.1f}",
+                f"{mean_s / base - 1:+.1%}",
+                f"{np.mean([row['live_over_simulated'] for row in own]):.3f}",
+            )
+    return table
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--captions", type=Path, help="Flickr8k file; a small sample without it")
+    parser.add_argument("--parts", default=",".join(PARTS))
+    parser.add_argument("--policies", default=",".join(POLICIES))
+    parser.add_argument("--batch-policies", default=POLICIES[-1])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=1200.0, help="emulated, of a Poisson run")
+    parser.add_argument("--time-scale", type=float, default=20.0, help="at most 20")
+    parser.add_argument("--port", type=int, default=18180)
+    parser.add_argument("--out", type=Path, default=RESULTS / "cluster_delay.json")
+    options = parser.parse_args()
+    if not 1.0 <= options.time_scale <= 20.0:
+        parser.error("--time-scale above 20 would measure this machine, not the emulated devices")
+    return options
+
+
+def main() -> None:
+    """Measures, prints, writes."""
+    options = parse()
+    logging.disable(logging.WARNING)
+    console, parts = Console(width=120), options.parts.split(",")
+    written: dict[str, Any] = {
+        "question": "delay at the client on five emulated Orins, by policy",
+        "time": "seconds of the emulated devices unless a name says wall",
+        "time_scale": options.time_scale,
+        "captions": "a file given by the operator" if options.captions else "the sample",
+        "machine": machine.describe(),
+    }
+    if "poisson" in parts:
+        written["poisson"] = poisson(options, console)
+        console.print(table_of(written["poisson"]))
+        off = [abs(row["live_over_simulated"] - 1) for row in written["poisson"]]
+        written["simulator_agrees"] = bool(max(off) <= AGREEMENT)
+    for part, measure in (("batch", batch), ("throttled", throttled), ("killed", killed)):
+        if part in parts:
+            written[part] = measure(options, console)
+    if "simulated" in parts:
+        written["simulated"] = simulated_matrix((MIXED, EQUAL))
+    options.out.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
+    console.print(f"written: {options.out}")
+
+
+if __name__ == "__main__":
+    main()
