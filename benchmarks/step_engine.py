@@ -33,7 +33,14 @@ from benchmarks.random_sd3 import FULL, MID, pipeline_of, random_parts
 from benchmarks.virtual_time import Request, Served, VirtualRun, cpu_seconds
 from edge_node.clock import SystemClock
 from edge_node.domain import Drawing
-from edge_node.worker import calibration, model_files, peak_memory, sd3_parts, tiny_sd3
+from edge_node.worker import (
+    calibration,
+    memory_guard,
+    model_files,
+    peak_memory,
+    sd3_parts,
+    tiny_sd3,
+)
 from edge_node.worker.denoiser import ModelFacts
 from edge_node.worker.queue_order import Order
 from edge_node.worker.sd3 import Sd3Denoiser, Sd3Options, Sd3Row
@@ -344,6 +351,8 @@ def memory(pair: Pair) -> dict[str, Any]:
     """The most that a drawing takes beside the weights, ours and the pipeline's."""
     cuda = torch.cuda if pair.on_gpu else None
     found: dict[str, Any] = {"weights_bytes": pair.parts.weight_bytes}
+    if not pair.on_gpu:
+        found["resident_before_bytes"] = memory_guard.resident_bytes()
     for name, draw in (("engine", pair.by_engine), ("pipeline", pair.by_pipeline)):
         with peak_memory.PeakBytes(cuda) as peak:
             draw(pair.drawing(1, steps=2))
@@ -351,40 +360,60 @@ def memory(pair: Pair) -> dict[str, Any]:
     return found
 
 
-def on_cpu(*, quick: bool, threads: int) -> dict[str, Any]:
-    """The tiny model and the mid-size one."""
+def previews(pair: Pair, *, rounds: int) -> dict[str, Any]:
+    """What the picture of an unfinished row takes, beside the step that it shows."""
+    row = pair.denoiser.begin(pair.drawing(1, steps=rounds + 1), b"")
+    step_s, preview_s = [], []
+    for _ in range(rounds):
+        step_s.append(pair.timed(lambda: pair.denoiser.step([row])))
+        preview_s.append(pair.timed(lambda: pair.denoiser.picture(row)))
+    step_median_s, preview_median_s = statistics.median(step_s), statistics.median(preview_s)
+    return {
+        "step_s": step_median_s,
+        "preview_s": preview_median_s,
+        "share_of_a_step": preview_median_s / step_median_s,
+    }
+
+
+def replayed_at(pair: Pair, found: dict[str, Any]) -> dict[str, Any]:
+    """`replayed` at the costs that `speed` found."""
+    steps = found["steps"]
+    return replayed(
+        pair,
+        step_s=found["step_s"],
+        pipeline_step_s=found["pipeline_step_s"],
+        fixed_s=max(0.0, found["image_s"] - steps * found["step_s"]),
+        pipeline_fixed_s=max(0.0, found["pipeline_image_s"] - steps * found["pipeline_step_s"]),
+    )
+
+
+def on_cpu(
+    wanted: Sequence[str] | None, known: dict[str, Any], *, quick: bool, threads: int
+) -> dict[str, Any]:
+    """The tiny model and the mid-size one; `known` sections are kept where none is wanted."""
     cpu, float32 = torch.device("cpu"), torch.float32
     files = model_files.find(tiny_sd3.model_folder())
-    tiny = Pair(
-        sd3_parts.load_parts(files, device=cpu, dtype=float32),
-        side_px=64,
-        dtype="float32",
-        threads=threads,
-    )
-    mid = Pair(
-        random_parts(MID, device=cpu, dtype=float32), side_px=512, dtype="float32", threads=threads
-    )
-    parameters = sum(one.numel() for one in mid.parts.transformer.parameters())
-    sections: dict[str, Any] = {"mid_parameters": parameters, "threads": threads}
-    sections["equality_tiny"] = told(equality(tiny, drawings=10 if quick else 100))
-    sections["joining_tiny"] = told(joining(tiny, joins=12))
-    sections["speed_tiny"] = told(speed(tiny, steps=16, rounds=5))
-    sections["poisson_tiny"] = told(poisson(tiny, requests=20 if quick else 150))
-    sections["memory_mid"] = told(memory(mid))
-    sections["speed_mid"] = told(speed(mid, steps=4 if quick else 16, rounds=2 if quick else 5))
-    found = sections["speed_mid"]
-    sections["replayed_mid"] = told(
-        replayed(
-            mid,
-            step_s=found["step_s"],
-            pipeline_step_s=found["pipeline_step_s"],
-            fixed_s=max(0.0, found["image_s"] - found["steps"] * found["step_s"]),
-            pipeline_fixed_s=max(
-                0.0, found["pipeline_image_s"] - found["steps"] * found["pipeline_step_s"]
-            ),
-        )
-    )
-    sections["poisson_mid"] = told(poisson(mid, requests=3 if quick else 12))
+    parts = sd3_parts.load_parts(files, device=cpu, dtype=float32)
+    tiny = Pair(parts, side_px=64, dtype="float32", threads=threads)
+    parts = random_parts(MID, device=cpu, dtype=float32)
+    mid = Pair(parts, side_px=512, dtype="float32", threads=threads)
+    parameters = sum(one.numel() for one in parts.transformer.parameters())
+    sections: dict[str, Any] = {**known, "mid_parameters": parameters, "threads": threads}
+    measures: dict[str, Callable[[], dict[str, Any]]] = {
+        "equality_tiny": lambda: equality(tiny, drawings=10 if quick else 100),
+        "joining_tiny": lambda: joining(tiny, joins=12),
+        "speed_tiny": lambda: speed(tiny, steps=16, rounds=5),
+        "previews_tiny": lambda: previews(tiny, rounds=20),
+        "poisson_tiny": lambda: poisson(tiny, requests=20 if quick else 150),
+        "memory_mid": lambda: memory(mid),
+        "previews_mid": lambda: previews(mid, rounds=4),
+        "speed_mid": lambda: speed(mid, steps=4 if quick else 16, rounds=2 if quick else 5),
+        "replayed_mid": lambda: replayed_at(mid, sections["speed_mid"]),
+        "poisson_mid": lambda: poisson(mid, requests=3 if quick else 12),
+    }
+    for name, measure in measures.items():
+        if wanted is None or name in wanted:
+            sections[name] = told(measure())
     return sections
 
 
@@ -458,6 +487,7 @@ def summary(sections: dict[str, Any]) -> str:
     if "speed_mid" in sections:
         found, queue = sections["speed_mid"], sections["poisson_mid"]
         equal, many = sections["equality_tiny"], sections["replayed_mid"]
+        preview = sections["previews_mid"]
         lines = [
             f"images per second, mid-size, ours / pipeline   {found['images_ratio']:.2f}   (1.12)",
             f"mean delay below the pipeline's, {queue['requests']} requests   "
@@ -467,6 +497,7 @@ def summary(sections: dict[str, Any]) -> str:
             f"{many['reduction']:.0%}   ({many['reduction_95'][0]:.0%} to "
             f"{many['reduction_95'][1]:.0%})",
             f"pixels within 1 of the pipeline's   {equal['pixels_within_1']:.5f}   (0.999)",
+            f"a preview's share of a step   {preview['share_of_a_step']:.2%}   (2 %)",
             f"whole steps that a joining request waited   "
             f"{sections['joining_tiny']['whole_steps_waited']}   (1)",
         ]
@@ -478,23 +509,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="few requests, to try the script")
     parser.add_argument("--full-size", action="store_true", help="SD3-medium, random weights")
+    parser.add_argument("--sections", help="only these, comma-separated; others stay in the file")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--out", type=pathlib.Path, help="result file")
     options = parser.parse_args()
     logging.disable(logging.WARNING)
     torch.set_num_threads(options.threads)
-    name = "step_engine"
+    on_gpu = torch.cuda.is_available()
+    full = f"step_engine_{'gpu' if on_gpu else 'full_size_cpu'}"
+    name = full if options.full_size else "step_engine"
+    out = options.out or RESULTS / f"{name}{'_quick' if options.quick else ''}.json"
     if options.full_size:
-        on_gpu = torch.cuda.is_available()
-        name = "step_engine_gpu" if on_gpu else "step_engine_full_size_cpu"
         sections = full_size_on_gpu() if on_gpu else full_size_on_cpu(threads=options.threads)
         sections["gpu"] = torch.cuda.get_device_name() if on_gpu else "none was to be had"
         told(sections)
     else:
-        sections = on_cpu(quick=options.quick, threads=options.threads)
+        wanted = options.sections.split(",") if options.sections else None
+        known = json.loads(out.read_text(encoding="utf-8")) if wanted and out.exists() else {}
+        sections = on_cpu(wanted, known, quick=options.quick, threads=options.threads)
     print(summary(sections))
-    out = options.out or RESULTS / f"{name}{'_quick' if options.quick else ''}.json"
-    document = {"benchmark": "step_engine", "machine": machine.describe(), **sections}
+    document = {**sections, "benchmark": "step_engine", "machine": machine.describe()}
     out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     print(f"written: {out}")
 
