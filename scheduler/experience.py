@@ -35,3 +35,19 @@ class RecordedDecision:
     steps: int
     observation: Observation
     decision: Decision
+
+
+@dataclass(frozen=True, kw_only=True)
+class PooledDecision:
+    """A decision as a pool numbers it, so that a reader sees what is missing between two.
+
+    Attributes:
+        life: of the pool's writer; later lives sort later.
+        sequence: counts all decisions of that life from 0, those given up before they were
+            written included.
+        recorded: the decision.
+    """
+
+    life: str
+    sequence: int
+    recorded: RecordedDecision

@@ -12,6 +12,10 @@ from typing import Protocol
 from scheduler.observation import FloatArray, Observation
 
 
+class UnknownMembership(ValueError):
+    """A policy's weights are for other candidates than an observation has."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Decision:
     """Where one task goes.

@@ -221,7 +221,7 @@ class LadTs:
                 next_latent=latents[1],
             )
             if (self.pool.size_A > self.config.pool_min).any():
-                learned.append(self._learn())
+                learned.append(self.learn())
         names = ("critic_loss", "actor_loss", "entropy", "alpha")
         means = torch.stack(learned).mean(0).tolist() if learned else []
         return delay_s_N, dict(zip(names, means, strict=False))
@@ -269,8 +269,10 @@ class LadTs:
 
     # Learning.
 
-    def _learn(self) -> Tensor:
+    def learn(self) -> Tensor:
         """One update of every agent whose pool is full enough; returns means of its losses.
+
+        Losses are those of critics and actor, the entropy and the temperature.
 
         differs: Adam counts steps for all agents together, so an agent whose pool fills some
         slots later takes somewhat smaller first steps.

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from scheduler import checkpoint
 from scheduler.checkpoint import Array, CheckpointInfo, InvalidCheckpoint
 from scheduler.features import StateScale, encode
-from scheduler.observation import FloatArray, Observation
-from scheduler.policy import Decision, Outcome, Policy
+from scheduler.observation import BoolArray, FloatArray, Observation
+from scheduler.policy import Decision, Outcome, Policy, UnknownMembership
 
 SingleArray = NDArray[np.float32]
 # Algorithms whose export is this denoiser.
@@ -59,6 +59,9 @@ class LadTsPolicy:
         self._rng = rng
         self._scale = StateScale.from_array(arrays["state_scale"])
         self._softmax = bool(arrays["softmax"])
+        self._start = info.config.get("start", "latent")
+        # Weights of a live node know their servers by name, those of the simulator by number.
+        self.node_ids = tuple(info.scenario.get("node_ids", ()))
         # Python numbers keep single-precision arrays single, and cost less than array elements.
         self._keep, self._take, self._spread = arrays["coefficients"].tolist()
         weight_AHF = arrays["first.weight_AOI"]
@@ -83,18 +86,21 @@ class LadTsPolicy:
 
         Raises:
             ValueError: the observation has another number of candidates than the weights have
-                servers, holds a feature that is not finite, or comes from a station of its own
-                that was not trained.
+                servers, or others than they were trained for (UnknownMembership), holds a feature
+                that is not finite, or comes from a station of its own that was not trained.
         """
         if len(observation.node_ids) != self.servers:
-            raise ValueError(
+            raise UnknownMembership(
                 f"{len(observation.node_ids)} candidates; weights {self.version} are for "
                 f"{self.servers} servers"
             )
+        if self.node_ids and observation.node_ids != self.node_ids:
+            raise UnknownMembership(
+                f"candidates {', '.join(observation.node_ids)}; weights {self.version} are for "
+                f"{', '.join(self.node_ids)}"
+            )
         chance_B = self.chances(observation)
-        open_B = np.where(observation.alive_B, chance_B, 0.0)
-        if not open_B.any():  # the network gives the living no chance at all
-            open_B = observation.alive_B.astype(np.float64)
+        open_B = open_chances(chance_B, observation.alive_B)
         if self._evaluation == "argmax":
             chosen = int(open_B.argmax())
         else:
@@ -117,16 +123,23 @@ class LadTsPolicy:
             observation.load_B,
             self._scale,
         )[0]
-        latent_B = observation.latent_B
-        if latent_B is None:
-            # A uniform latent says nothing; the training's N(0, 1) would be noise of twelve logits.
-            latent_B = np.full(self.servers, 1.0 / self.servers)
-        x0_B = self._denoise(station, state_S, latent_B)
+        x0_B = self._denoise(station, state_S, self._x_I(observation))
         if not np.isfinite(x0_B).all():
             raise ValueError(f"weights {self.version} give {x0_B} for state {state_S}")
         grown_B: FloatArray = np.exp(x0_B.astype(np.float64) - x0_B.max())
         grown_B /= grown_B.sum()
         return grown_B
+
+    def _x_I(self, observation: Observation) -> FloatArray:
+        """Where the chain starts; as in the training."""
+        if self._start == "zero":
+            return np.zeros(self.servers)
+        if self._start == "gaussian":
+            return np.asarray(self._rng.standard_normal(self.servers))
+        if observation.latent_B is None:
+            # A uniform latent says nothing; the training's N(0, 1) would be noise of twelve logits.
+            return np.full(self.servers, 1.0 / self.servers)
+        return observation.latent_B
 
     def _denoise(self, station: int, state_S: SingleArray, latent_B: FloatArray) -> SingleArray:
         """x_0. In place throughout: on arrays this small the calls are the cost."""
@@ -165,6 +178,12 @@ class LadTsPolicy:
         if observation.local is None:
             raise ValueError("the deciding node is no candidate; give the policy a station")
         return observation.local
+
+
+def open_chances(chance_B: FloatArray, alive_B: BoolArray) -> FloatArray:
+    """The chances of the living; equal ones where the network gives them none, (B,)."""
+    open_B: FloatArray = np.where(alive_B, chance_B, 0.0)
+    return open_B if open_B.any() else alive_B.astype(np.float64)
 
 
 def lad_ts(

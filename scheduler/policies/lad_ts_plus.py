@@ -31,6 +31,7 @@ import numpy as np
 
 from scheduler import checkpoint
 from scheduler.observation import FloatArray, Observation, Traffic
+from scheduler.policies.heuristics import DEEP_TASKS
 from scheduler.policy import Decision, Outcome
 
 CONTEXT = (
@@ -211,19 +212,18 @@ class LadTsPlus:
         """
         alive = np.flatnonzero(observation.alive_B & (observation.capacity_B > 0.0))
         if len(alive) == 0:
-            alive = np.flatnonzero(observation.alive_B)
-            return self._decision(observation, int(alive[0]), np.ones(1), alive)
+            choice = int(observation.alive_B.argmax())
+            return self._decision(observation, choice, 1.0, choice)
         cost_B, unit_s = self._cost(observation, alive)
-        if not np.isfinite(cost_B).all():
+        if not math.isfinite(_sum(cost_B)):
             raise ValueError("an observed backlog, capacity or link is not finite")
         if self._temperature == 0.0:
-            probability_B = (np.arange(len(alive)) == cost_B.argmin()).astype(np.float64)
-            chosen = int(cost_B.argmin())
-        else:
-            logits_B = (cost_B.min() - cost_B) / (self._temperature * unit_s)
-            probability_B = np.exp(logits_B)
-            probability_B /= probability_B.sum()
-            chosen = int(self._rng.choice(len(alive), p=probability_B))
+            choice = int(alive[cost_B.argmin()])
+            return self._decision(observation, choice, 1.0, choice)
+        logits_B = (cost_B.min() - cost_B) / (self._temperature * unit_s)
+        probability_B = np.exp(logits_B)
+        probability_B /= probability_B.sum()
+        chosen = int(self._rng.choice(len(alive), p=probability_B))
         return self._decision(observation, int(alive[chosen]), probability_B, alive)
 
     def record(self, outcome: Outcome) -> None:
@@ -247,10 +247,14 @@ class LadTsPlus:
         turn_B = self._turn(observation, alive)
         if self._start == "memory" and observation.latent_B is not None:
             turn_B = turn_B - terms.memory * observation.latent_B[alive]
-        level_B = backlog_B + terms.own * observation.own_B[alive] + terms.ring_work * turn_B
-        cost_B = (level_B + terms.size * observation.work) / capacity_B
+        ahead_B = backlog_B + terms.own * observation.own_B[alive]
+        # Where no server will idle soon, using slow ones early gains nothing (`slow_server_aware`).
+        deep = ahead_B.min() > DEEP_TASKS * observation.work
+        size = max(terms.size, 1.0) if deep else terms.size
+        level_B = ahead_B + terms.ring_work * turn_B
+        cost_B = (level_B + size * observation.work) / capacity_B
         cost_B += observation.link_s_B[alive] + terms.price_B * observation.work
-        return cost_B, traffic.mean_work * servers / float(capacity_B.sum())
+        return cost_B, traffic.mean_work * servers / _sum(capacity_B)
 
     def _turn(self, observation: Observation, alive: np.ndarray) -> FloatArray:
         """How far round the ring from this node each server is, 0..1."""
@@ -262,12 +266,18 @@ class LadTsPlus:
         return turn_B
 
     def _decision(
-        self, observation: Observation, choice: int, probability_B: FloatArray, alive: np.ndarray
+        self,
+        observation: Observation,
+        choice: int,
+        probability_B: FloatArray | float,
+        servers: np.ndarray | int,
     ) -> Decision:
-        latent_B = np.zeros(len(observation.node_ids))
-        if observation.latent_B is not None:
-            latent_B += (1.0 - LATENT_STEP) * observation.latent_B
-        latent_B[alive] += LATENT_STEP * probability_B
+        """`probability_B` is that of the action on `servers`; on the others it is 0."""
+        if observation.latent_B is None:
+            latent_B = np.zeros(len(observation.node_ids))
+        else:
+            latent_B = (1.0 - LATENT_STEP) * observation.latent_B
+        latent_B[servers] += LATENT_STEP * probability_B
         return Decision(
             choice=choice,
             policy=self.name,
@@ -293,9 +303,9 @@ def cost_terms(
     `scheduler.simulator.lad_ts_plus` computes the same, compiled; a test holds them together.
     """
     servers = len(capacity_B)
-    capacity = float(capacity_B.sum())
+    capacity = _sum(capacity_B)
     unit_s = traffic.mean_work * servers / capacity
-    backlog_s = float(backlog_B.sum()) / capacity
+    backlog_s = _sum(backlog_B) / capacity
     load = min(traffic.load, LOAD_MAX)
     unseen = traffic.load * capacity / traffic.mean_work * traffic.report_period_s
     log_backlog = 0.2 * math.log1p(backlog_s / unit_s)
@@ -324,6 +334,11 @@ def cost_terms(
         memory=MEMORY_UNLEARNED * memory,
         price_B=price_B,
     )
+
+
+def _sum(value_B: FloatArray) -> float:
+    """At half the price of the method: on arrays this small the calls are the cost."""
+    return float(np.add.reduce(value_B))
 
 
 def _prices(

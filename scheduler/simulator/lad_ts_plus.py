@@ -16,6 +16,7 @@ from typing import NamedTuple, get_args
 import numpy as np
 from numba import njit
 
+from scheduler.policies.heuristics import DEEP_TASKS
 from scheduler.policies.lad_ts_plus import (
     BEHIND_UNLEARNED,
     LATENT_STEP,
@@ -234,6 +235,12 @@ def _cheapest(
     own, ring_work, size, memory = gain_G[0], gain_G[1], gain_G[2], gain_G[3]
     work, origin, seen_BC = tasks.work_N[task], tasks.origin_N[task], queues.seen_BC
     own_BC, input_mbit = queues.own_SBC[origin], tasks.input_mbit_N[task]
+    deep = True
+    for server in range(len(believed_B)):
+        ahead = max(seen_BC[server, 0] - age_s * believed_B[server], 0.0)
+        ahead += own * own_BC[server, 0]
+        deep = deep and (believed_B[server] <= 0.0 or ahead > DEEP_TASKS * work)
+    size = max(size, 1.0) if deep else size
     best, best_s = -1, np.inf
     for server in range(len(believed_B)):
         if believed_B[server] <= 0.0:

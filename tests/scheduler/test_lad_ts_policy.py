@@ -166,6 +166,18 @@ def test_a_missing_or_foreign_checkpoint_is_named(tmp_path: Path) -> None:
         policy(path)
 
 
+def test_a_chain_starts_live_as_it_did_in_training(tmp_path: Path) -> None:
+    path = trained(tmp_path, noise="none", start="zero")
+    chance_B = policy(path).chances(observe())
+    other_B = policy(path).chances(observe(latent_B=np.array([0.9, 0.1, 0.0, 0.0])))
+    np.testing.assert_array_equal(chance_B, other_B)
+    loaded = checkpoint.load(path, kind="policy")
+    config = loaded.info.config | {"start": "gaussian"}
+    checkpoint.save(path, replace(loaded, info=replace(loaded.info, config=config)))
+    chooser = policy(path)
+    assert (chooser.chances(observe()) != chooser.chances(observe())).any()
+
+
 def test_every_server_number_has_its_own_scale(tmp_path: Path) -> None:
     path = trained(tmp_path, state="normal")
     arrays = checkpoint.load(path, kind="policy").arrays

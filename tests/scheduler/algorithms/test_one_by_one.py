@@ -97,7 +97,7 @@ def test_soft_actor_critics(name: str) -> None:
             give(single.critics[copy], critics, agent * 2 + copy)
             give(single.targets[copy], critics, agent * 2 + copy)
     for _ in range(UPDATES):
-        learner._learn()
+        learner.learn() if isinstance(learner, LadTs) else learner._learn()
         for agent, single in enumerate(singles):
             single.learn(batch_of(fields, agent))
     for agent, single in enumerate(singles):

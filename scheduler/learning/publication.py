@@ -1,0 +1,78 @@
+"""Whether a learner's weights may be published: every check that needs no live cluster.
+
+Owns the list of checks and the words of a refusal. Weights pass when they are finite, have the
+shapes that a node expects, decide on every held-out transition, and are not significantly worse
+there than the published ones (`held_out`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from scheduler import checkpoint
+from scheduler.checkpoint import Checkpoint, InvalidCheckpoint
+from scheduler.learning.held_out import HeldOutCheck, policy_of
+from scheduler.learning.live_learner import LiveLearner
+
+
+class Refused(Exception):
+    """Weights may not be published; the message says why."""
+
+
+def consider(learner: LiveLearner, *, published: Path | None, generation: int) -> Checkpoint:
+    """The learner's weights with the figures of their check.
+
+    Args:
+        learner: with an update made at least.
+        published: checkpoint that decides now, or None.
+        generation: number of the publication; later than any before.
+
+    Raises:
+        Refused: a check failed.
+    """
+    new = learner.checkpoint(generation=generation, metrics={})
+    for name, array in new.arrays.items():
+        if not np.isfinite(array).all():
+            raise Refused(f"{name} is not finite")
+    former = _former(published, new)
+    try:
+        check = learner.check(new, former)
+    except ValueError as problem:
+        raise Refused(str(problem)) from problem
+    if check.worse:
+        raise Refused(
+            f"significantly worse than {check.against}: a decision loses {-check.gain_s:.3g} s "
+            f"(95 %: at least {-check.gain_high_s:.3g}) of {check.mean_delay_s:.3g} s"
+        )
+    return replace(new, info=replace(new.info, metrics=new.info.metrics | figures(check)))
+
+
+def figures(check: HeldOutCheck) -> dict[str, float]:
+    """The check's figures by name, for a checkpoint and an announcement."""
+    return {
+        "held_out_transitions": float(check.transitions),
+        "gain_s": check.gain_s,
+        "gain_low_s": check.gain_low_s,
+        "gain_high_s": check.gain_high_s,
+        "mean_delay_s": check.mean_delay_s,
+    }
+
+
+def version_of(weights: Checkpoint) -> str:
+    """The version that decisions with these weights carry."""
+    return policy_of(weights, seed=0).version
+
+
+def _former(path: Path | None, new: Checkpoint) -> Checkpoint | None:
+    """The published weights, where they are for the same candidates and can be read."""
+    if path is None:
+        return None
+    try:
+        former = checkpoint.load(path, kind="policy")
+    except (InvalidCheckpoint, OSError):
+        return None  # a node cannot load them either
+    same = former.info.scenario.get("node_ids") == new.info.scenario["node_ids"]
+    return former if same else None
