@@ -150,6 +150,13 @@ def _add_train(commands: Commands) -> None:
         "--stages", default="gains,price,reorder", help="of the search for lad_ts_plus"
     )
     parser.add_argument("--seconds", type=float, default=900.0, help="of each such stage")
+    parser.add_argument(
+        "--from-pool", action="store_true", help="train lad_ts from what a node has experienced"
+    )
+    parser.add_argument("--redis-url", help="store of that node, if it runs")
+    parser.add_argument("--data-folder", type=Path, help="or the node's data, if it is stopped")
+    parser.add_argument("--node-id", help="of that node, where a store holds several pools")
+    parser.add_argument("--updates", type=int, help="of all networks; one per slot if not given")
     parser.set_defaults(run=_train)
 
 
@@ -281,6 +288,8 @@ def _replay(options: argparse.Namespace) -> int:
 def _train(options: argparse.Namespace) -> int:
     from rich.console import Console
 
+    if options.from_pool:
+        return _train_from_pool(options)
     if options.policy == "lad_ts_plus":
         from edge_node.console.policy_search import SearchRequest, run_search
 
@@ -309,6 +318,26 @@ def _train(options: argparse.Namespace) -> int:
         tensorboard=not options.no_tensorboard,
     )
     return run_training(request, console=Console())
+
+
+def _train_from_pool(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from edge_node.console.train_from_pool import PoolRequest, train_from_pool
+    from edge_node.errors import InvalidRequest
+
+    if options.policy != "lad_ts":
+        raise InvalidRequest(f"--from-pool trains lad_ts, not {options.policy}.")
+    request = PoolRequest(
+        redis_url=options.redis_url,
+        data_folder=options.data_folder,
+        node_id=options.node_id,
+        updates=options.updates,
+        out=options.out,
+        options=options.option,
+        seed=options.first_seed,
+    )
+    return train_from_pool(request, console=Console())
 
 
 def _simulate(options: argparse.Namespace) -> int:

@@ -83,6 +83,8 @@ class NodeConfig(BaseModel):
     # Least seconds per work unit: devices of unequal speed for demonstrations.
     pace_s: float = Field(default=0.0, ge=0)
     emulated_profile: str = "orin-64gb-maxn"
+    # File that names the profile to become, for experiments with throttling.
+    emulated_mode_file: Path | None = None
     # Emulated devices run this many times faster than the ones they stand for.
     time_scale: float = Field(default=1.0, gt=0, le=1000)
     rows_max: int = Field(default=0, ge=0)
@@ -102,8 +104,32 @@ class NodeConfig(BaseModel):
     # Scheduling.
     policy: str = "slow_server_aware"
     policy_options: dict[str, float | str] = Field(default_factory=dict)
+    # A learned policy decides only while it is not worse than this rule: edge_node/tasks/guard.py.
+    guard_rule: str = "slow_server_aware"
+    # Pins a learned policy: it decides whatever its guard finds. A rule as `policy` has no guard.
+    pin_policy: bool = False
+    # Share by which the learned policy's mean delay may be above the rule's.
+    guard_margin: float = Field(default=0.01, ge=0, allow_inf_nan=False)
+    # Live decisions that a replay compares the two on, and wall seconds of the windows in which
+    # they alternate: several service delays.
+    guard_window_tasks: int = Field(default=2000, ge=100, le=20_000)
+    guard_window_s: float = Field(default=60.0, gt=0, allow_inf_nan=False)
+    # Wall time that the learned policy may take for a decision.
+    decision_budget_s: float = Field(default=0.002, gt=0, allow_inf_nan=False)
     # Seeds the policy's coin; drawn from the machine when not given.
     policy_seed: int | None = None
+    # Of the latent memory: length of a slot (one mean service time as measured when not given),
+    # latents kept per slot, and how long the store keeps them after the last write.
+    slot_s: float | None = Field(default=None, ge=0.001, allow_inf_nan=False)
+    latent_slots_max: int = Field(default=64, gt=0, le=4096)
+    latent_keep_s: float = Field(default=86_400.0, gt=0, allow_inf_nan=False)
+
+    # Decisions and outcomes that the store keeps for learning: some 600 bytes each with 5 nodes.
+    experience_max: int = Field(default=20_000, ge=100)
+    # Learn from them in a process of its own; needs dedgeai[train].
+    learner: bool = False
+    learner_publish_s: float = Field(default=30.0, gt=0, allow_inf_nan=False)
+    learner_memory_bytes_max: int = Field(default=2 * 2**30, ge=2**28)
 
     # Admission.
     tasks_in_flight_max: int = Field(default=2000, gt=0)

@@ -14,6 +14,7 @@ from collections import OrderedDict, defaultdict, deque
 from collections.abc import AsyncGenerator, Coroutine, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from ulid import ULID
@@ -50,9 +51,12 @@ from edge_node.errors import (
 )
 from edge_node.ports import (
     AlreadyAccepted,
+    ExperiencePool,
+    GuardStatus,
     Idempotency,
     Images,
     InitImages,
+    LatentStore,
     Ledger,
     Peers,
     Submission,
@@ -62,10 +66,13 @@ from edge_node.tasks import hosting as hosted
 from edge_node.tasks import lifecycle as life
 from edge_node.tasks.admission import AdmissionLimits, admit
 from edge_node.tasks.cluster_view import ClusterView
+from edge_node.tasks.guard import Guard, reason_word
 from edge_node.tasks.hosting import Hosting
 from edge_node.tasks.lifecycle import Lifecycle, Moment
-from edge_node.tasks.placement import place
+from edge_node.tasks.placement import Placement, place
+from edge_node.tasks.slots import Place, SlotMemory
 from edge_node.telemetry.metrics import NodeMetrics
+from scheduler.experience import RecordedDecision
 from scheduler.policy import Outcome, Policy
 
 log = logging.getLogger(__name__)
@@ -108,18 +115,26 @@ class Dispatcher:
         hosting: Hosting,
         view: ClusterView,
         policy: Policy,
+        memory: SlotMemory,
         ledger: Ledger,
         images: Images,
         init_images: InitImages,
         worker: Worker,
         metrics: NodeMetrics,
         clock: Clock,
+        latent_store: LatentStore | None = None,
+        pool: ExperiencePool | None = None,
     ) -> None:
         self._settings = settings
         self._lifecycle = lifecycle
         self._hosting = hosting
         self._view = view
         self._policy = policy
+        self._memory = memory
+        self._latent_store = latent_store
+        self._pool = pool
+        # Kinds of failure that were logged; a failing policy fails for every task.
+        self._policy_failures: set[str] = set()
         self._ledger = ledger
         self._images = images
         self._init_images = init_images
@@ -131,6 +146,7 @@ class Dispatcher:
         self._applying = False
         self._draining = False
         self._sequence = 0
+        self._changed_s = 0.0
         self._worker_doubted_until_s = 0.0
         self._described = WorkerDescription(state="loading")
         self._shown: tuple[bool, str, float] = (False, "", 0.0)
@@ -181,6 +197,10 @@ class Dispatcher:
     def in_flight(self) -> int:
         """Tasks accepted here and not final."""
         return self._lifecycle.in_flight
+
+    def guard_status(self) -> GuardStatus | None:
+        """Who decides placements and why; None where a rule is wanted, which needs no guard."""
+        return self._policy.status() if isinstance(self._policy, Guard) else None
 
     @property
     def draining(self) -> bool:
@@ -312,6 +332,7 @@ class Dispatcher:
     def own_state(self) -> NodeState:
         """This node's queue state, as it is now."""
         described = self._described
+        now_s = self._clock.now_s()
         return NodeState(
             node_id=self._settings.node_id,
             incarnation=self._settings.incarnation,
@@ -328,6 +349,9 @@ class Dispatcher:
             grpc_address=self._settings.grpc_address,
             device=described.device,
             emulated_device=described.emulated_device,
+            accepted_work_s=self._view.accepted_work_s(now_s=now_s),
+            changed_s=self._changed_s,
+            sent_s=now_s,
         )
 
     def peer_state_received(self, state: NodeState) -> None:
@@ -431,6 +455,7 @@ class Dispatcher:
             case life.JournalTasks(tasks=tasks):
                 self._ledger.journal_accepted(tasks, job_id=tasks[0].job_id)
             case life.AnswerAccepted(task_ids=task_ids):
+                self._count_accepted(task_ids)
                 self._answer(task_ids[0], None)
             case life.AnswerRefused(task_ids=task_ids):
                 self._answer(task_ids[0], self._refusals.pop(task_ids[0]))
@@ -497,23 +522,33 @@ class Dispatcher:
         else:
             waiting.set_result(answer)
 
+    def _count_accepted(self, task_ids: Sequence[TaskId]) -> None:
+        now_s = self._clock.now_s()
+        for task_id in task_ids:
+            record = self._lifecycle.record(task_id)
+            if record is not None:
+                self._view.task_accepted(record.task.work, now_s=now_s)
+
     def _place(self, wanted: life.PlaceTask) -> None:
         task, attempt = wanted.task, wanted.attempt
-        self._view.state_received(self.own_state(), now_s=self._clock.now_s())
         start_s = self._clock.now_s()
+        self._view.state_received(self.own_state(), now_s=start_s)
+        self._let_slot_pass(start_s)
+        nth = self._memory.place()
         placement = place(
             task,
             avoided=wanted.avoided,
             view=self._view,
             policy=self._policy,
             now_s=start_s,
+            recall=lambda node_ids: self._memory.recall(nth, node_ids),
         )
         if placement is None:
             self._apply(life.PlacementImpossible(task_id=task.id, attempt=attempt))
             return
-        self._metrics.decided(
-            policy=placement.decision.policy, seconds=self._clock.now_s() - start_s
-        )
+        self._memory.decided(nth, placement.observation.node_ids, placement.decision)
+        seconds = self._clock.now_s() - start_s
+        self._note_decision(wanted, placement, nth, seconds=seconds)
         self._apply(
             life.PlacementMade(
                 task_id=task.id,
@@ -525,6 +560,49 @@ class Dispatcher:
                 eta_s=placement.eta_s,
             )
         )
+
+    def _note_decision(
+        self, wanted: life.PlaceTask, placement: Placement, nth: Place, *, seconds: float
+    ) -> None:
+        """Everything about a decision that the task does not wait for."""
+        seen, decision = placement.observation, placement.decision
+        failure = placement.policy_failure
+        if failure is not None and type(failure).__name__ not in self._policy_failures:
+            self._policy_failures.add(type(failure).__name__)
+            log.error("the policy failed; %s decides", decision.policy, exc_info=failure)
+        self._metrics.decided(
+            policy=decision.policy,
+            seconds=seconds,
+            staleness_s=float(seen.staleness_s_B[seen.alive_B].max()),
+            reason=reason_word(decision.reason),
+        )
+        if decision.latent_B is not None:
+            self._metrics.latent_read(found=seen.latent_B is not None)
+        recorded = RecordedDecision(
+            decision_id=f"{wanted.task.id}/{wanted.attempt}",
+            node_id=self._settings.node_id,
+            decided_unix_s=self._clock.unix_s(),
+            slot=nth.slot,
+            index_in_slot=nth.index,
+            steps=wanted.task.drawing.denoising_steps,
+            observation=seen,
+            decision=decision,
+        )
+        if isinstance(self._policy, Guard):
+            self._policy.note_decision(recorded)
+        if self._pool is not None:
+            self._pool.note_decision(recorded)
+
+    def _let_slot_pass(self, now_s: float) -> None:
+        """Begins a new slot when it is time, and hands what the last one left to the store."""
+        former = self._memory.slot
+        service_s = partial(self._view.service_s, now_s=now_s)
+        left_latents = self._memory.advance(now_s=now_s, service_s=service_s)
+        self._metrics.slots_passed(self._memory.slot - former)
+        if left_latents and self._latent_store is not None:
+            snapshot = self._memory.snapshot(self._moment())
+            if snapshot is not None:
+                self._latent_store.note(snapshot)
 
     def _start_attempt(self, executor: NodeId, offload: Offload) -> None:
         if executor == self._settings.node_id:
@@ -554,14 +632,20 @@ class Dispatcher:
         failure = AttemptFailed(
             code="peer_unreachable", message=f"node {executor} cannot be reached", retryable=True
         )
-        ended = False
+        ended = answered = False
         if peer is not None:
             try:
-                following = peer.offload(
-                    offload, init_image=await self._init_image_of(offload.drawing)
-                )
+                init_image = await self._init_image_of(offload.drawing)
+                bits = 8 * len(init_image)
+                following = peer.offload(offload, init_image=init_image)
+                del init_image  # the call holds it
+                start_s = self._clock.now_s()
                 async with aclosing(following) as reports:
                     async for report in reports:
+                        if not answered and not isinstance(report, AttemptFailed):
+                            answered = True
+                            seconds = self._clock.now_s() - start_s
+                            self._view.offload_answered(executor, input_bits=bits, seconds=seconds)
                         ended = isinstance(report, AttemptFinished | AttemptFailed)
                         self._attempt_reported(executor, offload, report)
             except InitImageGone as error:
@@ -664,13 +748,14 @@ class Dispatcher:
             compute_s=record.compute_s,
         )
         if record.status is not TaskStatus.CANCELLED:
-            self._policy.record(
-                Outcome(
-                    decision_id=f"{record.task.id}/{record.attempt}",
-                    service_delay_s=delay_s if completed else FAILURE_PENALTY_S,
-                    completed=completed,
-                )
+            outcome = Outcome(
+                decision_id=f"{record.task.id}/{record.attempt}",
+                service_delay_s=delay_s if completed else FAILURE_PENALTY_S,
+                completed=completed,
             )
+            self._policy.record(outcome)
+            if self._pool is not None:
+                self._pool.note_outcome(outcome)
 
     # Time and state.
 
@@ -687,6 +772,7 @@ class Dispatcher:
                 self._apply(life.PeerFailed(node_id=lost))
             self._alive = alive
             self._apply(life.ClockAdvanced())
+            self._let_slot_pass(now_s)
             if now_s >= renewal_due_s:
                 renewal_due_s = now_s + settings.lease_s / LEASE_RENEWALS
                 self._apply(hosted.HeartbeatDue())
@@ -700,6 +786,10 @@ class Dispatcher:
         views = self._view.views(now_s=self._clock.now_s())
         others = [v for v in views if v.state.node_id != self._settings.node_id]
         own = self.own_state()
+        guard = self.guard_status()
+        if guard is not None:
+            worse = None if guard.verdict is None else guard.verdict.worse
+            self._metrics.guarded(learned_share=guard.learned_share, worse=worse)
         self._metrics.state_observed(
             backlog=own.backlog,
             capacity=own.capacity,
@@ -712,6 +802,7 @@ class Dispatcher:
 
     def _state_changed(self) -> None:
         self._sequence += 1
+        self._changed_s = self._clock.now_s()
         fingerprint = self._described.model_fingerprint
         self._shown = (self._accepting(), fingerprint, self._capacity())
         self._view.state_received(self.own_state(), now_s=self._clock.now_s())

@@ -351,6 +351,9 @@ class NodeState:
         capacity: work units per second, measured.
         accepting: the worker is ready and the node is not draining.
         dispatches_seen: per origin (incarnation, last dispatch) that the backlog includes.
+        accepted_work_s: work units that the node accepted per second as an origin, lately.
+        changed_s, sent_s: readings of the node's clock when the sequence last grew and when this
+            was sent; only differences mean anything elsewhere.
     """
 
     node_id: NodeId
@@ -368,3 +371,6 @@ class NodeState:
     grpc_address: str = ""
     device: str = ""
     emulated_device: str = ""
+    accepted_work_s: float = 0.0
+    changed_s: float = 0.0
+    sent_s: float = 0.0

@@ -181,6 +181,7 @@ class FrontDesk:
             own=self._dispatcher.own_state(),
             peers=tuple(peers),
             tasks_in_flight=self._dispatcher.in_flight,
+            guard=self._dispatcher.guard_status(),
         )
 
     def readiness(self) -> tuple[str, ...]:

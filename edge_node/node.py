@@ -14,6 +14,7 @@ import importlib.metadata
 import logging
 import signal
 import socket
+import sys
 import tempfile
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
@@ -24,28 +25,41 @@ import uvicorn
 
 from edge_node.api.app import create_app
 from edge_node.api.uploads import UploadLimits
-from edge_node.clock import SystemClock
+from edge_node.clock import Clock, SystemClock
 from edge_node.config import NodeConfig
 from edge_node.dispatcher import Dispatcher, DispatcherSettings
 from edge_node.domain import NodeId
 from edge_node.errors import InvalidRequest, StoreUnavailable
 from edge_node.front_desk import FrontDesk, FrontDeskSettings
+from edge_node.guard_feed import GuardFeed
 from edge_node.peering.membership import Membership
 from edge_node.peering.server import NodeServicer, PeerServer
 from edge_node.socket_path import SOCKET_PATH_BYTES_MAX
-from edge_node.store.connection import StoreSettings
+from edge_node.store.connection import StoreConnection, StoreSettings
 from edge_node.store.embedded_valkey import valkey_command, wait_until_ready
+from edge_node.store.experience_pool import ExperiencePool, PoolSettings
 from edge_node.store.image_files import ImageFiles
 from edge_node.store.init_images import InitImages
+from edge_node.store.latent_memory import LatentMemory, LatentMemorySettings
 from edge_node.store.task_ledger import LedgerSettings, TaskLedger
-from edge_node.supervision.child_process import Backoff, ChildCommand, ChildProcess, supervise
+from edge_node.supervision.child_process import (
+    Backoff,
+    ChildCommand,
+    ChildExit,
+    ChildProcess,
+    supervise,
+)
 from edge_node.supervision.worker_process import WorkerProcess, WorkerSettings, worker_command
 from edge_node.tasks.admission import AdmissionLimits
 from edge_node.tasks.cluster_view import ClusterView, ClusterViewLimits
+from edge_node.tasks.guard import Guard, GuardSettings
 from edge_node.tasks.hosting import Hosting, HostingLimits
-from edge_node.tasks.lifecycle import Lifecycle, LifecycleLimits
+from edge_node.tasks.lifecycle import Lifecycle, LifecycleLimits, Moment
+from edge_node.tasks.slots import SlotMemory, SlotSettings
 from edge_node.telemetry.metrics import NodeMetrics
+from scheduler.policy import Policy
 from scheduler.registry import create
+from scheduler.verdict import configured_version
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +68,13 @@ HOUSEKEEPING_S = 60.0
 EXPIRED_TASKS_MAX = 1000
 STOP_GRACE_S = 1.0
 FLUSH_S_MAX = 5.0
+# Policies that decide with weights; a guard stands beside each.
+LEARNED_POLICIES = frozenset({"lad_ts", "lad_ts_plus"})
+# Weights that ship and were measured against the rules: docs/scheduling.md. LAD-TS as published
+# loses to a coin there, so it has to convince its guard first.
+VALIDATED = frozenset({configured_version("lad_ts_plus", {})})
+# How long a failure of the learned policy stands where no slot is configured.
+GUARD_SLOT_S = 1.0
 
 
 async def run_node(config: NodeConfig) -> int:
@@ -89,13 +110,15 @@ class _Node:
             keep_s_max=max(config.deadline_s_max, config.deadline_s_default),
             clock=self._clock,
         )
+        self._policy = policy_of(config, clock=self._clock)
         self._worker_starts = 1
         # The worker is built before the dispatcher that listens to it.
         self._worker_changed: Callable[[], None] = lambda: None
 
     async def run(self, stopping: asyncio.Event) -> None:
         self._stack.enter_context(sole_owner(self._folder))
-        ledger = await self._start_store()
+        store_url = self._config.redis_url or await self._start_embedded_store()
+        ledger = await self._start_ledger(store_url)
         images = ImageFiles(
             self._folder / "images",
             bytes_max=self._config.image_bytes_total_max,
@@ -110,9 +133,18 @@ class _Node:
         view = ClusterView(
             own_id=NodeId(self._config.node_id),
             incarnation=incarnation,
-            limits=ClusterViewLimits(suspect_s=self._config.suspect_s),
+            limits=ClusterViewLimits(
+                suspect_s=self._config.suspect_s, heartbeat_s=self._config.heartbeat_s
+            ),
+            began_s=self._clock.now_s(),
         )
-        dispatcher = self._dispatcher(ledger, images, worker, view, incarnation)
+        memory = self._memory()
+        latents = await self._start_latents(store_url, memory)
+        await self._start_guard_feed(store_url)
+        pool = await self._start_pool(store_url)
+        dispatcher = self._dispatcher(
+            ledger, images, worker, view, incarnation, memory=memory, latents=latents, pool=pool
+        )
         self._worker_changed = lambda: self._tell_worker_changed(worker, dispatcher)
         await worker.start()
         self._stack.push_async_callback(worker.stop)
@@ -133,10 +165,7 @@ class _Node:
 
     # The parts.
 
-    async def _start_store(self) -> TaskLedger:
-        url = self._config.redis_url
-        if url is None:
-            url = await self._start_embedded_store()
+    async def _start_ledger(self, url: str) -> TaskLedger:
         ledger = TaskLedger(
             LedgerSettings(
                 store=StoreSettings(url=url),
@@ -160,6 +189,84 @@ class _Node:
             async with asyncio.timeout(FLUSH_S_MAX):
                 await ledger.flush()
         await ledger.close()
+
+    def _memory(self) -> SlotMemory:
+        settings = SlotSettings(
+            slot_s=self._config.slot_s, latents_max=self._config.latent_slots_max
+        )
+        return SlotMemory(settings, now_s=self._clock.now_s())
+
+    async def _start_latents(self, url: str, memory: SlotMemory) -> LatentMemory:
+        latents = LatentMemory(
+            latent_memory_settings(self._config, url),
+            on_behind_changed=self._metrics.latent_memory_changed,
+        )
+        await latents.connect()
+        self._stack.push_async_callback(self._close_latents, latents, memory)
+        # Latents are worth less than a start: without the store's, decisions begin cold.
+        with contextlib.suppress(StoreUnavailable):
+            snapshot = await latents.read()
+            if snapshot is not None:
+                memory.restore(snapshot, self._moment())
+        return latents
+
+    async def _start_guard_feed(self, url: str) -> None:
+        if not isinstance(self._policy, Guard):
+            return
+        connection = StoreConnection(StoreSettings(url=url, connections_max=2))
+        await connection.start()
+        self._stack.push_async_callback(connection.close)
+        feed = GuardFeed(
+            self._policy,
+            connection,
+            node_id=self._config.node_id,
+            takes_weights=takes_published_weights(self._config),
+            rng=np.random.default_rng(self._config.policy_seed),
+        )
+        self._background(feed.run())
+
+    async def _start_pool(self, url: str) -> ExperiencePool:
+        settings = PoolSettings(
+            store=StoreSettings(url=url, connections_max=2),
+            node_id=self._config.node_id,
+            entries_max=self._config.experience_max,
+        )
+        pool = ExperiencePool(settings, clock=self._clock)
+        await pool.start()
+        self._stack.push_async_callback(self._close_pool, pool)
+        if self._config.learner:
+            child = ChildProcess(learner_command(self._config, url))
+            self._background(self._keep_learner(child))
+        return pool
+
+    async def _close_pool(self, pool: ExperiencePool) -> None:
+        with contextlib.suppress(TimeoutError, StoreUnavailable):
+            async with asyncio.timeout(FLUSH_S_MAX):
+                await pool.flush()
+        await pool.close()
+
+    async def _keep_learner(self, child: ChildProcess) -> None:
+        async def started(pid: int) -> None:
+            log.info("learner runs as process %d", pid)
+
+        async def exited(ended: ChildExit) -> None:
+            log.warning("learner ended with code %d: %s", ended.code, " | ".join(ended.last_lines))
+
+        # A learner that cannot work here is tried again seldom, and nothing waits for it.
+        backoff = Backoff(first_s=1.0, max_s=300.0, healthy_s=60.0)
+        await supervise(child, backoff=backoff, on_started=started, on_exited=exited)
+
+    async def _close_latents(self, latents: LatentMemory, memory: SlotMemory) -> None:
+        snapshot = memory.snapshot(self._moment())
+        if snapshot is not None:
+            latents.note(snapshot)
+        with contextlib.suppress(TimeoutError, StoreUnavailable):
+            async with asyncio.timeout(FLUSH_S_MAX):
+                await latents.flush()
+        await latents.close()
+
+    def _moment(self) -> Moment:
+        return Moment(now_s=self._clock.now_s(), unix_s=self._clock.unix_s())
 
     async def _start_embedded_store(self) -> str:
         path = self._sockets / "store.sock"
@@ -208,16 +315,12 @@ class _Node:
         worker: WorkerProcess,
         view: ClusterView,
         incarnation: int,
+        *,
+        memory: SlotMemory,
+        latents: LatentMemory,
+        pool: ExperiencePool,
     ) -> Dispatcher:
         config = self._config
-        try:
-            policy = create(
-                config.policy,
-                rng=np.random.default_rng(config.policy_seed),
-                **config.policy_options,
-            )
-        except ValueError as error:
-            raise InvalidRequest(f"{error}.", param="policy") from None
         return Dispatcher(
             dispatcher_settings(config, incarnation),
             lifecycle=Lifecycle(
@@ -225,7 +328,10 @@ class _Node:
             ),
             hosting=Hosting(HostingLimits(hosted_max=config.hosted_tasks_max)),
             view=view,
-            policy=policy,
+            policy=self._policy,
+            memory=memory,
+            latent_store=latents,
+            pool=pool,
             ledger=ledger,
             images=images,
             init_images=self._init_images,
@@ -354,6 +460,8 @@ def worker_options(config: NodeConfig) -> list[str]:
     if config.engine == "emulated":
         options += ["--emulated-profile", config.emulated_profile]
         options += ["--time-scale", str(config.time_scale)]
+        if config.emulated_mode_file:
+            options += ["--emulated-mode-file", str(config.emulated_mode_file)]
     else:
         options += [*model_options(config), "--pace", str(config.pace_s)]
     if config.torch_threads:
@@ -398,6 +506,88 @@ def model_options(config: NodeConfig) -> list[str]:
     return options
 
 
+def policy_of(config: NodeConfig, *, clock: Clock) -> Policy:
+    """The policy that the operator wants, under guard if it is a learned one.
+
+    Raises:
+        InvalidRequest: it, its options or the guard's rule cannot be had.
+    """
+    rng = np.random.default_rng(config.policy_seed)
+    try:
+        policy = create(config.policy, rng=rng, **config.policy_options)
+    except ValueError as error:
+        raise InvalidRequest(f"{error}.", param="policy") from None
+    if config.policy not in LEARNED_POLICIES:
+        return policy
+    if config.guard_rule in LEARNED_POLICIES:
+        raise InvalidRequest(
+            f"guard_rule {config.guard_rule} is learned; name a rule.", param="guard_rule"
+        )
+    try:
+        rule = create(config.guard_rule, rng=rng)
+    except ValueError as error:
+        raise InvalidRequest(f"{error}.", param="guard_rule") from None
+    return Guard(
+        guard_settings(config),
+        learned=policy,
+        version=configured_version(config.policy, config.policy_options),
+        rule=rule,
+        clock=clock,
+    )
+
+
+def guard_settings(config: NodeConfig) -> GuardSettings:
+    """What the guard takes from the configuration."""
+    return GuardSettings(
+        wanted=config.policy,
+        rule=config.guard_rule,
+        pinned=config.pin_policy,
+        margin=config.guard_margin,
+        decision_budget_s=config.decision_budget_s,
+        slot_s=config.slot_s or GUARD_SLOT_S,
+        window_s=config.guard_window_s,
+        window_tasks=config.guard_window_tasks,
+        trusted_versions=VALIDATED,
+    )
+
+
+def learner_command(config: NodeConfig, store_url: str) -> ChildCommand:
+    """Command that spawns the learner that `config` asks for."""
+    folder = config.data_folder.resolve()
+    return ChildCommand(
+        name="learner",
+        arguments=(
+            *(sys.executable, "-m", "edge_node.learner"),
+            *("--store", store_url, "--node-id", config.node_id),
+            *("--out", str(folder / "learned")),
+            *("--publish-every", str(config.learner_publish_s)),
+            *("--memory-max", str(config.learner_memory_bytes_max)),
+            *("--outcome-wait", str(config.deadline_s_max + config.lease_s)),
+            *judge_options(config),
+        ),
+        pid_path=folder / "run" / "learner.pid",
+        log_path=folder / "run" / "learner.log",
+    )
+
+
+def judge_options(config: NodeConfig) -> list[str]:
+    """What the learner shall replay for the guard; nothing where there is no guard."""
+    if config.policy not in LEARNED_POLICIES:
+        return []
+    options = ["--judge", config.policy, "--judge-rule", config.guard_rule]
+    options += ["--judge-window", str(config.guard_window_tasks)]
+    for key, value in config.policy_options.items():
+        options += ["--judge-option", f"{key}={value}"]
+    if takes_published_weights(config):
+        options.append("--judge-published")
+    return options
+
+
+def takes_published_weights(config: NodeConfig) -> bool:
+    """Whether what this node's learner publishes replaces the weights it started with."""
+    return config.policy == "lad_ts" and not config.policy_options
+
+
 def dispatcher_settings(config: NodeConfig, incarnation: int) -> DispatcherSettings:
     """What the dispatcher takes from the configuration."""
     return DispatcherSettings(
@@ -412,6 +602,16 @@ def dispatcher_settings(config: NodeConfig, incarnation: int) -> DispatcherSetti
         tick_s=config.tick_s,
         heartbeat_s=config.heartbeat_s,
         lease_s=config.lease_s,
+    )
+
+
+def latent_memory_settings(config: NodeConfig, store_url: str) -> LatentMemorySettings:
+    """What the latent memory takes from the configuration."""
+    return LatentMemorySettings(
+        store=StoreSettings(url=store_url, connections_max=2),
+        key_prefix=f"dedgeai:{config.node_id}:latents:",
+        latents_max=config.latent_slots_max,
+        keep_s=config.latent_keep_s,
     )
 
 

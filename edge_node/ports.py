@@ -24,6 +24,9 @@ from edge_node.domain import (
     WorkerDescription,
     WorkerLoad,
 )
+from scheduler.experience import RecordedDecision
+from scheduler.policy import Outcome
+from scheduler.verdict import ReplayVerdict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,6 +203,51 @@ class Peers(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
+class LatentSnapshot:
+    """X_b[n] of one node as it is written down: tasks.slots makes and takes it.
+
+    Attributes:
+        node_ids: the candidates, in the order of a latent's values.
+        version: of the weights that left the latents.
+        slot: number of the slot at hand.
+        slot_s: how long it lasts.
+        began_unix_s: when it began.
+        decided: decisions made in it.
+        latents: by n, float32 bytes in the machine's order, of slots that are over.
+        open_latents: by n, of the slot at hand; they are read from the next one on.
+    """
+
+    node_ids: tuple[str, ...]
+    version: str
+    slot: int
+    slot_s: float
+    began_unix_s: float
+    decided: int
+    latents: dict[int, bytes]
+    open_latents: dict[int, bytes]
+
+
+class LatentStore(Protocol):
+    """Where X_b[n] outlives the node: store.latent_memory."""
+
+    def note(self, snapshot: LatentSnapshot) -> None:
+        """Writes it without waiting; a later one replaces what was not written yet."""
+        ...
+
+
+class ExperiencePool(Protocol):
+    """What the learner reads: store.experience_pool. Neither method waits or raises."""
+
+    def note_decision(self, recorded: RecordedDecision) -> None:
+        """Takes a decision that was just made."""
+        ...
+
+    def note_outcome(self, outcome: Outcome) -> None:
+        """Takes what became of an earlier decision, joined by its id."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
 class DrawingLimits:
     """What may be asked for, and what is taken where nothing is said."""
 
@@ -240,12 +288,54 @@ class PeerView:
     link_s: float
 
 
+# Below this share of learned decisions a run is the rule's as much as the learned policy's.
+LEARNED_SHARE_MIN = 0.9
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuardStatus:
+    """Who decides placements, and why: tasks.guard.
+
+    Attributes:
+        wanted: the policy that the operator asked for.
+        deciding: the policy whose turn it is.
+        reason: why it is not the wanted one; empty if it is.
+        version: of the learned weights; None before there are any.
+        pinned: as configured.
+        decisions: since the node started.
+        learned_share: of the last `window_tasks` decisions; None before the first.
+        learned_share_total: of all decisions.
+        verdict: the last replay of this version.
+        live_cycles, live_worse: how often learned policy and rule were compared in turn on live
+            tasks, and by which share the learned one's delay was above; None before the first.
+    """
+
+    wanted: str
+    deciding: str
+    reason: str
+    version: str | None
+    pinned: bool
+    decisions: int
+    learned_share: float | None
+    learned_share_total: float | None
+    verdict: ReplayVerdict | None
+    live_cycles: int
+    live_worse: float | None
+
+    @property
+    def counts_as_learned(self) -> bool:
+        """Whether results so far may be reported under the learned policy's name."""
+        total = self.learned_share_total
+        return total is not None and total >= LEARNED_SHARE_MIN
+
+
 @dataclass(frozen=True, kw_only=True)
 class ClusterSnapshot:
-    """The cluster as one node sees it."""
+    """The cluster as one node sees it; `guard` only where a learned policy is wanted."""
 
     node_id: NodeId
     policy: str
     own: NodeState
     peers: tuple[PeerView, ...]
     tasks_in_flight: int
+    guard: GuardStatus | None = None

@@ -29,13 +29,16 @@ from edge_node.domain import (
     WorkerDescription,
 )
 from edge_node.errors import AdmissionRefused, InitImagesFull
-from edge_node.ports import Appended
+from edge_node.ports import Appended, LatentSnapshot
 from edge_node.store.init_images import InitImages
 from edge_node.tasks.admission import AdmissionLimits
 from edge_node.tasks.cluster_view import ClusterView
 from edge_node.tasks.hosting import Hosting, HostingLimits
 from edge_node.tasks.lifecycle import Lifecycle, LifecycleLimits
+from edge_node.tasks.slots import SlotMemory, SlotSettings
 from edge_node.telemetry.metrics import NodeMetrics
+from scheduler.experience import RecordedDecision
+from scheduler.policy import Outcome
 from scheduler.registry import create
 
 OWN, PEER = NodeId("own"), NodeId("peer")
@@ -118,12 +121,35 @@ class Device:
         pass
 
 
+class Pool:
+    """Remembers what a learner would read."""
+
+    def __init__(self) -> None:
+        self.decisions: list[RecordedDecision] = []
+        self.outcomes: list[Outcome] = []
+
+    def note_decision(self, recorded: RecordedDecision) -> None:
+        self.decisions.append(recorded)
+
+    def note_outcome(self, outcome: Outcome) -> None:
+        self.outcomes.append(outcome)
+
+
+class Snapshots(list[LatentSnapshot]):
+    """A store of latents that only counts what it is given."""
+
+    def note(self, snapshot: LatentSnapshot) -> None:
+        self.append(snapshot)
+
+
 class Node:
     """A dispatcher between an own worker and one peer, with `policy` to choose."""
 
     def __init__(self, folder: Path, *, policy: str = "local", bytes_max: int = 1000) -> None:
         clock = SystemClock()
         self.own_device, self.peer = Device(), Device()
+        self.pool, self.snapshots = Pool(), Snapshots()
+        self.metrics = NodeMetrics()
         self.init_images = InitImages(folder, bytes_max=bytes_max, keep_s_max=1000.0, clock=clock)
         stores: Any = Stores()
         self.dispatcher = Dispatcher(
@@ -142,12 +168,15 @@ class Node:
             hosting=Hosting(HostingLimits()),
             view=ClusterView(own_id=OWN, incarnation=1),
             policy=create(policy, rng=np.random.default_rng(1)),
+            memory=SlotMemory(SlotSettings(), now_s=clock.now_s()),
             ledger=stores,
             images=stores,
             init_images=self.init_images,
             worker=self.own_device,
-            metrics=NodeMetrics(),
+            metrics=self.metrics,
             clock=clock,
+            latent_store=self.snapshots,
+            pool=self.pool,
         )
 
     async def start(self, recovered: Sequence[Task] = ()) -> None:
@@ -310,3 +339,57 @@ def test_what_an_executor_cannot_keep_or_find_may_be_drawn_elsewhere(tmp_path: P
         assert node.own_device.asked == []
 
     run(node, story)
+
+
+def test_decisions_and_outcomes_are_for_the_pool_and_latents_for_the_store(tmp_path: Path) -> None:
+    node = Node(tmp_path, policy="lad_ts_plus")
+
+    async def story() -> None:
+        await node.start()
+        first = await node.submit()
+        await node.ended(first)
+        # The slot ends by itself: nobody has to decide again for the latents to be written.
+        while not node.snapshots:
+            await asyncio.sleep(0.01)
+        second = await node.submit()
+        await node.ended(second)
+        while len(node.pool.outcomes) < 2:
+            await asyncio.sleep(0.01)
+        cold, warm = node.pool.decisions
+        assert (cold.decision_id, cold.steps, cold.index_in_slot) == (f"{first}/1", 2, 0)
+        assert cold.observation.latent_B is None
+        assert warm.slot > cold.slot
+        kept = np.frombuffer(node.snapshots[0].latents[0], np.float32)
+        assert warm.observation.latent_B is not None
+        assert warm.observation.latent_B.tolist() == kept.tolist()
+        assert kept.tolist() == pytest.approx(cold.decision.latent_B)
+        assert [o.decision_id for o in node.pool.outcomes] == [f"{first}/1", f"{second}/1"]
+        assert all(outcome.completed for outcome in node.pool.outcomes)
+        assert warm.observation.traffic is not None
+        assert warm.observation.traffic.mean_work == pytest.approx(warm.observation.work)
+        shown = node.metrics.render().decode()
+        assert 'dedgeai_latent_reads_total{found="no"} 1.0' in shown
+        assert 'dedgeai_latent_reads_total{found="yes"} 1.0' in shown
+
+    run(node, story)
+
+
+def test_a_failing_policy_is_logged_once_and_costs_no_task(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = Node(tmp_path, policy="lad_ts_plus")
+
+    def fail(observation: object) -> None:
+        raise RuntimeError("out of weights")
+
+    monkeypatch.setattr(node.dispatcher._policy, "decide", fail)
+
+    async def story() -> None:
+        await node.start()
+        for _ in range(2):
+            record = await node.ended(await node.submit())
+            assert (record.status.value, record.policy) == ("completed", "slow_server_aware")
+
+    run(node, story)
+    assert [d.decision.reason for d in node.pool.decisions] == ["error", "error"]
+    assert len([r for r in caplog.records if "the policy failed" in r.message]) == 1

@@ -18,14 +18,17 @@ ALLOWED = {
     "edge_node.errors": set(),
     "edge_node.clock": set(),
     "edge_node.config": {"errors"},
-    "edge_node.ports": {"domain"},
+    "edge_node.ports": {"domain", "scheduler"},
     "edge_node.socket_path": set(),
     "edge_node.tasks": PURE | {"tasks", "scheduler"},
     "edge_node.telemetry": PURE | {"telemetry"},
-    "edge_node.store": PURE | {"store"},
+    "edge_node.store": PURE | {"store", "scheduler"},
     "edge_node.supervision": PURE | {"supervision", "peering.codec"},
     "edge_node.dispatcher": PURE | {"tasks", "telemetry", "scheduler"},
     "edge_node.front_desk": PURE | {"tasks", "dispatcher"},
+    "edge_node.guard_feed": PURE | {"store", "tasks", "scheduler"},
+    "edge_node.judging": PURE | {"store", "scheduler"},
+    "edge_node.learner": PURE | {"judging", "store", "scheduler"},
     "edge_node.peering": PURE | {"peering", "dispatcher"},
     "edge_node.api": PURE | {"api", "telemetry"},
     "edge_node.worker": PURE | {"worker", "peering.codec"},
@@ -34,6 +37,7 @@ ALLOWED = {
     "edge_node.console.simulate": PURE | {"console", "scheduler"},
     "edge_node.console.train": PURE | {"console", "scheduler"},
     "edge_node.console.policy_search": PURE | {"console", "scheduler"},
+    "edge_node.console.train_from_pool": PURE | {"console", "store", "learner", "scheduler"},
 }
 # The heavy world stays inside the worker and the learning side.
 HEAVY = {"torch", "diffusers", "transformers", "numba", "gymnasium", "PIL", "matplotlib"}

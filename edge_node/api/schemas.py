@@ -28,7 +28,7 @@ from edge_node.domain import (
     TaskStatus,
 )
 from edge_node.errors import InvalidRequest, ModelNotFound
-from edge_node.ports import ClusterSnapshot, DrawingLimits
+from edge_node.ports import ClusterSnapshot, DrawingLimits, GuardStatus
 
 # Names under which clients may ask for whatever model is served.
 MODEL_ALIASES = ("default",)
@@ -435,6 +435,7 @@ def cluster_object(snapshot: ClusterSnapshot) -> Json:
         "object": "cluster",
         "node": snapshot.node_id,
         "policy": snapshot.policy,
+        "guard": _guard_object(snapshot.guard),
         "tasks_in_flight": snapshot.tasks_in_flight,
         "own": _node_object(snapshot.own),
         "peers": [
@@ -447,6 +448,37 @@ def cluster_object(snapshot: ClusterSnapshot) -> Json:
             }
             for peer in snapshot.peers
         ],
+    }
+
+
+def _guard_object(guard: GuardStatus | None) -> Json | None:
+    """Who decides and why; shares in 0..1, `worse` as a share of the rule's mean delay."""
+    if guard is None:
+        return None
+    verdict = guard.verdict
+    return {
+        "wanted": guard.wanted,
+        "deciding": guard.deciding,
+        "reason": guard.reason,
+        "pinned": guard.pinned,
+        "weights": guard.version,
+        "decisions": guard.decisions,
+        "learned_share": guard.learned_share,
+        "learned_share_total": guard.learned_share_total,
+        "counts_as_learned": guard.counts_as_learned,
+        "replay": None
+        if verdict is None
+        else {
+            "tasks": verdict.tasks,
+            "judged_unix_s": verdict.judged_unix_s,
+            "learned_mean_s": verdict.learned_mean_s,
+            "rule_mean_s": verdict.rule_mean_s,
+            "worse": verdict.worse,
+            "worse_low": verdict.worse_low,
+            "worse_high": verdict.worse_high,
+            "failed": verdict.failed,
+        },
+        "live": {"cycles": guard.live_cycles, "worse": guard.live_worse},
     }
 
 

@@ -53,6 +53,9 @@ def state_to_proto(state: NodeState) -> node_pb2.NodeState:
         grpc_address=state.grpc_address,
         device=state.device,
         emulated_device=state.emulated_device,
+        accepted_work_s=state.accepted_work_s,
+        changed_s=state.changed_s,
+        sent_s=state.sent_s,
     )
 
 
@@ -77,6 +80,9 @@ def state_from_proto(message: node_pb2.NodeState) -> NodeState:
         grpc_address=message.grpc_address,
         device=message.device,
         emulated_device=message.emulated_device,
+        accepted_work_s=message.accepted_work_s,
+        changed_s=message.changed_s,
+        sent_s=message.sent_s,
     )
 
 

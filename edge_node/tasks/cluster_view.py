@@ -1,42 +1,106 @@
 """What this node knows of every node's queue, itself included.
 
-Owns the last state of each node, the extrapolation of its backlog to now, and this node's own
-dispatches which a report has not seen yet. Pure: told what arrived and when, asked for
-observations.
+Owns the last state of each node, the extrapolation of its backlog to now, this node's own
+dispatches which a report has not seen yet, and what was measured of links and traffic. Pure: told
+what arrived and when, asked for observations. Arrays end in B candidates.
+
+Staleness is the age of the oldest change at a peer that this node has not seen. Nodes push every
+change at once, and at least a heartbeat, whose unchanged sequence says that nothing had changed
+when it was sent. So while states keep coming, a change that is not known here is still on its way:
+its age is at most what changes took to arrive lately (half the round trip, and what the messages
+were late beyond the quickest). Once a heartbeat is overdue nothing is known: the oldest change may
+be as old as the silence, and that is added. A backlog that only shrinks as extrapolated is no
+change.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from edge_node.domain import NodeId, NodeState, Task
-from scheduler.observation import Observation
+from edge_node.tasks.links import LinkEstimate, ReportDelay
+from edge_node.tasks.traffic import AcceptedWork
+from scheduler.observation import FloatArray, Observation, Traffic
+
+# Silence, in heartbeats, after which a stream of states is no longer taken to be live.
+HEARTBEATS_OVERDUE = 1.5
+# Weight of the latest dispatch in the smoothed time until a report shows it.
+UNSEEN_WEIGHT = 0.1
+# Mean service times for which a node that has just begun believes in a load of 1, as the
+# simulator's stations do.
+LOAD_PRIOR_SERVICES = 10.0
+
+Recall = Callable[[tuple[str, ...]], FloatArray | None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterViewLimits:
-    """When a peer is given up, and what a link is taken to be before it was measured.
+    """When a peer is given up, and what is taken for what was not measured yet.
 
     Attributes:
         suspect_s: silence after which a peer is no candidate and its attempts are lost.
+        heartbeat_s: at least how often a live peer sends its state.
         link_bits_s: throughput of a link; 1 Gbit/s wired Ethernet of the AGX Orin carrier board.
         dispatching_s: how long a node counts as a dispatcher after it was seen to offload a task.
+        traffic_s: time constant over which accepted work is averaged.
+        report_period_s: until dispatches have been seen in reports.
+        horizon_s: how far ahead delays caused to others are counted.
     """
 
     suspect_s: float = 3.0
+    heartbeat_s: float = 0.5
     link_bits_s: float = 0.94e9
     dispatching_s: float = 2.0
+    traffic_s: float = 60.0
+    report_period_s: float = 0.05
+    horizon_s: float = 60.0
 
 
 @dataclass(kw_only=True)
 class _Peer:
     state: NodeState
     heard_s: float
-    round_trip_s: float = 0.0
-    # dispatch number -> work units, of attempts that are under way there
-    dispatches: dict[int, float] = field(default_factory=dict)
+    link: LinkEstimate
+    delay: ReportDelay = field(default_factory=ReportDelay)
+    # dispatch number -> work units and when, of attempts under way there that no report shows yet
+    unseen: dict[int, tuple[float, float]] = field(default_factory=dict)
+    # What observations need: backlog, unseen work, capacity, tasks, round trip, seconds per bit
+    # and how long changes take; see `refresh`.
+    row: tuple[float, float, float, float, float, float, float] = (0.0,) * 7
+
+    def refresh(self) -> None:
+        """To be called after every change."""
+        state, link = self.state, self.link
+        self.row = (
+            state.backlog,
+            self.unseen_work,
+            state.capacity,
+            float(state.queued + state.running),
+            link.round_trip_s,
+            1.0 / link.throughput_bits_s,
+            self.change_s,
+        )
+
+    @property
+    def unseen_work(self) -> float:
+        return sum(work for work, _ in self.unseen.values())
+
+    @property
+    def change_s(self) -> float:
+        """How long changes there took to be known here, lately."""
+        return self.link.round_trip_s / 2 + self.delay.excess_s
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Serving:
+    """Who draws a model: the nodes' order in observations, and this node's place in it."""
+
+    node_ids: tuple[NodeId, ...]
+    peers: tuple[_Peer, ...]
+    local: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,17 +115,27 @@ class PeerView:
 
 
 class ClusterView:
-    """The cluster as node `own_id` of incarnation `incarnation` sees it."""
+    """The cluster as node `own_id` of incarnation `incarnation` sees it since `began_s`."""
 
     def __init__(
-        self, *, own_id: NodeId, incarnation: int, limits: ClusterViewLimits | None = None
+        self,
+        *,
+        own_id: NodeId,
+        incarnation: int,
+        limits: ClusterViewLimits | None = None,
+        began_s: float = 0.0,
     ) -> None:
         self._own_id = own_id
         self._incarnation = incarnation
         self._limits = limits or ClusterViewLimits()
+        self._began_s = began_s
         self._peers: dict[NodeId, _Peer] = {}
         self._dispatch_last: dict[NodeId, int] = {}
         self._seen_dispatching_s: dict[NodeId, float] = {}
+        self._accepted = AcceptedWork(constant_s=self._limits.traffic_s, began_s=began_s)
+        self._unseen_s = self._limits.report_period_s / 2
+        # By model; emptied when a node comes or serves something else.
+        self._serving: dict[str, _Serving | None] = {}
 
     # What arrives.
 
@@ -73,41 +147,76 @@ class ClusterView:
         """
         peer = self._peers.get(state.node_id)
         if peer is None:
-            self._peers[state.node_id] = _Peer(state=state, heard_s=now_s)
+            link = LinkEstimate(assumed_bits_s=self._limits.link_bits_s)
+            self._peers[state.node_id] = peer = _Peer(state=state, heard_s=now_s, link=link)
+            self._serving.clear()
+            self._message_arrived(peer, news=False, now_s=now_s)
             return True
-        known = (peer.state.incarnation, peer.state.sequence)
+        former = peer.state
+        known = (former.incarnation, former.sequence)
         if (state.incarnation, state.sequence) < known:
             return False
-        if state.incarnation > peer.state.incarnation:
-            peer.dispatches.clear()  # whatever it was drawing died with its former life
+        news = (state.incarnation, state.sequence) > known
+        if state.incarnation > former.incarnation:
+            peer.unseen.clear()  # whatever it was drawing died with its former life
+            peer.delay = ReportDelay()  # its clock may have begun anew
         for origin, dispatch in state.dispatches_seen.items():
-            if origin != state.node_id and dispatch > peer.state.dispatches_seen.get(
-                origin, (0, 0)
-            ):
+            if origin != state.node_id and dispatch > former.dispatches_seen.get(origin, (0, 0)):
                 self._seen_dispatching_s[origin] = now_s
+        if (state.model, state.model_fingerprint) != (former.model, former.model_fingerprint):
+            self._serving.clear()
         peer.state = state
         peer.heard_s = now_s
-        return (state.incarnation, state.sequence) > known
+        same_life = state.incarnation == former.incarnation
+        self._message_arrived(peer, news=news and same_life, now_s=now_s)
+        return news
+
+    def _message_arrived(self, peer: _Peer, *, news: bool, now_s: float) -> None:
+        state = peer.state
+        remote = state.node_id != self._own_id
+        if remote and state.sent_s > 0.0:
+            changed_s = state.changed_s if news else None
+            peer.delay.message_arrived(sent_s=state.sent_s, changed_s=changed_s, now_s=now_s)
+        incarnation, last = state.dispatches_seen.get(self._own_id, (0, 0))
+        if incarnation == self._incarnation:
+            for number in [number for number in peer.unseen if number <= last]:
+                _, at_s = peer.unseen.pop(number)
+                if remote:
+                    self._unseen_s += UNSEEN_WEIGHT * (now_s - at_s - self._unseen_s)
+        peer.refresh()
 
     def round_trip_measured(self, node_id: NodeId, round_trip_s: float) -> None:
         """Smooths a measured round trip into the link's estimate."""
         peer = self._peers.get(node_id)
         if peer is not None:
-            former = peer.round_trip_s or round_trip_s
-            peer.round_trip_s = 0.8 * former + 0.2 * round_trip_s
+            peer.link.round_trip_measured(round_trip_s)
+            peer.refresh()
 
-    def dispatched(self, executor: NodeId, work: float) -> int:
+    def offload_answered(self, node_id: NodeId, *, input_bits: float, seconds: float) -> None:
+        """The first report on an offload of `input_bits` came `seconds` after its start."""
+        peer = self._peers.get(node_id)
+        if peer is not None:
+            peer.link.offload_answered(input_bits, seconds)
+            peer.refresh()
+
+    def task_accepted(self, work: float, *, now_s: float) -> None:
+        """This node said yes to a task of `work` work units."""
+        self._accepted.accepted(work, now_s=now_s)
+
+    def dispatched(self, executor: NodeId, work: float, *, now_s: float) -> int:
         """Books work that is about to be sent; returns the number of the dispatch."""
         number = self._dispatch_last.get(executor, 0) + 1
         self._dispatch_last[executor] = number
-        self._peers[executor].dispatches[number] = work
+        peer = self._peers[executor]
+        peer.unseen[number] = (work, now_s)
+        peer.refresh()
         return number
 
     def dispatch_ended(self, executor: NodeId, dispatch: int) -> None:
         """The attempt is over, one way or another."""
         peer = self._peers.get(executor)
-        if peer is not None:
-            peer.dispatches.pop(dispatch, None)
+        if peer is not None and peer.unseen.pop(dispatch, None) is not None:
+            peer.refresh()
 
     # What can be asked.
 
@@ -129,8 +238,8 @@ class ClusterView:
                 state=self._peers[node_id].state,
                 alive=self.is_alive(node_id, now_s=now_s),
                 staleness_s=self._staleness_s(node_id, now_s=now_s),
-                round_trip_s=self._peers[node_id].round_trip_s,
-                own_unseen_work=self._own_unseen_work(node_id),
+                round_trip_s=self._peers[node_id].link.round_trip_s,
+                own_unseen_work=self._peers[node_id].unseen_work,
             )
             for node_id in self.node_ids()
         )
@@ -142,68 +251,159 @@ class ClusterView:
 
     def models(self, *, now_s: float) -> tuple[str, ...]:
         """Names of the models that a live node serves."""
-        views = self.views(now_s=now_s)
-        return tuple(sorted({v.state.model for v in views if v.alive and v.state.model}))
+        live = [p.state.model for n, p in self._peers.items() if self.is_alive(n, now_s=now_s)]
+        return tuple(sorted({model for model in live if model}))
+
+    def accepted_work_s(self, *, now_s: float) -> float:
+        """Work units that this node accepted per second, averaged over `traffic_s`."""
+        return self._accepted.work_s(now_s=now_s)
 
     def backlog_and_capacity(self, *, now_s: float) -> tuple[float, float]:
         """Work units in front of the live candidates, and what they do per second together."""
-        live = [n for n in self.node_ids() if self._may_take(n, now_s=now_s)]
-        backlog = sum(self._backlog(n, now_s=now_s) + self._own_unseen_work(n) for n in live)
-        return backlog, sum(self._peers[n].state.capacity for n in live)
+        backlog = capacity = 0.0
+        for node_id, peer in self._peers.items():
+            state = peer.state
+            if self._may_take(peer, now_s=now_s):
+                age_s = 0.0 if node_id == self._own_id else max(0.0, now_s - peer.heard_s)
+                backlog += max(0.0, state.backlog - age_s * state.capacity) + peer.unseen_work
+                capacity += state.capacity
+        return backlog, capacity
+
+    def service_s(self, *, now_s: float) -> float | None:
+        """Seconds that a mean task takes on a mean live node; None where nothing was measured."""
+        mean_work = self._accepted.mean_work()
+        live = [
+            peer.state.capacity
+            for peer in self._peers.values()
+            if self._may_take(peer, now_s=now_s)
+        ]
+        if mean_work is None or not live:
+            return None
+        return mean_work * len(live) / sum(live)
 
     def observation(
-        self, task: Task, *, avoided: frozenset[NodeId], now_s: float
+        self,
+        task: Task,
+        *,
+        avoided: frozenset[NodeId],
+        now_s: float,
+        recall: Recall | None = None,
     ) -> Observation | None:
         """What a policy sees of `task`; None when no node can take it at present.
 
         Candidates serve the task's model with the fingerprint that this node serves it with, or,
         where this node serves another model, with the fingerprint of the first that does. Nodes in
         `avoided` failed the task before: they are candidates only if there is no other.
+
+        `queued_B` is as the last report has it, not extrapolated, and without own dispatches that
+        the report has not seen: so the simulator's stations see it too.
+
+        Args:
+            task: to be placed.
+            avoided: nodes that failed it.
+            now_s: the clock.
+            recall: gives x_I for the candidates; without it there is none.
         """
-        serving = [n for n in self.node_ids() if self._serves(n, task)]
-        alive = [self._may_take(n, now_s=now_s) for n in serving]
-        fresh = [ok and n not in avoided for n, ok in zip(serving, alive, strict=True)]
-        choosable = fresh if any(fresh) else alive
-        if not any(choosable):
+        serving = self._who_serves(task.drawing.model)
+        if serving is None:
             return None
+        alive = [self._may_take(peer, now_s=now_s) for peer in serving.peers]
+        if not any(alive):
+            return None
+        choosable = alive
+        if avoided:
+            fresh = [ok and n not in avoided for ok, n in zip(alive, serving.node_ids, strict=True)]
+            choosable = fresh if any(fresh) else alive
+        columns_XB = np.array(self._rows(serving, task.input_bits, now_s=now_s)).T
+        backlog_B, own_B, capacity_B, queued_B, link_s_B, staleness_s_B = columns_XB
+        able = [p.state.capacity for p, ok in zip(serving.peers, alive, strict=True) if ok]
         return Observation(
-            node_ids=tuple(serving),
-            local=serving.index(self._own_id) if self._own_id in serving else None,
+            node_ids=serving.node_ids,
+            local=serving.local,
             work=task.work,
             input_bits=task.input_bits,
-            backlog_B=np.array([self._backlog(n, now_s=now_s) for n in serving]),
-            own_B=np.array([self._own_unseen_work(n) for n in serving]),
-            capacity_B=np.array([self._peers[n].state.capacity for n in serving]),
-            link_s_B=np.array([self._link_s(n, task) for n in serving]),
-            staleness_s_B=np.array([self._staleness_s(n, now_s=now_s) for n in serving]),
+            backlog_B=backlog_B,
+            own_B=own_B,
+            capacity_B=capacity_B,
+            link_s_B=link_s_B,
+            staleness_s_B=staleness_s_B,
             alive_B=np.array(choosable),
             dispatchers=self._dispatchers(now_s=now_s),
+            latent_B=None if recall is None else recall(serving.node_ids),
+            queued_B=queued_B,
+            traffic=self._traffic(task, able, now_s=now_s),
         )
 
     # Small parts.
 
-    def _may_take(self, node_id: NodeId, *, now_s: float) -> bool:
-        state = self._peers[node_id].state
-        return state.accepting and state.capacity > 0 and self.is_alive(node_id, now_s=now_s)
+    def _may_take(self, peer: _Peer, *, now_s: float) -> bool:
+        state = peer.state
+        heard = now_s - peer.heard_s < self._limits.suspect_s or state.node_id == self._own_id
+        return state.accepting and state.capacity > 0.0 and heard
 
-    def _serves(self, node_id: NodeId, task: Task) -> bool:
-        state = self._peers[node_id].state
-        if state.model != task.drawing.model:
-            return False
-        serving = [p.state for _, p in sorted(self._peers.items()) if p.state.model == state.model]
-        own = [s for s in serving if s.node_id == self._own_id]
-        return state.model_fingerprint == (own or serving)[0].model_fingerprint
+    def _rows(
+        self, serving: _Serving, input_bits: int, *, now_s: float
+    ) -> list[tuple[float, float, float, float, float, float]]:
+        """What an observation says of each candidate; numbers are quicker than small arrays."""
+        overdue_s = HEARTBEATS_OVERDUE * self._limits.heartbeat_s
+        rows = []
+        for index, peer in enumerate(serving.peers):
+            backlog, own, capacity, queued, round_trip_s, s_per_bit, change_s = peer.row
+            if index == serving.local:
+                rows.append((backlog, own, capacity, queued, 0.0, 0.0))
+                continue
+            age_s = now_s - peer.heard_s
+            if age_s > 0.0:
+                backlog = max(backlog - age_s * capacity, 0.0)
+            staleness_s = change_s + age_s if age_s > overdue_s else change_s
+            link_s = round_trip_s + input_bits * s_per_bit
+            rows.append((backlog, own, capacity, queued, link_s, staleness_s))
+        return rows
 
-    def _backlog(self, node_id: NodeId, *, now_s: float) -> float:
-        peer = self._peers[node_id]
-        age_s = 0.0 if node_id == self._own_id else max(0.0, now_s - peer.heard_s)
-        return max(0.0, peer.state.backlog - age_s * peer.state.capacity)
+    def _who_serves(self, model: str) -> _Serving | None:
+        if model not in self._serving:
+            if len(self._serving) >= len(self._peers) + 1:
+                self._serving.clear()  # models that nobody serves must not fill the memory
+            self._serving[model] = self._find_serving(model)
+        return self._serving[model]
 
-    def _own_unseen_work(self, node_id: NodeId) -> float:
-        peer = self._peers[node_id]
-        incarnation, last = peer.state.dispatches_seen.get(self._own_id, (0, 0))
-        seen = last if incarnation == self._incarnation else 0
-        return sum(work for number, work in peer.dispatches.items() if number > seen)
+    def _find_serving(self, model: str) -> _Serving | None:
+        named = [n for n in self.node_ids() if self._peers[n].state.model == model]
+        if not named:
+            return None
+        reference = self._own_id if self._own_id in named else named[0]
+        fingerprint = self._peers[reference].state.model_fingerprint
+        same = [n for n in named if self._peers[n].state.model_fingerprint == fingerprint]
+        return _Serving(
+            node_ids=tuple(same),
+            peers=tuple(self._peers[n] for n in same),
+            local=same.index(self._own_id) if self._own_id in same else None,
+        )
+
+    def _traffic(self, task: Task, capacities: Sequence[float], *, now_s: float) -> Traffic:
+        """The cluster's arrivals, every live node's accepted work counted, whatever its model.
+
+        The report period is twice the mean time for which own dispatches were not seen in a
+        report: what it is where reports come at a fixed period, and what counts where they are
+        pushed on change.
+        """
+        accepted = self._accepted.work_s(now_s=now_s)
+        heard_after_s = now_s - self._limits.suspect_s
+        for node_id, peer in self._peers.items():
+            if node_id != self._own_id and peer.heard_s > heard_after_s:
+                accepted += peer.state.accepted_work_s
+        mean_work = self._accepted.mean_work() or task.work or 1.0
+        capacity = sum(capacities)
+        report_period_s = 2.0 * max(self._unseen_s, 0.0)
+        prior_s = report_period_s + LOAD_PRIOR_SERVICES * mean_work * len(capacities) / capacity
+        age_s = max(0.0, now_s - self._began_s)
+        load = (accepted / capacity * age_s + prior_s) / (age_s + prior_s)
+        return Traffic(
+            mean_work=mean_work,
+            load=load,
+            report_period_s=report_period_s,
+            horizon_s=self._limits.horizon_s,
+        )
 
     def _dispatchers(self, *, now_s: float) -> int:
         """This node and all others that were seen to offload lately."""
@@ -212,14 +412,10 @@ class ClusterView:
         return 1 + sum(origin != self._own_id and at_s > lately for origin, at_s in others)
 
     def _staleness_s(self, node_id: NodeId, *, now_s: float) -> float:
+        """As `observation` has it."""
         if node_id == self._own_id:
             return 0.0
         peer = self._peers[node_id]
-        idle = peer.state.backlog == 0.0 and self.is_alive(node_id, now_s=now_s)
-        # An idle peer would have pushed a change: its old report is not stale.
-        return peer.round_trip_s / 2 if idle else max(0.0, now_s - peer.heard_s)
-
-    def _link_s(self, node_id: NodeId, task: Task) -> float:
-        if node_id == self._own_id:
-            return 0.0
-        return self._peers[node_id].round_trip_s + task.input_bits / self._limits.link_bits_s
+        age_s = max(0.0, now_s - peer.heard_s)
+        overdue = age_s > HEARTBEATS_OVERDUE * self._limits.heartbeat_s
+        return peer.change_s + (age_s if overdue else 0.0)

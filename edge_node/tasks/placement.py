@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from edge_node.domain import NodeId, Task
-from edge_node.tasks.cluster_view import ClusterView
+from edge_node.tasks.cluster_view import ClusterView, Recall
 from scheduler.observation import Observation
+from scheduler.policies.heuristics import slow_server_aware
 from scheduler.policy import Decision, Policy
+
+# Decides where the policy does not; it draws no random number.
+_FALLBACK = slow_server_aware(rng=np.random.default_rng(0))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +23,7 @@ class Placement:
     Attributes:
         dispatch: number of this dispatch among all from this node to `executor`.
         eta_s: expected seconds until the image is back.
+        policy_failure: why the policy's own decision was not taken; None where it was.
     """
 
     executor: NodeId
@@ -24,6 +31,7 @@ class Placement:
     eta_s: float
     observation: Observation
     decision: Decision
+    policy_failure: Exception | None
 
 
 def place(
@@ -33,21 +41,42 @@ def place(
     view: ClusterView,
     policy: Policy,
     now_s: float,
+    recall: Recall | None = None,
 ) -> Placement | None:
-    """Chooses an executor and books the work there; None when no node can take the task."""
-    observation = view.observation(task, avoided=avoided, now_s=now_s)
+    """Chooses an executor and books the work there; None when no node can take the task.
+
+    A policy that raises, or chooses what may not be chosen, loses its say, not the task.
+    """
+    observation = view.observation(task, avoided=avoided, now_s=now_s, recall=recall)
     if observation is None:
         return None
-    decision = policy.decide(observation)
+    failure: Exception | None = None
+    try:
+        decision = policy.decide(observation)
+        _check(decision, observation)
+    except Exception as error:
+        failure = error
+        decision = replace(_FALLBACK.decide(observation), reason="error")
     choice = decision.choice
-    if not observation.alive_B[choice]:
-        raise AssertionError(f"policy {decision.policy} chose a node that may not be chosen")
     executor = NodeId(observation.node_ids[choice])
-    ahead = observation.load_B[choice] + task.work
+    ahead = float(observation.backlog_B[choice] + observation.own_B[choice]) + task.work
+    eta_s = ahead / float(observation.capacity_B[choice]) + float(observation.link_s_B[choice])
     return Placement(
         executor=executor,
-        dispatch=view.dispatched(executor, task.work),
-        eta_s=float(ahead / observation.capacity_B[choice] + observation.link_s_B[choice]),
+        dispatch=view.dispatched(executor, task.work, now_s=now_s),
+        eta_s=eta_s,
         observation=observation,
         decision=decision,
+        policy_failure=failure,
     )
+
+
+def _check(decision: Decision, observation: Observation) -> None:
+    choice, alive_B = decision.choice, observation.alive_B
+    if not (0 <= choice < len(alive_B) and alive_B[choice]):
+        raise ValueError(f"policy {decision.policy} chose a node that may not be chosen")
+    latent_B = decision.latent_B
+    if latent_B is None:
+        return
+    if latent_B.shape != alive_B.shape or not np.isfinite(latent_B).all():
+        raise ValueError(f"policy {decision.policy} left the latent {latent_B}")

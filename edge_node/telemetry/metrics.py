@@ -13,8 +13,14 @@ Work is in work units (domain.WorkModel). No prompt and no identifier is ever a 
 | compute_seconds | s; executor | computing at the executor, as measured there, if completed |
 | attempts_ended_total | attempts; executor, outcome | this origin's attempts by how they ended |
 | replacements_total | attempts; reason | attempts that ended unwanted, for another to follow |
-| decisions_total | decisions; policy | placements made |
+| decisions_total | decisions; policy, reason | placements made; reason: a word of tasks.guard |
+| learned_share | 0..1 | of the last guard_window_tasks decisions, by the learned policy |
+| guard_worse_share | share | learned mean delay over the rule's - 1; last replay of these weights |
 | decision_seconds | s | view of the cluster to a chosen executor |
+| placement_staleness_seconds | s | at decision, largest age of an unseen change at a candidate |
+| latent_reads_total | decisions; found | those that keep a latent; yes: warm start, no: none kept |
+| slots_total | slots | of the latent memory that began after the first |
+| latent_memory_behind_slots | slots | whose latents the store has yet to confirm |
 | backlog_work_units | work units | placed on this node and not done, whoever its origin |
 | capacity_work_units_per_second | work units / s | measured by the worker |
 | peers_alive | nodes | others whose state is fresh |
@@ -32,6 +38,8 @@ Work is in work units (domain.WorkModel). No prompt and no identifier is ever a 
 
 from __future__ import annotations
 
+import math
+
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
     CollectorRegistry,
@@ -48,6 +56,7 @@ _DELAY_BUCKETS_S = (
     *(20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0),
 )
 _DECISION_BUCKETS_S = (1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.1)
+_STALENESS_BUCKETS_S = (5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 
 # How an attempt ends when nothing went wrong with it.
 _WANTED_ENDS = frozenset({"finished", "cancelled", "not_wanted", "deadline_exceeded"})
@@ -98,10 +107,30 @@ class NodeMetrics:
         if reason not in _WANTED_ENDS:
             self._replacements.labels(reason).inc()
 
-    def decided(self, *, policy: str, seconds: float) -> None:
-        """A placement was made."""
-        self._decisions.labels(policy).inc()
+    def decided(self, *, policy: str, seconds: float, staleness_s: float, reason: str = "") -> None:
+        """A placement was made; `reason` is why by this policy, one of a few words."""
+        self._decisions.labels(policy, reason).inc()
         self._decision.observe(seconds)
+        self._placement_staleness.observe(staleness_s)
+
+    def guarded(self, *, learned_share: float | None, worse: float | None) -> None:
+        """Who decided lately, and what the last replay found; None where nothing is known."""
+        if learned_share is not None:
+            self._learned_share.set(learned_share)
+        if worse is not None:
+            self._guard_worse.set(worse)
+
+    def latent_read(self, *, found: bool) -> None:
+        """A decision of a policy that keeps latents started from one, or from none."""
+        self._latent_reads.labels("yes" if found else "no").inc()
+
+    def slots_passed(self, count: int) -> None:
+        """Slots began."""
+        self._slots.inc(count)
+
+    def latent_memory_changed(self, behind_slots: int) -> None:
+        """Slots wait for the store."""
+        self._latent_memory_behind.set(behind_slots)
 
     def state_observed(
         self,
@@ -161,12 +190,31 @@ class NodeMetrics:
         self._replacements = self._counter(
             "replacements_total", "Attempts that ended without an image", "reason"
         )
-        self._decisions = self._counter("decisions_total", "Placements made", "policy")
+        self._decisions = self._counter("decisions_total", "Placements made", "policy", "reason")
+        self._learned_share = self._gauge("learned_share", "Recent decisions by the learned policy")
+        self._guard_worse = self._gauge("guard_worse_share", "Learned mean delay over the rule's")
+        self._guard_worse.set(math.nan)  # no replay yet
         self._decision = Histogram(
             "dedgeai_decision_seconds",
             "Time to choose an executor",
             buckets=_DECISION_BUCKETS_S,
             registry=self.registry,
+        )
+        self._define_latents()
+
+    def _define_latents(self) -> None:
+        self._placement_staleness = Histogram(
+            "dedgeai_placement_staleness_seconds",
+            "Age of the oldest unseen change, at decision",
+            buckets=_STALENESS_BUCKETS_S,
+            registry=self.registry,
+        )
+        self._latent_reads = self._counter(
+            "latent_reads_total", "Decisions by whether they started from a latent", "found"
+        )
+        self._slots = self._counter("slots_total", "Slots that began")
+        self._latent_memory_behind = self._gauge(
+            "latent_memory_behind_slots", "Slots whose latents are not written"
         )
 
     def _define_node(self) -> None:

@@ -38,6 +38,7 @@ from edge_node.tasks.cluster_view import ClusterView, ClusterViewLimits
 from edge_node.tasks.hosting import Hosting, HostingLimits
 from edge_node.tasks.lifecycle import Lifecycle, LifecycleLimits, Moment
 from edge_node.tasks.placement import place
+from edge_node.tasks.slots import SlotMemory, SlotSettings
 from scheduler.policy import Policy
 from scheduler.registry import create
 
@@ -152,11 +153,14 @@ class Node:
         self.view = ClusterView(
             own_id=node_id,
             incarnation=self.incarnation,
-            limits=ClusterViewLimits(suspect_s=1.5),
+            limits=ClusterViewLimits(suspect_s=1.5, heartbeat_s=TICK_S),
+            began_s=cluster.now_s,
         )
-        self.policy: Policy = create("power_of_two", rng=cluster.rng)
+        self.memory = SlotMemory(SlotSettings(), now_s=cluster.now_s)
+        self.policy: Policy = create(cluster.policy, rng=cluster.rng)
         self.worker = Worker(self, step_s=0.1 * (1 + NODES.index(node_id)))
         self.sequence = 0
+        self.changed_s = cluster.now_s
         self.was_alive: set[NodeId] = set()
         self.attempt_highest_offered: dict[TaskId, int] = {}
         self.begun: set[tuple[TaskId, int]] = set()
@@ -206,6 +210,8 @@ class Node:
             case life.AnswerAccepted(task_ids=task_ids):
                 for task_id in task_ids:
                     self.cluster.told_accepted(self, task_id)
+                    work = self.disk.records[task_id].task.work
+                    self.view.task_accepted(work, now_s=self.cluster.now_s)
             case life.PlaceTask():
                 self._place(instruction)
             case life.StartAttempt(executor=executor, offload=offload):
@@ -257,17 +263,24 @@ class Node:
         self.on_lifecycle(life.TasksAppended(task_ids=task_ids))
 
     def _place(self, wanted: life.PlaceTask) -> None:
+        now = self.cluster.now_s
+        self.memory.advance(now_s=now, service_s=lambda: self.view.service_s(now_s=now))
+        nth = self.memory.place()
         placement = place(
             wanted.task,
             avoided=wanted.avoided,
             view=self.view,
             policy=self.policy,
-            now_s=self.cluster.now_s,
+            now_s=now,
+            recall=lambda node_ids: self.memory.recall(nth, node_ids),
         )
         task_id, attempt = wanted.task.id, wanted.attempt
         if placement is None:
             self.on_lifecycle(life.PlacementImpossible(task_id=task_id, attempt=attempt))
             return
+        if placement.policy_failure is not None:
+            raise InvariantBroken(f"{self.id}'s policy failed") from placement.policy_failure
+        self.memory.decided(nth, placement.observation.node_ids, placement.decision)
         self.on_lifecycle(
             life.PlacementMade(
                 task_id=task_id,
@@ -311,7 +324,9 @@ class Node:
         self.later(TICK_S, self._tick)
 
     def _push_state(self, *, heartbeat: bool = False) -> None:
-        self.sequence += not heartbeat
+        if not heartbeat:
+            self.sequence += 1
+            self.changed_s = self.cluster.now_s
         state = NodeState(
             node_id=self.id,
             incarnation=self.incarnation,
@@ -321,6 +336,9 @@ class Node:
             model="m",
             accepting=True,
             dispatches_seen=self.hosting.dispatches_seen,
+            accepted_work_s=self.view.accepted_work_s(now_s=self.cluster.now_s),
+            changed_s=self.changed_s,
+            sent_s=self.cluster.now_s,
         )
         self.view.state_received(state, now_s=self.cluster.now_s)
         for other in NODES:
@@ -342,11 +360,13 @@ class SimulatedCluster:
         self,
         seed: int,
         *,
+        policy: str = "power_of_two",
         lifecycle_class: type[Lifecycle] = Lifecycle,
         hosting_class: type[Hosting] = Hosting,
     ) -> None:
         self.rng = np.random.default_rng(seed)
         self.now_s = 0.0
+        self.policy = policy
         self.lifecycle_class = lifecycle_class
         self.hosting_class = hosting_class
         self.frozen_until_s: dict[NodeId, float] = {}

@@ -43,6 +43,19 @@ def test_no_invariant_breaks_in_200_seeds() -> None:
     assert replaced > 400
 
 
+def test_a_policy_with_latents_decides_through_all_faults() -> None:
+    latents = 0
+    for seed in range(40):
+        cluster = SimulatedCluster(seed, policy="lad_ts_plus")
+        cluster.plan(tasks=12, faults=5)
+        cluster.run()
+        at = Moment(now_s=cluster.now_s, unix_s=cluster.now_s)
+        for node in cluster.nodes.values():
+            snapshot = node.memory.snapshot(at)
+            latents += 0 if snapshot is None else len(snapshot.latents | snapshot.open_latents)
+    assert latents > 100
+
+
 class NoFenceAtOrigin(Lifecycle):
     def _is_current(self, entry: life._Entry, attempt: int) -> bool:
         return True

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
 from edge_node.domain import Drawing, ModelFingerprint, NodeId, NodeState, Task, TaskId
 from edge_node.tasks.cluster_view import ClusterView, ClusterViewLimits
+from scheduler.observation import FloatArray, Observation
 
 OWN, PEER, OTHER = NodeId("own"), NodeId("peer"), NodeId("other")
 
@@ -66,8 +70,8 @@ def test_backlog_is_extrapolated_at_capacity_and_never_negative() -> None:
 
 def test_own_dispatches_count_until_the_peer_echoes_them() -> None:
     view = view_of(state(OWN), state(PEER))
-    assert view.dispatched(PEER, 10.0) == 1
-    assert view.dispatched(PEER, 4.0) == 2
+    assert view.dispatched(PEER, 10.0, now_s=100.0) == 1
+    assert view.dispatched(PEER, 4.0, now_s=100.0) == 2
     seen = view.observation(task(), avoided=frozenset(), now_s=100.0)
     assert seen is not None
     assert seen.own_B[1] == 14.0
@@ -84,7 +88,7 @@ def test_own_dispatches_count_until_the_peer_echoes_them() -> None:
 
 def test_an_echo_of_a_former_life_counts_nothing() -> None:
     view = view_of(state(OWN), state(PEER, dispatches_seen={OWN: (6, 99)}))
-    view.dispatched(PEER, 10.0)
+    view.dispatched(PEER, 10.0, now_s=100.0)
     seen = view.observation(task(), avoided=frozenset(), now_s=100.0)
     assert seen is not None
     assert seen.own_B[1] == 10.0
@@ -92,7 +96,7 @@ def test_an_echo_of_a_former_life_counts_nothing() -> None:
 
 def test_a_peers_restart_forgets_what_it_was_drawing() -> None:
     view = view_of(state(OWN), state(PEER))
-    view.dispatched(PEER, 10.0)
+    view.dispatched(PEER, 10.0, now_s=100.0)
     view.state_received(state(PEER, incarnation=2), now_s=100.0)
     seen = view.observation(task(), avoided=frozenset(), now_s=100.0)
     assert seen is not None
@@ -125,18 +129,114 @@ def test_only_the_same_model_with_the_same_fingerprint_is_a_candidate() -> None:
     assert (elsewhere.node_ids, elsewhere.local) == (("peer",), None)
 
 
-def test_link_and_staleness() -> None:
-    view = view_of(state(OWN), state(PEER, backlog=1.0), state(OTHER))
-    view.round_trip_measured(PEER, 0.01)
-    seen = view.observation(task(), avoided=frozenset(), now_s=100.5)
+def observed(view: ClusterView, *, now_s: float, bits: int = 1000) -> Observation:
+    seen = view.observation(task(input_bits=bits), avoided=frozenset(), now_s=now_s)
     assert seen is not None
-    assert dict(zip(seen.node_ids, seen.link_s_B, strict=True)) == pytest.approx(
-        {"own": 0.0, "peer": 0.01 + 0.001, "other": 0.001}
-    )
-    # An idle peer's old report is not stale.
-    assert dict(zip(seen.node_ids, seen.staleness_s_B, strict=True)) == pytest.approx(
-        {"own": 0.0, "peer": 0.5, "other": 0.0}
-    )
+    return seen
+
+
+def by_node(seen: Observation, values_B: FloatArray) -> dict[str, float]:
+    return dict(zip(seen.node_ids, values_B.tolist(), strict=True))
+
+
+def test_a_link_is_its_round_trip_and_the_bits_over_its_throughput() -> None:
+    view = view_of(state(OWN), state(PEER), state(OTHER))
+    view.round_trip_measured(PEER, 0.01)
+    seen = observed(view, now_s=100.0)
+    assert by_node(seen, seen.link_s_B) == pytest.approx({"own": 0, "peer": 0.011, "other": 0.001})
+    # 2e6 bits took .11 s, of which .01 s is the round trip: 2e7 bits per second.
+    view.offload_answered(PEER, input_bits=2e6, seconds=0.11)
+    seen = observed(view, now_s=100.0, bits=1_000_000)
+    assert by_node(seen, seen.link_s_B) == pytest.approx({"own": 0, "peer": 0.06, "other": 1.0})
+
+
+def test_nothing_is_stale_while_a_peer_would_have_pushed_a_change() -> None:
+    busy = state(PEER, backlog=50.0, changed_s=7.0, sent_s=7.0)
+    view = view_of(state(OWN), busy)
+    view.round_trip_measured(PEER, 0.01)
+    # Whether it is busy or idle: what is not known is on its way, for half a round trip.
+    assert observed(view, now_s=100.4).staleness_s_B == pytest.approx([0.0, 0.005])
+    # A heartbeat is overdue after .75 s: what happened since may be as old as the silence.
+    assert observed(view, now_s=100.8).staleness_s_B == pytest.approx([0.0, 0.805])
+    view.state_received(replace(busy, sent_s=7.9), now_s=100.9)
+    assert observed(view, now_s=101.0).staleness_s_B == pytest.approx([0.0, 0.005])
+
+
+def test_changes_that_come_late_make_a_peer_stale() -> None:
+    view = view_of(state(OWN), state(PEER, changed_s=7.0, sent_s=7.0))
+    for sequence in range(2, 40):
+        at_s = 7.0 + 0.1 * sequence
+        # The clocks are 93 s apart; every change was held up for .03 s before it was sent.
+        late = state(PEER, sequence=sequence, changed_s=at_s, sent_s=at_s + 0.03)
+        view.state_received(late, now_s=93.0 + at_s + 0.03)
+    assert observed(view, now_s=104.0).staleness_s_B[1] == pytest.approx(0.03, rel=0.01)
+    (own, peer) = view.views(now_s=104.0)
+    assert (own.staleness_s, peer.staleness_s) == (0.0, pytest.approx(0.03, rel=0.01))
+
+
+def test_queued_tasks_are_as_reported() -> None:
+    view = view_of(state(OWN, queued=1), state(PEER, queued=3, running=2))
+    view.dispatched(PEER, 10.0, now_s=100.0)
+    assert observed(view, now_s=101.0).queued_B == pytest.approx([1.0, 5.0])
+
+
+def test_load_is_what_all_live_nodes_accepted_over_what_all_candidates_do() -> None:
+    view = view_of(state(OWN), state(PEER, accepted_work_s=1.5))
+    # Since 0: long enough for the average, and for the prior of 10 services of 5 s to fade.
+    for second in range(1, 101):
+        view.task_accepted(10.0 if second % 2 else 0.0, now_s=float(second))
+    traffic = observed(view, now_s=100.0).traffic
+    assert traffic is not None
+    assert traffic.mean_work == pytest.approx(5.0, rel=0.02)
+    measured = (5.0 + 1.5) / 4.0
+    prior_s = traffic.report_period_s + 10 * traffic.mean_work * 2 / 4.0
+    expected = (measured * 100 + prior_s) / (100 + prior_s)
+    assert traffic.load == pytest.approx(expected, rel=0.02)
+    silent = observed(view, now_s=103.5).traffic
+    assert silent is not None
+    assert silent.load < 0.97 * 2 * expected, "a silent peer accepts nothing that we could know"
+
+
+def test_a_node_that_has_just_begun_believes_in_full_load() -> None:
+    view = ClusterView(own_id=OWN, incarnation=7, began_s=100.0)
+    view.state_received(state(OWN), now_s=100.0)
+    view.task_accepted(10.0, now_s=100.0)
+    traffic = observed(view, now_s=100.001).traffic
+    assert traffic is not None
+    assert (traffic.mean_work, traffic.load) == (10.0, pytest.approx(1.0, abs=0.01))
+
+
+def test_the_report_period_is_how_long_own_dispatches_stay_unseen() -> None:
+    view = view_of(state(OWN), state(PEER))
+    for number in range(1, 60):
+        sent_s = 100.0 + number
+        assert view.dispatched(PEER, 10.0, now_s=sent_s) == number
+        echo = state(PEER, sequence=number + 1, dispatches_seen={OWN: (7, number)})
+        view.state_received(echo, now_s=sent_s + 0.004)
+    traffic = observed(view, now_s=160.0).traffic
+    assert traffic is not None
+    assert traffic.report_period_s == pytest.approx(0.008, rel=0.02)
+
+
+def test_what_is_recalled_is_for_the_candidates_in_their_order() -> None:
+    view = view_of(state(OWN), state(PEER), state(OTHER, model="other"))
+    asked: list[tuple[str, ...]] = []
+
+    def recall(node_ids: tuple[str, ...]) -> FloatArray:
+        asked.append(node_ids)
+        return np.array([0.25, 0.75])
+
+    seen = view.observation(task(), avoided=frozenset(), now_s=100.0, recall=recall)
+    assert seen is not None
+    assert seen.latent_B is not None
+    assert (asked, seen.latent_B.tolist()) == ([("own", "peer")], [0.25, 0.75])
+
+
+def test_a_service_is_that_of_a_mean_task_on_a_mean_live_node() -> None:
+    view = view_of(state(OWN), state(PEER, capacity=6.0), state(OTHER, accepting=False))
+    assert view.service_s(now_s=100.0) is None
+    view.task_accepted(12.0, now_s=100.0)
+    assert view.service_s(now_s=100.0) == pytest.approx(3.0)
 
 
 def test_nodes_that_offloaded_lately_count_as_dispatchers() -> None:

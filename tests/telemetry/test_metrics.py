@@ -55,3 +55,18 @@ def test_two_nodes_in_one_process_count_apart() -> None:
     first.tasks_accepted(3)
     assert "dedgeai_tasks_accepted_total 3.0" in lines(first)
     assert "dedgeai_tasks_accepted_total 0.0" in lines(second)
+
+
+def test_a_decision_leaves_its_time_its_staleness_and_its_start() -> None:
+    metrics = NodeMetrics()
+    metrics.decided(policy="lad_ts_plus", seconds=1e-4, staleness_s=0.004)
+    metrics.latent_read(found=True)
+    metrics.latent_read(found=False)
+    metrics.slots_passed(3)
+    metrics.latent_memory_changed(2)
+    shown = lines(metrics)
+    assert 'dedgeai_placement_staleness_seconds_bucket{le="0.0025"} 0.0' in shown
+    assert 'dedgeai_placement_staleness_seconds_bucket{le="0.005"} 1.0' in shown
+    assert 'dedgeai_latent_reads_total{found="yes"} 1.0' in shown
+    assert "dedgeai_slots_total 3.0" in shown
+    assert "dedgeai_latent_memory_behind_slots 2.0" in shown

@@ -30,7 +30,7 @@ class NodeServiceDescribeResponse(_message.Message):
     def __init__(self, node_id: _Optional[str] = ..., version: _Optional[str] = ..., model: _Optional[str] = ..., model_fingerprint: _Optional[str] = ..., rest_url: _Optional[str] = ..., device: _Optional[str] = ..., emulated_device: _Optional[str] = ...) -> None: ...
 
 class NodeState(_message.Message):
-    __slots__ = ("node_id", "incarnation", "sequence", "backlog", "capacity", "model", "model_fingerprint", "accepting", "queued", "running", "dispatches_seen", "rest_url", "device", "emulated_device", "grpc_address")
+    __slots__ = ("node_id", "incarnation", "sequence", "backlog", "capacity", "model", "model_fingerprint", "accepting", "queued", "running", "dispatches_seen", "rest_url", "device", "emulated_device", "grpc_address", "accepted_work_s", "changed_s", "sent_s")
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
@@ -46,6 +46,9 @@ class NodeState(_message.Message):
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     EMULATED_DEVICE_FIELD_NUMBER: _ClassVar[int]
     GRPC_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTED_WORK_S_FIELD_NUMBER: _ClassVar[int]
+    CHANGED_S_FIELD_NUMBER: _ClassVar[int]
+    SENT_S_FIELD_NUMBER: _ClassVar[int]
     node_id: str
     incarnation: int
     sequence: int
@@ -61,7 +64,10 @@ class NodeState(_message.Message):
     device: str
     emulated_device: str
     grpc_address: str
-    def __init__(self, node_id: _Optional[str] = ..., incarnation: _Optional[int] = ..., sequence: _Optional[int] = ..., backlog: _Optional[float] = ..., capacity: _Optional[float] = ..., model: _Optional[str] = ..., model_fingerprint: _Optional[str] = ..., accepting: _Optional[bool] = ..., queued: _Optional[int] = ..., running: _Optional[int] = ..., dispatches_seen: _Optional[_Iterable[_Union[DispatchSeen, _Mapping]]] = ..., rest_url: _Optional[str] = ..., device: _Optional[str] = ..., emulated_device: _Optional[str] = ..., grpc_address: _Optional[str] = ...) -> None: ...
+    accepted_work_s: float
+    changed_s: float
+    sent_s: float
+    def __init__(self, node_id: _Optional[str] = ..., incarnation: _Optional[int] = ..., sequence: _Optional[int] = ..., backlog: _Optional[float] = ..., capacity: _Optional[float] = ..., model: _Optional[str] = ..., model_fingerprint: _Optional[str] = ..., accepting: _Optional[bool] = ..., queued: _Optional[int] = ..., running: _Optional[int] = ..., dispatches_seen: _Optional[_Iterable[_Union[DispatchSeen, _Mapping]]] = ..., rest_url: _Optional[str] = ..., device: _Optional[str] = ..., emulated_device: _Optional[str] = ..., grpc_address: _Optional[str] = ..., accepted_work_s: _Optional[float] = ..., changed_s: _Optional[float] = ..., sent_s: _Optional[float] = ...) -> None: ...
 
 class DispatchSeen(_message.Message):
     __slots__ = ("origin", "dispatch", "incarnation")

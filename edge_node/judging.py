@@ -1,0 +1,120 @@
+"""The learner process's other task: is the learned policy worse than the rule on what came lately?
+
+Owns which weights are judged, when, and on which decisions; the replay is the simulator's, which
+is loaded with the first judgement.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from edge_node.store.published_weights import Published, load_published
+from edge_node.store.verdicts import VerdictStore
+from scheduler import registry
+from scheduler.experience import PooledDecision
+from scheduler.policy import Policy
+from scheduler.verdict import ReplayVerdict, configured_version
+
+log = logging.getLogger("learner")
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeSettings:
+    """What is compared with what.
+
+    Attributes:
+        policy: the learned policy that the operator wants.
+        policy_options: of it.
+        rule: the best rule.
+        window_tasks: newest own decisions that are replayed.
+        every_s: between two judgements of the same weights; each takes about a second of a core
+            for 2000 decisions of a node among five.
+        seed: of everything that is drawn; each judgement draws anew, or a policy with a coin would
+            have the same luck in all of them.
+    """
+
+    policy: str
+    policy_options: Mapping[str, str | float] = field(default_factory=dict)
+    rule: str = "slow_server_aware"
+    window_tasks: int = 2000
+    every_s: float = 30.0
+    seed: int = 0
+
+
+class Judge:
+    """Remembers the newest decisions and judges the weights that decide or want to."""
+
+    def __init__(self, settings: JudgeSettings, verdicts: VerdictStore) -> None:
+        self._settings = settings
+        self._verdicts = verdicts
+        self._newest: deque[PooledDecision] = deque(maxlen=settings.window_tasks)
+        self._judged_version = ""
+        self._judgements = 0
+        self._due_s = 0.0
+        self._fresh = False
+
+    def add(self, entry: PooledDecision) -> None:
+        """Takes a decision of the pool in."""
+        self._newest.append(entry)
+        self._fresh = True
+
+    async def look(self, published: Published | None, *, now_s: float, unix_s: float) -> None:
+        """Judges when it is time, and tells the node.
+
+        Args:
+            published: weights that were announced for the wanted policy, or None for the
+                configured ones.
+            now_s: of the clock that never jumps.
+            unix_s: time of day for the verdict.
+
+        Raises:
+            StoreUnavailable: the verdict could not be written.
+            UnusableWeights: the published weights cannot be loaded.
+        """
+        version = self._version(published)
+        if not self._fresh or (version == self._judged_version and now_s < self._due_s):
+            return
+        self._judged_version, self._due_s = version, now_s + self._settings.every_s
+        self._fresh = False
+        self._judgements += 1
+        verdict = self.judge(published, unix_s=unix_s)
+        if verdict is not None:
+            log.info(
+                "replayed %d tasks: %s worse by %.2f %%",
+                verdict.tasks,
+                version,
+                100.0 * verdict.worse,
+            )
+            await self._verdicts.write(verdict)
+
+    def judge(self, published: Published | None, *, unix_s: float) -> ReplayVerdict | None:
+        """The verdict on the newest decisions; None while there are too few."""
+        from scheduler.simulator import live_replay
+
+        settings = self._settings
+
+        def learned(rng: np.random.Generator) -> Policy:
+            if published is not None:
+                return load_published(published, rng=rng)
+            return registry.create(settings.policy, rng=rng, **settings.policy_options)
+
+        return live_replay.judge(
+            self._newest,
+            window_tasks=settings.window_tasks,
+            version=self._version(published),
+            learned=learned,
+            rule_name=settings.rule,
+            rule=lambda rng: registry.create(settings.rule, rng=rng),
+            judged_unix_s=unix_s,
+            seed=10 * (settings.seed + self._judgements),
+        )
+
+    def _version(self, published: Published | None) -> str:
+        if published is not None:
+            return published.version
+        return configured_version(self._settings.policy, self._settings.policy_options)

@@ -1,0 +1,201 @@
+"""The experience pool: a bounded stream of decisions and outcomes, written behind, read in order.
+
+Owns the stream `<prefix>experience` and what waits to be written to it. Nothing that decides
+waits for the store: notes go into a bounded buffer and leave it in batches. While the store is
+away the buffer keeps the newest and counts what it gives up; numbers that the pool gives to
+decisions show a reader the gap. A batch whose fate is unknown is written again, so an entry may
+come twice. Joining entries is the learner's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import islice
+
+from edge_node.clock import Clock
+from edge_node.errors import StoreUnavailable
+from edge_node.store.connection import Command, StoreConnection, StoreSettings
+from scheduler.experience import PooledDecision, RecordedDecision
+from scheduler.experience_codec import UnreadableExperience, decode, encode
+from scheduler.policy import Outcome
+
+_log = logging.getLogger(__name__)
+
+FIRST_ID = "0-0"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolSettings:
+    """Bounds of the pool.
+
+    Attributes:
+        store: the connection.
+        node_id: whose pool; part of the key, for nodes may share a store.
+        entries_max: of the stream, decisions and outcomes together; the store trims whole nodes of
+            its stream, so that some hundred more may be there.
+        waiting_max: entries in the write-behind.
+        batch_max: entries per write.
+        write_every_s: pause after a write, for every write is an fsync of the store.
+    """
+
+    store: StoreSettings
+    node_id: str
+    entries_max: int = 20_000
+    waiting_max: int = 4_000
+    batch_max: int = 256
+    write_every_s: float = 0.2
+
+    @property
+    def key(self) -> str:
+        """Of the stream."""
+        return f"dedgeai:{self.node_id}:experience"
+
+
+class ExperiencePool:
+    """Writes what this node decided and what became of it."""
+
+    def __init__(
+        self,
+        settings: PoolSettings,
+        *,
+        clock: Clock,
+        on_dropped: Callable[[int], None] = lambda count: None,
+    ) -> None:
+        """Connects nothing yet; `on_dropped` is told how many entries were given up."""
+        self._settings = settings
+        self._on_dropped = on_dropped
+        self._connection = StoreConnection(settings.store)
+        self._waiting: deque[PooledDecision | Outcome] = deque()
+        self._life = f"{int(clock.unix_s() * 1000):014d}-{secrets.token_hex(4)}"
+        self._decisions = 0
+        self._something_waits = asyncio.Event()
+        self._writing = asyncio.Lock()
+        self._writer: asyncio.Task[None] | None = None
+        self._closing = False  # besides the cancellation: see StoreConnection
+        self.dropped = 0
+
+    async def start(self) -> None:
+        """Starts the background work; a store that is away is no error."""
+        await self._connection.start()
+        self._writer = asyncio.create_task(self._write_forever())
+
+    async def close(self) -> None:
+        """Stops the background work; what was not flushed is lost."""
+        self._closing = True
+        if self._writer is not None:
+            self._writer.cancel()
+            await asyncio.wait([self._writer])
+        await self._connection.close()
+
+    def note_decision(self, recorded: RecordedDecision) -> None:
+        """Takes a decision that was just made; the order of calls is the order of decisions."""
+        pooled = PooledDecision(life=self._life, sequence=self._decisions, recorded=recorded)
+        self._decisions += 1
+        self._take(pooled)
+
+    def note_outcome(self, outcome: Outcome) -> None:
+        """Takes what became of an earlier decision."""
+        self._take(outcome)
+
+    async def flush(self) -> None:
+        """Returns when nothing waits to be written.
+
+        Raises:
+            StoreUnavailable: the store is away; everything still waits.
+        """
+        while self._waiting:
+            await self._write_batch()
+
+    def _take(self, entry: PooledDecision | Outcome) -> None:
+        if len(self._waiting) >= self._settings.waiting_max:
+            self._waiting.popleft()
+            self.dropped += 1
+            self._on_dropped(1)
+        self._waiting.append(entry)
+        self._something_waits.set()
+
+    async def _write_forever(self) -> None:
+        while not self._closing:
+            await self._something_waits.wait()
+            await self._connection.wait_until_available()
+            # A failure makes the store unavailable, so the next turn waits for it.
+            with contextlib.suppress(StoreUnavailable):
+                await self._write_batch()
+            await asyncio.sleep(self._settings.write_every_s)
+
+    async def _write_batch(self) -> None:
+        async with self._writing:
+            batch = list(islice(self._waiting, self._settings.batch_max))
+            commands = [command for entry in batch if (command := self._add(entry))]
+            if commands:
+                await self._connection.execute(commands, durable=False)
+            # While the write was under way, the buffer may have given up some of its oldest.
+            for entry in batch:
+                if self._waiting and self._waiting[0] is entry:
+                    self._waiting.popleft()
+            if not self._waiting:
+                self._something_waits.clear()
+
+    def _add(self, entry: PooledDecision | Outcome) -> Command | None:
+        """The command that writes an entry; None for what no entry can hold."""
+        try:
+            fields = [part for pair in encode(entry).items() for part in pair]
+        except (TypeError, ValueError):
+            # One odd decision must not end the writing of all others.
+            _log.exception("an entry cannot be kept")
+            self.dropped += 1
+            self._on_dropped(1)
+            return None
+        bound = self._settings.entries_max
+        return ("XADD", self._settings.key, "MAXLEN", "~", bound, "*", *fields)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolPart:
+    """Some entries of a pool, in the order of writing.
+
+    Attributes:
+        entries: those that could be read.
+        last_id: where to go on.
+        count: entries that were there, damaged ones included.
+        damaged: entries that could not be read; they are skipped.
+    """
+
+    entries: tuple[PooledDecision | Outcome, ...]
+    last_id: str
+    count: int
+    damaged: int
+
+
+class PoolReader:
+    """Reads a pool from outside of the node that writes it."""
+
+    def __init__(self, settings: PoolSettings, connection: StoreConnection) -> None:
+        """Reads over a connection that the caller starts and closes."""
+        self._key = settings.key
+        self._connection = connection
+
+    async def read_since(self, last_id: str, count: int) -> PoolPart:
+        """At most `count` entries after `last_id` (FIRST_ID for the oldest).
+
+        Raises:
+            StoreUnavailable: the store is away.
+        """
+        read: Command = ("XRANGE", self._key, f"({last_id}", "+", "COUNT", count)
+        found = (await self._connection.execute([read], durable=False))[0]
+        entries: list[PooledDecision | Outcome] = []
+        for _, fields in found:
+            with contextlib.suppress(UnreadableExperience):
+                entries.append(decode(fields))
+        return PoolPart(
+            entries=tuple(entries),
+            last_id=found[-1][0].decode() if found else last_id,
+            count=len(found),
+            damaged=len(found) - len(entries),
+        )

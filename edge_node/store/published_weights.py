@@ -1,0 +1,160 @@
+"""Which learned weights are published for this node, and how they become a policy.
+
+Owns the hash `<prefix>published`, through which the learner tells the node, and the refusal of
+whatever is not exactly what was announced: a node that cannot use the weights keeps what it has.
+The weights themselves are a file that appears whole; see `scheduler.checkpoint`. No torch.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edge_node.errors import StoreUnavailable
+from edge_node.store.connection import Command, StoreConnection
+from scheduler.observation import Observation
+from scheduler.policies.lad_ts import LadTsPolicy, lad_ts
+
+# Keeps a policy that decides nothing in a dry run from being swapped in.
+_DRY_RUN_SEED = 0
+
+
+class UnusableWeights(Exception):
+    """An announcement or its file cannot be used; the message says why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """Weights that passed the learner's checks.
+
+    Attributes:
+        policy: name of the algorithm.
+        path: of the checkpoint.
+        version: that the policy's decisions will carry.
+        generation: number of the publication, from 1 on; later ones replace earlier ones.
+        created_unix_s: when.
+        node_ids: candidates that the weights are for, in their order.
+        checks: figures of the check by name, see `scheduler.learning.held_out`.
+    """
+
+    policy: str
+    path: Path
+    version: str
+    generation: int
+    created_unix_s: float
+    node_ids: tuple[str, ...]
+    checks: dict[str, float]
+
+
+class PublishedWeights:
+    """Announces and reads; over a connection that the caller starts and closes."""
+
+    def __init__(self, connection: StoreConnection, *, node_id: str) -> None:
+        self._connection = connection
+        self._key = f"dedgeai:{node_id}:published"
+
+    async def announce(self, published: Published) -> None:
+        """Tells the node of new weights, whose file must be whole by now.
+
+        Raises:
+            StoreUnavailable: the store is away; nothing is known of the announcement.
+        """
+        fields: dict[str, str | int | float] = {
+            "policy": published.policy,
+            "path": str(published.path),
+            "version": published.version,
+            "generation": published.generation,
+            "created": published.created_unix_s,
+            "node_ids": json.dumps(published.node_ids),
+            "checks": json.dumps(published.checks),
+        }
+        parts = [part for pair in fields.items() for part in pair]
+        write: Command = ("HSET", self._key, *parts)
+        await self._connection.execute([write], durable=False)
+
+    async def current(self) -> Published | None:
+        """What was announced last; None before anything was, and while the store is away.
+
+        Raises:
+            UnusableWeights: the announcement is damaged.
+        """
+        read: Command = ("HGETALL", self._key)
+        try:
+            found = (await self._connection.execute([read], durable=False))[0]
+        except StoreUnavailable:
+            return None
+        return _published(found) if found else None
+
+
+def load_published(published: Published, *, rng: np.random.Generator) -> LadTsPolicy:
+    """The policy of published weights, tried once.
+
+    Args:
+        published: what `current` gave.
+        rng: of the policy's noise and sampling.
+
+    Raises:
+        UnusableWeights: the file is absent, damaged, of another policy, version or membership, or
+            cannot decide.
+    """
+    if published.policy != "lad_ts":
+        raise UnusableWeights(f"weights of {published.policy!r}; a node loads lad_ts only")
+    try:
+        policy = lad_ts(rng=rng, checkpoint_path=str(published.path), station=0)
+        assert isinstance(policy, LadTsPolicy)
+        if policy.version != published.version:
+            raise UnusableWeights(
+                f"{published.path} holds {policy.version}, not the announced {published.version}"
+            )
+        if policy.node_ids != published.node_ids:
+            raise UnusableWeights(f"{published.path} is for other candidates than announced")
+        trial = lad_ts(
+            rng=np.random.default_rng(_DRY_RUN_SEED),
+            checkpoint_path=str(published.path),
+            station=0,
+        )
+        trial.decide(_observation(published.node_ids))
+    # A file put together wrongly shows in whichever of these meets it first.
+    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as problem:
+        raise UnusableWeights(f"{published.path}: {problem}") from problem
+    return policy
+
+
+def _published(found: dict[bytes, bytes]) -> Published:
+    try:
+        fields: dict[str, Any] = {key.decode(): value.decode() for key, value in found.items()}
+        published = Published(
+            policy=fields["policy"],
+            path=Path(fields["path"]),
+            version=fields["version"],
+            generation=int(fields["generation"]),
+            created_unix_s=float(fields["created"]),
+            node_ids=tuple(map(str, json.loads(fields["node_ids"]))),
+            checks={str(k): float(v) for k, v in json.loads(fields["checks"]).items()},
+        )
+    except (KeyError, ValueError, TypeError, AttributeError) as problem:
+        raise UnusableWeights(f"the announcement is damaged: {problem!r}") from problem
+    if not (published.generation >= 1 and math.isfinite(published.created_unix_s)):
+        raise UnusableWeights(f"an announcement of generation {published.generation}")
+    return published
+
+
+def _observation(node_ids: tuple[str, ...]) -> Observation:
+    one_B = np.ones(len(node_ids))
+    return Observation(
+        node_ids=node_ids,
+        local=None,
+        work=1.0,
+        input_bits=1,
+        backlog_B=one_B,
+        own_B=one_B,
+        capacity_B=one_B,
+        link_s_B=one_B,
+        staleness_s_B=one_B,
+        alive_B=one_B > 0.0,
+    )

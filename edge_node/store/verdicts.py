@@ -1,0 +1,95 @@
+"""What the learner's replays found, for the node's guard: one value, the newest.
+
+Owns its key and its format. The node asks about once a second and loses nothing if it misses a
+verdict: a later one says more.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from typing import Any
+
+from edge_node.store.connection import StoreConnection
+from scheduler.verdict import ReplayVerdict
+
+FORMAT = 1
+_TYPES: dict[str, type] = {
+    "version": str,
+    "rule": str,
+    "judged_unix_s": float,
+    "tasks": int,
+    "failed": int,
+    "learned_mean_s": float,
+    "rule_mean_s": float,
+    "worse_low": float,
+    "worse_high": float,
+}
+
+
+class UnreadableVerdict(ValueError):
+    """What is stored is no verdict that this code can act on; the message says why."""
+
+
+class VerdictStore:
+    """The verdict on one node's decisions.
+
+    Args:
+        connection: started and closed by its owner.
+        node_id: whose; part of the key, for nodes may share a store.
+    """
+
+    def __init__(self, connection: StoreConnection, *, node_id: str) -> None:
+        self._connection = connection
+        self._key = f"dedgeai:{node_id}:verdict"
+
+    async def write(self, verdict: ReplayVerdict) -> None:
+        """Puts the verdict in place of the one before; raises StoreUnavailable."""
+        command = ("HSET", self._key, "format", FORMAT, "verdict", encode(verdict))
+        await self._connection.execute([command], durable=False)
+
+    async def read(self) -> ReplayVerdict | None:
+        """The newest verdict, if there is one.
+
+        Raises:
+            StoreUnavailable: the store is away.
+            UnreadableVerdict: another format, or damaged.
+        """
+        command = ("HMGET", self._key, "format", "verdict")
+        ((found, text),) = await self._connection.execute([command], durable=False)
+        if found is None:
+            return None
+        if found != str(FORMAT).encode():
+            raise UnreadableVerdict(f"format {found!r}; this code reads {FORMAT}")
+        return decode(text or b"")
+
+
+def encode(verdict: ReplayVerdict) -> str:
+    """JSON of a verdict."""
+    return json.dumps(dataclasses.asdict(verdict), allow_nan=False)
+
+
+def decode(text: bytes) -> ReplayVerdict:
+    """The verdict that `encode` wrote.
+
+    Raises:
+        UnreadableVerdict: a field is missing, unknown, of another type or not finite.
+    """
+    try:
+        document: dict[str, Any] = json.loads(text)
+    except ValueError as problem:
+        raise UnreadableVerdict(f"no JSON: {problem}") from problem
+    if not isinstance(document, dict) or document.keys() != _TYPES.keys():
+        raise UnreadableVerdict(f"a verdict has the fields {', '.join(_TYPES)}, not {text!r}")
+    for name, kind in _TYPES.items():
+        value = document[name]
+        if type(value) is not kind or not _is_finite(value):
+            raise UnreadableVerdict(f"{name} is {value!r}")
+    if not document["rule_mean_s"] > 0.0:
+        raise UnreadableVerdict(f"rule_mean_s is {document['rule_mean_s']!r}")
+    return ReplayVerdict(**document)
+
+
+def _is_finite(value: object) -> bool:
+    return not isinstance(value, float) or math.isfinite(value)

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+from memory_front_door import MemoryFrontDoor
+from served import served
+
+from edge_node.ports import ClusterSnapshot, GuardStatus
+from scheduler.verdict import ReplayVerdict
+
+STATUS = GuardStatus(
+    wanted="lad_ts_plus",
+    deciding="slow_server_aware",
+    reason="replay: worse by 4.0%",
+    version="lad_ts_plus",
+    pinned=False,
+    decisions=400,
+    learned_share=0.75,
+    learned_share_total=0.9,
+    verdict=ReplayVerdict(
+        version="lad_ts_plus",
+        rule="slow_server_aware",
+        judged_unix_s=1.7e9,
+        tasks=400,
+        failed=1,
+        learned_mean_s=10.4,
+        rule_mean_s=10.0,
+        worse_low=0.02,
+        worse_high=0.06,
+    ),
+    live_cycles=0,
+    live_worse=None,
+)
+
+
+class GuardedFrontDoor(MemoryFrontDoor):
+    def __init__(self, guard: GuardStatus | None) -> None:
+        super().__init__()
+        self._guard = guard
+
+    def cluster(self) -> ClusterSnapshot:
+        return replace(super().cluster(), guard=self._guard)
+
+
+def cluster(guard: GuardStatus | None) -> dict[str, Any]:
+    async def ask() -> dict[str, Any]:
+        async with served(GuardedFrontDoor(guard)) as node:
+            answer: dict[str, Any] = (await node.http.get("/v1/cluster")).json()
+            return answer
+
+    return asyncio.run(ask())
+
+
+def test_the_cluster_shows_who_decides_and_why() -> None:
+    guard = cluster(STATUS)["guard"]
+    assert (guard["wanted"], guard["deciding"]) == ("lad_ts_plus", "slow_server_aware")
+    assert guard["reason"] == "replay: worse by 4.0%"
+    assert (guard["learned_share"], guard["learned_share_total"]) == (0.75, 0.9)
+    assert guard["counts_as_learned"] is True
+    assert abs(guard["replay"]["worse"] - 0.04) < 1e-9
+    assert guard["live"] == {"cycles": 0, "worse": None}
+
+
+def test_before_anything_is_known_the_cluster_says_so() -> None:
+    young = replace(STATUS, verdict=None, learned_share=None, learned_share_total=None, decisions=0)
+    guard = cluster(young)["guard"]
+    assert (guard["replay"], guard["learned_share"]) == (None, None)
+    assert guard["counts_as_learned"] is False
+
+
+def test_a_rule_has_no_guard() -> None:
+    assert cluster(None)["guard"] is None

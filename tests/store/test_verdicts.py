@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+
+import pytest
+from valkey_process import ValkeyProcess
+
+from edge_node.store.connection import StoreConnection, StoreSettings
+from edge_node.store.verdicts import UnreadableVerdict, VerdictStore, decode, encode
+from scheduler.verdict import ReplayVerdict
+
+VERDICT = ReplayVerdict(
+    version="lad_ts_plus/1",
+    rule="slow_server_aware",
+    judged_unix_s=1.7e9,
+    tasks=2000,
+    failed=0,
+    learned_mean_s=7.9,
+    rule_mean_s=8.0,
+    worse_low=-0.02,
+    worse_high=-0.005,
+)
+
+
+def test_a_verdict_survives_its_encoding() -> None:
+    assert decode(encode(VERDICT).encode()) == VERDICT
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"version": 3},
+        {"tasks": 1.5},
+        {"worse_low": "nan"},
+        {"worse_low": float("nan")},
+        {"rule_mean_s": 0.0},
+        {"unknown": 1},
+    ],
+)
+def test_what_is_no_verdict_is_refused(change: dict[str, object]) -> None:
+    document = json.loads(encode(VERDICT)) | change
+    with pytest.raises(UnreadableVerdict):
+        decode(json.dumps(document).encode())
+
+
+@pytest.mark.parametrize("text", [b"", b"[]", b"{}", b"\xff"])
+def test_damage_is_refused(text: bytes) -> None:
+    with pytest.raises(UnreadableVerdict):
+        decode(text)
+
+
+def on_store(valkey: ValkeyProcess, act: Callable[[StoreConnection], Awaitable[None]]) -> None:
+    async def run() -> None:
+        connection = StoreConnection(StoreSettings(url=valkey.url))
+        await connection.start()
+        try:
+            await act(connection)
+        finally:
+            await connection.close()
+
+    asyncio.run(run())
+
+
+def test_the_newest_verdict_is_read(valkey: ValkeyProcess) -> None:
+    async def act(connection: StoreConnection) -> None:
+        verdicts = VerdictStore(connection, node_id="node-0")
+        assert await verdicts.read() is None
+        await verdicts.write(VERDICT)
+        assert await verdicts.read() == VERDICT
+        assert await VerdictStore(connection, node_id="node-1").read() is None
+
+    on_store(valkey, act)
+
+
+def test_another_format_is_not_guessed_at(valkey: ValkeyProcess) -> None:
+    async def act(connection: StoreConnection) -> None:
+        await connection.execute(
+            [("HSET", "dedgeai:node-0:verdict", "format", 2, "verdict", "{}")], durable=False
+        )
+        with pytest.raises(UnreadableVerdict, match="format"):
+            await VerdictStore(connection, node_id="node-0").read()
+
+    on_store(valkey, act)

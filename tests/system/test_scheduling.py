@@ -1,0 +1,50 @@
+"""The scheduler's memory and metrics in real nodes."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import signal
+from pathlib import Path
+
+import httpx
+import pytest
+
+from edge_node.console.local_cluster import LocalCluster
+from edge_node.console.rest_client import RestClient
+from tests.system.local import EMULATED, on_cluster, submit, wait_for
+
+pytestmark = pytest.mark.system
+LEARNED = {**EMULATED, "policy": "lad_ts_plus", "slot_s": 0.5}
+
+
+async def metric(http: httpx.AsyncClient, url: str, name: str) -> float:
+    text = (await http.get(f"{url}/metrics")).text
+    found = re.search(rf"^dedgeai_{re.escape(name)} (\S+)$", text, re.MULTILINE)
+    return float(found.group(1)) if found else 0.0
+
+
+async def draw(http: httpx.AsyncClient, url: str, count: int) -> None:
+    tasks = [await submit(http, url, f"p{i}", num_inference_steps=2) for i in range(count)]
+    ended = await asyncio.gather(*(wait_for(http, url, task["id"]) for task in tasks))
+    assert {task["status"] for task in ended} == {"completed"}
+
+
+def test_a_restarted_node_goes_on_from_its_latents(tmp_path: Path) -> None:
+    async def test(cluster: LocalCluster, http: httpx.AsyncClient) -> None:
+        url = cluster.urls[0]
+        await draw(http, url, 3)
+        assert await metric(http, url, 'latent_reads_total{found="no"}') >= 1.0
+        cluster.signal_node(0, signal.SIGTERM)
+        assert await asyncio.to_thread(cluster.wait_node, 0) == 0
+        cluster.start_node(0)
+        async with RestClient(timeout_s=5.0) as client:
+            await cluster.wait_ready(client, 0)
+        await draw(http, url, 1)
+        assert await metric(http, url, 'latent_reads_total{found="yes"}') == 1.0
+        assert await metric(http, url, "latent_memory_behind_slots") == 0.0
+        # What is known of a peer whose states keep coming is never half a second old.
+        stale = await metric(http, url, 'placement_staleness_seconds_bucket{le="0.25"}')
+        assert stale == 1.0
+
+    on_cluster(tmp_path, LEARNED, LEARNED, test=test)

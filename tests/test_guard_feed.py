@@ -1,0 +1,198 @@
+"""Who decides in a node as configured, and what its learner process tells it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from edge_node.clock import SystemClock
+from edge_node.config import NodeConfig
+from edge_node.errors import InvalidRequest, StoreUnavailable
+from edge_node.guard_feed import GuardFeed
+from edge_node.judging import Judge, JudgeSettings
+from edge_node.node import policy_of
+from edge_node.store.connection import StoreConnection
+from edge_node.store.verdicts import VerdictStore
+from edge_node.tasks.guard import Guard
+from scheduler.experience import PooledDecision, RecordedDecision
+from scheduler.observation import Observation, Traffic
+from scheduler.policy import Decision
+
+SIZE = 3
+
+
+class MemoryStore:
+    """The two commands that the feed and the judge use."""
+
+    def __init__(self) -> None:
+        self.hashes: dict[str, dict[str, bytes]] = {}
+        self.away = False
+
+    async def execute(self, commands: list[tuple[Any, ...]], *, durable: bool) -> list[Any]:
+        if self.away:
+            raise StoreUnavailable("away")
+        replies: list[Any] = []
+        for name, key, *rest in commands:
+            found = self.hashes.setdefault(key, {})
+            if name == "HSET":
+                pairs = zip(rest[::2], rest[1::2], strict=True)
+                found |= {field: str(value).encode() for field, value in pairs}
+                replies.append(1)
+            elif name == "HMGET":
+                replies.append([found.get(field) for field in rest])
+            elif name == "HGETALL":
+                replies.append({field.encode(): value for field, value in found.items()})
+        return replies
+
+
+def connection(store: MemoryStore) -> StoreConnection:
+    return cast(StoreConnection, store)
+
+
+def observation(work: float = 10.0) -> Observation:
+    return Observation(
+        node_ids=tuple(f"node-{index}" for index in range(SIZE)),
+        local=0,
+        work=work,
+        input_bits=8000,
+        backlog_B=np.zeros(SIZE),
+        own_B=np.zeros(SIZE),
+        capacity_B=np.array([4.0, 2.0, 1.0]),
+        link_s_B=np.array([0.0, 0.01, 0.01]),
+        staleness_s_B=np.zeros(SIZE),
+        alive_B=np.ones(SIZE, np.bool_),
+        traffic=Traffic(mean_work=10.0, load=0.5),
+    )
+
+
+def decisions(count: int) -> list[PooledDecision]:
+    recorded = RecordedDecision(
+        decision_id="x/1",
+        node_id="node-0",
+        decided_unix_s=1e9,
+        slot=0,
+        index_in_slot=0,
+        steps=10,
+        observation=observation(),
+        decision=Decision(choice=0, policy="slow_server_aware"),
+    )
+    return [
+        PooledDecision(
+            life="1",
+            sequence=number,
+            recorded=replace(recorded, decided_unix_s=1e9 + 8.0 * number, slot=number),
+        )
+        for number in range(count)
+    ]
+
+
+def guard_of(**settings: Any) -> Guard:
+    policy = policy_of(NodeConfig(**settings), clock=SystemClock())
+    assert isinstance(policy, Guard)
+    return policy
+
+
+def test_a_rule_needs_no_guard() -> None:
+    policy = policy_of(NodeConfig(policy="power_of_two"), clock=SystemClock())
+    assert not isinstance(policy, Guard)
+
+
+def test_shipped_weights_are_trusted_and_others_are_not() -> None:
+    assert guard_of(policy="lad_ts_plus", guard_window_s=1e12).status().reason == ""
+    priced = guard_of(policy="lad_ts_plus", policy_options={"price": 0.35})
+    assert priced.status().reason == "no verdict yet"
+    assert priced.decide(observation()).policy == "slow_server_aware"
+
+
+def test_one_setting_pins_the_learned_policy() -> None:
+    guard = guard_of(policy="lad_ts_plus", policy_options={"price": 0.35}, pin_policy=True)
+    decision = guard.decide(observation())
+    assert (decision.policy, decision.reason) == ("lad_ts_plus", "pinned")
+
+
+@pytest.mark.parametrize("rule", ["lad_ts_plus", "nothing_known"])
+def test_a_guard_needs_a_rule(rule: str) -> None:
+    with pytest.raises(InvalidRequest):
+        guard_of(policy="lad_ts_plus", guard_rule=rule)
+
+
+def feed_of(guard: Guard, store: MemoryStore) -> GuardFeed:
+    return GuardFeed(
+        guard,
+        connection(store),
+        node_id="node-0",
+        takes_weights=True,
+        rng=np.random.default_rng(0),
+    )
+
+
+def test_a_verdict_reaches_the_guard() -> None:
+    store = MemoryStore()
+    guard = guard_of(policy="lad_ts_plus", policy_options={"start": "ring"}, guard_window_s=1e12)
+    settings = JudgeSettings(policy="lad_ts_plus", policy_options={"start": "ring"})
+    judge = Judge(settings, VerdictStore(connection(store), node_id="node-0"))
+
+    async def learn() -> None:
+        await judge.look(None, now_s=0.0, unix_s=1e9)
+        assert not store.hashes  # there is nothing to judge
+        for entry in decisions(150):
+            judge.add(entry)
+        await judge.look(None, now_s=100.0, unix_s=1e9 + 100.0)
+        await feed_of(guard, store).look()
+
+    asyncio.run(learn())
+    status = guard.status()
+    assert status.verdict is not None
+    assert (status.verdict.version, status.verdict.tasks) == ("lad_ts_plus:start=ring", 150)
+
+
+def test_judgements_keep_their_distance() -> None:
+    store = MemoryStore()
+    judge = Judge(
+        JudgeSettings(policy="lad_ts_plus", every_s=30.0),
+        VerdictStore(connection(store), node_id="node-0"),
+    )
+    times: list[bytes] = []
+
+    async def learn() -> None:
+        for entry in decisions(120):
+            judge.add(entry)
+        for now_s in (0.0, 10.0, 31.0, 62.0):
+            store.hashes.clear()
+            await judge.look(None, now_s=now_s, unix_s=now_s)
+            times.append(store.hashes.get("dedgeai:node-0:verdict", {}).get("verdict", b""))
+            if now_s == 10.0:
+                judge.add(decisions(121)[-1])
+
+    asyncio.run(learn())
+    # Not before its time, and not without a new decision.
+    assert [bool(one) for one in times] == [True, False, True, False]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"format": "1", "verdict": "damaged"},
+        {"format": "9", "verdict": "{}"},
+    ],
+)
+def test_what_cannot_be_used_changes_nothing(fields: dict[str, str]) -> None:
+    store = MemoryStore()
+    guard = guard_of(policy="lad_ts_plus", guard_window_s=1e12)
+    feed = feed_of(guard, store)
+
+    async def look() -> None:
+        store.hashes["dedgeai:node-0:verdict"] = {k: v.encode() for k, v in fields.items()}
+        await feed.look()
+        store.hashes["dedgeai:node-0:verdict"].clear()
+        store.hashes["dedgeai:node-0:published"] = {"policy": b"lad_ts"}
+        await feed.look()
+        store.away = True
+        await feed.look()
+
+    asyncio.run(look())
+    assert guard.status().reason == ""

@@ -1,0 +1,156 @@
+"""A real learner process on a real Valkey: it publishes what decides, and ends as told."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge_node.clock import SystemClock
+from edge_node.learner import EXIT_OUTGROWN, save_weights
+from edge_node.store.connection import StoreConnection, StoreSettings
+from edge_node.store.embedded_valkey import valkey_command, wait_until_ready
+from edge_node.store.experience_pool import ExperiencePool, PoolSettings
+from edge_node.store.published_weights import (
+    Published,
+    PublishedWeights,
+    UnusableWeights,
+    load_published,
+)
+from scheduler import checkpoint
+from scheduler.experience import PooledDecision
+from scheduler.learning.live_learner import LiveLearner
+from scheduler.policy import Outcome
+from tests.scheduler.learning.lived import NODE_IDS, lived, transitions
+
+NODE_ID = "a"
+QUICK = ("pool_min=60", "actor_lr=0.003", "critic_lr=0.003", "noise=none", "start=zero")
+
+
+@pytest.fixture
+def store_url() -> Iterator[str]:
+    # Not tmp_path: its name would exceed what a Unix socket allows.
+    with tempfile.TemporaryDirectory(prefix="vk") as name:
+        path = Path(name) / "s"
+        process = subprocess.Popen(valkey_command(Path(name), path))
+        try:
+            asyncio.run(wait_until_ready(path, 5.0))
+            yield f"unix://{path}"
+        finally:
+            process.kill()
+            process.wait()
+
+
+def fill(store_url: str, entries: list[PooledDecision | Outcome]) -> None:
+    async def write() -> None:
+        settings = PoolSettings(store=StoreSettings(url=store_url), node_id=NODE_ID)
+        pool = ExperiencePool(settings, clock=SystemClock())
+        await pool.start()
+        for entry in entries:
+            if isinstance(entry, Outcome):
+                pool.note_outcome(entry)
+            else:
+                pool.note_decision(entry.recorded)
+        await pool.flush()
+        await pool.close()
+
+    asyncio.run(write())
+
+
+def announced(store_url: str) -> Published | None:
+    async def read() -> Published | None:
+        connection = StoreConnection(StoreSettings(url=store_url))
+        await connection.start()
+        try:
+            return await PublishedWeights(connection, node_id=NODE_ID).current()
+        finally:
+            await connection.close()
+
+    return asyncio.run(read())
+
+
+def start(store_url: str, out: Path, *more: str) -> subprocess.Popen[str]:
+    options = [part for option in QUICK for part in ("--option", option)]
+    command = [sys.executable, "-m", "edge_node.learner", "--store", store_url]
+    command += ["--node-id", NODE_ID, "--out", str(out), "--publish-every", "0.5"]
+    return subprocess.Popen([*command, *options, *more], stderr=subprocess.PIPE, text=True)
+
+
+def until(found: Callable[[], object], process: subprocess.Popen[str]) -> None:
+    give_up_s = time.monotonic() + 180.0  # at idle priority, on a machine that may be busy
+    while not found():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < give_up_s, "waited in vain"
+        time.sleep(0.2)
+
+
+@pytest.mark.system
+def test_it_publishes_weights_that_decide_goes_on_and_ends_when_told(
+    store_url: str, tmp_path: Path
+) -> None:
+    fill(store_url, lived(700))
+    process = start(store_url, tmp_path)
+    try:
+        until(lambda: announced(store_url), process)
+        published = announced(store_url)
+        assert published is not None
+        assert os.sched_getscheduler(process.pid) in (os.SCHED_IDLE, os.SCHED_OTHER)
+        assert os.getpriority(os.PRIO_PROCESS, process.pid) == 10
+        policy = load_published(published, rng=np.random.default_rng(0))
+        decided = lived(1)[0]
+        assert isinstance(decided, PooledDecision)
+        decision = policy.decide(decided.recorded.observation)
+        assert decision.weights_version == published.version
+        assert published.node_ids == NODE_IDS
+        assert published.checks["held_out_transitions"] >= 96
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=20.0)
+        assert process.returncode == 0
+        assert "published lad_ts-" in said
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.system
+def test_it_ends_itself_when_it_outgrows_its_memory(store_url: str, tmp_path: Path) -> None:
+    process = start(store_url, tmp_path, "--memory-max", str(64 << 20))
+    _, said = process.communicate(timeout=60.0)
+    assert process.returncode == EXIT_OUTGROWN
+    assert "MiB and may hold 64: it ends. Raise learner_memory_bytes_max" in said
+
+
+def test_what_is_not_as_announced_is_not_loaded(tmp_path: Path) -> None:
+    learner = LiveLearner(NODE_IDS, {"pool_min": 10}, seed=0)
+    rng = np.random.default_rng(0)
+    for transition in transitions(60):
+        learner.add(transition)
+    weights = learner.checkpoint(generation=1, metrics={})
+    published = save_weights(weights, tmp_path, created_unix_s=1.7e9)
+    assert load_published(published, rng=rng).version == published.version
+    for changed in (
+        {"version": "lad_ts-1-other"},
+        {"policy": "dqn"},
+        {"path": tmp_path / "none"},
+        {"node_ids": ("a", "b", "x")},
+    ):
+        with pytest.raises(UnusableWeights):
+            load_published(replace(published, **changed), rng=rng)  # type: ignore[arg-type]
+    damaged = dict(weights.arrays)
+    damaged["second.weight_AOI"] = damaged["second.weight_AOI"][:, :3]
+    checkpoint.save(published.path, checkpoint.Checkpoint(info=weights.info, arrays=damaged))
+    with pytest.raises(UnusableWeights):
+        load_published(published, rng=rng)
+    published.path.write_bytes(b"cut off")
+    with pytest.raises(UnusableWeights):
+        load_published(published, rng=rng)
