@@ -210,7 +210,7 @@ def measured(drawn: Sequence[Drawn], scraped: Sequence[list[Any]], *, scale: flo
     for families in scraped:
         for family in families:
             for sample in family.samples:
-                if sample.name == "dedgeai_placements_total":
+                if sample.name == "dedgeai_decisions_total":
                     policy = sample.labels["policy"]
                     decisions[policy] = decisions.get(policy, 0.0) + sample.value
                 elif sample.name == "dedgeai_placement_staleness_seconds_bucket":

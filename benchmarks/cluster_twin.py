@@ -28,7 +28,7 @@ POLICIES = (
     "local",
     "round_robin",
     "power_of_two",
-    "least_queue:own=1",
+    "least_queue:own=1,ties=random",
     "least_expected_delay:own=B",
     "least_expected_delay:fresh=true",
     "slow_server_aware",
