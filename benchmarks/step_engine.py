@@ -417,9 +417,9 @@ def on_cpu(
     return sections
 
 
-def full_size_on_cpu(*, threads: int) -> dict[str, Any]:
-    """One guided step of SD3-medium in bfloat16, ours and the transformer's own."""
-    pair = full_pair(torch.device("cpu"), "bfloat16", threads=threads)
+def full_size_on_cpu(*, dtype: str, threads: int) -> dict[str, Any]:
+    """One guided step of SD3-medium, ours and the transformer's own."""
+    pair = full_pair(torch.device("cpu"), dtype, threads=threads)
     row = pair.denoiser.begin(pair.drawing(1, steps=4), b"")
     inputs = _unfolded_inputs(pair, row)
     theirs_s = pair.timed(lambda: pair.parts.transformer(**inputs))
@@ -427,6 +427,7 @@ def full_size_on_cpu(*, threads: int) -> dict[str, Any]:
         ours_s = pair.timed(lambda: pair.denoiser.step([row]))
     return {
         "device": pair.facts.device,
+        "dtype": dtype,
         "step_s": ours_s,
         "pipeline_step_s": theirs_s,
         "steps_ratio": theirs_s / ours_s,
@@ -510,6 +511,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="few requests, to try the script")
     parser.add_argument("--full-size", action="store_true", help="SD3-medium, random weights")
     parser.add_argument("--sections", help="only these, comma-separated; others stay in the file")
+    parser.add_argument("--dtype", default="bfloat16", help="of the full size on a CPU")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--out", type=pathlib.Path, help="result file")
     options = parser.parse_args()
@@ -520,7 +522,11 @@ def main() -> None:
     name = full if options.full_size else "step_engine"
     out = options.out or RESULTS / f"{name}{'_quick' if options.quick else ''}.json"
     if options.full_size:
-        sections = full_size_on_gpu() if on_gpu else full_size_on_cpu(threads=options.threads)
+        sections = (
+            full_size_on_gpu()
+            if on_gpu
+            else full_size_on_cpu(dtype=options.dtype, threads=options.threads)
+        )
         sections["gpu"] = torch.cuda.get_device_name() if on_gpu else "none was to be had"
         told(sections)
     else:
