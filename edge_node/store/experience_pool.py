@@ -9,7 +9,6 @@ come twice. Joining entries is the learner's.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import secrets
@@ -19,7 +18,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from edge_node.clock import Clock
-from edge_node.errors import StoreUnavailable
+from edge_node.store.background_writer import BackgroundWriter
 from edge_node.store.connection import Command, StoreConnection, StoreSettings
 from scheduler.experience import PooledDecision, RecordedDecision
 from scheduler.experience_codec import UnreadableExperience, decode, encode
@@ -74,24 +73,18 @@ class ExperiencePool:
         self._waiting: deque[PooledDecision | Outcome] = deque()
         self._life = f"{int(clock.unix_s() * 1000):014d}-{secrets.token_hex(4)}"
         self._decisions = 0
-        self._something_waits = asyncio.Event()
-        self._writing = asyncio.Lock()
-        self._writer: asyncio.Task[None] | None = None
-        self._closing = False  # besides the cancellation: see StoreConnection
+        self._writer = BackgroundWriter(
+            self._connection, self._write_batch, pause_s=settings.write_every_s
+        )
         self.dropped = 0
 
     async def start(self) -> None:
         """Starts the background work; a store that is away is no error."""
-        await self._connection.start()
-        self._writer = asyncio.create_task(self._write_forever())
+        await self._writer.start()
 
     async def close(self) -> None:
         """Stops the background work; what was not flushed is lost."""
-        self._closing = True
-        if self._writer is not None:
-            self._writer.cancel()
-            await asyncio.wait([self._writer])
-        await self._connection.close()
+        await self._writer.close()
 
     def note_decision(self, recorded: RecordedDecision) -> None:
         """Takes a decision that was just made; the order of calls is the order of decisions."""
@@ -110,7 +103,7 @@ class ExperiencePool:
             StoreUnavailable: the store is away; everything still waits.
         """
         while self._waiting:
-            await self._write_batch()
+            await self._writer.write_once()
 
     def _take(self, entry: PooledDecision | Outcome) -> None:
         if len(self._waiting) >= self._settings.waiting_max:
@@ -118,29 +111,19 @@ class ExperiencePool:
             self.dropped += 1
             self._on_dropped(1)
         self._waiting.append(entry)
-        self._something_waits.set()
+        self._writer.wake()
 
-    async def _write_forever(self) -> None:
-        while not self._closing:
-            await self._something_waits.wait()
-            await self._connection.wait_until_available()
-            # A failure makes the store unavailable, so the next turn waits for it.
-            with contextlib.suppress(StoreUnavailable):
-                await self._write_batch()
-            await asyncio.sleep(self._settings.write_every_s)
-
-    async def _write_batch(self) -> None:
-        async with self._writing:
-            batch = list(islice(self._waiting, self._settings.batch_max))
-            commands = [command for entry in batch if (command := self._add(entry))]
-            if commands:
-                await self._connection.execute(commands, durable=False)
-            # While the write was under way, the buffer may have given up some of its oldest.
-            for entry in batch:
-                if self._waiting and self._waiting[0] is entry:
-                    self._waiting.popleft()
-            if not self._waiting:
-                self._something_waits.clear()
+    async def _write_batch(self) -> bool:
+        """Writes the oldest that wait, by the writer; whether more waits."""
+        batch = list(islice(self._waiting, self._settings.batch_max))
+        commands = [command for entry in batch if (command := self._add(entry))]
+        if commands:
+            await self._connection.execute(commands, durable=False)
+        # While the write was under way, the buffer may have given up some of its oldest.
+        for entry in batch:
+            if self._waiting and self._waiting[0] is entry:
+                self._waiting.popleft()
+        return bool(self._waiting)
 
     def _add(self, entry: PooledDecision | Outcome) -> Command | None:
         """The command that writes an entry; None for what no entry can hold."""

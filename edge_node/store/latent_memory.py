@@ -16,8 +16,6 @@ meet, so it reads the latest; the memory finds the values of the nodes that it d
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import hashlib
 import json
 import logging
@@ -26,8 +24,8 @@ from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from edge_node.errors import StoreUnavailable
 from edge_node.ports import LatentSnapshot
+from edge_node.store.background_writer import BackgroundWriter
 from edge_node.store.connection import Command, StoreConnection, StoreSettings
 
 _log = logging.getLogger(__name__)
@@ -81,10 +79,8 @@ class LatentMemory:
         self._wanted: LatentSnapshot | None = None
         self._written: LatentSnapshot | None = None
         self._behind = 0
-        self._work_waits = asyncio.Event()
-        self._writing = asyncio.Lock()
-        self._writer: asyncio.Task[None] | None = None
-        self._closing = False  # besides the cancellation: see StoreConnection
+        self._flushing = False
+        self._writer = BackgroundWriter(self._connection, self._write)
 
     @property
     def behind_slots(self) -> int:
@@ -93,16 +89,11 @@ class LatentMemory:
 
     async def connect(self) -> None:
         """Starts the background work; a store that is away is no error."""
-        await self._connection.start()
-        self._writer = asyncio.create_task(self._write_forever())
+        await self._writer.start()
 
     async def close(self) -> None:
         """Stops the background work; what was not flushed is lost."""
-        self._closing = True
-        if self._writer is not None:
-            self._writer.cancel()
-            await asyncio.wait([self._writer])
-        await self._connection.close()
+        await self._writer.close()
 
     async def read(self) -> LatentSnapshot | None:
         """What a former life of the node wrote last; None if there is nothing usable.
@@ -127,7 +118,7 @@ class LatentMemory:
         """Hands a snapshot to the write-behind without waiting."""
         self._wanted = snapshot
         self._behind += 1
-        self._work_waits.set()
+        self._writer.wake()
         self._on_behind_changed(self._behind)
 
     async def flush(self) -> None:
@@ -136,30 +127,24 @@ class LatentMemory:
         Raises:
             StoreUnavailable: the store is away; it is still held.
         """
-        while self._wanted is not None:
-            async with self._writing:
-                await self._write(durable=True)
+        self._flushing = True
+        try:
+            while self._wanted is not None:
+                await self._writer.write_once()
+        finally:
+            self._flushing = False
 
-    async def _write_forever(self) -> None:
-        while not self._closing:
-            await self._work_waits.wait()
-            await self._connection.wait_until_available()
-            # A failure makes the store unavailable, so the next turn waits for it.
-            with contextlib.suppress(StoreUnavailable):
-                async with self._writing:
-                    await self._write(durable=False)
-
-    async def _write(self, *, durable: bool) -> None:
-        """Writes what the store lacks of the latest snapshot; the caller holds `_writing`."""
+    async def _write(self) -> bool:
+        """Writes what the store lacks of the latest snapshot, by the writer; whether more waits."""
         wanted, behind = self._wanted, self._behind
         if wanted is not None:
-            await self._connection.execute([self._command(wanted)], durable=durable)
+            await self._connection.execute([self._command(wanted)], durable=self._flushing)
             self._written = wanted
             self._behind -= behind
             self._on_behind_changed(self._behind)
         if self._wanted is wanted:
             self._wanted = None
-            self._work_waits.clear()
+        return self._wanted is not None
 
     def _command(self, wanted: LatentSnapshot) -> Command:
         key, fields = self._key(wanted), _encode(wanted)

@@ -17,7 +17,6 @@ Keys, all under one prefix:
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import json
 import logging
@@ -36,6 +35,7 @@ from edge_node.domain import (
 )
 from edge_node.errors import IdempotencyConflict, StoreUnavailable
 from edge_node.ports import AlreadyAccepted, Appended, Idempotency
+from edge_node.store.background_writer import BackgroundWriter
 from edge_node.store.connection import Command, StoreConnection, StoreSettings
 from edge_node.store.pending_writes import Acceptance, PendingWrite, PendingWrites
 from edge_node.store.record_codec import UnreadableRecord, decode_record, encode_record
@@ -143,10 +143,7 @@ class TaskLedger:
         self._connection = StoreConnection(settings.store)
         self._pending = PendingWrites(settings.pending_max)
         self._retractions: list[_Retraction] = []
-        self._work_waits = asyncio.Event()
-        self._writing = asyncio.Lock()
-        self._writer: asyncio.Task[None] | None = None
-        self._closing = False  # besides the cancellation: see StoreConnection
+        self._writer = BackgroundWriter(self._connection, self._write_batch)
 
     @property
     def available(self) -> bool:
@@ -155,16 +152,11 @@ class TaskLedger:
 
     async def connect(self) -> None:
         """Starts the background work; a store that is away is no error, `available` tells."""
-        await self._connection.start()
-        self._writer = asyncio.create_task(self._write_forever())
+        await self._writer.start()
 
     async def close(self) -> None:
         """Stops the background work; what was not flushed is lost."""
-        self._closing = True
-        if self._writer is not None:
-            self._writer.cancel()
-            await asyncio.wait([self._writer])
-        await self._connection.close()
+        await self._writer.close()
 
     async def next_incarnation(self) -> int:
         """A number larger than in every earlier life of the node, durably.
@@ -193,8 +185,7 @@ class TaskLedger:
                 taken back before the ledger accepts anything else.
         """
         while self._retractions:
-            async with self._writing:
-                await self._write_batch()
+            await self._writer.write_once()
         task_ids = tuple(task.id for task in tasks)
         key_name, key_value = self._key_record(idempotency, task_ids=task_ids, job_id=job_id)
         prefix = self._settings.key_prefix
@@ -215,7 +206,7 @@ class TaskLedger:
                     key_name=key_name, key_value=key_value, job_id=job_id, task_ids=task_ids
                 )
             )
-            self._work_waits.set()
+            self._writer.wake()
             raise
         if earlier is None or idempotency is None:
             return Appended(task_ids=task_ids, job_id=job_id)
@@ -240,8 +231,7 @@ class TaskLedger:
         self._hold(record, durable=True)
         held = self._pending.get(record.task.id)
         while held is not None and self._pending.get(record.task.id) is held:
-            async with self._writing:
-                await self._write_batch()
+            await self._writer.write_once()
 
     async def flush(self) -> None:
         """Returns when nothing waits to be written.
@@ -250,8 +240,7 @@ class TaskLedger:
             StoreUnavailable: the store is away; everything is still held.
         """
         while self._pending or self._retractions:
-            async with self._writing:
-                await self._write_batch()
+            await self._writer.write_once()
 
     async def recover(self, *, attempts_max: int) -> list[TaskRecord]:
         """The tasks of a former life that this one owes, oldest first, queued again.
@@ -358,20 +347,11 @@ class TaskLedger:
             level = logging.ERROR if given_up.record.status.is_final else logging.WARNING
             task, status = given_up.record.task, given_up.record.status
             _log.log(level, "write-behind is full: gave up %s of task %s", status, task.id)
-        self._work_waits.set()
+        self._writer.wake()
         self._on_pending_changed(len(self._pending))
 
-    async def _write_forever(self) -> None:
-        while not self._closing:
-            await self._work_waits.wait()
-            await self._connection.wait_until_available()
-            # A failure makes the store unavailable, so the next turn waits for it.
-            with contextlib.suppress(StoreUnavailable):
-                async with self._writing:
-                    await self._write_batch()
-
-    async def _write_batch(self) -> None:
-        """Writes retractions and the next pending states; the caller holds `_writing`."""
+    async def _write_batch(self) -> bool:
+        """Writes retractions and the next pending states, by the writer; whether more waits."""
         retractions = tuple(self._retractions)
         writes = self._pending.batch(self._settings.batch_max)
         commands = [self._retract(retraction) for retraction in retractions]
@@ -385,8 +365,7 @@ class TaskLedger:
         del self._retractions[: len(retractions)]
         self._pending.confirm(writes)
         self._on_pending_changed(len(self._pending))
-        if not self._pending and not self._retractions:
-            self._work_waits.clear()
+        return bool(self._pending or self._retractions)
 
     def _keep(
         self, record: TaskRecord, *, text: str, acceptance: Acceptance | None = None

@@ -1,0 +1,78 @@
+"""The life of a write-behind: one connection, one task that writes while the store is there.
+
+Owns starting and stopping, waiting for work and for the store, and that only one write is under
+way. What is written, and whether anything is left to write, is its caller's business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+
+from edge_node.errors import StoreUnavailable
+from edge_node.store.connection import StoreConnection
+
+
+class BackgroundWriter:
+    """Calls `write` whenever it was woken, until `write` says that nothing is left."""
+
+    def __init__(
+        self,
+        connection: StoreConnection,
+        write: Callable[[], Awaitable[bool]],
+        *,
+        pause_s: float = 0.0,
+    ) -> None:
+        """Starts nothing yet.
+
+        Args:
+            connection: started and closed with the writer.
+            write: writes the next of what waits; returns whether more is left, or raises
+                StoreUnavailable and keeps what it had.
+            pause_s: after each write.
+        """
+        self._connection = connection
+        self._write = write
+        self._pause_s = pause_s
+        self._work_waits = asyncio.Event()
+        self._writing = asyncio.Lock()
+        self._task: asyncio.Task[None] | None = None
+        self._closing = False  # besides the cancellation: see StoreConnection
+
+    async def start(self) -> None:
+        """Starts the background work; a store that is away is no error."""
+        await self._connection.start()
+        self._task = asyncio.create_task(self._run())
+
+    async def close(self) -> None:
+        """Stops the background work; what was not written is lost."""
+        self._closing = True
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        await self._connection.close()
+
+    def wake(self) -> None:
+        """There is something to write."""
+        self._work_waits.set()
+
+    async def write_once(self) -> None:
+        """Writes now, for callers that wait for it.
+
+        Raises:
+            StoreUnavailable: the store is away.
+        """
+        async with self._writing:
+            if not await self._write():
+                self._work_waits.clear()
+
+    async def _run(self) -> None:
+        while not self._closing:
+            await self._work_waits.wait()
+            await self._connection.wait_until_available()
+            # A failure makes the store unavailable, so the next turn waits for it.
+            with contextlib.suppress(StoreUnavailable):
+                await self.write_once()
+            if self._pause_s:
+                await asyncio.sleep(self._pause_s)
