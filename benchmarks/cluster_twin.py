@@ -198,6 +198,26 @@ def simulated_matrix(device_sets: Sequence[Devices]) -> list[dict[str, Any]]:
     return rows
 
 
+def simulated_batch(
+    device_sets: Sequence[Devices], requests: Sequence[Request]
+) -> list[dict[str, Any]]:
+    """Makespan of requests that come all at once, over total work / total capacity."""
+    rows = []
+    for devices in device_sets:
+        ideal_s = float(devices.work_of(requests).sum() / devices.capacity)
+        for policy in POLICIES:
+            delay_s_N = simulated_delay_s(devices, requests, policy=policy, state_age_s=0.05)
+            rows.append(
+                {
+                    "devices": devices.name,
+                    "policy": policy,
+                    "requests": len(requests),
+                    "over_ideal": float(delay_s_N.max() / ideal_s),
+                }
+            )
+    return rows
+
+
 def _row(
     delays: Sequence[np.ndarray], devices: str, load: float, policy: str, age_s: float, order: str
 ) -> dict[str, Any]:

@@ -257,8 +257,8 @@ def slow_server_aware(*, rng: np.random.Generator, alpha: float = 0.3, own: Own 
     Two things are otherwise where a burst is much longer than the cluster: where every node has
     more than `DEEP_TASKS` such tasks in front of it, none will idle soon, so alpha is 1; and as a
     node's own unseen tasks become many for every candidate (`OWN_SPREAD_TASKS`), it balances them
-    by itself as all others do, and D falls to 1. Both shorten a batch of 1000 on five mixed Orins
-    from 1.039 to 1.006 times total work over total capacity and change nothing else.
+    by itself as all others do, and D falls to 1. So a batch of 1000 on five mixed Orins ends after
+    1.006 times total work over total capacity (benchmarks/results/cluster_delay_simulated.json).
 
     Args:
         rng: unused; every policy is built with one.
