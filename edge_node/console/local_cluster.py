@@ -84,6 +84,11 @@ class LocalCluster:
         """Process of a node."""
         return self._processes[index].pid
 
+    def child_pid(self, index: int, name: str) -> int:
+        """A node's worker, store or learner, from its record."""
+        record = self.folder / self.node_ids[index] / "run" / f"{name}.pid"
+        return int(record.read_text().split()[0])
+
     def start_node(self, index: int) -> None:
         """Starts one node, for the first time or again."""
         folder = self.folder / self.node_ids[index]

@@ -131,6 +131,9 @@ class Hosting:
     def __init__(self, limits: HostingLimits) -> None:
         self._limits = limits
         self._hosted: dict[TaskId, _Hosted] = {}
+        # Sums over `_hosted`, as they are told to every peer after every step.
+        self._backlog = 0.0
+        self._started = 0
         self._attempt_highest: OrderedDict[TaskId, int] = OrderedDict()
         self._dispatches_seen: dict[NodeId, tuple[int, int]] = {}
         self._changes = 0
@@ -145,17 +148,17 @@ class Hosting:
     @property
     def backlog(self) -> float:
         """Work units queued and running, not done."""
-        return sum(hosted.work_left for hosted in self._hosted.values())
+        return self._backlog
 
     @property
     def queued(self) -> int:
         """Attempts whose first step has not begun."""
-        return sum(not hosted.started for hosted in self._hosted.values())
+        return len(self._hosted) - self._started
 
     @property
     def running(self) -> int:
         """Attempts on the device."""
-        return len(self._hosted) - self.queued
+        return self._started
 
     @property
     def dispatches_seen(self) -> dict[NodeId, tuple[int, int]]:
@@ -209,6 +212,7 @@ class Hosting:
             message = f"The queue holds {self._limits.hosted_max} tasks."
             return [*instructions, self._refusal(offload, "queue_full", message)]
         self._hosted[offload.task_id] = _Hosted(offload=offload)
+        self._backlog += offload.work
         self._changes += 1
         start = StartDrawing(
             task_id=offload.task_id,
@@ -221,7 +225,18 @@ class Hosting:
 
     def _drop(self, task_id: TaskId) -> _Hosted | None:
         self._changes += 1
-        return self._hosted.pop(task_id, None)
+        dropped = self._hosted.pop(task_id, None)
+        if dropped is not None:
+            self._started -= dropped.started
+            # Nothing hosted is exactly no work, whatever the sums were rounded to.
+            self._backlog = self._backlog - dropped.work_left if self._hosted else 0.0
+        return dropped
+
+    def _progressed(self, hosted: _Hosted, share_done: float) -> None:
+        before = hosted.work_left
+        self._started += not hosted.started
+        hosted.started, hosted.share_done = True, share_done
+        self._backlog += hosted.work_left - before
 
     def _see_dispatch(self, offload: Offload) -> None:
         seen = self._dispatches_seen.get(offload.origin, (0, 0))
@@ -254,11 +269,10 @@ class Hosting:
         hosted = self._hosted[event.task_id]
         match event.report:
             case AttemptStarted():
-                hosted.started = True
+                self._progressed(hosted, hosted.share_done)
             case StepFinished(step=step, steps=steps):
-                hosted.started = True
                 # The rest of the work is the decoding, which comes after the last step.
-                hosted.share_done = step / (steps + 1)
+                self._progressed(hosted, step / (steps + 1))
             case AttemptFinished() | AttemptFailed():
                 self._drop(event.task_id)
         return [
@@ -273,6 +287,7 @@ class Hosting:
     def _worker_lost(self) -> list[Instruction]:
         lost = list(self._hosted.values())
         self._hosted.clear()
+        self._backlog, self._started = 0.0, 0
         self._changes += 1
         message = "The worker process ended before the image was drawn."
         return [self._refusal(hosted.offload, "worker_lost", message) for hosted in lost]

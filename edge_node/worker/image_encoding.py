@@ -65,7 +65,8 @@ def encode(
     if image_format == "png":
         picture.save(buffer, format="PNG", pnginfo=metadata)
     else:
-        picture.save(buffer, format=image_format.upper(), quality=image_quality)
+        full_colour = picture.convert("RGB")
+        full_colour.save(buffer, format=image_format.upper(), quality=image_quality)
     return buffer.getvalue()
 
 

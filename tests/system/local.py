@@ -93,12 +93,6 @@ def decoded(content: bytes) -> Image.Image:
         return image.copy()
 
 
-def child_pid(cluster: LocalCluster, index: int, name: str) -> int:
-    """Process of a node's worker or store, from its record."""
-    record = cluster.folder / cluster.node_ids[index] / "run" / f"{name}.pid"
-    return int(record.read_text().split()[0])
-
-
 def processes_of(folder: Path, words: str) -> list[int]:
     """Processes whose command line names `folder` and `words`."""
     found = []

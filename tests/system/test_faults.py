@@ -16,7 +16,6 @@ from edge_node.console.rest_client import RestClient
 from tests.system.local import (
     EMULATED,
     QUICK_LEASE,
-    child_pid,
     image_of,
     kill,
     on_cluster,
@@ -159,7 +158,7 @@ def test_a_worker_killed_in_mid_step_costs_no_task(tmp_path: Path) -> None:
     async def test(cluster: LocalCluster, http: httpx.AsyncClient) -> None:
         task = await submit(http, cluster.urls[0], num_inference_steps=12)
         await wait_for(http, cluster.urls[0], task["id"], "in_progress")
-        kill(child_pid(cluster, 0, "worker"))
+        kill(cluster.child_pid(0, "worker"))
         ended = await wait_for(http, cluster.urls[0], task["id"])
         assert ended["status"] == "completed"
         assert ended["attempt"] > 1
@@ -173,7 +172,7 @@ def test_a_store_killed_comes_back_and_nothing_is_lost(tmp_path: Path) -> None:
     async def test(cluster: LocalCluster, http: httpx.AsyncClient) -> None:
         task = await submit(http, cluster.urls[0], num_inference_steps=8)
         await wait_for(http, cluster.urls[0], task["id"], "in_progress")
-        kill(child_pid(cluster, 0, "store"))
+        kill(cluster.child_pid(0, "store"))
         ended = await wait_for(http, cluster.urls[0], task["id"])
         assert ended["status"] == "completed"
         async with asyncio.timeout(20):
