@@ -60,6 +60,8 @@ LOADS = (0.8, 0.95)
 BATCH = 1000
 PARTS = ("poisson", "batch", "throttled", "killed", "simulated")
 AGREEMENT = 0.10
+# Of the simulator, over which a policy that tosses one is averaged.
+COINS = 20
 # Of the guard's alternation: several service delays.
 GUARD_WINDOW_S = 30.0
 # A run in which the learned policy decided less often is not called by its name.
@@ -272,7 +274,15 @@ def poisson(options: argparse.Namespace, console: Console) -> list[dict[str, Any
                 )
                 found = run(cell, options, seed=seed)
                 age_s = found.staleness_s["mean"] * options.time_scale
-                twin_s = simulated_delay_s(MIXED, requests, policy=policy, state_age_s=age_s)
+                twin_s = np.mean(
+                    [
+                        simulated_delay_s(
+                            MIXED, requests, policy=policy, state_age_s=age_s, coin=coin
+                        )
+                        for coin in range(COINS)
+                    ],
+                    axis=0,
+                )
                 row = {
                     "load": load,
                     "seed": seed,

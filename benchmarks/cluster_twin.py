@@ -90,6 +90,7 @@ def simulated_delay_s(
     state_age_s: float,
     changes: tuple[tuple[float, int, float], ...] = (),
     discipline: Discipline = FCFS,
+    coin: int = 0,
 ) -> np.ndarray:
     """Service delay of every request, seconds.
 
@@ -100,11 +101,12 @@ def simulated_delay_s(
         state_age_s: mean age of what a station knows of the others.
         changes: (seconds, device, factor on its capacity).
         discipline: order of service.
+        coin: seed of a policy that tosses one.
     """
     scenario = scenario_of(devices, state_age_s=state_age_s, changes=changes)
     episode = episode_of(devices, requests, scenario)
-    placing = dispatcher(PolicySpec.parse(policy), scenario, 0)
-    server_N = placing.place(episode, np.random.default_rng(1))
+    placing = dispatcher(PolicySpec.parse(policy), scenario, coin)
+    server_N = placing.place(episode, np.random.default_rng([1, coin]))
     return service_delay_s(episode, server_N, discipline)
 
 

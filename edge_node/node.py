@@ -221,7 +221,7 @@ class _Node:
             connection,
             node_id=self._config.node_id,
             takes_weights=takes_published_weights(self._config),
-            rng=np.random.default_rng(self._config.policy_seed),
+            rng=policy_coin(self._config),
         )
         self._background(feed.run())
 
@@ -506,13 +506,21 @@ def model_options(config: NodeConfig) -> list[str]:
     return options
 
 
+def policy_coin(config: NodeConfig) -> np.random.Generator:
+    """Each node's own, though all of a cluster may share a seed: equal coins choose equal nodes."""
+    if config.policy_seed is None:
+        return np.random.default_rng()
+    name = hashlib.sha256(config.node_id.encode()).digest()
+    return np.random.default_rng([config.policy_seed, int.from_bytes(name[:8], "big")])
+
+
 def policy_of(config: NodeConfig, *, clock: Clock) -> Policy:
     """The policy that the operator wants, under guard if it is a learned one.
 
     Raises:
         InvalidRequest: it, its options or the guard's rule cannot be had.
     """
-    rng = np.random.default_rng(config.policy_seed)
+    rng = policy_coin(config)
     try:
         policy = create(config.policy, rng=rng, **config.policy_options)
     except ValueError as error:
