@@ -10,13 +10,17 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
 import random
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edge_node.errors import DEdgeAIError
+
+if TYPE_CHECKING:
+    from edge_node.config import NodeConfig
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 
@@ -43,22 +47,27 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_node(commands)
+    _add_worker(commands)
+    _add_learner(commands)
+    _add_health(commands)
+    _add_config(commands)
+    _add_doctor(commands)
     _add_cluster(commands)
     _add_demo(commands)
     _add_generate(commands)
     _add_replay(commands)
     _add_train(commands)
     _add_simulate(commands)
+    _add_deploy(commands)
     return parser
 
 
 Commands = Any  # argparse keeps the type of its sub-parsers action to itself
 
 
-def _add_node(commands: Commands) -> None:
-    parser = commands.add_parser("node", help="run one node of a cluster")
+def _add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--config", type=Path, help="TOML file of settings, see edge_node/config.py"
+        "--config", type=Path, help="TOML file of settings; `dedgeai config show` lists them all"
     )
     parser.add_argument(
         "--set",
@@ -67,7 +76,51 @@ def _add_node(commands: Commands) -> None:
         metavar="KEY=VALUE",
         help="one setting; overrides file and environment (DEDGEAI_<KEY>)",
     )
+
+
+def _add_node(commands: Commands) -> None:
+    parser = commands.add_parser("node", help="run one node of a cluster")
+    _add_settings(parser)
     parser.set_defaults(run=_node)
+
+
+def _add_worker(commands: Commands) -> None:
+    parser = commands.add_parser("worker", help="run a node's worker beside it, on worker_socket")
+    _add_settings(parser)
+    parser.set_defaults(run=_worker)
+
+
+def _add_learner(commands: Commands) -> None:
+    parser = commands.add_parser("learner", help="run a node's learner beside it, on redis_url")
+    _add_settings(parser)
+    parser.set_defaults(run=_learner)
+
+
+def _add_health(commands: Commands) -> None:
+    parser = commands.add_parser("health", help="0 if a process of this device is alive, else 1")
+    _add_settings(parser)
+    parser.add_argument("process", nargs="?", choices=("node", "worker", "learner"), default="node")
+    parser.add_argument("--ready", action="store_true", help="0 only if it takes work now")
+    parser.set_defaults(run=_health)
+
+
+def _add_config(commands: Commands) -> None:
+    parser = commands.add_parser("config", help="show or check the settings of a node")
+    kinds = parser.add_subparsers(required=True, metavar="show|check")
+    show = kinds.add_parser("show", help="every setting, its unit, its default, its source; TOML")
+    _add_settings(show)
+    show.add_argument("--json", action="store_true")
+    show.set_defaults(run=_show_config)
+    check = kinds.add_parser("check", help="a sentence for each problem, and 2 if there are any")
+    _add_settings(check)
+    check.set_defaults(run=_check_config)
+
+
+def _add_doctor(commands: Commands) -> None:
+    parser = commands.add_parser("doctor", help="examine this device, and say what mends it")
+    _add_settings(parser)
+    parser.add_argument("--json", action="store_true", help="a list of check, level, seen, remedy")
+    parser.set_defaults(run=_doctor)
 
 
 def _add_cluster(commands: Commands) -> None:
@@ -183,18 +236,93 @@ def _add_simulate(commands: Commands) -> None:
     parser.set_defaults(run=_simulate)
 
 
+def _add_deploy(commands: Commands) -> None:
+    parser = commands.add_parser("deploy", help="bring the devices of an inventory up to date")
+    parser.add_argument("--inventory", type=Path, default=Path("deploy/inventory.toml"))
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="NODE_ID", help="this node; may be repeated"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print every command and file, and do nothing"
+    )
+    parser.add_argument(
+        "--ready-timeout", type=float, default=900.0, help="seconds until a node would draw"
+    )
+    parser.set_defaults(run=_deploy)
+
+
 def _node(options: argparse.Namespace) -> int:
-    from edge_node.config import load_config
-    from edge_node.errors import InvalidRequest
+    from edge_node.config_sources import load_config, parse_overrides
     from edge_node.node import run_node
 
-    overrides = {}
-    for setting in options.set:
-        key, equals, value = setting.partition("=")
-        if not equals:
-            raise InvalidRequest(f"--set {setting} is not KEY=VALUE.")
-        overrides[key] = value.split(",") if key == "peers" else value
-    return asyncio.run(run_node(load_config(options.config, overrides)))
+    overrides = parse_overrides(options.set)
+    return asyncio.run(run_node(lambda: load_config(options.config, overrides)))
+
+
+def _worker(options: argparse.Namespace) -> int:
+    from edge_node.child_options import attached_worker, worker_lock
+
+    config = _load_config(options)
+    command = attached_worker(config)
+    worker_lock(config).parent.mkdir(parents=True, exist_ok=True)
+    os.execv(command[0], command)
+
+
+def _learner(options: argparse.Namespace) -> int:
+    from edge_node.child_options import attached_learner
+
+    command = attached_learner(_load_config(options))
+    os.execv(command[0], command)
+
+
+def _health(options: argparse.Namespace) -> int:
+    from edge_node.console.health import look
+
+    try:
+        health = look(_load_config(options), options.process)
+    except DEdgeAIError as error:
+        print(error.message)
+        return 1
+    print(health.line)
+    return 0 if (health.ready if options.ready else health.alive) else 1
+
+
+def _show_config(options: argparse.Namespace) -> int:
+    from edge_node.config_sources import load, parse_overrides
+    from edge_node.console.configuration import as_json, as_toml
+
+    loaded = load(options.config, parse_overrides(options.set))
+    print(as_json(loaded) if options.json else as_toml(loaded))
+    return 0
+
+
+def _check_config(options: argparse.Namespace) -> int:
+    from edge_node.config_sources import InvalidConfig
+    from edge_node.console.configuration import problems
+
+    try:
+        found = problems(_load_config(options))
+    except InvalidConfig as error:
+        found = list(error.problems)
+    for problem in found:
+        print(problem, file=sys.stderr)
+    if not found:
+        print("No problem was found.")
+    return 2 if found else 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from edge_node.console.doctor import run_doctor
+
+    return run_doctor(lambda: _load_config(options), as_json=options.json, console=Console())
+
+
+def _load_config(options: argparse.Namespace) -> NodeConfig:
+    from edge_node.config_sources import load_config, parse_overrides
+
+    return load_config(options.config, parse_overrides(options.set))
 
 
 def _cluster(options: argparse.Namespace) -> int:
@@ -363,6 +491,20 @@ def _simulate(options: argparse.Namespace) -> int:
         checkpoints=options.checkpoints,
     )
     return simulate.simulate(request)
+
+
+def _deploy(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from edge_node.console.deploy import DeployRequest, deploy
+
+    request = DeployRequest(
+        inventory=options.inventory,
+        only=tuple(options.only),
+        dry_run=options.dry_run,
+        ready_s_max=options.ready_timeout,
+    )
+    return deploy(request, console=Console())
 
 
 if __name__ == "__main__":

@@ -1,221 +1,451 @@
-"""Every setting of a node: its unit, its default and what it bounds.
+"""Every setting of a node: its meaning, unit, default and bounds, and whether SIGHUP changes it.
 
-Read from a TOML file, then from environment variables `DEDGEAI_<FIELD>`, then from the command
-line, each overriding the one before. Unknown keys are errors.
+Owns what a setting is; where values come from is `config_sources.py`. `dedgeai config show` prints
+all of this.
 """
 
 from __future__ import annotations
 
-import difflib
-import os
-import tomllib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    model_validator,
+)
 
-from edge_node.errors import InvalidRequest
-
-ENVIRONMENT_PREFIX = "DEDGEAI_"
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
 
 
+def _setting(
+    default: object, description: str, *, unit: str = "", reload: bool = False, **bounds: Any
+) -> Any:
+    """One setting; `reload` says that a running node takes another value on SIGHUP."""
+    extra: dict[str, JsonValue] = {"unit": unit, "reload": reload}
+    return Field(default=default, description=description, json_schema_extra=extra, **bounds)
+
+
 def _split(value: object) -> object:
-    """Numbers as the environment gives them, with commas between."""
-    return tuple(value.split(",")) if isinstance(value, str) else value
+    """Several values as environment and command line give them, with commas between."""
+    if not isinstance(value, str):
+        return value
+    return tuple(one.strip() for one in value.split(",") if one.strip())
+
+
+def _pairs(value: object) -> object:
+    """Names and values as environment and command line give them: `a=1,b=x`."""
+    if not isinstance(value, str):
+        return value
+    pairs = (one.partition("=") for one in value.split(",") if one)
+    return {key: _number_or_text(text) for key, _, text in pairs}
+
+
+def _number_or_text(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 _NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_Address = Annotated[str, Field(pattern=r"^[^:\s]+:\d{1,5}$")]
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"
 
 
 class NodeConfig(BaseModel):
-    """One node. Times are seconds, sizes bytes, unless the name says otherwise."""
+    """One node. What is None by default is not set; the description says what happens then."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     # Identity and addresses.
-    node_id: str = Field(default="node-0", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")
-    data_folder: Path = Path("dedgeai-data")
-    rest_host: str = "127.0.0.1"
-    rest_port: int = Field(default=8080, ge=0, le=65535)
-    grpc_host: str = "127.0.0.1"
-    grpc_port: int = Field(default=9080, ge=0, le=65535)
-    # host:port of every other node's gRPC listener.
-    peers: tuple[Annotated[str, Field(pattern=r"^[^:\s]+:\d{1,5}$")], ...] = ()
-    # Remote gRPC without TLS lets anyone on the network read prompts and place tasks.
-    allow_insecure_peering: bool = False
+    node_id: str = _setting(
+        "node-0",
+        "the name of this node, its own in the cluster: letters, digits, _, . and -",
+        pattern=_NAME,
+    )
+    cluster_name: str = _setting(
+        "dedgeai",
+        "a name; nodes of a cluster of another name are neither found nor let in",
+        pattern=_NAME,
+    )
+    data_folder: Path = _setting(
+        Path("dedgeai-data"),
+        "tasks, images, logs and learned weights; a learner beside the node needs the same path",
+    )
+    rest_host: str = _setting("127.0.0.1", "where the REST surface listens; 0.0.0.0 for everyone")
+    rest_port: int = _setting(8080, "port of the REST surface", ge=0, le=65535)
+    grpc_host: str = _setting("127.0.0.1", "where other nodes reach this one; 0.0.0.0 for everyone")
+    grpc_port: int = _setting(9080, "port for other nodes", ge=0, le=65535)
+    allow_insecure_peering: bool = _setting(
+        False,
+        "true: other machines may reach grpc_host, though without TLS anyone on the network can "
+        "read prompts and place tasks",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = _setting(
+        "info", "least severity that the node's process logs", reload=True
+    )
 
-    # Store: an embedded Valkey under data_folder unless a URL is given.
-    redis_url: str | None = None
-    idempotency_keep_s: float = Field(default=86_400.0, gt=0)
-    task_keep_s: float = Field(default=7 * 86_400.0, gt=0)
-    image_bytes_total_max: int = Field(default=10 * 2**30, gt=0)
-    image_keep_s: float = Field(default=7 * 86_400.0, gt=0)
-    # Images that tasks start from, kept until the tasks' deadlines: some 2000 of 512x512 pixels.
-    init_image_bytes_total_max: int = Field(default=2**30, gt=0)
+    # Other nodes.
+    peers: Annotated[tuple[_Address, ...], BeforeValidator(_split)] = _setting(
+        (), "host:port of other nodes' gRPC listeners", reload=True
+    )
+    accept_new_peers: bool = _setting(
+        True,
+        "true: a node of this cluster that says hello is let in, though peers does not name it",
+        reload=True,
+    )
+    discovery: Literal["static", "mdns"] = _setting(
+        "static",
+        "static: peers and hellos alone; mdns: nodes on the LAN are found, too (dedgeai[mdns])",
+    )
+    forget_s: float = _setting(
+        3600.0,
+        "silence after which a node that peers does not name is forgotten; before, it is known "
+        "as dead, and as away if it left",
+        unit="s",
+        reload=True,
+        gt=0,
+    )
 
-    # Worker: a child of the node unless the socket of one that runs already is given.
-    worker_socket: Path | None = None
-    # File that stands for the accelerator: one worker holds it, never two copies of the weights.
-    worker_lock: Path | None = None
-    engine: Literal["sd3", "emulated"] = "sd3"
-    # Stable Diffusion 3 as a diffusers folder or a .safetensors file; the tiny model of this
-    # package when not given.
-    model: Path | None = None
-    # CLIP-L's and CLIP-bigG's files for a single file without them; else looked for beside it.
-    clip_files: tuple[Path, Path] | None = None
-    # A diffusers folder whose configs go with a single file; else those of SD3-medium.
-    single_file_configs: Path | None = None
-    # The operator has read the Stability AI Community License and accepts it.
-    stability_license_accepted: bool = False
-    dtype: Literal["auto", "float16", "bfloat16", "float32", "float64"] = "auto"
-    # sd3: context padded as diffusers does, to the bit; paper: the CLIPs' 77 tokens alone.
-    context_mode: Literal["sd3", "paper"] = "sd3"
-    # Compiled blocks, and CUDA graphs where there is CUDA; auto is on a GPU.
-    compile_model: Literal["auto", "always", "never"] = "auto"
+    # Store.
+    redis_url: str | None = _setting(
+        None,
+        "redis://host:port/0 or unix:///path of a Valkey that runs beside the node; else the node "
+        "starts one under data_folder",
+        pattern=r"^(redis|rediss|unix)://",
+    )
+    idempotency_keep_s: float = _setting(
+        86_400.0, "how long an Idempotency-Key is remembered", unit="s", gt=0
+    )
+    task_keep_s: float = _setting(
+        7 * 86_400.0, "how long a finished task can be read", unit="s", reload=True, gt=0
+    )
+    image_bytes_total_max: int = _setting(
+        10 * 2**30,
+        "of all finished images; the oldest go first",
+        unit="bytes",
+        reload=True,
+        gt=0,
+    )
+    image_keep_s: float = _setting(
+        7 * 86_400.0, "how long a finished image is kept", unit="s", reload=True, gt=0
+    )
+    init_image_bytes_total_max: int = _setting(
+        2**30,
+        "of all images that tasks start from, kept until the tasks' deadlines: some 2000 of "
+        "512x512 pixels",
+        unit="bytes",
+        reload=True,
+        gt=0,
+    )
+
+    # Worker.
+    worker_socket: Path | None = _setting(
+        None, "Unix socket of a worker that runs beside the node; else the node starts one"
+    )
+    worker_lock: Path | None = _setting(
+        None,
+        "file that stands for the accelerator: one worker holds it, never two copies of the "
+        "weights; under data_folder if not set",
+    )
+    engine: Literal["sd3", "emulated"] = _setting(
+        "sd3", "sd3 draws; emulated takes the time that a device would and returns placeholders"
+    )
+    model: Path | None = _setting(
+        None,
+        "Stable Diffusion 3 as a diffusers folder or a .safetensors file; the tiny model of this "
+        "package if not set",
+    )
+    clip_files: Annotated[tuple[Path, Path] | None, BeforeValidator(_split)] = _setting(
+        None,
+        "CLIP-L's and CLIP-bigG's files for a single file without them; looked for beside it if "
+        "not set",
+    )
+    single_file_configs: Path | None = _setting(
+        None, "diffusers folder whose configs go with a single file; SD3-medium's if not set"
+    )
+    stability_license_accepted: bool = _setting(
+        False, "the operator has read the Stability AI Community License and accepts it"
+    )
+    dtype: Literal["auto", "float16", "bfloat16", "float32", "float64"] = _setting(
+        "auto", "precision of the weights and of drawing"
+    )
+    context_mode: Literal["sd3", "paper"] = _setting(
+        "sd3", "sd3: context padded as diffusers does, to the bit; paper: the CLIPs' 77 tokens"
+    )
+    compile_model: Literal["auto", "always", "never"] = _setting(
+        "auto", "compiled blocks, and CUDA graphs where there is CUDA; auto is on a GPU"
+    )
     # Lossy choices: off by default, noted in every image, and nodes that differ in them do not
     # draw for each other. See docs/models.md.
-    taesd3_folder: Path | None = None
-    int8_weights: bool = False
-    guidance_interval: tuple[float, float] | None = None
-    step_cache: float | None = Field(default=None, gt=0, lt=1)
-    torch_threads: int = Field(default=0, ge=0)
-    # Least seconds per work unit: devices of unequal speed for demonstrations.
-    pace_s: float = Field(default=0.0, ge=0)
-    emulated_profile: str = "orin-64gb-maxn"
-    # File that names the profile to become, for experiments with throttling.
-    emulated_mode_file: Path | None = None
-    # Emulated devices run this many times faster than the ones they stand for.
-    time_scale: float = Field(default=1.0, gt=0, le=1000)
-    rows_max: int = Field(default=0, ge=0)
-    # Who is drawn next: first come, shortest drawing or shortest remaining drawing first.
-    queue_order: Literal["fcfs", "sjf", "srpt"] = "fcfs"
-    # Share of its age in seconds that is taken off a drawing's seconds of service; not for fcfs.
-    queue_ageing: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-    # c0 in wall seconds (time_scale does not divide it) and c1: what is older than c0 + c1 x its
-    # own service time is drawn first, earliest due first; not for fcfs. "15,1" in the environment.
+    taesd3_folder: Path | None = _setting(
+        None, "lossy: TAESD3 that decodes in the place of the VAE"
+    )
+    int8_weights: bool = _setting(False, "lossy: 8-bit weights; needs torchao")
+    guidance_interval: Annotated[tuple[float, float] | None, BeforeValidator(_split)] = _setting(
+        None, "lossy: guide only while the noise level is between these two"
+    )
+    step_cache: float | None = _setting(
+        None,
+        "lossy: reuse a velocity once where the last two differed by less than this share",
+        gt=0,
+        lt=1,
+    )
+    torch_threads: int = _setting(0, "CPU threads of torch; 0: one", ge=0)
+    pace_s: float = _setting(
+        0.0,
+        "least time for a work unit: devices of unequal speed for demonstrations",
+        unit="s",
+        ge=0,
+    )
+    emulated_profile: str = _setting("orin-64gb-maxn", "device that engine emulated stands for")
+    emulated_mode_file: Path | None = _setting(
+        None, "file that names the profile to become, for experiments with throttling"
+    )
+    time_scale: float = _setting(
+        1.0, "emulated devices are this many times faster than what they stand for", gt=0, le=1000
+    )
+    rows_max: int = _setting(
+        0, "most rows that share a step; 0: as many as measurements find to pay", ge=0
+    )
+    queue_order: Literal["fcfs", "sjf", "srpt"] = _setting(
+        "fcfs", "who is drawn next: first come, shortest or shortest remaining drawing first"
+    )
+    queue_ageing: float | None = _setting(
+        None,
+        "share of its age that is taken off a drawing's seconds of service; not for fcfs",
+        ge=0,
+        allow_inf_nan=False,
+    )
     queue_promotion: Annotated[
         tuple[_NotNegative, _NotNegative] | None, BeforeValidator(_split)
-    ] = None
-    # Bytes that the worker leaves to everything else on the device when it takes further rows.
-    memory_floor_bytes: int = Field(default=2**30, ge=0)
-    image_metadata: bool = True
+    ] = _setting(
+        None,
+        "c0 and c1: what is older than c0 + c1 x its own service time is drawn first, earliest due "
+        "first; not for fcfs, and time_scale does not divide c0",
+        unit="s, 1",
+    )
+    memory_floor_bytes: int = _setting(
+        2**30,
+        "left to everything else on the device when further rows are taken",
+        unit="bytes",
+        ge=0,
+    )
+    image_metadata: bool = _setting(True, "prompt and parameters are written into PNG files")
 
     # Scheduling.
-    policy: str = "slow_server_aware"
-    policy_options: dict[str, float | str] = Field(default_factory=dict)
-    # A learned policy decides only while it is not worse than this rule: edge_node/tasks/guard.py.
-    guard_rule: str = "slow_server_aware"
-    # Pins a learned policy: it decides whatever its guard finds. A rule as `policy` has no guard.
-    pin_policy: bool = False
-    # Share by which the learned policy's mean delay may be above the rule's.
-    guard_margin: float = Field(default=0.01, ge=0, allow_inf_nan=False)
-    # Live decisions that a replay compares the two on, and wall seconds of the windows in which
-    # they alternate: several service delays.
-    guard_window_tasks: int = Field(default=2000, ge=100, le=20_000)
-    guard_window_s: float = Field(default=60.0, gt=0, allow_inf_nan=False)
-    # Wall time that the learned policy may take for a decision.
-    decision_budget_s: float = Field(default=0.002, gt=0, allow_inf_nan=False)
-    # Seeds the policy's coin; drawn from the machine when not given.
-    policy_seed: int | None = None
-    # Of the latent memory: length of a slot (one mean service time as measured when not given),
-    # latents kept per slot, and how long the store keeps them after the last write.
-    slot_s: float | None = Field(default=None, ge=0.001, allow_inf_nan=False)
-    latent_slots_max: int = Field(default=64, gt=0, le=4096)
-    latent_keep_s: float = Field(default=86_400.0, gt=0, allow_inf_nan=False)
-
-    # Decisions and outcomes that the store keeps for learning: some 600 bytes each with 5 nodes.
-    experience_max: int = Field(default=20_000, ge=100)
-    # Learn from them in a process of its own; needs dedgeai[train].
-    learner: bool = False
-    learner_publish_s: float = Field(default=30.0, gt=0, allow_inf_nan=False)
-    learner_memory_bytes_max: int = Field(default=2 * 2**30, ge=2**28)
+    policy: str = _setting("slow_server_aware", "who draws a task; dedgeai simulate compares them")
+    move_waiting: bool = _setting(
+        True, "true: a task that waits is moved to a node that would draw it sooner"
+    )
+    policy_options: Annotated[dict[str, float | str], BeforeValidator(_pairs)] = _setting(
+        {}, "parameters of that policy"
+    )
+    guard_rule: str = _setting(
+        "slow_server_aware", "a learned policy decides only while it is not worse than this rule"
+    )
+    pin_policy: bool = _setting(
+        False, "true: a learned policy decides whatever its guard finds", reload=True
+    )
+    guard_margin: float = _setting(
+        0.01,
+        "by which a learned policy's mean delay may be above the rule's",
+        unit="share",
+        reload=True,
+        ge=0,
+        allow_inf_nan=False,
+    )
+    guard_window_tasks: int = _setting(
+        2000, "live decisions that a replay compares the two on", unit="tasks", ge=100, le=20_000
+    )
+    guard_window_s: float = _setting(
+        60.0,
+        "windows in which the two alternate: several service delays",
+        unit="s",
+        gt=0,
+        allow_inf_nan=False,
+    )
+    decision_budget_s: float = _setting(
+        0.002,
+        "CPU time that a learned policy may take for a decision",
+        unit="s",
+        reload=True,
+        gt=0,
+        allow_inf_nan=False,
+    )
+    policy_seed: int | None = _setting(
+        None, "of the policy's coin; drawn from the machine if not set"
+    )
+    slot_s: float | None = _setting(
+        None,
+        "length of a scheduling slot; one mean service time as measured if not set",
+        unit="s",
+        ge=0.001,
+        allow_inf_nan=False,
+    )
+    latent_slots_max: int = _setting(64, "latents kept per slot", unit="latents", gt=0, le=4096)
+    latent_keep_s: float = _setting(
+        86_400.0,
+        "how long the store keeps latents after the last write",
+        unit="s",
+        gt=0,
+        allow_inf_nan=False,
+    )
+    experience_max: int = _setting(
+        20_000,
+        "decisions and outcomes that the store keeps for learning: some 600 bytes each with 5 "
+        "nodes",
+        unit="entries",
+        ge=100,
+    )
+    learner: bool = _setting(
+        False,
+        "true: the node starts a learner (dedgeai[train]); leave it false where `dedgeai learner` "
+        "runs beside the node",
+    )
+    learner_publish_s: float = _setting(
+        30.0, "time between two attempts to publish weights", unit="s", gt=0, allow_inf_nan=False
+    )
+    learner_memory_bytes_max: int = _setting(
+        2 * 2**30, "resident memory at which the learner ends itself", unit="bytes", ge=2**28
+    )
 
     # Admission.
-    tasks_in_flight_max: int = Field(default=2000, gt=0)
-    queue_wait_s_max: float = Field(default=3600.0, gt=0)
-    hosted_tasks_max: int = Field(default=4000, gt=0)
-    prompt_chars_max: int = Field(default=32_000, gt=0)
-    steps_default: int = Field(default=15, gt=0)
-    guidance_scale_default: float = Field(default=5.0, ge=0)
-    guidance_scale_max: float = Field(default=30.0, ge=0)
-    strength_default: float = Field(default=0.6, gt=0, le=1)
-    images_per_request_max: int = Field(default=10, gt=0)
-    deadline_s_default: float = Field(default=3600.0, gt=0)
-    deadline_s_max: float = Field(default=86_400.0, gt=0)
-    request_bytes_max: int = Field(default=2**20, gt=0)
-    init_image_upload_bytes_max: int = Field(default=16 * 2**20, gt=0)
-    # Of an uploaded image as it is, before it is scaled: a small file can hold very many.
-    init_image_pixels_max: int = Field(default=2**26, gt=0, le=2**27)
-    # Uploads held in memory at once, and how long one may take to arrive.
-    init_image_uploads_max: int = Field(default=8, gt=0)
-    init_image_upload_s_max: float = Field(default=60.0, gt=0)
+    tasks_in_flight_max: int = _setting(
+        2000, "accepted by this node and not final", unit="tasks", reload=True, gt=0
+    )
+    queue_wait_s_max: float = _setting(
+        3600.0,
+        "expected time in the cluster's queues above which tasks are refused",
+        unit="s",
+        reload=True,
+        gt=0,
+    )
+    hosted_tasks_max: int = _setting(
+        4000, "queued or drawn here, whoever accepted them", unit="tasks", gt=0
+    )
+    prompt_chars_max: int = _setting(32_000, "of a prompt", unit="characters", reload=True, gt=0)
+    steps_default: int = _setting(
+        15, "denoising steps where a request says nothing", unit="steps", reload=True, gt=0
+    )
+    guidance_scale_default: float = _setting(
+        5.0, "guidance scale where a request says nothing", reload=True, ge=0
+    )
+    guidance_scale_max: float = _setting(
+        30.0, "largest guidance scale of a request", reload=True, ge=0
+    )
+    strength_default: float = _setting(
+        0.6,
+        "how far from its init image a drawing goes where a request says nothing",
+        unit="share",
+        reload=True,
+        gt=0,
+        le=1,
+    )
+    images_per_request_max: int = _setting(
+        10, "that one request may ask for", unit="images", reload=True, gt=0
+    )
+    deadline_s_default: float = _setting(
+        3600.0, "time for a task whose request says nothing", unit="s", reload=True, gt=0
+    )
+    deadline_s_max: float = _setting(
+        86_400.0, "longest time that a request may give its task", unit="s", gt=0
+    )
+    request_bytes_max: int = _setting(
+        2**20, "of a request's body without an init image", unit="bytes", gt=0
+    )
+    init_image_upload_bytes_max: int = _setting(
+        16 * 2**20, "of an uploaded image as a file", unit="bytes", gt=0
+    )
+    init_image_pixels_max: int = _setting(
+        2**26,
+        "of an uploaded image before it is scaled: a small file can hold very many",
+        unit="pixels",
+        gt=0,
+        le=2**27,
+    )
+    init_image_uploads_max: int = _setting(
+        8, "uploads held in memory at once", unit="uploads", gt=0
+    )
+    init_image_upload_s_max: float = _setting(
+        60.0, "that an upload may take to arrive", unit="s", gt=0
+    )
 
     # Time between things.
-    heartbeat_s: float = Field(default=0.5, gt=0)
-    suspect_s: float = Field(default=3.0, gt=0)
-    lease_s: float = Field(default=5.0, gt=0)
-    tick_s: float = Field(default=0.1, gt=0)
-    attempts_max: int = Field(default=5, gt=0)
-    drain_s: float = Field(default=20.0, ge=0)
+    heartbeat_s: float = _setting(0.5, "at least how often a node sends its state", unit="s", gt=0)
+    suspect_s: float = _setting(
+        3.0,
+        "silence after which a node draws for nobody and its tasks are placed again",
+        unit="s",
+        gt=0,
+    )
+    lease_s: float = _setting(
+        5.0, "silence about one task after which it is placed again", unit="s", gt=0
+    )
+    tick_s: float = _setting(0.1, "between two looks at deadlines and leases", unit="s", gt=0)
+    attempts_max: int = _setting(5, "placements of one task", unit="attempts", gt=0)
+    drain_s: float = _setting(
+        20.0, "that a node which is told to stop gives to what is under way", unit="s", ge=0
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> NodeConfig:
+        problems = self._contradictions()
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+    def _contradictions(self) -> list[str]:
+        """A sentence for each pair of settings that do not go together."""
+        problems = []
         if self.grpc_host not in LOOPBACK_HOSTS and not self.allow_insecure_peering:
-            raise ValueError(
+            problems.append(
                 f"grpc_host {self.grpc_host} can be reached by other machines and peering has no "
-                "TLS yet. Keep it on a network that you trust and say so with "
+                "TLS yet: keep it on a network that you trust and say so with "
                 "allow_insecure_peering = true, or use 127.0.0.1."
             )
         if not self.heartbeat_s * 2 <= min(self.suspect_s, self.lease_s):
-            raise ValueError("suspect_s and lease_s must each be at least twice heartbeat_s")
+            problems.append("suspect_s and lease_s must each be at least twice heartbeat_s.")
         if self.queue_order == "fcfs" and (self.queue_ageing, self.queue_promotion) != (None, None):
-            raise ValueError(
+            problems.append(
                 "queue_order fcfs goes by age already: leave queue_ageing and queue_promotion out, "
-                "or choose sjf or srpt"
+                "or choose sjf or srpt."
             )
-        return self
+        return problems
 
 
-def load_config(path: Path | None, overrides: dict[str, Any]) -> NodeConfig:
-    """Merges file, environment and `overrides` (None values mean: not given).
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What a setting is, whatever its value.
 
-    Raises:
-        InvalidRequest: naming the key, what is wrong with it and the nearest known one.
+    Attributes:
+        unit: empty for names, switches and plain numbers.
+        reload: whether a running node takes another value on SIGHUP.
     """
-    values: dict[str, Any] = {}
-    if path is not None:
-        try:
-            values |= tomllib.loads(path.read_text())
-        except FileNotFoundError:
-            raise InvalidRequest(f"There is no configuration file {path}.") from None
-        except tomllib.TOMLDecodeError as error:
-            raise InvalidRequest(f"{path} is not valid TOML: {error}.") from None
-    values |= _from_environment()
-    values |= {key: value for key, value in overrides.items() if value is not None}
-    try:
-        return NodeConfig(**values)
-    except ValidationError as error:
-        raise InvalidRequest(_explain(error)) from None
+
+    description: str
+    unit: str
+    default: object
+    reload: bool
 
 
-def _from_environment() -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for name, text in os.environ.items():
-        if name.startswith(ENVIRONMENT_PREFIX):
-            key = name.removeprefix(ENVIRONMENT_PREFIX).lower()
-            values[key] = [peer for peer in text.split(",") if peer] if key == "peers" else text
-    return values
+def _settings() -> dict[str, Setting]:
+    found = {}
+    for key, field in NodeConfig.model_fields.items():
+        extra = field.json_schema_extra
+        assert isinstance(extra, dict), f"{key} is made by _setting"
+        found[key] = Setting(
+            description=str(field.description),
+            unit=str(extra["unit"]),
+            default=field.default,
+            reload=bool(extra["reload"]),
+        )
+    return found
 
 
-def _explain(error: ValidationError) -> str:
-    sentences = []
-    for problem in error.errors():
-        key = ".".join(str(part) for part in problem["loc"]) or "configuration"
-        if problem["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(key, NodeConfig.model_fields, n=1)
-            hint = f" Did you mean {near[0]}?" if near else ""
-            sentences.append(f"{key} is not a setting.{hint}")
-        else:
-            sentences.append(f"{key}: {problem['msg'].removeprefix('Value error, ')}")
-    return " ".join(sentences)
+SETTINGS = _settings()

@@ -69,6 +69,7 @@ from edge_node.tasks.cluster_view import ClusterView
 from edge_node.tasks.guard import Guard, reason_word
 from edge_node.tasks.hosting import Hosting
 from edge_node.tasks.lifecycle import Lifecycle, Moment
+from edge_node.tasks.moving import is_turn, task_to_move
 from edge_node.tasks.placement import Placement, place
 from edge_node.tasks.slots import Place, SlotMemory
 from edge_node.telemetry.metrics import NodeMetrics
@@ -102,6 +103,7 @@ class DispatcherSettings:
     tick_s: float
     heartbeat_s: float
     lease_s: float
+    move_waiting: bool = True
 
 
 class Dispatcher:
@@ -161,7 +163,7 @@ class Dispatcher:
         self._drawings: dict[tuple[TaskId, int], asyncio.Task[None]] = {}
         self._background: set[asyncio.Task[None]] = set()
 
-    # Start and stop, called by node.py.
+    # Start, change and stop, called by node.py.
 
     def start(self, peers: Peers, recovered: Sequence[Task]) -> None:
         """Begins to work: takes up what a former life owed, and lets time pass."""
@@ -169,6 +171,10 @@ class Dispatcher:
         self._state_changed()
         self._apply(life.TasksRecovered(tasks=tuple(recovered)))
         self._spawn(self._let_time_pass())
+
+    def reconfigure(self, settings: DispatcherSettings) -> None:
+        """Takes other bounds for what is to come."""
+        self._settings = settings
 
     async def drain(self, *, timeout_s: float) -> None:
         """Refuses new work and waits for what is under way, `timeout_s` at most."""
@@ -363,6 +369,12 @@ class Dispatcher:
             return
         self._view.state_received(state, now_s=self._clock.now_s())
 
+    def peer_forgotten(self, node_id: NodeId) -> None:
+        """A peer left, or is given up: its attempts are placed again."""
+        self._alive -= {node_id}
+        self._view.forget(node_id)
+        self._apply(life.PeerFailed(node_id=node_id))
+
     def round_trip_measured(self, node_id: NodeId, round_trip_s: float) -> None:
         """A link was measured."""
         self._view.round_trip_measured(node_id, round_trip_s)
@@ -478,8 +490,8 @@ class Dispatcher:
                 self._view.dispatch_ended(executor, dispatch)
                 remote = executor != self._settings.node_id
                 self._metrics.attempt_ended(remote=remote, reason=reason)
-            case life.TaskEnded(record=record):
-                self._task_ended(record)
+            case life.TaskEnded(record=record, attempts=attempts):
+                self._task_ended(record, attempts)
 
     def _obey_hosting(self, instruction: hosted.Instruction) -> None:
         match instruction:
@@ -557,6 +569,7 @@ class Dispatcher:
                 incarnation=self._settings.incarnation,
                 dispatch=placement.dispatch,
                 policy=placement.decision.policy,
+                policy_reason=placement.decision.reason,
                 eta_s=placement.eta_s,
             )
         )
@@ -735,7 +748,7 @@ class Dispatcher:
             log.warning("store away: the end of %s is held and written later", record.task.id)
         self._apply(life.FinalRecorded(task_id=record.task.id))
 
-    def _task_ended(self, record: TaskRecord) -> None:
+    def _task_ended(self, record: TaskRecord, attempts: Sequence[int]) -> None:
         completed = record.status is TaskStatus.COMPLETED
         assert record.finished_unix_s is not None
         delay_s = record.finished_unix_s - record.task.created_unix_s
@@ -747,9 +760,11 @@ class Dispatcher:
             queue_s=record.queue_s,
             compute_s=record.compute_s,
         )
-        if record.status is not TaskStatus.CANCELLED:
+        if record.status is TaskStatus.CANCELLED:
+            return
+        for attempt in attempts:
             outcome = Outcome(
-                decision_id=f"{record.task.id}/{record.attempt}",
+                decision_id=f"{record.task.id}/{attempt}",
                 service_delay_s=delay_s if completed else FAILURE_PENALTY_S,
                 completed=completed,
             )
@@ -772,6 +787,7 @@ class Dispatcher:
                 self._apply(life.PeerFailed(node_id=lost))
             self._alive = alive
             self._apply(life.ClockAdvanced())
+            self._move_waiting(now_s, alive)
             self._let_slot_pass(now_s)
             if now_s >= renewal_due_s:
                 renewal_due_s = now_s + settings.lease_s / LEASE_RENEWALS
@@ -780,6 +796,18 @@ class Dispatcher:
                 observe_due_s = now_s + settings.heartbeat_s
                 self._observe()
             await asyncio.sleep(settings.tick_s)
+
+    def _move_waiting(self, now_s: float, alive: frozenset[NodeId]) -> None:
+        """Moves a task that waits to a node that would draw it sooner, in this node's turn."""
+        settings = self._settings
+        nodes = sorted(alive | {settings.node_id})
+        if not settings.move_waiting or len(nodes) == 1:
+            return
+        unix_s = self._clock.unix_s()
+        if is_turn(settings.node_id, nodes, unix_s=unix_s, turn_s=settings.tick_s):
+            task_id = task_to_move(self._lifecycle.waiting(), view=self._view, now_s=now_s)
+            if task_id is not None:
+                self._apply(life.MoveRequested(task_id=task_id))
 
     def _observe(self) -> None:
         """Gauges, once per heartbeat."""

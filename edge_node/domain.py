@@ -169,8 +169,8 @@ class Task:
         priority: larger is served first.
         durability: what was promised when it was accepted.
         attempt_floor: attempts of this life of the origin start above it. A former life issued at
-            most `attempts_max` above its own floor, so a recovered task is fenced without a write
-            at every placement.
+            most `attempt_numbers_max` above its own floor, so a recovered task is fenced without a
+            write at every placement.
     """
 
     id: TaskId
@@ -207,6 +207,7 @@ class TaskRecord:
         queue_position: place in the executor's queue, 0 when running (never written).
         queue_s, compute_s: measured by the executor.
         policy: the policy that placed the current attempt.
+        policy_reason: why it did where another one was wanted, in the words of `tasks.guard`.
         image_bytes: size of the stored image file.
     """
 
@@ -225,6 +226,7 @@ class TaskRecord:
     queue_s: float = 0.0
     compute_s: float = 0.0
     policy: str = ""
+    policy_reason: str = ""
 
 
 class TaskEventKind(enum.StrEnum):
@@ -354,6 +356,8 @@ class NodeState:
         accepted_work_s: work units that the node accepted per second as an origin, lately.
         changed_s, sent_s: readings of the node's clock when the sequence last grew and when this
             was sent; only differences mean anything elsewhere.
+        cluster_name: of the cluster that the node belongs to; empty if it does not say.
+        leaving: nothing follows from this incarnation.
     """
 
     node_id: NodeId
@@ -374,3 +378,5 @@ class NodeState:
     accepted_work_s: float = 0.0
     changed_s: float = 0.0
     sent_s: float = 0.0
+    cluster_name: str = ""
+    leaving: bool = False

@@ -27,6 +27,9 @@ from edge_node.ports import (
 )
 from edge_node.tasks.cluster_view import ClusterView
 
+# When to ask again for a task of a node that was stopped: after a restart, say.
+LEFT_RETRY_S = 30.0
+
 
 @dataclass(frozen=True, kw_only=True)
 class FrontDeskSettings:
@@ -64,6 +67,10 @@ class FrontDesk:
         self._worker = worker
         self._ledger = ledger
         self._clock = clock
+
+    def reconfigure(self, settings: FrontDeskSettings) -> None:
+        """Takes other bounds and defaults for requests to come."""
+        self._settings = settings
 
     async def submit(
         self,
@@ -211,6 +218,12 @@ class FrontDesk:
             raise OriginUnavailable(
                 f"{identifier} may belong to a node that has not been met yet. Try again soon.",
                 retry_after_s=2.0,
+            )
+        if self._peers.is_away(node_id):
+            raise OriginUnavailable(
+                f"{identifier} belongs to node {node_id}, which has left the cluster. Try again "
+                "when it is back.",
+                retry_after_s=LEFT_RETRY_S,
             )
         raise TaskNotFound(
             f"There is no task or job {identifier}: no node of this cluster has that name. "

@@ -55,6 +55,8 @@ READ_COUNT = 500
 # Updates between two looks at signals, memory and pool: some tens of milliseconds.
 UPDATES_AT_ONCE = 10
 FILES_KEPT = 3
+# How often the file that health checks look at is touched.
+ALIVE_EVERY_S = 1.0
 EXIT_OUTGROWN = 3
 
 
@@ -70,6 +72,7 @@ class LearnerSettings:
         store_url: of the node's store.
         node_id: whose pool is learned from.
         out: folder that gets the weights.
+        alive: file that is touched while the learner works, for whoever checks its health.
         publish_every_s: between two attempts to publish.
         poll_s: pause when there is nothing to do.
         memory_bytes_max: resident memory; torch reserves address space far beyond what it uses, so
@@ -86,6 +89,7 @@ class LearnerSettings:
     store_url: str
     node_id: str
     out: Path
+    alive: Path | None = None
     publish_every_s: float = 30.0
     poll_s: float = 0.5
     memory_bytes_max: int = 2 * 2**30
@@ -125,6 +129,7 @@ class LearnerProcess:
         self._last_id, self._damaged = FIRST_ID, 0
         self._published_at_updates = 0
         self._publish_at_s = clock.now_s() + settings.publish_every_s
+        self._alive_at_s = clock.now_s()
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Works until `stopping`.
@@ -136,6 +141,7 @@ class LearnerProcess:
         try:
             await self._resume()
             while not stopping.is_set():
+                self._say_alive()
                 try:
                     busy = await self._turn()
                 except StoreUnavailable:
@@ -145,6 +151,14 @@ class LearnerProcess:
                         await asyncio.wait_for(stopping.wait(), self._settings.poll_s)
         finally:
             await self._connection.close()
+
+    def _say_alive(self) -> None:
+        path, now_s = self._settings.alive, self._clock.now_s()
+        if path is not None and now_s >= self._alive_at_s:
+            self._alive_at_s = now_s + ALIVE_EVERY_S
+            with contextlib.suppress(OSError):  # a full disk: whoever looks will see
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.touch()
 
     async def _turn(self) -> bool:
         """One look at everything; returns whether there is more to do."""
@@ -307,6 +321,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--store", required=True, help="URL of the node's store")
     parser.add_argument("--node-id", required=True)
     parser.add_argument("--out", type=Path, required=True, help="folder that gets the weights")
+    parser.add_argument("--alive", type=Path, help="file that is touched while it works")
     parser.add_argument("--publish-every", type=float, default=30.0, help="seconds")
     parser.add_argument("--outcome-wait", type=float, default=7200.0, help="seconds")
     parser.add_argument("--memory-max", type=int, default=2 * 2**30, help="bytes resident")
@@ -327,6 +342,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         store_url=given.store,
         node_id=given.node_id,
         out=given.out,
+        alive=given.alive,
         publish_every_s=given.publish_every,
         outcome_wait_s=given.outcome_wait,
         memory_bytes_max=given.memory_max,
@@ -342,7 +358,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         torch.set_num_threads(1)  # matrices of 20 x 20, on a device that has other work
         asyncio.run(run_learner(settings))
     except ImportError as error:
-        print(f"learner: {error}; install dedgeai[train] to learn.", file=sys.stderr)
+        print(f"learner: {error}; install dedgeai[learner] to learn.", file=sys.stderr)
         return 2
     except (DEdgeAIError, ValueError) as error:
         print(f"learner: {error}", file=sys.stderr)

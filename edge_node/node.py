@@ -1,7 +1,8 @@
 """The composition root: builds every part of a node, starts them in order and stops them in order.
 
 Owns no behaviour of its own beyond that order:
-store, ledger, images, worker, dispatcher, peering, REST; and back.
+store, ledger, images, worker, dispatcher, peering, REST; and back. Each part that takes other
+settings while it runs is told of them by the reloader.
 """
 
 from __future__ import annotations
@@ -14,8 +15,6 @@ import importlib.metadata
 import logging
 import signal
 import socket
-import sys
-import tempfile
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,12 @@ import uvicorn
 
 from edge_node.api.app import create_app
 from edge_node.api.uploads import UploadLimits
+from edge_node.child_options import (
+    LEARNED_POLICIES,
+    learner_command,
+    takes_published_weights,
+    worker_options,
+)
 from edge_node.clock import Clock, SystemClock
 from edge_node.config import NodeConfig
 from edge_node.dispatcher import Dispatcher, DispatcherSettings
@@ -32,9 +37,11 @@ from edge_node.domain import NodeId
 from edge_node.errors import InvalidRequest, StoreUnavailable
 from edge_node.front_desk import FrontDesk, FrontDeskSettings
 from edge_node.guard_feed import GuardFeed
-from edge_node.peering.membership import Membership
+from edge_node.peering.discovery import Discovery, DiscoverySettings, require_zeroconf
+from edge_node.peering.membership import Membership, MembershipSettings
 from edge_node.peering.server import NodeServicer, PeerServer
-from edge_node.socket_path import SOCKET_PATH_BYTES_MAX
+from edge_node.reloading import Reloader
+from edge_node.socket_path import socket_folder
 from edge_node.store.connection import StoreConnection, StoreSettings
 from edge_node.store.embedded_valkey import valkey_command, wait_until_ready
 from edge_node.store.experience_pool import ExperiencePool, PoolSettings
@@ -56,6 +63,7 @@ from edge_node.tasks.guard import Guard, GuardSettings
 from edge_node.tasks.hosting import Hosting, HostingLimits
 from edge_node.tasks.lifecycle import Lifecycle, LifecycleLimits, Moment
 from edge_node.tasks.slots import SlotMemory, SlotSettings
+from edge_node.telemetry.jetson import DeviceCollector
 from edge_node.telemetry.metrics import NodeMetrics
 from scheduler.policy import Policy
 from scheduler.registry import create
@@ -66,10 +74,11 @@ log = logging.getLogger(__name__)
 STORE_START_S_MAX = 30.0
 HOUSEKEEPING_S = 60.0
 EXPIRED_TASKS_MAX = 1000
+# Idle connections are the client's to close: one that the server closes may just be in use again.
+# Clients keep theirs for seconds (httpx, and so OpenAI's SDK: 5), proxies for a minute.
+KEEP_ALIVE_S = 75
 STOP_GRACE_S = 1.0
 FLUSH_S_MAX = 5.0
-# Policies that decide with weights; a guard stands beside each.
-LEARNED_POLICIES = frozenset({"lad_ts", "lad_ts_plus"})
 # Weights that ship and were measured against the rules: docs/scheduling.md. LAD-TS as published
 # loses to a coin there, so it has to convince its guard first.
 VALIDATED = frozenset({configured_version("lad_ts_plus", {})})
@@ -77,8 +86,11 @@ VALIDATED = frozenset({configured_version("lad_ts_plus", {})})
 GUARD_SLOT_S = 1.0
 
 
-async def run_node(config: NodeConfig) -> int:
+async def run_node(read_config: Callable[[], NodeConfig]) -> int:
     """Runs a node until SIGTERM or SIGINT; returns the exit code.
+
+    Args:
+        read_config: gives the settings, now and again at every SIGHUP.
 
     Raises:
         InvalidRequest: a setting cannot be honoured.
@@ -88,47 +100,63 @@ async def run_node(config: NodeConfig) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
+    reloader = Reloader(read_config)
+    loop.add_signal_handler(signal.SIGHUP, reloader.reload)
+    set_log_level(reloader.config)
+    reloader.tell(set_log_level)
     async with contextlib.AsyncExitStack() as stack:
-        await _Node(config, stack).run(stopping)
+        await _Node(reloader, stack).run(stopping)
     return 0
+
+
+def set_log_level(config: NodeConfig) -> None:
+    """Of everything in this process that does not have its own."""
+    logging.getLogger().setLevel(config.log_level.upper())
 
 
 class _Node:
     """The parts of one node; everything it starts is stopped by `stack`, last first."""
 
-    def __init__(self, config: NodeConfig, stack: contextlib.AsyncExitStack) -> None:
-        self._config = config
+    def __init__(self, reloader: Reloader, stack: contextlib.AsyncExitStack) -> None:
+        self._reloader = reloader
+        config = reloader.config
         self._stack = stack
         self._clock = SystemClock()
         self._metrics = NodeMetrics()
+        self._metrics.registry.register(DeviceCollector(clock=self._clock))
         config.data_folder.mkdir(parents=True, exist_ok=True)
         self._folder = config.data_folder.resolve()
         self._sockets = socket_folder(self._folder)
+        self._sockets.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._init_images = InitImages(
-            self._folder / "init_images",
-            bytes_max=config.init_image_bytes_total_max,
-            keep_s_max=max(config.deadline_s_max, config.deadline_s_default),
-            clock=self._clock,
+            self._folder / "init_images", **init_image_bounds(config), clock=self._clock
         )
+        reloader.tell(lambda new: self._init_images.set_bounds(**init_image_bounds(new)))
         self._policy = policy_of(config, clock=self._clock)
+        if isinstance(guard := self._policy, Guard):
+            reloader.tell(lambda new: guard.reconfigure(guard_settings(new)))
         self._worker_starts = 1
         # The worker is built before the dispatcher that listens to it.
         self._worker_changed: Callable[[], None] = lambda: None
+
+    @property
+    def _config(self) -> NodeConfig:
+        return self._reloader.config
 
     async def run(self, stopping: asyncio.Event) -> None:
         self._stack.enter_context(sole_owner(self._folder))
         store_url = self._config.redis_url or await self._start_embedded_store()
         ledger = await self._start_ledger(store_url)
         images = ImageFiles(
-            self._folder / "images",
-            bytes_max=self._config.image_bytes_total_max,
-            age_s_max=self._config.image_keep_s,
-            clock=self._clock,
+            self._folder / "images", **image_bounds(self._config), clock=self._clock
         )
+        self._reloader.tell(lambda new: images.set_bounds(**image_bounds(new)))
         await images.start()
         await self._init_images.start()
         incarnation = await ledger.next_incarnation()
-        recovered = await ledger.recover(attempts_max=self._config.attempts_max)
+        recovered = await ledger.recover(
+            attempts_max=lifecycle_limits(self._config).attempt_numbers_max
+        )
         worker = self._worker()
         view = ClusterView(
             own_id=NodeId(self._config.node_id),
@@ -145,12 +173,17 @@ class _Node:
         dispatcher = self._dispatcher(
             ledger, images, worker, view, incarnation, memory=memory, latents=latents, pool=pool
         )
+        self._reloader.tell(
+            lambda new: dispatcher.reconfigure(dispatcher_settings(new, incarnation))
+        )
         self._worker_changed = lambda: self._tell_worker_changed(worker, dispatcher)
         await worker.start()
         self._stack.push_async_callback(worker.stop)
         membership = await self._start_peering(dispatcher)
         dispatcher.start(membership, [record.task for record in recovered])
         self._stack.push_async_callback(dispatcher.stop)
+        self._stack.push_async_callback(membership.say_goodbye)
+        self._discover(membership)
         self._background(self._keep_house(ledger, images))
         front_desk = FrontDesk(
             front_desk_settings(self._config),
@@ -161,6 +194,7 @@ class _Node:
             ledger=ledger,
             clock=self._clock,
         )
+        self._reloader.tell(lambda new: front_desk.reconfigure(front_desk_settings(new)))
         await self._serve(front_desk, dispatcher, stopping)
 
     # The parts.
@@ -231,12 +265,19 @@ class _Node:
             node_id=self._config.node_id,
             entries_max=self._config.experience_max,
         )
-        pool = ExperiencePool(settings, clock=self._clock)
+        pool = ExperiencePool(
+            settings, clock=self._clock, on_dropped=self._metrics.experience_dropped
+        )
         await pool.start()
         self._stack.push_async_callback(self._close_pool, pool)
         if self._config.learner:
-            child = ChildProcess(learner_command(self._config, url))
-            self._background(self._keep_learner(child))
+            command = ChildCommand(
+                name="learner",
+                arguments=tuple(learner_command(self._config, url)),
+                pid_path=self._folder / "run" / "learner.pid",
+                log_path=self._folder / "run" / "learner.log",
+            )
+            self._background(self._keep_learner(ChildProcess(command)))
         return pool
 
     async def _close_pool(self, pool: ExperiencePool) -> None:
@@ -323,9 +364,7 @@ class _Node:
         config = self._config
         return Dispatcher(
             dispatcher_settings(config, incarnation),
-            lifecycle=Lifecycle(
-                LifecycleLimits(attempts_max=config.attempts_max, lease_s=config.lease_s)
-            ),
+            lifecycle=Lifecycle(lifecycle_limits(config)),
             hosting=Hosting(HostingLimits(hosted_max=config.hosted_tasks_max)),
             view=view,
             policy=self._policy,
@@ -343,12 +382,14 @@ class _Node:
     async def _start_peering(self, dispatcher: Dispatcher) -> Membership:
         config = self._config
         membership = Membership(
-            config.peers,
-            heartbeat_s=config.heartbeat_s,
+            membership_settings(config),
             own_state=dispatcher.own_state,
             state_received=dispatcher.peer_state_received,
             round_trip_measured=dispatcher.round_trip_measured,
+            node_forgotten=dispatcher.peer_forgotten,
+            clock=self._clock,
         )
+        self._reloader.tell(lambda new: membership.reconfigure(membership_settings(new)))
         servicer = NodeServicer(
             dispatcher, membership, version=importlib.metadata.version("dedgeai")
         )
@@ -359,6 +400,20 @@ class _Node:
         await membership.start()
         self._stack.push_async_callback(membership.stop)
         return membership
+
+    def _discover(self, membership: Membership) -> None:
+        config = self._config
+        if config.discovery == "mdns":
+            require_zeroconf()
+            settings = DiscoverySettings(
+                node_id=config.node_id,
+                cluster_name=config.cluster_name,
+                host=config.grpc_host,
+                port=config.grpc_port,
+            )
+            self._background(
+                Discovery(settings, found=membership.found, lost=membership.lost).run()
+            )
 
     async def _serve(
         self, front_desk: FrontDesk, dispatcher: Dispatcher, stopping: asyncio.Event
@@ -378,6 +433,7 @@ class _Node:
                 log_config=None,
                 access_log=False,
                 lifespan="off",
+                timeout_keep_alive=KEEP_ALIVE_S,
                 timeout_graceful_shutdown=int(config.drain_s) + 1,
             )
         )
@@ -444,68 +500,6 @@ def sole_owner(data_folder: Path) -> Iterator[None]:
         yield
 
 
-def socket_folder(data_folder: Path) -> Path:
-    """Where a node's Unix sockets are: its data folder, or a short name where that is too long."""
-    folder = data_folder / "run"
-    if len(str(folder / "worker.sock").encode()) > SOCKET_PATH_BYTES_MAX:
-        digest = hashlib.sha256(str(data_folder).encode()).hexdigest()[:16]
-        folder = Path(tempfile.gettempdir()) / f"dedgeai-{digest}"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return folder
-
-
-def worker_options(config: NodeConfig) -> list[str]:
-    """Command line of the worker that `config` asks for."""
-    options = ["--engine", config.engine, "--queue-max", str(config.hosted_tasks_max)]
-    if config.engine == "emulated":
-        options += ["--emulated-profile", config.emulated_profile]
-        options += ["--time-scale", str(config.time_scale)]
-        if config.emulated_mode_file:
-            options += ["--emulated-mode-file", str(config.emulated_mode_file)]
-    else:
-        options += [*model_options(config), "--pace", str(config.pace_s)]
-    if config.torch_threads:
-        options += ["--threads", str(config.torch_threads)]
-    if config.rows_max:
-        options += ["--rows-max", str(config.rows_max)]
-    options += ["--order", config.queue_order, "--memory-floor", str(config.memory_floor_bytes)]
-    if config.queue_ageing is not None:
-        options += ["--ageing", str(config.queue_ageing)]
-    if config.queue_promotion is not None:
-        options += ["--promotion", ",".join(map(str, config.queue_promotion))]
-    lock = config.worker_lock or config.data_folder.resolve() / "run" / "accelerator.lock"
-    options += ["--lock", str(lock)]
-    options.append("--metadata" if config.image_metadata else "--no-metadata")
-    return options
-
-
-def model_options(config: NodeConfig) -> list[str]:
-    """The worker's options about the model, and how it is run."""
-    from edge_node.worker.tiny_sd3 import model_folder
-
-    options = ["--dtype", config.dtype, "--context-mode", config.context_mode]
-    options += ["--compile", config.compile_model]
-    if config.model is None:
-        options += ["--model", str(model_folder()), "--model-name", "tiny-sd3"]
-    else:
-        options += ["--model", str(config.model)]
-    if config.clip_files:
-        options += ["--clip", *map(str, config.clip_files)]
-    if config.single_file_configs:
-        options += ["--model-config", str(config.single_file_configs)]
-    if config.stability_license_accepted:
-        options.append("--stability-license-accepted")
-    if config.taesd3_folder:
-        options += ["--taesd3", str(config.taesd3_folder)]
-    if config.int8_weights:
-        options.append("--int8-weights")
-    if config.guidance_interval:
-        options += ["--guidance-interval", *map(str, config.guidance_interval)]
-    if config.step_cache is not None:
-        options += ["--step-cache", str(config.step_cache)]
-    return options
-
-
 def policy_coin(config: NodeConfig) -> np.random.Generator:
     """Each node's own, though all of a cluster may share a seed: equal coins choose equal nodes."""
     if config.policy_seed is None:
@@ -559,41 +553,28 @@ def guard_settings(config: NodeConfig) -> GuardSettings:
     )
 
 
-def learner_command(config: NodeConfig, store_url: str) -> ChildCommand:
-    """Command that spawns the learner that `config` asks for."""
-    folder = config.data_folder.resolve()
-    return ChildCommand(
-        name="learner",
-        arguments=(
-            *(sys.executable, "-m", "edge_node.learner"),
-            *("--store", store_url, "--node-id", config.node_id),
-            *("--out", str(folder / "learned")),
-            *("--publish-every", str(config.learner_publish_s)),
-            *("--memory-max", str(config.learner_memory_bytes_max)),
-            *("--outcome-wait", str(config.deadline_s_max + config.lease_s)),
-            *judge_options(config),
-        ),
-        pid_path=folder / "run" / "learner.pid",
-        log_path=folder / "run" / "learner.log",
+def membership_settings(config: NodeConfig) -> MembershipSettings:
+    """What membership takes from the configuration."""
+    return MembershipSettings(
+        addresses=config.peers,
+        cluster_name=config.cluster_name,
+        heartbeat_s=config.heartbeat_s,
+        accept_new_peers=config.accept_new_peers,
+        forget_s=config.forget_s,
     )
 
 
-def judge_options(config: NodeConfig) -> list[str]:
-    """What the learner shall replay for the guard; nothing where there is no guard."""
-    if config.policy not in LEARNED_POLICIES:
-        return []
-    options = ["--judge", config.policy, "--judge-rule", config.guard_rule]
-    options += ["--judge-window", str(config.guard_window_tasks)]
-    for key, value in config.policy_options.items():
-        options += ["--judge-option", f"{key}={value}"]
-    if takes_published_weights(config):
-        options.append("--judge-published")
-    return options
+def image_bounds(config: NodeConfig) -> dict[str, Any]:
+    """What is kept of finished images."""
+    return {"bytes_max": config.image_bytes_total_max, "age_s_max": config.image_keep_s}
 
 
-def takes_published_weights(config: NodeConfig) -> bool:
-    """Whether what this node's learner publishes replaces the weights it started with."""
-    return config.policy == "lad_ts" and not config.policy_options
+def init_image_bounds(config: NodeConfig) -> dict[str, Any]:
+    """What is kept of init images; no task lasts longer than either deadline."""
+    return {
+        "bytes_max": config.init_image_bytes_total_max,
+        "keep_s_max": max(config.deadline_s_max, config.deadline_s_default),
+    }
 
 
 def dispatcher_settings(config: NodeConfig, incarnation: int) -> DispatcherSettings:
@@ -610,7 +591,13 @@ def dispatcher_settings(config: NodeConfig, incarnation: int) -> DispatcherSetti
         tick_s=config.tick_s,
         heartbeat_s=config.heartbeat_s,
         lease_s=config.lease_s,
+        move_waiting=config.move_waiting,
     )
+
+
+def lifecycle_limits(config: NodeConfig) -> LifecycleLimits:
+    """What the fate of tasks takes from the configuration."""
+    return LifecycleLimits(attempts_max=config.attempts_max, lease_s=config.lease_s)
 
 
 def latent_memory_settings(config: NodeConfig, store_url: str) -> LatentMemorySettings:

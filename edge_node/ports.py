@@ -190,11 +190,15 @@ class Peers(Protocol):
 
     @property
     def addresses(self) -> dict[str, NodeId | None]:
-        """Every configured address and the node met there."""
+        """Every address that leads to a node of the cluster, and the node met there."""
         ...
 
     def client(self, node_id: NodeId) -> Peer | None:
         """Who reaches the node."""
+        ...
+
+    def is_away(self, node_id: NodeId) -> bool:
+        """Whether the node left the cluster a while ago and may come back."""
         ...
 
     def push_state(self) -> None:

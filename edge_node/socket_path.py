@@ -1,15 +1,26 @@
-"""The bound on the length of a Unix socket's path, told before the kernel's riddle is.
+"""Where Unix sockets are, and the bound on their paths, told before the kernel's riddle is.
 
-Owns the check only.
+Owns names only: it makes no folder and no socket.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pathlib
+import tempfile
 
 # sun_path is 108 bytes long and ends in a zero byte.
 SOCKET_PATH_BYTES_MAX = 107
+
+
+def socket_folder(data_folder: pathlib.Path) -> pathlib.Path:
+    """For a node's own sockets: its data folder, or a short name where that is too long."""
+    folder = data_folder / "run"
+    if len(os.fsencode(folder / "worker.sock")) <= SOCKET_PATH_BYTES_MAX:
+        return folder
+    digest = hashlib.sha256(str(data_folder).encode()).hexdigest()[:16]
+    return pathlib.Path(tempfile.gettempdir()) / f"dedgeai-{digest}"
 
 
 def check_socket_path(path: pathlib.Path) -> pathlib.Path:

@@ -6,9 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from edge_node.config import load_config
+from edge_node.child_options import (
+    attached_learner,
+    attached_worker,
+    learner_alive_path,
+    worker_options,
+)
+from edge_node.config import SETTINGS, NodeConfig
+from edge_node.config_sources import InvalidConfig, load, load_config
 from edge_node.errors import InvalidRequest
-from edge_node.node import worker_options
 from edge_node.worker.__main__ import parse_arguments
 from edge_node.worker.approximations import Approximations
 from edge_node.worker.queue_order import Order
@@ -43,6 +49,77 @@ def test_file_then_environment_then_overrides(
 def test_a_wrong_setting_says_what_to_do(overrides: dict[str, object], said: str) -> None:
     with pytest.raises(InvalidRequest, match=said):
         load_config(None, overrides)
+
+
+def test_every_problem_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEDGEAI_LEASE", "3")
+    overrides = {"rest_port": "70000", "peers": "orin-1", "redis_url": "localhost"}
+    with pytest.raises(InvalidConfig) as caught:
+        load_config(None, overrides)
+    assert caught.value.problems == (
+        "lease (environment) is not a setting. Did you mean lease_s?",
+        "rest_port (command line) is '70000': input should be less than or equal to 65535.",
+        "peers (command line) is 'orin-1': it should be host:port of other nodes' gRPC listeners.",
+        "redis_url (command line) is 'localhost': it should be redis://host:port/0 or "
+        "unix:///path of a Valkey that runs beside the node; else the node starts one under "
+        "data_folder.",
+    )
+    with pytest.raises(InvalidConfig) as caught:
+        load_config(None, {"grpc_host": "0.0.0.0", "heartbeat_s": 4})
+    assert len(caught.value.problems) == 3
+
+
+def test_a_variable_without_a_value_is_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEDGEAI_MODEL", "")
+    monkeypatch.setenv("DEDGEAI_REST_PORT", "")
+    loaded = load(None, {})
+    assert (loaded.config.model, loaded.config.rest_port) == (None, 8080)
+    assert set(loaded.sources.values()) == {"default"}
+
+
+def test_the_environment_can_say_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEDGEAI_CLIP_FILES", "l.safetensors, g.safetensors,")
+    monkeypatch.setenv("DEDGEAI_GUIDANCE_INTERVAL", "0.1,0.9")
+    monkeypatch.setenv("DEDGEAI_POLICY_OPTIONS", "checkpoint=a.safetensors,weight=0.5")
+    monkeypatch.setenv("DEDGEAI_REDIS_URL", "unix:///run/dedgeai/valkey.sock")
+    config = load_config(None, {"peers": ""})
+    assert config.clip_files == (Path("l.safetensors"), Path("g.safetensors"))
+    assert config.guidance_interval == (0.1, 0.9)
+    assert config.policy_options == {"checkpoint": "a.safetensors", "weight": 0.5}
+    assert config.redis_url == "unix:///run/dedgeai/valkey.sock"
+    assert config.peers == ()
+
+
+def test_every_setting_says_what_it_is() -> None:
+    assert set(SETTINGS) == set(NodeConfig.model_fields)
+    for key, setting in SETTINGS.items():
+        assert setting.description, key
+        words = key.split("_")
+        if "s" in words:
+            assert setting.unit.startswith("s"), key
+        if "bytes" in words:
+            assert setting.unit == "bytes", key
+
+
+def test_the_commands_beside_a_node_need_what_it_shares(tmp_path: Path) -> None:
+    alone = load_config(None, {"data_folder": tmp_path})
+    for command in (attached_worker, attached_learner):
+        with pytest.raises(InvalidRequest, match="is not set"):
+            command(alone)
+    shared = {
+        "data_folder": tmp_path,
+        "worker_socket": "/run/w.sock",
+        "redis_url": "unix:///run/v.sock",
+    }
+    config = load_config(None, shared)
+    worker = parse_arguments(attached_worker(config)[3:])
+    assert worker.socket == Path("/run/w.sock")
+    assert worker.lock == tmp_path / "run" / "accelerator.lock"
+    learner = attached_learner(config)
+    assert learner[learner.index("--store") + 1] == "unix:///run/v.sock"
+    assert learner[learner.index("--alive") + 1] == str(learner_alive_path(config))
+    with pytest.raises(InvalidRequest, match="two would learn"):
+        attached_learner(load_config(None, shared | {"learner": True}))
 
 
 def test_the_order_reaches_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:

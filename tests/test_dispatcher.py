@@ -108,6 +108,8 @@ class Device:
         self, offload: Offload, *, init_image: bytes
     ) -> AsyncGenerator[AttemptReport, None]:
         self.asked.append({"drawing": offload.drawing, "init_image": init_image})
+        while self.held:
+            await asyncio.sleep(0.01)
         yield DONE
 
     # As Peers.
@@ -116,6 +118,9 @@ class Device:
 
     def client(self, node_id: NodeId) -> Device:
         return self
+
+    def is_away(self, node_id: NodeId) -> bool:
+        return False
 
     def push_state(self) -> None:
         pass
@@ -152,18 +157,19 @@ class Node:
         self.metrics = NodeMetrics()
         self.init_images = InitImages(folder, bytes_max=bytes_max, keep_s_max=1000.0, clock=clock)
         stores: Any = Stores()
+        self.dispatcher_settings = DispatcherSettings(
+            node_id=OWN,
+            incarnation=1,
+            rest_url="",
+            grpc_address="",
+            admission=AdmissionLimits(tasks_in_flight_max=2),
+            deadline_s_default=100.0,
+            tick_s=0.01,
+            heartbeat_s=0.05,
+            lease_s=5.0,
+        )
         self.dispatcher = Dispatcher(
-            DispatcherSettings(
-                node_id=OWN,
-                incarnation=1,
-                rest_url="",
-                grpc_address="",
-                admission=AdmissionLimits(tasks_in_flight_max=2),
-                deadline_s_default=100.0,
-                tick_s=0.01,
-                heartbeat_s=0.05,
-                lease_s=5.0,
-            ),
+            self.dispatcher_settings,
             lifecycle=Lifecycle(LifecycleLimits()),
             hosting=Hosting(HostingLimits()),
             view=ClusterView(own_id=OWN, incarnation=1),
@@ -266,6 +272,45 @@ def test_a_recovered_task_whose_image_is_gone_fails_and_says_so(
         assert "Submit the task again" in record.error.message
         assert record.attempt == 1
         assert node.own_device.asked == node.peer.asked == []
+
+    run(node, story)
+
+
+def test_what_a_peer_that_leaves_was_to_draw_is_placed_again(tmp_path: Path) -> None:
+    node = Node(tmp_path, policy="least_expected_delay")
+    node.peer.held = True
+
+    async def story() -> None:
+        await node.start()
+        task_id = await node.submit()
+        while not node.peer.asked:
+            await asyncio.sleep(0.01)
+        node.dispatcher.peer_forgotten(PEER)
+        record = await node.ended(task_id)
+        assert (record.status.value, record.executor, record.attempt) == ("completed", OWN, 2)
+
+    run(node, story)
+
+
+def test_other_bounds_count_from_the_next_request_on(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+
+    async def story() -> None:
+        await node.start()
+        node.dispatcher.reconfigure(
+            replace(
+                node.dispatcher_settings,
+                admission=AdmissionLimits(tasks_in_flight_max=1),
+                deadline_s_default=10.0,
+            )
+        )
+        node.own_device.held = True
+        task_id = await node.submit()
+        record = await node.dispatcher.read_own_task(task_id)
+        assert record.task.deadline_unix_s is not None
+        assert record.task.deadline_unix_s - record.task.created_unix_s == pytest.approx(10.0)
+        with pytest.raises(AdmissionRefused):
+            await node.submit()
 
     run(node, story)
 

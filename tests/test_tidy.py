@@ -11,13 +11,16 @@ ROOT = Path(__file__).parent.parent
 FUNCTION_LINES_MAX = 75
 
 # Each part of the tree and what of this project it may import; design.md, "Layout".
-PURE = {"domain", "errors", "clock", "config", "ports", "socket_path"}
+PURE = {"domain", "errors", "clock", "config", "config_sources", "ports", "socket_path"}
 ALLOWED = {
     "scheduler": {"scheduler"},
     "edge_node.domain": set(),
     "edge_node.errors": set(),
     "edge_node.clock": set(),
-    "edge_node.config": {"errors"},
+    "edge_node.config": set(),
+    "edge_node.config_sources": {"config", "errors"},
+    "edge_node.child_options": {"config", "errors", "worker.tiny_sd3"},
+    "edge_node.reloading": {"config", "errors"},
     "edge_node.ports": {"domain", "scheduler"},
     "edge_node.socket_path": set(),
     "edge_node.tasks": PURE | {"tasks", "scheduler"},
@@ -34,6 +37,12 @@ ALLOWED = {
     "edge_node.worker": PURE | {"worker", "peering.codec"},
     # Clients of a running node: they reach it over HTTP, like everyone else.
     "edge_node.console": PURE | {"console", "supervision.launcher", "worker.tiny_sd3.scenes"},
+    # Looks at what the node and its worker would find, with their own eyes, and starts neither.
+    "edge_node.console.doctor": PURE | {"console", "telemetry.jetson"},
+    "edge_node.console.doctor_checks": PURE
+    | {"console", "peering.link_probe", "telemetry.jetson", "worker"},
+    "edge_node.console.configuration": PURE | {"console", "scheduler"},
+    "edge_node.console.health": PURE | {"console", "child_options", "supervision.worker_client"},
     "edge_node.console.simulate": PURE | {"console", "scheduler"},
     "edge_node.console.train": PURE | {"console", "scheduler"},
     "edge_node.console.policy_search": PURE | {"console", "scheduler"},

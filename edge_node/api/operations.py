@@ -43,6 +43,6 @@ async def is_ready(request: Request) -> JSONResponse:
 
 
 @router.get("/metrics", response_model=None)
-async def read_metrics(request: Request) -> Response:
-    """Prometheus text."""
+def read_metrics(request: Request) -> Response:
+    """Prometheus text; in a thread, because the device's sensors may answer slowly."""
     return Response(surface_of(request).metrics.render(), media_type=CONTENT_TYPE)

@@ -380,6 +380,7 @@ def task_object(record: TaskRecord) -> Json:
         "priority": task.priority,
         "deadline_at": task.deadline_unix_s,
         "policy": record.policy,
+        "policy_reason": record.policy_reason or None,
         "queue_s": record.queue_s,
         "compute_s": record.compute_s,
         "emulated_device": record.emulated_device or None,

@@ -93,22 +93,10 @@ class LocalCluster:
         """Starts one node, for the first time or again."""
         folder = self.folder / self.node_ids[index]
         folder.mkdir(parents=True, exist_ok=True)
-        first = self._rest_port + GRPC_PORT_ABOVE
-        grpc_ports = [first + i for i in range(len(self._settings))]
-        peers = [f"127.0.0.1:{p}" for i, p in enumerate(grpc_ports) if i != index]
-        environment = {
-            **{k: v for k, v in os.environ.items() if not k.startswith("DEDGEAI_")},
-            "DEDGEAI_NODE_ID": self.node_ids[index],
-            "DEDGEAI_DATA_FOLDER": str(folder),
-            "DEDGEAI_REST_PORT": str(self._rest_port + index),
-            "DEDGEAI_GRPC_PORT": str(grpc_ports[index]),
-            "DEDGEAI_PEERS": ",".join(peers),
-            **{f"DEDGEAI_{k.upper()}": str(v) for k, v in self._settings[index].items()},
-        }
         with (folder / "node.log").open("ab") as node_log:
             self._processes[index] = subprocess.Popen(
-                _launched([sys.executable, "-m", "edge_node.cli", "node"], folder / "node.pid"),
-                env=environment,
+                self._command(index),
+                env=self._environment(index),
                 stdout=node_log,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
@@ -122,7 +110,7 @@ class LocalCluster:
             InvalidRequest: a port is taken.
             NodeNotReady: one ended or took too long; its log is quoted.
         """
-        taken = taken_port(first=self._rest_port, nodes=len(self._settings))
+        taken = self._taken_port()
         if taken is not None:
             raise InvalidRequest(f"Port {taken} is in use. Choose another first port with --port.")
         for index in range(len(self._settings)):
@@ -188,6 +176,29 @@ class LocalCluster:
     async def __aexit__(self, *_: object) -> None:
         """Stops it."""
         self.stop()
+
+    def _taken_port(self) -> int | None:
+        return taken_port(first=self._rest_port, nodes=len(self._settings))
+
+    def _command(self, index: int) -> list[str]:
+        """How a node is started."""
+        pid_path = self.folder / self.node_ids[index] / "node.pid"
+        return _launched([sys.executable, "-m", "edge_node.cli", "node"], pid_path)
+
+    def _environment(self, index: int) -> dict[str, str]:
+        """A node's settings, and nobody else's."""
+        first = self._rest_port + GRPC_PORT_ABOVE
+        grpc_ports = [first + i for i in range(len(self._settings))]
+        peers = [f"127.0.0.1:{p}" for i, p in enumerate(grpc_ports) if i != index]
+        return {
+            **{k: v for k, v in os.environ.items() if not k.startswith("DEDGEAI_")},
+            "DEDGEAI_NODE_ID": self.node_ids[index],
+            "DEDGEAI_DATA_FOLDER": str(self.folder / self.node_ids[index]),
+            "DEDGEAI_REST_PORT": str(self._rest_port + index),
+            "DEDGEAI_GRPC_PORT": str(grpc_ports[index]),
+            "DEDGEAI_PEERS": ",".join(peers),
+            **{f"DEDGEAI_{k.upper()}": str(v) for k, v in self._settings[index].items()},
+        }
 
     def _check_running(self, index: int) -> None:
         code = self._processes[index].poll()

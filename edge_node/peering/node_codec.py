@@ -56,6 +56,8 @@ def state_to_proto(state: NodeState) -> node_pb2.NodeState:
         accepted_work_s=state.accepted_work_s,
         changed_s=state.changed_s,
         sent_s=state.sent_s,
+        cluster_name=state.cluster_name,
+        leaving=state.leaving,
     )
 
 
@@ -83,6 +85,8 @@ def state_from_proto(message: node_pb2.NodeState) -> NodeState:
         accepted_work_s=message.accepted_work_s,
         changed_s=message.changed_s,
         sent_s=message.sent_s,
+        cluster_name=message.cluster_name,
+        leaving=message.leaving,
     )
 
 
@@ -181,6 +185,7 @@ def record_to_proto(record: TaskRecord) -> node_pb2.TaskView:
         queue_s=record.queue_s,
         compute_s=record.compute_s,
         policy=record.policy,
+        policy_reason=record.policy_reason,
         work=task.work,
         deadline_at=task.deadline_unix_s or 0.0,
         priority=task.priority,
@@ -216,6 +221,7 @@ def record_from_proto(message: node_pb2.TaskView) -> TaskRecord:
         queue_s=message.queue_s,
         compute_s=message.compute_s,
         policy=message.policy,
+        policy_reason=message.policy_reason,
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
+from urllib.parse import unquote
 
 import grpc
 import grpc.aio
@@ -54,9 +55,11 @@ class NodeServicer(node_pb2_grpc.NodeServiceServicer):
     async def ExchangeState(
         self, request_iterator: AsyncIterator[node_pb2.ExchangeStateRequest], context: Context
     ) -> AsyncIterator[node_pb2.ExchangeStateResponse]:
+        host = caller_host(context.peer())
+
         async def listen() -> None:
             async for request in request_iterator:
-                self._dispatcher.peer_state_received(node_codec.state_from_proto(request.state))
+                self._membership.hello(node_codec.state_from_proto(request.state), host=host)
 
         listening = asyncio.create_task(listen())
         try:
@@ -139,6 +142,14 @@ class NodeServicer(node_pb2_grpc.NodeServiceServicer):
                 media_type=media_type if start == 0 else "",
                 chunk=content[start : start + IMAGE_CHUNK_BYTES],
             )
+
+
+def caller_host(peer: str) -> str | None:
+    """IP address in gRPC's name of a caller, `ipv4:10.0.0.2:4711` or `ipv6:%5B::1%5D:4711`."""
+    kind, _, address = unquote(peer).partition(":")
+    if kind not in ("ipv4", "ipv6"):
+        return None
+    return address.rpartition(":")[0].strip("[]").removeprefix("::ffff:")
 
 
 class PeerServer:

@@ -49,6 +49,10 @@ class ImageFiles:
         """Size of all images kept."""
         return self._bytes_stored
 
+    def set_bounds(self, *, bytes_max: int, age_s_max: float) -> None:
+        """Other bounds, in force from the next eviction on."""
+        self._bytes_max, self._age_s_max = bytes_max, age_s_max
+
     async def start(self) -> tuple[TaskId, ...]:
         """Creates the folder or takes up what an earlier life left; returns what was evicted."""
         await asyncio.to_thread(self._take_up)

@@ -54,6 +54,10 @@ class InitImages:
         """Size of all images kept."""
         return self._bytes_stored
 
+    def set_bounds(self, *, bytes_max: int, keep_s_max: float) -> None:
+        """Other bounds, in force from the next write on."""
+        self._bytes_max, self._keep_s_max = bytes_max, keep_s_max
+
     async def start(self) -> None:
         """Creates the folder or takes up what an earlier life left."""
         await asyncio.to_thread(self._take_up)

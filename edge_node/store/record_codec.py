@@ -61,6 +61,7 @@ def encode_record(record: TaskRecord) -> str:
         "queue_s": record.queue_s,
         "compute_s": record.compute_s,
         "policy": record.policy,
+        "policy_reason": record.policy_reason,
     }
     return json.dumps(document, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
 
@@ -94,6 +95,7 @@ def _record(document: dict[str, Any]) -> TaskRecord:
         queue_s=float(document["queue_s"]),
         compute_s=float(document["compute_s"]),
         policy=str(document["policy"]),
+        policy_reason=str(document.get("policy_reason", "")),
     )
 
 

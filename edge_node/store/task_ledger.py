@@ -161,11 +161,15 @@ class TaskLedger:
     async def next_incarnation(self) -> int:
         """A number larger than in every earlier life of the node, durably.
 
+        It counts from the seconds since 1970 at the first one: a device that takes the place of a
+        dead one has an empty store and must not look like that one's past.
+
         Raises:
             StoreUnavailable: the store is away.
         """
-        incr: Command = ("INCR", f"{self._settings.key_prefix}incarnation")
-        return int((await self._connection.execute([incr], durable=True))[0])
+        key = f"{self._settings.key_prefix}incarnation"
+        first: Command = ("SET", key, int(self._clock.unix_s()), "NX")
+        return int((await self._connection.execute([first, ("INCR", key)], durable=True))[1])
 
     async def append_accepted(
         self,

@@ -185,6 +185,12 @@ class ClusterView:
                     self._unseen_s += UNSEEN_WEIGHT * (now_s - at_s - self._unseen_s)
         peer.refresh()
 
+    def forget(self, node_id: NodeId) -> None:
+        """The node belongs to the cluster no more; what it says from now on is news."""
+        if self._peers.pop(node_id, None) is not None:
+            self._seen_dispatching_s.pop(node_id, None)
+            self._serving.clear()
+
     def round_trip_measured(self, node_id: NodeId, round_trip_s: float) -> None:
         """Smooths a measured round trip into the link's estimate."""
         peer = self._peers.get(node_id)

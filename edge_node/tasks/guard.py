@@ -29,7 +29,9 @@ names and for no other.
 from __future__ import annotations
 
 import math
+import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -57,7 +59,7 @@ REASONS = (
     *(UNKNOWN_MEMBERSHIP, NO_VERDICT, REPLAY, LIVE, WINDOW),
 )
 
-# Slow decisions that are tolerated: a node shares its cores, and one pause says nothing.
+# Slow decisions that are tolerated: caches are cold at times.
 OVERRUNS_MAX = 3
 OVERRUNS_OF = 20
 # How long a live finding stands, in windows.
@@ -74,7 +76,8 @@ class GuardSettings:
         rule: name of the rule that stands in.
         pinned: the learned policy decides whatever verdicts and windows say.
         margin: share by which its mean delay may be above the rule's.
-        decision_budget_s: wall time that one decision may take.
+        decision_budget_s: CPU time that one decision may take. Not wall time: where cores are
+            shared, a pause says nothing about the policy, and the rule would have it, too.
         slot_s: the scheduler's period.
         window_s: length of the windows in which learned policy and rule alternate.
         window_tasks: over how many decisions the learned share is counted.
@@ -105,7 +108,8 @@ class Guard:
         learned: None until weights are there.
         version: of its weights.
         rule: must not fail for a valid observation.
-        clock: measures decisions, slots and windows.
+        clock: measures slots and windows.
+        cpu_s: CPU time of the deciding thread, which measures decisions.
     """
 
     def __init__(
@@ -116,10 +120,12 @@ class Guard:
         version: str | None,
         rule: Policy,
         clock: Clock,
+        cpu_s: Callable[[], float] = time.thread_time,
     ) -> None:
         self._settings = settings
         self._rule = rule
         self._clock = clock
+        self._cpu_s = cpu_s
         self._alternation = Alternation(window_s=settings.window_s, margin=settings.margin)
         # Whether the latest decisions were the learned policy's, and how many of all were.
         self._lately: deque[bool] = deque(maxlen=settings.window_tasks)
@@ -143,6 +149,15 @@ class Guard:
         self._alternation.restart()
         if self._verdict_kept is not None:
             self.judged(self._verdict_kept)
+
+    def reconfigure(self, settings: GuardSettings) -> None:
+        """Takes other settings; under another margin, the live test starts anew."""
+        former, self._settings = self._settings, settings
+        if settings.margin != former.margin:
+            self._alternation = Alternation(window_s=settings.window_s, margin=settings.margin)
+            self._verdict = None
+            if self._verdict_kept is not None:
+                self.judged(self._verdict_kept)
 
     def judged(self, verdict: ReplayVerdict) -> None:
         """Takes in what a replay found; the same verdict may come again."""
@@ -235,9 +250,10 @@ class Guard:
             return self._live_trip
         return WINDOW if self._alternation.rules_turn(unix_s=unix_s) else ""
 
-    def _try_learned(self, observation: Observation, start_s: float) -> tuple[Decision | None, str]:
+    def _try_learned(self, observation: Observation, now_s: float) -> tuple[Decision | None, str]:
         """Its decision, or None and the reason, which then stands until the next slot."""
         assert self._learned is not None
+        start_s = self._cpu_s()
         try:
             decision = self._learned.decide(observation)
         except UnknownMembership:
@@ -245,21 +261,21 @@ class Guard:
             return None, UNKNOWN_MEMBERSHIP
         # A learned policy is weights that nobody has read: any error of it is the rule's task.
         except Exception as error:
-            return None, self._trip(f"{ERROR}: {type(error).__name__}: {error}", start_s)
+            return None, self._trip(f"{ERROR}: {type(error).__name__}: {error}", now_s)
         latent_B = decision.latent_B
         if latent_B is not None and not (
             latent_B.shape == observation.alive_B.shape and np.isfinite(latent_B).all()
         ):
-            return None, self._trip(NOT_FINITE, start_s)
+            return None, self._trip(NOT_FINITE, now_s)
         if not (
             0 <= decision.choice < len(observation.node_ids)
             and observation.alive_B[decision.choice]
         ):
-            return None, self._trip(f"{ERROR}: chose what may not be chosen", start_s)
-        over = self._clock.now_s() - start_s > self._settings.decision_budget_s
+            return None, self._trip(f"{ERROR}: chose what may not be chosen", now_s)
+        over = self._cpu_s() - start_s > self._settings.decision_budget_s
         self._overruns.append(over)
         if over and sum(self._overruns) >= OVERRUNS_MAX:
-            return None, self._trip(OVER_BUDGET, start_s)
+            return None, self._trip(OVER_BUDGET, now_s)
         self._unknown_ids = None
         return decision, ""
 

@@ -6,7 +6,7 @@ and carries out what it says, in order; the simulated cluster in tests does the 
 
     submitted -> appending -> placing -> attempting -> storing -> recording -> final
                                 ^  |         |
-                                |  waiting   | lost, lease lapsed, failed but retryable
+                                |  waiting   | lost, lease lapsed, failed but retryable, or moved
                                 +------------+
 
 The fence: every placement of a task carries a higher attempt number than all before it, and a
@@ -47,16 +47,32 @@ class LifecycleLimits:
     """Bounds of waiting and trying.
 
     Attributes:
-        attempts_max: placements of one task in one life of its origin.
+        attempts_max: placements of one task in one life of its origin, but for moves.
+        moves_max: placements that a task gets besides because it would be drawn sooner elsewhere.
         lease_s: silence of an executor after which its attempt is given up.
         placement_retry_s: pause before another try when no node can take the task.
         finished_kept_max: finished tasks kept in memory; older ones are read from the ledger.
     """
 
     attempts_max: int = 5
+    moves_max: int = 3
     lease_s: float = 5.0
     placement_retry_s: float = 0.25
     finished_kept_max: int = 2000
+
+    @property
+    def attempt_numbers_max(self) -> int:
+        """By how much the attempt number of a task can grow in one life of its origin."""
+        return self.attempts_max + self.moves_max
+
+
+@dataclass(frozen=True, kw_only=True)
+class WaitingAttempt:
+    """A task in the queue of an executor, which is not known to have begun it."""
+
+    task: Task
+    executor: NodeId
+    dispatch: int
 
 
 @dataclass(frozen=True)
@@ -108,6 +124,7 @@ class PlacementMade:
     incarnation: int
     dispatch: int
     policy: str
+    policy_reason: str = ""
     eta_s: float
 
 
@@ -134,6 +151,13 @@ class PeerFailed:
     """A node fell silent or went away: whatever it was drawing for us is lost."""
 
     node_id: NodeId
+
+
+@dataclass(frozen=True, kw_only=True)
+class MoveRequested:
+    """A task that waits would be drawn sooner by another node than its executor."""
+
+    task_id: TaskId
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,6 +206,7 @@ Event = (
     | PlacementImpossible
     | AttemptReported
     | PeerFailed
+    | MoveRequested
     | CancelRequested
     | ImageStored
     | ImageStoreFailed
@@ -291,9 +316,13 @@ class AttemptEnded:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskEnded:
-    """The task is final: service delay, experience and metrics."""
+    """The task is final: service delay, experience and metrics.
+
+    `attempts` are those whose placements led here: those that were moved on, and the last.
+    """
 
     record: TaskRecord
+    attempts: tuple[int, ...]
 
 
 Instruction = (
@@ -336,6 +365,7 @@ class _Entry:
     lease_until_s: float = 0.0
     retry_at_s: float = 0.0
     avoided: set[NodeId] = field(default_factory=set)
+    moved: list[int] = field(default_factory=list)
     events: list[TaskEvent] = field(default_factory=list)
 
     @property
@@ -362,6 +392,14 @@ class Lifecycle:
         """The task as it stands; None if it is unknown here or only the ledger knows it."""
         entry = self._find(task_id)
         return None if entry is None or entry.phase is Phase.APPENDING else entry.record
+
+    def waiting(self) -> list[WaitingAttempt]:
+        """Every task that may be moved: it waits at an executor, and has moves left."""
+        return [
+            WaitingAttempt(task=entry.task, executor=executor, dispatch=entry.dispatch)
+            for entry in self._live.values()
+            if self._may_move(entry) and (executor := entry.record.executor) is not None
+        ]
 
     def events(self, task_id: TaskId, *, after: int = 0) -> list[TaskEvent] | None:
         """Events of the task with a higher sequence number, or None if it is not in memory.
@@ -396,6 +434,8 @@ class Lifecycle:
                 return self._reported(event, at)
             case PeerFailed():
                 return self._peer_failed(event.node_id, at)
+            case MoveRequested():
+                return self._moved(event.task_id)
             case CancelRequested():
                 return self._cancelled(event.task_id, at)
             case ImageStored():
@@ -441,13 +481,15 @@ class Lifecycle:
 
     # Placement.
 
-    def _place(self, entry: _Entry) -> list[Instruction]:
+    def _place(self, entry: _Entry, *, leaving: NodeId | None = None) -> list[Instruction]:
+        """Asks for the next placement; `leaving` is avoided this once."""
         entry.phase = Phase.PLACING
         entry.attempt += 1
         entry.record = replace(
             entry.record, status=TaskStatus.QUEUED, step=0, attempt=entry.attempt, executor=None
         )
-        return [PlaceTask(task=entry.task, attempt=entry.attempt, avoided=frozenset(entry.avoided))]
+        avoided = frozenset(entry.avoided | ({leaving} if leaving else set()))
+        return [PlaceTask(task=entry.task, attempt=entry.attempt, avoided=avoided)]
 
     def _placement_made(self, event: PlacementMade, at: Moment) -> list[Instruction]:
         entry = self._live.get(event.task_id)
@@ -458,7 +500,11 @@ class Lifecycle:
         entry.dispatch = event.dispatch
         entry.lease_until_s = at.now_s + self._limits.lease_s
         entry.record = replace(
-            entry.record, executor=event.executor, policy=event.policy, eta_s=event.eta_s
+            entry.record,
+            executor=event.executor,
+            policy=event.policy,
+            policy_reason=event.policy_reason,
+            eta_s=event.eta_s,
         )
         task = entry.task
         deadline_s = None if task.deadline_unix_s is None else task.deadline_unix_s - at.unix_s
@@ -571,7 +617,8 @@ class Lifecycle:
         assert executor is not None
         entry.avoided.add(executor)
         instructions: list[Instruction] = [self._ended(executor, entry.dispatch, entry, reason)]
-        if entry.attempt - entry.task.attempt_floor >= self._limits.attempts_max:
+        failed = entry.attempt - entry.task.attempt_floor - len(entry.moved)
+        if failed >= self._limits.attempts_max:
             error = TaskError(
                 code="attempts_exhausted",
                 message=f"{self._limits.attempts_max} devices in turn failed to draw it; "
@@ -587,6 +634,22 @@ class Lifecycle:
                 message = f"node {node_id} stopped answering"
                 instructions += self._give_up_attempt(entry, "peer_failed", message, at)
         return instructions
+
+    def _may_move(self, entry: _Entry) -> bool:
+        return (
+            entry.phase is Phase.ATTEMPTING
+            and entry.record.status is TaskStatus.QUEUED
+            and len(entry.moved) < self._limits.moves_max
+        )
+
+    def _moved(self, task_id: TaskId) -> list[Instruction]:
+        entry = self._live.get(task_id)
+        if entry is None or not self._may_move(entry):
+            return []  # it was begun, or ended, in the meantime
+        executor = entry.record.executor
+        instructions = self._stop(entry, "moved")
+        entry.moved.append(entry.attempt)
+        return instructions + self._place(entry, leaving=executor)
 
     def _cancelled(self, task_id: TaskId, at: Moment) -> list[Instruction]:
         entry = self._live.get(task_id)
@@ -688,7 +751,8 @@ class Lifecycle:
         self._finished[entry.task.id] = entry
         while len(self._finished) > self._limits.finished_kept_max:
             self._finished.popitem(last=False)
-        return [*instructions, TaskEnded(record=entry.record)]
+        attempts = (*entry.moved, entry.record.attempt)
+        return [*instructions, TaskEnded(record=entry.record, attempts=attempts)]
 
     # Small parts.
 

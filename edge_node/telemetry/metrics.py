@@ -21,6 +21,7 @@ Work is in work units (domain.WorkModel). No prompt and no identifier is ever a 
 | latent_reads_total | decisions; found | those that keep a latent; yes: warm start, no: none kept |
 | slots_total | slots | of the latent memory that began after the first |
 | latent_memory_behind_slots | slots | whose latents the store has yet to confirm |
+| experience_dropped_total | entries | decisions and outcomes given up before the store had them |
 | backlog_work_units | work units | placed on this node and not done, whoever its origin |
 | capacity_work_units_per_second | work units / s | measured by the worker |
 | peers_alive | nodes | others whose state is fresh |
@@ -32,8 +33,17 @@ Work is in work units (domain.WorkModel). No prompt and no identifier is ever a 
 | worker_restarts_total | restarts | worker processes started after the first |
 | event_watchers | streams | clients that follow a task's events now |
 | http_requests_total | requests; surface, status | answered, by route template and status code |
+| device_gpu_load_ratio | 0..1 | share of time that the GPU was busy, as the driver averages it |
+| device_gpu_clock_hertz | Hz | of the GPU, now |
+| device_gpu_clock_max_hertz | Hz | most that the power mode lets it become |
+| device_power_watts | W; rail | voltage x current of each rail |
+| device_temperature_celsius | degrees C; zone | of each thermal zone that is powered |
+| device_power_mode_info | 1; mode | the mode that nvpmodel last set |
+| device_throttled | 0 or 1 | a throttle alert stands, or over-current alarms within a minute |
+| device_memory_available_bytes | bytes | MemAvailable, which the GPU shares |
 
-`executor` is local or remote, seen from the origin.
+`executor` is local or remote, seen from the origin. What starts with `device_` is read by jetson.py
+at the scrape, and is absent where the machine does not tell it.
 """
 
 from __future__ import annotations
@@ -59,7 +69,7 @@ _DECISION_BUCKETS_S = (1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-
 _STALENESS_BUCKETS_S = (5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 
 # How an attempt ends when nothing went wrong with it.
-_WANTED_ENDS = frozenset({"finished", "cancelled", "not_wanted", "deadline_exceeded"})
+_WANTED_ENDS = frozenset({"finished", "cancelled", "moved", "not_wanted", "deadline_exceeded"})
 
 
 class NodeMetrics:
@@ -123,6 +133,10 @@ class NodeMetrics:
     def latent_read(self, *, found: bool) -> None:
         """A decision of a policy that keeps latents started from one, or from none."""
         self._latent_reads.labels("yes" if found else "no").inc()
+
+    def experience_dropped(self, count: int) -> None:
+        """Decisions or outcomes will never be learned from."""
+        self._experience_dropped.inc(count)
 
     def slots_passed(self, count: int) -> None:
         """Slots began."""
@@ -215,6 +229,9 @@ class NodeMetrics:
         self._slots = self._counter("slots_total", "Slots that began")
         self._latent_memory_behind = self._gauge(
             "latent_memory_behind_slots", "Slots whose latents are not written"
+        )
+        self._experience_dropped = self._counter(
+            "experience_dropped_total", "Decisions and outcomes that no learner will see"
         )
 
     def _define_node(self) -> None:

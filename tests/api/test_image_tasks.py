@@ -122,9 +122,10 @@ def test_a_silent_stream_is_kept_alive_and_watchers_are_counted() -> None:
                 async for line in response.aiter_lines():
                     comments += line == ": keep-alive"
                     if comments == 3:
+                        # Before the break, which lets go of the stream.
+                        metrics = (await node.http.get("/metrics")).text
+                        assert "dedgeai_event_watchers 1.0" in metrics
                         break
-                metrics = (await node.http.get("/metrics")).text
-                assert "dedgeai_event_watchers 1.0" in metrics
             async with asyncio.timeout(3.0):
                 while True:
                     metrics = (await node.http.get("/metrics")).text

@@ -37,6 +37,7 @@ from edge_node.tasks import lifecycle as life
 from edge_node.tasks.cluster_view import ClusterView, ClusterViewLimits
 from edge_node.tasks.hosting import Hosting, HostingLimits
 from edge_node.tasks.lifecycle import Lifecycle, LifecycleLimits, Moment
+from edge_node.tasks.moving import task_to_move
 from edge_node.tasks.placement import place
 from edge_node.tasks.slots import SlotMemory, SlotSettings
 from scheduler.policy import Policy
@@ -146,9 +147,8 @@ class Node:
         self.alive = True
         disk.incarnation += 1
         self.incarnation = disk.incarnation
-        self.lifecycle = cluster.lifecycle_class(
-            LifecycleLimits(attempts_max=ATTEMPTS_MAX, lease_s=2.0)
-        )
+        self.limits = LifecycleLimits(attempts_max=ATTEMPTS_MAX, lease_s=2.0)
+        self.lifecycle = cluster.lifecycle_class(self.limits)
         self.hosting = cluster.hosting_class(HostingLimits(hosted_max=6))
         self.view = ClusterView(
             own_id=node_id,
@@ -170,7 +170,7 @@ class Node:
         open_tasks = []
         for task_id, record in sorted(self.disk.records.items()):
             if not record.status.is_final:
-                floor = record.task.attempt_floor + ATTEMPTS_MAX
+                floor = record.task.attempt_floor + self.limits.attempt_numbers_max
                 task = replace(record.task, attempt_floor=floor)
                 self.disk.records[task_id] = TaskRecord(task=task)
                 open_tasks.append(task)
@@ -320,8 +320,19 @@ class Node:
             self.on_lifecycle(life.PeerFailed(node_id=lost))
         self.was_alive = alive
         self.on_lifecycle(life.ClockAdvanced())
+        self._move_waiting(now)
         self.on_hosting(hosted.HeartbeatDue())
         self.later(TICK_S, self._tick)
+
+    def _move_waiting(self, now_s: float) -> None:
+        """What a dispatcher would move in its turn, and now and then what it would not."""
+        waiting = self.lifecycle.waiting()
+        task_id = task_to_move(waiting, view=self.view, now_s=now_s)
+        if waiting and self.cluster.rng.random() < 0.05:
+            task_id = waiting[self.cluster.rng.integers(len(waiting))].task.id
+        if task_id is not None:
+            self.cluster.moves += 1
+            self.on_lifecycle(life.MoveRequested(task_id=task_id))
 
     def _push_state(self, *, heartbeat: bool = False) -> None:
         if not heartbeat:
@@ -371,6 +382,7 @@ class SimulatedCluster:
         self.hosting_class = hosting_class
         self.frozen_until_s: dict[NodeId, float] = {}
         self.clients: dict[TaskId, Client] = {}
+        self.moves = 0
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._scheduled = 0
         self._cuts: dict[frozenset[NodeId], float] = {}

@@ -33,14 +33,17 @@ def run_all(**classes: type) -> None:
 def test_no_invariant_breaks_in_200_seeds() -> None:
     finished = 0
     replaced = 0
+    moves = 0
     for seed in SEEDS:
         cluster = run(seed)
+        moves += cluster.moves
         for client in cluster.clients.values():
             finished += client.final is not None
             replaced += len({e.attempt for e in client.events if e.attempt}) > 1
     # The seeds must exercise what they are for.
     assert finished > 2000
     assert replaced > 400
+    assert moves > 400
 
 
 def test_a_policy_with_latents_decides_through_all_faults() -> None:

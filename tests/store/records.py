@@ -67,4 +67,5 @@ def finished(accepted: Task, *, at_unix_s: float = 3000.0) -> TaskRecord:
         image_bytes=4096,
         queue_s=0.5,
         compute_s=2.25,
+        policy_reason="window",
     )

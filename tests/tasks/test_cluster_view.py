@@ -257,3 +257,19 @@ def test_nodes_that_offloaded_lately_count_as_dispatchers() -> None:
     )
     assert dispatchers(102.9) == 2
     assert dispatchers(103.1) == 1
+
+
+def test_a_forgotten_node_is_no_candidate_and_whatever_it_says_next_is_news() -> None:
+    view = view_of(state(OWN), state(PEER, incarnation=5))
+    view.dispatched(PEER, 3.0, now_s=100.0)
+    assert view.observation(task(), avoided=frozenset(), now_s=100.0) is not None
+    view.forget(PEER)
+    view.forget(PEER)
+    view.dispatch_ended(PEER, 1)
+    seen = view.observation(task(), avoided=frozenset(), now_s=100.0)
+    assert seen is not None
+    assert seen.node_ids == (OWN,)
+    assert not view.is_alive(PEER, now_s=100.0)
+    # A device in the place of a lost one may count its lives anew.
+    assert view.state_received(state(PEER, incarnation=1), now_s=101.0)
+    assert view.is_alive(PEER, now_s=101.0)

@@ -86,7 +86,12 @@ class Stage:
         self.learned = Learned(self.clock)
         self.rule = Rule()
         self.guard = Guard(
-            settings, learned=self.learned, version=version, rule=self.rule, clock=self.clock
+            settings,
+            learned=self.learned,
+            version=version,
+            rule=self.rule,
+            clock=self.clock,
+            cpu_s=self.clock.now_s,
         )
         self.numbered = 0
 
@@ -165,6 +170,18 @@ def test_a_replay_takes_the_turn_and_gives_it_back() -> None:
     assert stage.decide().reason == ""
     stage.guard.judged(verdict(-0.01, 0.02, at_s=4.0))
     assert stage.decide().reason == ""
+
+
+def test_another_margin_judges_the_last_verdict_anew() -> None:
+    stage = Stage()
+    stage.guard.judged(verdict(0.02, 0.06))
+    assert stage.decide().reason == "replay: worse by 4.0%"
+    stage.guard.reconfigure(replace(SETTINGS, margin=0.1))
+    assert stage.decide().reason == ""
+    stage.guard.reconfigure(SETTINGS)
+    assert stage.decide().reason == "replay: worse by 4.0%"
+    stage.guard.reconfigure(replace(SETTINGS, pinned=True))
+    assert stage.decide().reason == "pinned"
 
 
 def test_verdicts_of_other_weights_rules_or_times_do_not_count() -> None:

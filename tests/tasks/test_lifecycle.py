@@ -134,6 +134,40 @@ def test_an_init_image_shortens_what_is_counted() -> None:
     assert {event.steps for event in events} == {2}
 
 
+def test_a_waiting_task_moves_a_few_times_and_no_failure_is_counted() -> None:
+    machine = submitted()
+    for attempt in (1, 2, 3):
+        placed(machine, attempt=attempt)
+        assert [one.executor for one in machine.waiting()] == [B]
+        told = machine.handle(life.MoveRequested(task_id=TASK_ID), at(1.0))
+        assert [type(i) for i in told] == [life.StopAttempt, life.AttemptEnded, life.PlaceTask]
+        # Away from where it waits, this once.
+        assert isinstance(told[2], life.PlaceTask)
+        assert (told[2].attempt, told[2].avoided) == (attempt + 1, {B})
+    placed(machine, attempt=4)
+    assert machine.waiting() == []
+    assert machine.handle(life.MoveRequested(task_id=TASK_ID), at(1.0)) == []
+    # Two attempts may fail besides.
+    failure = AttemptFailed(code="worker_lost", message="it crashed", retryable=True)
+    told = report(machine, failure, attempt=4)
+    assert isinstance(told[-1], life.PlaceTask)
+    placed(machine, attempt=5)
+    told = report(machine, failure, attempt=5)
+    assert isinstance(told[-1], life.RecordFinal)
+    told = machine.handle(life.FinalRecorded(task_id=TASK_ID), at(2.0))
+    ended = told[-1]
+    assert isinstance(ended, life.TaskEnded)
+    assert ended.attempts == (1, 2, 3, 5)
+
+
+def test_what_has_begun_stays_where_it_is() -> None:
+    machine = submitted()
+    placed(machine)
+    report(machine, AttemptStarted())
+    assert machine.waiting() == []
+    assert machine.handle(life.MoveRequested(task_id=TASK_ID), at(1.0)) == []
+
+
 def test_attempts_are_bounded_and_the_failure_is_honest() -> None:
     machine = submitted()
     placed(machine)

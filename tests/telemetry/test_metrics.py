@@ -4,7 +4,9 @@ import re
 
 from prometheus_client import CollectorRegistry
 
+from edge_node.clock import SystemClock
 from edge_node.telemetry import metrics as metrics_module
+from edge_node.telemetry.jetson import DeviceCollector
 from edge_node.telemetry.metrics import NodeMetrics
 
 
@@ -42,6 +44,7 @@ def test_only_unwanted_ends_are_replacements() -> None:
 def test_the_table_lists_exactly_what_is_shown() -> None:
     registry = CollectorRegistry()
     NodeMetrics(registry)
+    registry.register(DeviceCollector(clock=SystemClock()))
     shown = {
         family.name + ("_total" if family.type == "counter" else "")
         for family in registry.collect()
@@ -64,9 +67,11 @@ def test_a_decision_leaves_its_time_its_staleness_and_its_start() -> None:
     metrics.latent_read(found=False)
     metrics.slots_passed(3)
     metrics.latent_memory_changed(2)
+    metrics.experience_dropped(4)
     shown = lines(metrics)
     assert 'dedgeai_placement_staleness_seconds_bucket{le="0.0025"} 0.0' in shown
     assert 'dedgeai_placement_staleness_seconds_bucket{le="0.005"} 1.0' in shown
     assert 'dedgeai_latent_reads_total{found="yes"} 1.0' in shown
     assert "dedgeai_slots_total 3.0" in shown
     assert "dedgeai_latent_memory_behind_slots 2.0" in shown
+    assert "dedgeai_experience_dropped_total 4.0" in shown

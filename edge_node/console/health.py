@@ -1,0 +1,87 @@
+"""`dedgeai health`: one look at a process of a device, for whoever restarts containers.
+
+Owns the look only: one line and yes or no. Alive is what a restart can mend; ready is more, and a
+process that is loading is alive without it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import time
+from dataclasses import dataclass
+
+from edge_node.child_options import learner_alive_path
+from edge_node.config import NodeConfig
+from edge_node.errors import WorkerUnavailable
+from edge_node.socket_path import socket_folder
+
+ANSWER_S_MAX = 5.0
+# A learner says that it lives between updates; publishing and judging take longest.
+LEARNER_SILENCE_S_MAX = 120.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Health:
+    """Whether the process works, whether it takes work now, and a line that says so."""
+
+    alive: bool
+    ready: bool
+    line: str
+
+
+def look(config: NodeConfig, process: str) -> Health:
+    """How `process` (node, worker or learner) of the device with these settings is."""
+    match process:
+        case "node":
+            return _node(config)
+        case "worker":
+            return asyncio.run(_worker(config))
+        case _:
+            return _learner(config)
+
+
+def _node(config: NodeConfig) -> Health:
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.rest_host, config.rest_host)
+    connection = http.client.HTTPConnection(host, config.rest_port, timeout=ANSWER_S_MAX)
+    try:
+        connection.request("GET", "/readyz")
+        answer = json.loads(connection.getresponse().read())
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        line = f"node {config.node_id} does not answer at {host}:{config.rest_port}: {error}"
+        return Health(alive=False, ready=False, line=line)
+    finally:
+        connection.close()
+    reasons = answer.get("reasons", [])
+    line = f"node {config.node_id} is alive, and {'; '.join(reasons) or 'ready'}"
+    return Health(alive=True, ready=not reasons, line=line)
+
+
+async def _worker(config: NodeConfig) -> Health:
+    from edge_node.supervision.worker_client import WorkerClient
+
+    path = config.worker_socket or socket_folder(config.data_folder.resolve()) / "worker.sock"
+    client = WorkerClient(path)
+    try:
+        async with asyncio.timeout(ANSWER_S_MAX):
+            described = await client.describe()
+    except (WorkerUnavailable, TimeoutError) as error:
+        line = f"the worker does not answer at {path}: {error or 'no time left'}"
+        return Health(alive=False, ready=False, line=line)
+    finally:
+        await client.close()
+    state = described.state.replace("_", " ")
+    line = f"the worker is {state}{f': {described.detail}' if described.detail else ''}"
+    return Health(alive=state != "failed", ready=state == "ready", line=line)
+
+
+def _learner(config: NodeConfig) -> Health:
+    path = learner_alive_path(config)
+    try:
+        silence_s = max(0.0, time.time() - path.stat().st_mtime)
+    except OSError:
+        line = f"no learner has touched {path} yet"
+        return Health(alive=False, ready=False, line=line)
+    alive = silence_s < LEARNER_SILENCE_S_MAX
+    return Health(alive=alive, ready=alive, line=f"the learner was at work {silence_s:.0f} s ago")

@@ -1,0 +1,75 @@
+"""`dedgeai health`: one line, and a code that tells alive from ready."""
+
+from __future__ import annotations
+
+import http.server
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from edge_node.child_options import learner_alive_path
+from edge_node.cli import main
+from edge_node.config_sources import load_config
+
+READY = (200, b'{"status": "ready"}')
+LOADING = (503, b'{"status": "not ready", "reasons": ["the worker is loading"]}')
+
+
+def said(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, *arguments: str, port: int = 1
+) -> tuple[int, str]:
+    settings = ("--set", f"data_folder={tmp_path}", "--set", f"rest_port={port}")
+    code = main(("health", *settings, *arguments))
+    line = capsys.readouterr().out
+    assert line.count("\n") == 1
+    return code, line
+
+
+@pytest.mark.parametrize(
+    ("answer", "alive", "ready"), [(READY, 0, 0), (LOADING, 0, 1), ((200, b"<html>"), 1, 1)]
+)
+def test_a_node_that_is_loading_is_alive_and_not_ready(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    answer: tuple[int, bytes],
+    alive: int,
+    ready: int,
+) -> None:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(answer[0])
+            self.end_headers()
+            self.wfile.write(answer[1])
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        port = server.server_address[1]
+        assert said(capsys, tmp_path, port=port)[0] == alive
+        assert said(capsys, tmp_path, "node", "--ready", port=port)[0] == ready
+        server.shutdown()
+
+
+def test_what_is_not_there_is_not_alive(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for process in ("node", "worker", "learner"):
+        code, line = said(capsys, tmp_path, process)
+        assert code == 1
+        assert process in line
+    assert said(capsys, tmp_path, "--set", "rest_prt=1")[0] == 1
+
+
+def test_a_learner_is_alive_while_it_says_so(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = learner_alive_path(load_config(None, {"data_folder": tmp_path}))
+    path.parent.mkdir()
+    path.touch()
+    assert said(capsys, tmp_path, "learner")[0] == 0
+    os.utime(path, (time.time() - 300.0,) * 2)
+    code, line = said(capsys, tmp_path, "learner")
+    assert (code, line) == (1, "the learner was at work 300 s ago\n")
