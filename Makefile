@@ -2,8 +2,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+TOOLS := out/tools
 
-.PHONY: demo test lint type proto bench figures clean install
+.PHONY: demo test lint type proto bench figures lock validate-deploy bundle clean install
 
 install: $(INSTALLED)
 
@@ -52,6 +53,27 @@ bench: install
 figures: install
 	$(BIN)/python -m benchmarks.figures --out out/figures --again --episodes 10 --measured 4 \
 		--learned lad_ts --jobs 2
+
+# What images install, with hashes, for any architecture. Versions that still fit are kept;
+# `make lock UPGRADE=--upgrade` takes the newest.
+UV_COMPILE := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header \
+	--no-annotate --quiet $(UPGRADE)
+lock: install
+	$(UV_COMPILE) --config-file docker/uv.toml --no-emit-package torch --extra worker \
+		--extra learner --extra embedded-store --extra mdns \
+		pyproject.toml -o docker/requirements.txt
+	$(UV_COMPILE) docker/requirements-build.in -o docker/requirements-build.txt
+
+# Everything that checks deploy/ and docker/, with its tools: Debian's packages, as root.
+# DEPLOY_TOOLS: a tool that is missing fails its test, which skips itself in `make test`.
+validate-deploy: install
+	deploy/validate/install-tools.sh $(TOOLS)
+	PATH="$(CURDIR)/$(TOOLS)/usr/bin:$$PATH" DEPLOY_TOOLS=required DEPLOY_BUILD_IMAGE=1 \
+		$(BIN)/python -m pytest tests/deploy
+
+# For devices without internet: out/dedgeai-<version>-aarch64.tar.
+bundle: install
+	$(BIN)/python deploy/bundle.py --out out
 
 clean:
 	rm -rf $(VENV) out build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

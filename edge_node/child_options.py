@@ -26,6 +26,8 @@ def worker_options(config: NodeConfig) -> list[str]:
             options += ["--emulated-mode-file", str(config.emulated_mode_file)]
     else:
         options += [*model_options(config), "--pace", str(config.pace_s)]
+    if config.model_name:
+        options += ["--model-name", config.model_name]
     if config.torch_threads:
         options += ["--threads", str(config.torch_threads)]
     if config.rows_max:

@@ -134,7 +134,7 @@ def _add_cluster(commands: Commands) -> None:
         help="emulated devices, comma-separated, repeated over the nodes",
     )
     parser.add_argument("--time-scale", type=float, default=1.0, help="emulated devices this fast")
-    parser.add_argument("--policy", default="slow_server_aware")
+    parser.add_argument("--policy", default="lad_ts_plus")
     parser.add_argument("--data", type=Path, help="folder to keep; temporary when not given")
     parser.set_defaults(run=_cluster)
 

@@ -161,6 +161,12 @@ class NodeConfig(BaseModel):
         "Stable Diffusion 3 as a diffusers folder or a .safetensors file; the tiny model of this "
         "package if not set",
     )
+    model_name: str | None = _setting(
+        None,
+        "under which requests ask for it and nodes draw it for each other; that of the folder or "
+        "file if not set",
+        pattern=_NAME,
+    )
     clip_files: Annotated[tuple[Path, Path] | None, BeforeValidator(_split)] = _setting(
         None,
         "CLIP-L's and CLIP-bigG's files for a single file without them; looked for beside it if "
@@ -239,7 +245,7 @@ class NodeConfig(BaseModel):
     image_metadata: bool = _setting(True, "prompt and parameters are written into PNG files")
 
     # Scheduling.
-    policy: str = _setting("slow_server_aware", "who draws a task; dedgeai simulate compares them")
+    policy: str = _setting("lad_ts_plus", "who draws a task; dedgeai simulate compares them")
     move_waiting: bool = _setting(
         True, "true: a task that waits is moved to a node that would draw it sooner"
     )

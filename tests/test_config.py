@@ -30,7 +30,7 @@ def test_file_then_environment_then_overrides(
     config = load_config(path, {"lease_s": "7", "policy": None})
     assert (config.node_id, config.rest_port, config.lease_s) == ("kitchen", 2, 7.0)
     assert config.peers == ("b:1", "c:1")
-    assert config.policy == "slow_server_aware"
+    assert config.policy == "lad_ts_plus"
 
 
 @pytest.mark.parametrize(
@@ -158,6 +158,21 @@ def test_choices_about_the_model_reach_the_worker() -> None:
     assert parsed.approximations == Approximations(
         taesd3=Path("taesd3"), int8_weights=True, guidance_interval=(0.1, 0.9), step_cache=0.05
     )
+
+
+@pytest.mark.parametrize(
+    ("values", "name"),
+    [
+        ({}, "tiny-sd3"),
+        ({"model_name": "sd3"}, "sd3"),
+        ({"model": "sd3_medium.safetensors"}, None),
+        ({"model": "sd3_medium.safetensors", "model_name": "sd3"}, "sd3"),
+        ({"engine": "emulated", "model_name": "sd3"}, "sd3"),
+    ],
+)
+def test_a_model_is_served_under_the_name_it_is_given(values: dict[str, str], name: str) -> None:
+    options = worker_options(load_config(None, values))
+    assert parse_arguments(["--socket", "s", *options]).model_name == name
 
 
 def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 
 from edge_node.config import SETTINGS, NodeConfig
 from edge_node.config_sources import LoadedConfig
+from edge_node.console.toml_text import toml_value
 from edge_node.socket_path import check_socket_path
 from scheduler.registry import create
 
@@ -30,10 +31,10 @@ def as_toml(loaded: LoadedConfig) -> str:
         value, source = getattr(loaded.config, key), loaded.sources[key]
         notes = [setting.unit] if setting.unit else []
         notes.append(
-            source if source == "default" else f"{source}, default {_toml(setting.default)}"
+            source if source == "default" else f"{source}, default {toml_value(setting.default)}"
         )
         notes.append("SIGHUP reloads it" if setting.reload else "needs a restart")
-        shown = f"# {key} is not set" if value is None else f"{key} = {_toml(value)}"
+        shown = f"# {key} is not set" if value is None else f"{key} = {toml_value(value)}"
         lines += [f"# {setting.description}", f"{shown}  # {'; '.join(notes)}", ""]
     return "\n".join(lines)
 
@@ -146,18 +147,3 @@ def _plain(value: object) -> object:
     if isinstance(value, Path):
         return str(value)
     return [_plain(one) for one in value] if isinstance(value, tuple) else value
-
-
-def _toml(value: object) -> str:
-    plain = _plain(value)
-    if plain is None:
-        return "not set"
-    if isinstance(plain, dict):
-        pairs = (f"{json.dumps(key)} = {_toml(one)}" for key, one in plain.items())
-        return f"{{{', '.join(pairs)}}}"
-    if isinstance(plain, list):
-        return f"[{', '.join(_toml(one) for one in plain)}]"
-    # A TOML basic string is a JSON string, but for DEL, which JSON leaves as it is.
-    return (
-        json.dumps(plain, ensure_ascii=False).replace("\x7f", "\\u007f").replace("Infinity", "inf")
-    )

@@ -33,7 +33,7 @@ ONE_OBJECT_SCENES = 18
 TWO_OBJECT_SCENES = 4
 CAPTIONS = 6
 SEED = 7
-OFFLOADING_POLICY = "slow_server_aware"
+OFFLOADING_POLICY = "lad_ts_plus"
 
 
 def demo_scenes() -> dict[str, scenes.Scene]:

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edge_node.config import NodeConfig
 from edge_node.config_sources import load_config
+from edge_node.console.toml_text import toml_value
 from edge_node.errors import InvalidRequest
 
 # What compose.yaml and the inventory settle; the same for every node of a deployment.
@@ -143,7 +144,7 @@ def render(inventory: Inventory, source: Path) -> list[DeviceFiles]:
 def toml_of(values: Mapping[str, Any], *, heading: str) -> str:
     """A TOML file of plain values, lists and flat tables."""
     lines = [*(f"# {line}" for line in heading.splitlines()), ""]
-    lines += [f"{key} = {_toml(value)}" for key, value in values.items()]
+    lines += [f"{key} = {toml_value(value)}" for key, value in values.items()]
     return "\n".join(lines) + "\n"
 
 
@@ -294,14 +295,3 @@ def _targets(inventory: Inventory) -> dict[str, str]:
         f"{folder}/nodes.yaml": "".join(f"- {json.dumps(one)}\n" for one in nodes),
         f"{folder}/devices.yaml": "".join(f"- {json.dumps(one)}\n" for one in devices) or "[]\n",
     }
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return f"{{{', '.join(f'{json.dumps(key)} = {_toml(one)}' for key, one in value.items())}}}"
-    if isinstance(value, list):
-        return f"[{', '.join(_toml(one) for one in value)}]"
-    # A TOML basic string is a JSON string, but for DEL, which JSON leaves as it is.
-    return (
-        json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f").replace("Infinity", "inf")
-    )
