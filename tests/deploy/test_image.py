@@ -91,7 +91,7 @@ def test_the_cpu_image_serves_an_image(tmp_path: Path) -> None:
         # Not root, and nothing in it that could install more.
         assert listed.splitlines()[0] == "1000"
         assert "pip" not in listed
-        with served(builder, container) as url:
+        with served(builder, container, tmp_path / "node.log") as url:
             response = httpx.post(
                 f"{url}/v1/images/generations",
                 json={"prompt": "a red circle", "num_inference_steps": 4},
@@ -138,33 +138,37 @@ def pip_mounts(folder: Path) -> list[str]:
             continue
         lines.append(f"{name} = {' '.join(value.split())}")
         for part in value.split():
-            path = part.removeprefix("file://")
-            if path.startswith("/") and Path(path).exists():
-                mounts.append(f"{path}:{path}:ro")
+            path = Path(part.removeprefix("file://"))
+            if path.is_absolute() and path.exists():
+                # An index on disk names files that lie beside it.
+                shared = path.parent if part.startswith("file://") else path
+                mounts.append(f"{shared}:{shared}:ro")
     settings = folder / "pip.conf"
     settings.write_text("\n".join(lines) + "\n")
     return [f"{settings}:/etc/pip.conf:ro", *mounts]
 
 
 @contextmanager
-def served(builder: Builder, container: str) -> Iterator[str]:
+def served(builder: Builder, container: str, log: Path) -> Iterator[str]:
     """The container's node, ready; its own command, as its own user."""
     port = free_rest_port(first=28_080, nodes=1)
-    process = subprocess.Popen(
-        builder.command(
-            *("run", "--isolation", "chroot"),
-            *("--env", f"DEDGEAI_REST_PORT={port}", "--env", f"DEDGEAI_GRPC_PORT={port + 1000}"),
-            *(container, "--", "tini", "--", "dedgeai", "node"),
-        ),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            builder.command(
+                *("run", "--isolation", "chroot"),
+                *("--env", f"DEDGEAI_REST_PORT={port}"),
+                *("--env", f"DEDGEAI_GRPC_PORT={port + 1000}"),
+                *(container, "--", "tini", "--", "dedgeai", "node"),
+            ),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
     try:
         url = f"http://127.0.0.1:{port}"
         until_s = time.monotonic() + READY_S_MAX
         while not is_ready(url):
-            assert process.poll() is None, process.communicate()[0][-3000:]
+            assert process.poll() is None, log.read_text()[-3000:]
             assert time.monotonic() < until_s, "not ready"
             time.sleep(0.5)
         yield url
