@@ -147,10 +147,10 @@ def _cell(
 ) -> Cell:
     more: dict[str, Any] = {}
     if policy != RULE:
-        chosen = {"start": PLUS_STARTS[start]}
+        chosen = f"start={PLUS_STARTS[start]}"
         if policy == "lad_ts":
-            chosen = {"checkpoint_path": str(paths[start])}
-        more = {"pin_policy": True, "policy_options": json.dumps(chosen)}
+            chosen = f"checkpoint_path={paths[start]}"
+        more = {"pin_policy": True, "policy_options": chosen}
     return Cell(
         devices=MIXED,
         policy=policy,
