@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from scheduler.policies import heuristics, lad_ts, lad_ts_plus
+from scheduler.policies import heuristics, lad_ts_plus, pretrained_lad_ts
 from scheduler.policy import Policy
 
 _FACTORIES: dict[str, Callable[..., Policy]] = {
@@ -26,17 +26,17 @@ _FACTORIES: dict[str, Callable[..., Policy]] = {
     "slow_server_aware": heuristics.slow_server_aware,
     "lad_ts_plus": lad_ts_plus.lad_ts_plus,
 }
-# These decide with weights from a file, so they need options.
-_LEARNED: dict[str, Callable[..., Policy]] = {"lad_ts": lad_ts.lad_ts}
+# These raise UnknownMembership for candidates that their weights are not for.
+_LEARNED: dict[str, Callable[..., Policy]] = {"lad_ts": pretrained_lad_ts.lad_ts}
 
 
 def names() -> tuple[str, ...]:
-    """Every name that `create` knows and that needs no options."""
+    """Every name that `create` knows and that decides for any candidates."""
     return tuple(_FACTORIES)
 
 
 def learned_names() -> tuple[str, ...]:
-    """Every other name that `create` knows: policies of a checkpoint."""
+    """Every other name that `create` knows: policies whose weights are for some candidates."""
     return tuple(_LEARNED)
 
 

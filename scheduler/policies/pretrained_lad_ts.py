@@ -125,8 +125,14 @@ def lad_ts(
 
 
 def in_units_of_training(observation: Observation) -> tuple[IntArray, Observation]:
-    """Candidates in the order of the training, (B,), and what they look like in its units."""
+    """Candidates in the order of the training, (B,), and what they look like in its units.
+
+    Raises:
+        ValueError: no candidate has a capacity.
+    """
     capacity_B = observation.capacity_B
+    if not capacity_B.max() > 0.0:
+        raise ValueError("no candidate has a finite capacity above 0")
     capacity_B = np.maximum(capacity_B, CAPACITY_SHARE_MIN * capacity_B.max())
     order_B = np.argsort(-capacity_B, kind="stable")
     traffic = observation.traffic

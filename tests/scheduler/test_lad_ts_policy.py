@@ -154,8 +154,8 @@ def test_what_it_cannot_decide_it_says(tmp_path: Path) -> None:
 
 def test_a_missing_or_foreign_checkpoint_is_named(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    with pytest.raises(ValueError, match="policy 'lad_ts' needs the option checkpoint_path"):
-        registry.create("lad_ts", rng=rng)
+    with pytest.raises(ValueError, match="give a checkpoint_path with it"):
+        registry.create("lad_ts", rng=rng, station=1)
     with pytest.raises(InvalidCheckpoint, match="there is no such file"):
         lad_ts(rng=rng, checkpoint_path=str(tmp_path / "none"))
     path = trained(tmp_path)

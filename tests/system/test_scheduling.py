@@ -12,7 +12,7 @@ import pytest
 
 from edge_node.console.local_cluster import LocalCluster
 from edge_node.console.rest_client import RestClient
-from tests.system.local import EMULATED, on_cluster, submit, wait_for
+from tests.system.local import EMULATED, kill, on_cluster, submit, wait_for
 
 pytestmark = pytest.mark.system
 LEARNED = {**EMULATED, "policy": "lad_ts_plus", "slot_s": 0.5}
@@ -48,3 +48,31 @@ def test_a_restarted_node_goes_on_from_its_latents(tmp_path: Path) -> None:
         assert stale == 1.0
 
     on_cluster(tmp_path, LEARNED, LEARNED, test=test)
+
+
+def test_a_task_says_who_placed_it_and_why(tmp_path: Path) -> None:
+    async def test(cluster: LocalCluster, http: httpx.AsyncClient) -> None:
+        task = await submit(http, cluster.urls[0], num_inference_steps=2)
+        ended = await wait_for(http, cluster.urls[0], task["id"])
+        assert (ended["policy"], ended["policy_reason"]) == ("slow_server_aware", "no verdict yet")
+
+    # Weights that nobody has vouched for begin with the rule.
+    on_cluster(
+        tmp_path, {**LEARNED, "policy": "lad_ts"}, {**LEARNED, "policy": "lad_ts"}, test=test
+    )
+
+
+def test_a_learner_killed_under_load_costs_nothing_but_learning(tmp_path: Path) -> None:
+    async def test(cluster: LocalCluster, http: httpx.AsyncClient) -> None:
+        record = cluster.folder / cluster.node_ids[0] / "run" / "learner.pid"
+        async with asyncio.timeout(30):
+            while not record.exists():
+                await asyncio.sleep(0.05)
+        killed = cluster.child_pid(0, "learner")
+        drawing = asyncio.create_task(draw(http, cluster.urls[0], 30))
+        await asyncio.sleep(0.3)
+        kill(killed)
+        await drawing
+        assert await metric(http, cluster.urls[0], "experience_dropped_total") == 0.0
+
+    on_cluster(tmp_path, {**LEARNED, "learner": True}, LEARNED, test=test)
