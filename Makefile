@@ -4,6 +4,9 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 TOOLS := out/tools
 
+# Tests that start no nodes, so that two processes can share them out.
+ALONE := $(addprefix tests/,api cluster scheduler store tasks worker)
+
 .PHONY: demo test lint type proto bench figures lock validate-deploy bundle clean install
 
 install: $(INSTALLED)
@@ -25,7 +28,8 @@ test: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ALONE)
+	$(BIN)/python -m pytest $(addprefix --ignore=,$(ALONE))
 
 lint: install
 	$(BIN)/ruff check .

@@ -246,8 +246,10 @@ class NodeConfig(BaseModel):
 
     # Scheduling.
     policy: str = _setting("lad_ts_plus", "who draws a task; dedgeai simulate compares them")
-    move_waiting: bool = _setting(
-        True, "true: a task that waits is moved to a node that would draw it sooner"
+    move_waiting: bool | None = _setting(
+        None,
+        "true: a task that waits is moved to a node that would draw it sooner; if not set, it is "
+        "where the policy places by expected delay, for others are there to be compared with",
     )
     policy_options: Annotated[dict[str, float | str], BeforeValidator(_pairs)] = _setting(
         {}, "parameters of that policy"

@@ -103,7 +103,7 @@ class DispatcherSettings:
     tick_s: float
     heartbeat_s: float
     lease_s: float
-    move_waiting: bool = True
+    move_waiting: bool = False
 
 
 class Dispatcher:

@@ -74,6 +74,8 @@ log = logging.getLogger(__name__)
 STORE_START_S_MAX = 30.0
 HOUSEKEEPING_S = 60.0
 EXPIRED_TASKS_MAX = 1000
+# Policies that place a task where it is expected to be drawn soonest.
+BY_EXPECTED_DELAY = LEARNED_POLICIES | {"least_expected_delay", "slow_server_aware"}
 # Idle connections are the client's to close: one that the server closes may just be in use again.
 # Clients keep theirs for seconds (httpx, and so OpenAI's SDK: 5), proxies for a minute.
 KEEP_ALIVE_S = 75
@@ -591,8 +593,15 @@ def dispatcher_settings(config: NodeConfig, incarnation: int) -> DispatcherSetti
         tick_s=config.tick_s,
         heartbeat_s=config.heartbeat_s,
         lease_s=config.lease_s,
-        move_waiting=config.move_waiting,
+        move_waiting=moves_waiting(config),
     )
+
+
+def moves_waiting(config: NodeConfig) -> bool:
+    """Whether tasks that wait are moved."""
+    if config.move_waiting is not None:
+        return config.move_waiting
+    return config.policy in BY_EXPECTED_DELAY
 
 
 def lifecycle_limits(config: NodeConfig) -> LifecycleLimits:
