@@ -228,6 +228,12 @@ class TaskRecord:
     policy: str = ""
     policy_reason: str = ""
 
+    @property
+    def service_delay_s(self) -> float:
+        """From acceptance to the end; only of a task that is final."""
+        assert self.finished_unix_s is not None, "the task is final"
+        return self.finished_unix_s - self.task.created_unix_s
+
 
 class TaskEventKind(enum.StrEnum):
     """Names of the events that clients may watch."""

@@ -32,10 +32,13 @@ from edge_node.child_options import (
 )
 from edge_node.clock import Clock, SystemClock
 from edge_node.config import NodeConfig
-from edge_node.dispatcher import Dispatcher, DispatcherSettings
+from edge_node.dispatch.dispatcher import Dispatcher, DispatcherSettings
+from edge_node.dispatch.front_desk import FrontDesk, FrontDeskSettings
+from edge_node.dispatch.own_node import Identity
+from edge_node.dispatch.own_tasks import OwnTasksSettings
+from edge_node.dispatch.timekeeper import TimekeeperSettings
 from edge_node.domain import NodeId
 from edge_node.errors import InvalidRequest, StoreUnavailable
-from edge_node.front_desk import FrontDesk, FrontDeskSettings
 from edge_node.guard_feed import GuardFeed
 from edge_node.peering.discovery import Discovery, DiscoverySettings, require_zeroconf
 from edge_node.peering.membership import Membership, MembershipSettings
@@ -175,9 +178,7 @@ class _Node:
         dispatcher = self._dispatcher(
             ledger, images, worker, view, incarnation, memory=memory, latents=latents, pool=pool
         )
-        self._reloader.tell(
-            lambda new: dispatcher.reconfigure(dispatcher_settings(new, incarnation))
-        )
+        self._reloader.tell(lambda new: dispatcher.reconfigure(dispatcher_settings(new)))
         self._worker_changed = lambda: self._tell_worker_changed(worker, dispatcher)
         await worker.start()
         self._stack.push_async_callback(worker.stop)
@@ -349,7 +350,7 @@ class _Node:
         while self._worker_starts < worker.starts:
             self._worker_starts += 1
             self._metrics.worker_restarted()
-        dispatcher.worker_changed()
+        dispatcher.own_node.worker_changed()
 
     def _dispatcher(
         self,
@@ -365,7 +366,8 @@ class _Node:
     ) -> Dispatcher:
         config = self._config
         return Dispatcher(
-            dispatcher_settings(config, incarnation),
+            identity(config, incarnation),
+            dispatcher_settings(config),
             lifecycle=Lifecycle(lifecycle_limits(config)),
             hosting=Hosting(HostingLimits(hosted_max=config.hosted_tasks_max)),
             view=view,
@@ -385,7 +387,7 @@ class _Node:
         config = self._config
         membership = Membership(
             membership_settings(config),
-            own_state=dispatcher.own_state,
+            own_state=dispatcher.own_node.state,
             state_received=dispatcher.peer_state_received,
             round_trip_measured=dispatcher.round_trip_measured,
             node_forgotten=dispatcher.peer_forgotten,
@@ -579,21 +581,31 @@ def init_image_bounds(config: NodeConfig) -> dict[str, Any]:
     }
 
 
-def dispatcher_settings(config: NodeConfig, incarnation: int) -> DispatcherSettings:
-    """What the dispatcher takes from the configuration."""
-    return DispatcherSettings(
+def identity(config: NodeConfig, incarnation: int) -> Identity:
+    """Who the node is in this life."""
+    return Identity(
         node_id=NodeId(config.node_id),
         incarnation=incarnation,
         rest_url=f"http://{advertised(config.rest_host)}:{config.rest_port}",
         grpc_address=f"{advertised(config.grpc_host)}:{config.grpc_port}",
-        admission=AdmissionLimits(
-            tasks_in_flight_max=config.tasks_in_flight_max, wait_s_max=config.queue_wait_s_max
+    )
+
+
+def dispatcher_settings(config: NodeConfig) -> DispatcherSettings:
+    """What the dispatcher takes from the configuration."""
+    return DispatcherSettings(
+        own_tasks=OwnTasksSettings(
+            admission=AdmissionLimits(
+                tasks_in_flight_max=config.tasks_in_flight_max, wait_s_max=config.queue_wait_s_max
+            ),
+            deadline_s_default=config.deadline_s_default,
         ),
-        deadline_s_default=config.deadline_s_default,
-        tick_s=config.tick_s,
-        heartbeat_s=config.heartbeat_s,
-        lease_s=config.lease_s,
-        move_waiting=moves_waiting(config),
+        time=TimekeeperSettings(
+            tick_s=config.tick_s,
+            heartbeat_s=config.heartbeat_s,
+            lease_s=config.lease_s,
+            move_waiting=moves_waiting(config),
+        ),
     )
 
 

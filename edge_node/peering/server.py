@@ -16,7 +16,7 @@ from dedgeai.v1 import node_pb2, node_pb2_grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from edge_node.dispatcher import Dispatcher
+from edge_node.dispatch.dispatcher import Dispatcher
 from edge_node.domain import AttemptFailed, AttemptFinished, JobId, TaskId
 from edge_node.errors import DEdgeAIError
 from edge_node.peering import codec, node_codec
@@ -41,7 +41,7 @@ class NodeServicer(node_pb2_grpc.NodeServiceServicer):
     async def Describe(
         self, request: node_pb2.NodeServiceDescribeRequest, context: Context
     ) -> node_pb2.NodeServiceDescribeResponse:
-        state = self._dispatcher.own_state()
+        state = self._dispatcher.own_node.state()
         return node_pb2.NodeServiceDescribeResponse(
             node_id=state.node_id,
             version=self._version,
@@ -74,7 +74,7 @@ class NodeServicer(node_pb2_grpc.NodeServiceServicer):
         self, request: node_pb2.OffloadRequest, context: Context
     ) -> AsyncIterator[node_pb2.OffloadResponse]:
         offload = node_codec.offload_from_proto(request)
-        reports = await self._dispatcher.host(offload, init_image=request.init_image)
+        reports = await self._dispatcher.executor.host(offload, init_image=request.init_image)
         try:
             while True:
                 report = await reports.get()
@@ -83,19 +83,19 @@ class NodeServicer(node_pb2_grpc.NodeServiceServicer):
                     return
         finally:
             # Also when the origin hung up or died: it will have placed the task again.
-            self._dispatcher.unhost(offload.task_id, offload.attempt, reports)
+            self._dispatcher.executor.unhost(offload.task_id, offload.attempt, reports)
 
     async def CancelOffload(
         self, request: node_pb2.CancelOffloadRequest, context: Context
     ) -> node_pb2.CancelOffloadResponse:
-        self._dispatcher.cancel_hosted(TaskId(request.task_id), request.attempt)
+        self._dispatcher.executor.cancel_hosted(TaskId(request.task_id), request.attempt)
         return node_pb2.CancelOffloadResponse()
 
     async def GetTask(
         self, request: node_pb2.GetTaskRequest, context: Context
     ) -> node_pb2.GetTaskResponse:
         try:
-            record = await self._dispatcher.read_own_task(TaskId(request.task_id))
+            record = await self._dispatcher.own_tasks.read_task(TaskId(request.task_id))
         except DEdgeAIError as error:
             await abort(context, error)
         return node_pb2.GetTaskResponse(task=node_codec.record_to_proto(record))
@@ -104,7 +104,7 @@ class NodeServicer(node_pb2_grpc.NodeServiceServicer):
         self, request: node_pb2.GetJobRequest, context: Context
     ) -> node_pb2.GetJobResponse:
         try:
-            records = await self._dispatcher.read_own_job(JobId(request.job_id))
+            records = await self._dispatcher.own_tasks.read_job(JobId(request.job_id))
         except DEdgeAIError as error:
             await abort(context, error)
         return node_pb2.GetJobResponse(
@@ -115,7 +115,7 @@ class NodeServicer(node_pb2_grpc.NodeServiceServicer):
         self, request: node_pb2.CancelTaskRequest, context: Context
     ) -> node_pb2.CancelTaskResponse:
         try:
-            record = await self._dispatcher.cancel_own_task(TaskId(request.task_id))
+            record = await self._dispatcher.own_tasks.cancel(TaskId(request.task_id))
         except DEdgeAIError as error:
             await abort(context, error)
         return node_pb2.CancelTaskResponse(task=node_codec.record_to_proto(record))
@@ -123,7 +123,7 @@ class NodeServicer(node_pb2_grpc.NodeServiceServicer):
     async def WatchTask(
         self, request: node_pb2.WatchTaskRequest, context: Context
     ) -> AsyncIterator[node_pb2.WatchTaskResponse]:
-        events = self._dispatcher.watch_own_task(TaskId(request.task_id), after=request.after)
+        events = self._dispatcher.own_tasks.watch(TaskId(request.task_id), after=request.after)
         try:
             async for event in events:
                 yield node_codec.event_to_proto(event)
@@ -134,7 +134,9 @@ class NodeServicer(node_pb2_grpc.NodeServiceServicer):
         self, request: node_pb2.FetchImageRequest, context: Context
     ) -> AsyncIterator[node_pb2.FetchImageResponse]:
         try:
-            content, media_type = await self._dispatcher.read_own_image(TaskId(request.task_id))
+            content, media_type = await self._dispatcher.own_tasks.read_image(
+                TaskId(request.task_id)
+            )
         except DEdgeAIError as error:
             await abort(context, error)
         for start in range(0, len(content), IMAGE_CHUNK_BYTES):

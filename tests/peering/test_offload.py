@@ -47,6 +47,7 @@ class Executor:
     """Stands for the dispatcher of the node that is asked."""
 
     def __init__(self) -> None:
+        self.executor = self
         self.hosted: list[tuple[Offload, bytes]] = []
 
     async def host(self, offload: Offload, *, init_image: bytes) -> asyncio.Queue[AttemptReport]:

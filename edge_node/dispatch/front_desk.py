@@ -11,7 +11,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from edge_node.clock import Clock
-from edge_node.dispatcher import Dispatcher
+from edge_node.dispatch.dispatcher import Dispatcher
 from edge_node.domain import Drawing, JobId, NodeId, TaskEvent, TaskId, TaskRecord, origin_of
 from edge_node.errors import NodeNotReady, OriginUnavailable, TaskNotFound
 from edge_node.ports import (
@@ -82,8 +82,8 @@ class FrontDesk:
         priority: int = 0,
         idempotency: Idempotency | None = None,
     ) -> Submission:
-        """Accepts tasks here; as Dispatcher.submit."""
-        return await self._dispatcher.submit(
+        """Accepts tasks here; as OwnTasks.submit."""
+        return await self._dispatcher.own_tasks.submit(
             drawings,
             durable=durable,
             init_image=init_image,
@@ -94,11 +94,11 @@ class FrontDesk:
 
     async def client_gone(self, task_ids: Sequence[TaskId]) -> None:
         """A synchronous client hung up: nobody wants what it had asked for."""
-        self._dispatcher.client_gone(task_ids)
+        self._dispatcher.own_tasks.client_gone(task_ids)
 
     def limits(self) -> DrawingLimits:
         """What may be asked for; raises NodeNotReady until the worker was ready once."""
-        described, settings = self._dispatcher.described, self._settings
+        described, settings = self._dispatcher.own_node.described, self._settings
         if not described.model:
             raise NodeNotReady(
                 "The model is still being loaded. Try again after the time in Retry-After.",
@@ -128,21 +128,21 @@ class FrontDesk:
         """Any node's task; raises TaskNotFound or OriginUnavailable."""
         origin = self._origin(task_id)
         if origin is None:
-            return await self._dispatcher.read_own_task(task_id)
+            return await self._dispatcher.own_tasks.read_task(task_id)
         return await origin.read_task(task_id)
 
     async def read_job(self, job_id: JobId) -> tuple[TaskRecord, ...]:
         """Any node's job; raises TaskNotFound or OriginUnavailable."""
         origin = self._origin(job_id)
-        return await (
-            self._dispatcher.read_own_job(job_id) if origin is None else origin.read_job(job_id)
-        )
+        if origin is None:
+            return await self._dispatcher.own_tasks.read_job(job_id)
+        return await origin.read_job(job_id)
 
     async def cancel_task(self, task_id: TaskId) -> TaskRecord:
         """Cancels any node's task; one that is final stays as it is."""
         origin = self._origin(task_id)
         if origin is None:
-            return await self._dispatcher.cancel_own_task(task_id)
+            return await self._dispatcher.own_tasks.cancel(task_id)
         return await origin.cancel_task(task_id)
 
     async def watch_task(
@@ -151,7 +151,7 @@ class FrontDesk:
         """Events of any node's task with a sequence above `after`, to the final one."""
         origin = self._origin(task_id)
         events = (
-            self._dispatcher.watch_own_task(task_id, after=after)
+            self._dispatcher.own_tasks.watch(task_id, after=after)
             if origin is None
             else origin.watch_task(task_id, after=after)
         )
@@ -163,7 +163,7 @@ class FrontDesk:
         """Content and media type; raises TaskNotFound, ImageNotReady or ImageGone."""
         origin = self._origin(task_id)
         if origin is None:
-            return await self._dispatcher.read_own_image(task_id)
+            return await self._dispatcher.own_tasks.read_image(task_id)
         return await origin.fetch_image(task_id)
 
     def cluster(self) -> ClusterSnapshot:
@@ -185,16 +185,16 @@ class FrontDesk:
         return ClusterSnapshot(
             node_id=self._settings.node_id,
             policy=self._settings.policy_name,
-            own=self._dispatcher.own_state(),
+            own=self._dispatcher.own_node.state(),
             peers=tuple(peers),
-            tasks_in_flight=self._dispatcher.in_flight,
-            guard=self._dispatcher.guard_status(),
+            tasks_in_flight=self._dispatcher.own_tasks.in_flight,
+            guard=self._dispatcher.placer.guard_status(),
         )
 
     def readiness(self) -> tuple[str, ...]:
         """Why requests should go elsewhere at present; empty when they need not."""
         reasons = []
-        if self._dispatcher.draining:
+        if self._dispatcher.own_node.draining:
             reasons.append("the node is draining")
         description = self._worker.description
         if description is not None and description.state == "failed":

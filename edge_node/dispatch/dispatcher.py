@@ -1,0 +1,239 @@
+"""How the parts of the shell fit together: who carries out which instruction, start and stop.
+
+Owns nothing but that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from edge_node.clock import Clock
+from edge_node.dispatch.background import Background
+from edge_node.dispatch.executor import Executor
+from edge_node.dispatch.inbox import Inbox
+from edge_node.dispatch.offloads import Offloads
+from edge_node.dispatch.own_node import Identity, OwnNode
+from edge_node.dispatch.own_tasks import OwnTasks, OwnTasksSettings
+from edge_node.dispatch.placer import Placer
+from edge_node.dispatch.timekeeper import Timekeeper, TimekeeperSettings
+from edge_node.domain import NodeId, NodeState, Task
+from edge_node.ports import (
+    ExperiencePool,
+    Images,
+    InitImages,
+    LatentStore,
+    Ledger,
+    Peers,
+    Worker,
+)
+from edge_node.tasks import hosting as hosted
+from edge_node.tasks import lifecycle as life
+from edge_node.tasks.cluster_view import ClusterView
+from edge_node.tasks.hosting import Hosting
+from edge_node.tasks.lifecycle import Lifecycle
+from edge_node.tasks.slots import SlotMemory
+from edge_node.telemetry.metrics import NodeMetrics
+from scheduler.policy import Policy
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DispatcherSettings:
+    """What can change while the node runs."""
+
+    own_tasks: OwnTasksSettings
+    time: TimekeeperSettings
+
+
+class Dispatcher:
+    """Everything that a node does with tasks, for the REST surface and for peers.
+
+    Args:
+        identity: who this node is.
+        settings: bounds and periods.
+        lifecycle, hosting: the task machines; nobody else may change them from here on.
+        view: what is known of the cluster.
+        policy: decides placements.
+        memory: its latents by slot.
+        ledger, images, init_images: what outlives the node.
+        worker: draws.
+        metrics: of the node.
+        clock: of the node.
+        latent_store: keeps latents across restarts, if any does.
+        pool: keeps decisions and outcomes for a learner, if any does.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        settings: DispatcherSettings,
+        *,
+        lifecycle: Lifecycle,
+        hosting: Hosting,
+        view: ClusterView,
+        policy: Policy,
+        memory: SlotMemory,
+        ledger: Ledger,
+        images: Images,
+        init_images: InitImages,
+        worker: Worker,
+        metrics: NodeMetrics,
+        clock: Clock,
+        latent_store: LatentStore | None = None,
+        pool: ExperiencePool | None = None,
+    ) -> None:
+        self._hosting = hosting
+        self._view = view
+        self._clock = clock
+        self._inbox = inbox = Inbox(lifecycle=lifecycle, hosting=hosting, clock=clock)
+        self.own_node = node = OwnNode(
+            identity, hosting=hosting, view=view, worker=worker, clock=clock
+        )
+        self.placer = Placer(
+            node=node,
+            inbox=inbox,
+            view=view,
+            policy=policy,
+            memory=memory,
+            metrics=metrics,
+            clock=clock,
+            latent_store=latent_store,
+            pool=pool,
+        )
+        self.own_tasks = OwnTasks(
+            settings.own_tasks,
+            node=node,
+            inbox=inbox,
+            lifecycle=lifecycle,
+            view=view,
+            ledger=ledger,
+            images=images,
+            init_images=init_images,
+            metrics=metrics,
+            clock=clock,
+        )
+        self.executor = Executor(
+            node=node,
+            inbox=inbox,
+            hosting=hosting,
+            worker=worker,
+            init_images=init_images,
+            clock=clock,
+        )
+        self._offloads = Offloads(
+            node=node, inbox=inbox, view=view, init_images=init_images, clock=clock
+        )
+        self._timekeeper = Timekeeper(
+            settings.time,
+            node=node,
+            inbox=inbox,
+            lifecycle=lifecycle,
+            view=view,
+            placer=self.placer,
+            ledger=ledger,
+            metrics=metrics,
+            clock=clock,
+        )
+        self._loops: Background[str] = Background()
+        inbox.connect(obey=self._obey, hosting_changed=node.changed)
+
+    # Start, change and stop, called by node.py.
+
+    def start(self, peers: Peers, recovered: Sequence[Task]) -> None:
+        """Begins to work: takes up what a former life owed, and lets time pass."""
+        self._offloads.start(peers)
+        self.own_node.tell_peers_by(peers.push_state)
+        self._inbox.apply(life.TasksRecovered(tasks=tuple(recovered)))
+        self._loops.start(self._timekeeper.run())
+
+    def reconfigure(self, settings: DispatcherSettings) -> None:
+        """Takes other bounds for what is to come."""
+        self.own_tasks.settings = settings.own_tasks
+        self._timekeeper.settings = settings.time
+
+    async def drain(self, *, timeout_s: float) -> None:
+        """Refuses new work and waits for what is under way, `timeout_s` at most."""
+        self.own_node.drain()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while self.own_tasks.in_flight or self._hosting.hosted():  # noqa: ASYNC110
+                    await asyncio.sleep(self._timekeeper.settings.tick_s)
+
+    async def stop(self) -> None:
+        """Ends all that is under way; the ledger knows what is owed."""
+        for part in (self._loops, self._offloads, self.executor, self.own_tasks):
+            await part.stop()
+
+    # What membership says.
+
+    def peer_state_received(self, state: NodeState) -> None:
+        """A peer pushed its state."""
+        if state.node_id == self.own_node.id:
+            log.error(
+                "another node calls itself %s: give every node its own node_id", state.node_id
+            )
+            return
+        self._view.state_received(state, now_s=self._clock.now_s())
+
+    def peer_forgotten(self, node_id: NodeId) -> None:
+        """A peer left, or is given up: its attempts are placed again."""
+        self._timekeeper.peer_forgotten(node_id)
+
+    def round_trip_measured(self, node_id: NodeId, round_trip_s: float) -> None:
+        """A link was measured."""
+        self._view.round_trip_measured(node_id, round_trip_s)
+
+    # Who carries out what.
+
+    def _obey(self, instruction: life.Instruction | hosted.Instruction) -> None:
+        if isinstance(instruction, hosted.Instruction):
+            self._obey_hosting(instruction)
+        else:
+            self._obey_lifecycle(instruction)
+
+    def _obey_lifecycle(self, instruction: life.Instruction) -> None:
+        match instruction:
+            case life.AppendTasks(tasks=tasks):
+                self.own_tasks.append(tasks)
+            case life.JournalTasks(tasks=tasks):
+                self.own_tasks.journal(tasks)
+            case life.AnswerAccepted(task_ids=task_ids):
+                self.own_tasks.accepted(task_ids)
+            case life.AnswerRefused(task_ids=task_ids):
+                self.own_tasks.refused(task_ids)
+            case life.PlaceTask():
+                self.placer.place(instruction)
+            case life.StartAttempt(executor=executor, offload=offload):
+                self._offloads.start_attempt(executor, offload)
+            case life.StopAttempt(executor=executor, task_id=task_id, attempt=attempt):
+                self._offloads.stop_attempt(executor, task_id, attempt)
+            case life.StoreImage():
+                self.own_tasks.store_image(instruction)
+            case life.NoteRecord(record=record):
+                self.own_tasks.note(record)
+            case life.RecordFinal(record=record):
+                self.own_tasks.record_final(record)
+            case life.PublishEvent(task_id=task_id):
+                self.own_tasks.wake_watchers(task_id)
+            case life.AttemptEnded():
+                self.placer.attempt_ended(instruction)
+            case life.TaskEnded(record=record, attempts=attempts):
+                self.own_tasks.ended(record)
+                self.placer.task_ended(record, attempts)
+
+    def _obey_hosting(self, instruction: hosted.Instruction) -> None:
+        match instruction:
+            case hosted.StartDrawing():
+                self.executor.start_drawing(instruction)
+            case hosted.StopDrawing(task_id=task_id, attempt=attempt):
+                self.executor.stop_drawing(task_id, attempt)
+            case hosted.ReportAttempt(origin=origin, task_id=task_id, attempt=attempt):
+                if origin == self.own_node.id:
+                    self._offloads.reported(origin, task_id, attempt, instruction.report)
+                else:
+                    self.executor.report(task_id, attempt, instruction.report)

@@ -1,0 +1,156 @@
+"""Attempts that this node draws, whoever their origin: between the hosting machine and the worker.
+
+Owns the drawings under way in the worker and the queues of reports to other origins.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import aclosing
+
+from edge_node.clock import Clock
+from edge_node.dispatch.background import Background
+from edge_node.dispatch.inbox import Inbox
+from edge_node.dispatch.init_images import init_image_lost, init_image_of
+from edge_node.dispatch.own_node import OwnNode
+from edge_node.domain import AttemptFailed, AttemptReport, Offload, TaskId, origin_of
+from edge_node.errors import DEdgeAIError, InitImageGone, WorkerUnavailable
+from edge_node.ports import InitImages, Worker
+from edge_node.tasks import hosting as hosted
+from edge_node.tasks.hosting import Hosting
+
+log = logging.getLogger(__name__)
+
+
+class Executor:
+    """The executor's side of the offload protocol.
+
+    Args:
+        node: this node.
+        inbox: takes what happens to attempts.
+        hosting: is read here, and changed through the inbox alone.
+        worker: draws.
+        init_images: files of what drawings start from.
+        clock: says until when an init image is needed.
+    """
+
+    def __init__(
+        self,
+        *,
+        node: OwnNode,
+        inbox: Inbox,
+        hosting: Hosting,
+        worker: Worker,
+        init_images: InitImages,
+        clock: Clock,
+    ) -> None:
+        self._node = node
+        self._inbox = inbox
+        self._hosting = hosting
+        self._worker = worker
+        self._init_images = init_images
+        self._clock = clock
+        self._reports: dict[tuple[TaskId, int], asyncio.Queue[AttemptReport]] = {}
+        self._drawings: Background[tuple[TaskId, int]] = Background()
+
+    async def stop(self) -> None:
+        """Ends every drawing."""
+        await self._drawings.stop()
+
+    # For other origins.
+
+    async def host(
+        self, offload: Offload, *, init_image: bytes = b""
+    ) -> asyncio.Queue[AttemptReport]:
+        """Takes an attempt of another origin; what happens to it comes out of the queue.
+
+        `init_image` is kept before anything else happens, so that drawing it finds it here.
+        """
+        reports: asyncio.Queue[AttemptReport] = asyncio.Queue()
+        key = (offload.task_id, offload.attempt)
+        try:
+            if init_image:
+                await self._keep_sent_image(init_image, offload)
+        except DEdgeAIError as error:
+            failure = AttemptFailed(code=error.code, message=error.message, retryable=True)
+            reports.put_nowait(failure)
+            return reports
+        if not self._node.accepting or self._hosting.is_hosted(*key):
+            code = "not_accepting" if not self._node.accepting else "stale_attempt"
+            message = f"Node {self._node.id} cannot take the task."
+            reports.put_nowait(AttemptFailed(code=code, message=message, retryable=True))
+            return reports
+        self._reports[key] = reports
+        self._inbox.apply(hosted.OffloadReceived(offload=offload))
+        return reports
+
+    def unhost(self, task_id: TaskId, attempt: int, reports: asyncio.Queue[AttemptReport]) -> None:
+        """The origin no longer listens to `reports`."""
+        if self._reports.get((task_id, attempt)) is reports:
+            del self._reports[task_id, attempt]
+            self._inbox.apply(hosted.OffloadCancelled(task_id=task_id, attempt=attempt))
+
+    def cancel_hosted(self, task_id: TaskId, attempt: int) -> None:
+        """The origin does not want the attempt any more."""
+        self._inbox.apply(hosted.OffloadCancelled(task_id=task_id, attempt=attempt))
+
+    # What the hosting machine wants.
+
+    def start_drawing(self, start: hosted.StartDrawing) -> None:
+        """Hands an attempt to the worker; the hosting machine hears of it."""
+        self._drawings.start(self._draw(start), key=(start.task_id, start.attempt))
+
+    def stop_drawing(self, task_id: TaskId, attempt: int) -> None:
+        """Takes an attempt back from the worker."""
+        self._drawings.cancel((task_id, attempt))
+
+    def report(self, task_id: TaskId, attempt: int, report: AttemptReport) -> None:
+        """Tells another origin, if it still listens."""
+        reports = self._reports.get((task_id, attempt))
+        if reports is not None:
+            reports.put_nowait(report)
+
+    async def _draw(self, start: hosted.StartDrawing) -> None:
+        failure: AttemptFailed | None = None
+        try:
+            drawing = self._worker.draw(
+                task_id=start.task_id,
+                attempt=start.attempt,
+                drawing=start.drawing,
+                priority=start.priority,
+                init_image=await init_image_of(start.drawing, self._init_images),
+                deadline_s=start.deadline_s,
+            )
+            async with aclosing(drawing) as reports:
+                async for report in reports:
+                    self._reported(start, report)
+        except WorkerUnavailable as error:
+            self._node.doubt_worker()
+            failure = AttemptFailed(code="worker_lost", message=error.message, retryable=True)
+        except InitImageGone as error:
+            # What an executor has lost, its origin can send again.
+            hosted_for_another = origin_of(start.task_id) != self._node.id
+            failure = init_image_lost(error, retryable=hosted_for_another)
+        except DEdgeAIError as error:
+            failure = AttemptFailed(code=error.code, message=error.message, retryable=True)
+        except Exception:
+            # Our own bug must not leave the attempt hosted for ever.
+            log.exception("drawing %s failed", start.task_id)
+        if failure is None:
+            # Of an attempt that has ended this is not heard any more.
+            message = "The worker ended the drawing without a result."
+            failure = AttemptFailed(code="worker_lost", message=message, retryable=True)
+        self._reported(start, failure)
+
+    def _reported(self, start: hosted.StartDrawing, report: AttemptReport) -> None:
+        event = hosted.DrawingReported(task_id=start.task_id, attempt=start.attempt, report=report)
+        self._inbox.apply(event)
+
+    async def _keep_sent_image(self, init_image: bytes, offload: Offload) -> None:
+        until_unix_s = None
+        if offload.deadline_s is not None:
+            until_unix_s = self._clock.unix_s() + offload.deadline_s
+        await self._init_images.write(
+            offload.drawing.init_image_sha256, init_image, needed_until_unix_s=until_unix_s
+        )

@@ -1,0 +1,162 @@
+"""This node as others may count on it: its queue, its pace, and whether it takes work.
+
+Owns the sequence of its states, what its worker last said of itself when it was ready, and the
+doubt about a worker that dropped a drawing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from edge_node.clock import Clock
+from edge_node.domain import NodeId, NodeState, WorkerDescription
+from edge_node.ports import Worker
+from edge_node.tasks.cluster_view import ClusterView
+from edge_node.tasks.hosting import Hosting
+
+# A worker that dropped a drawing is not chosen again before its supervision has had a look.
+WORKER_DOUBT_S = 0.5
+# Share by which capacity must change before peers are told at once.
+CAPACITY_CHANGE_SHOWN = 0.02
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """Who this node is in this life, and where it is reached."""
+
+    node_id: NodeId
+    incarnation: int
+    rest_url: str
+    grpc_address: str
+
+
+class OwnNode:
+    """This node's state.
+
+    Args:
+        identity: who it is.
+        hosting: the account of its queue.
+        view: hears of this node as of any other.
+        worker: its drawing process.
+        clock: numbers changes in time.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        *,
+        hosting: Hosting,
+        view: ClusterView,
+        worker: Worker,
+        clock: Clock,
+    ) -> None:
+        self.identity = identity
+        self._hosting = hosting
+        self._view = view
+        self._worker = worker
+        self._clock = clock
+        self._push: Callable[[], None] = lambda: None
+        self._sequence = 0
+        self._changed_s = 0.0
+        self._draining = False
+        self._doubted_until_s = 0.0
+        self._described = WorkerDescription(state="loading")
+        self._shown: tuple[bool, str, float] = (False, "", 0.0)
+
+    @property
+    def id(self) -> NodeId:
+        """Its name."""
+        return self.identity.node_id
+
+    @property
+    def described(self) -> WorkerDescription:
+        """The worker as it last was ready; without a model before it ever was."""
+        return self._described
+
+    @property
+    def draining(self) -> bool:
+        """Whether the node takes no new work because it is about to stop."""
+        return self._draining
+
+    @property
+    def worker_ready(self) -> bool:
+        """Whether the worker says that it would draw now."""
+        return self._worker.ready
+
+    @property
+    def capacity(self) -> float:
+        """Work units per second, as last measured."""
+        load = self._worker.load
+        return self._described.capacity if load is None else load.capacity
+
+    @property
+    def accepting(self) -> bool:
+        """Whether it takes attempts now."""
+        doubted = self._clock.now_s() < self._doubted_until_s
+        return self._worker.ready and not self._draining and not doubted
+
+    def state(self) -> NodeState:
+        """Its queue state, as it is now."""
+        described, identity = self._described, self.identity
+        now_s = self._clock.now_s()
+        return NodeState(
+            node_id=identity.node_id,
+            incarnation=identity.incarnation,
+            sequence=self._sequence,
+            backlog=self._hosting.backlog,
+            capacity=self.capacity,
+            model=described.model,
+            model_fingerprint=described.model_fingerprint,
+            accepting=self.accepting,
+            queued=self._hosting.queued,
+            running=self._hosting.running,
+            dispatches_seen=self._hosting.dispatches_seen,
+            rest_url=identity.rest_url,
+            grpc_address=identity.grpc_address,
+            device=described.device,
+            emulated_device=described.emulated_device,
+            accepted_work_s=self._view.accepted_work_s(now_s=now_s),
+            changed_s=self._changed_s,
+            sent_s=now_s,
+        )
+
+    def look(self) -> None:
+        """Brings the view of the cluster up to date with this node."""
+        self._view.state_received(self.state(), now_s=self._clock.now_s())
+
+    def changed(self) -> None:
+        """Its state changed: everyone should know."""
+        self._sequence += 1
+        self._changed_s = self._clock.now_s()
+        self._shown = (self.accepting, self._described.model_fingerprint, self.capacity)
+        self.look()
+        self._push()
+
+    def tell_peers_by(self, push: Callable[[], None]) -> None:
+        """From now on `push` sends the state to all others; the first time now."""
+        self._push = push
+        self.changed()
+
+    def worker_changed(self) -> None:
+        """The worker said something: others should know if it is ready, gone or of another pace."""
+        description = self._worker.description
+        if description is not None and description.state == "ready":
+            self._described = description
+        accepting, fingerprint, capacity = self._shown
+        same_pace = abs(self.capacity - capacity) <= CAPACITY_CHANGE_SHOWN * capacity
+        same_worker = (self.accepting, self._described.model_fingerprint) == (
+            accepting,
+            fingerprint,
+        )
+        if not (same_pace and same_worker):
+            self.changed()
+
+    def doubt_worker(self) -> None:
+        """The worker dropped a drawing: no more for it until its supervision had a look."""
+        self._doubted_until_s = self._clock.now_s() + WORKER_DOUBT_S
+
+    def drain(self) -> None:
+        """Takes no new work from now on, and says so."""
+        self._draining = True
+        self.changed()

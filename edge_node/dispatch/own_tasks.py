@@ -1,0 +1,430 @@
+"""Tasks accepted here: who submits them, who waits for them, and what is written of them.
+
+Owns the clients' side of every task of this origin (answers that are due, watchers, recent jobs)
+and carries out what the lifecycle wants of ledger and image files.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict, defaultdict
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from ulid import ULID
+
+from edge_node.clock import Clock
+from edge_node.dispatch.background import Background
+from edge_node.dispatch.inbox import Inbox
+from edge_node.dispatch.own_node import OwnNode
+from edge_node.domain import (
+    Drawing,
+    Durability,
+    JobId,
+    Task,
+    TaskEvent,
+    TaskEventKind,
+    TaskId,
+    TaskRecord,
+    TaskStatus,
+)
+from edge_node.errors import (
+    AdmissionRefused,
+    DEdgeAIError,
+    ImageNotReady,
+    NodeNotReady,
+    StoreUnavailable,
+    TaskNotFound,
+)
+from edge_node.ports import (
+    AlreadyAccepted,
+    Idempotency,
+    Images,
+    InitImages,
+    Ledger,
+    Submission,
+)
+from edge_node.tasks import lifecycle as life
+from edge_node.tasks.admission import AdmissionLimits, admit
+from edge_node.tasks.cluster_view import ClusterView
+from edge_node.tasks.lifecycle import Lifecycle
+from edge_node.telemetry.metrics import NodeMetrics
+
+log = logging.getLogger(__name__)
+
+# Recent jobs remembered here; older ones are read from the ledger.
+JOBS_KEPT_MAX = 2000
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnTasksSettings:
+    """What is let in, and how long a task lasts that names no deadline."""
+
+    admission: AdmissionLimits
+    deadline_s_default: float
+
+
+class OwnTasks:
+    """Everything that clients can do with tasks of this node, here or through a peer.
+
+    Args:
+        settings: bounds of what is let in.
+        node: this node.
+        inbox: takes what happens to tasks.
+        lifecycle: is read here, and changed through the inbox alone.
+        view: tells how busy the cluster is.
+        ledger: durable memory of accepted tasks.
+        images: files of what was drawn.
+        init_images: files of what drawings start from.
+        metrics: counts accepted, refused and ended tasks.
+        clock: dates tasks.
+    """
+
+    def __init__(
+        self,
+        settings: OwnTasksSettings,
+        *,
+        node: OwnNode,
+        inbox: Inbox,
+        lifecycle: Lifecycle,
+        view: ClusterView,
+        ledger: Ledger,
+        images: Images,
+        init_images: InitImages,
+        metrics: NodeMetrics,
+        clock: Clock,
+    ) -> None:
+        self.settings = settings
+        self._node = node
+        self._inbox = inbox
+        self._lifecycle = lifecycle
+        self._view = view
+        self._ledger = ledger
+        self._images = images
+        self._init_images = init_images
+        self._metrics = metrics
+        self._clock = clock
+        self._idempotency: dict[TaskId, Idempotency | None] = {}
+        self._answers: dict[TaskId, asyncio.Future[AlreadyAccepted | None]] = {}
+        self._refusals: dict[TaskId, DEdgeAIError | AlreadyAccepted] = {}
+        self._jobs: OrderedDict[JobId, tuple[TaskId, ...]] = OrderedDict()
+        self._watchers: defaultdict[TaskId, set[asyncio.Event]] = defaultdict(set)
+        self._writing: Background[TaskId] = Background()
+
+    async def stop(self) -> None:
+        """Ends all writing; the ledger knows what is owed."""
+        await self._writing.stop()
+
+    # For clients.
+
+    @property
+    def in_flight(self) -> int:
+        """Tasks accepted here and not final."""
+        return self._lifecycle.in_flight
+
+    async def submit(
+        self,
+        drawings: Sequence[Drawing],
+        *,
+        durable: bool,
+        init_image: bytes = b"",
+        deadline_s: float | None = None,
+        priority: int = 0,
+        idempotency: Idempotency | None = None,
+    ) -> Submission:
+        """Accepts one task per drawing, all or none.
+
+        Args:
+            drawings: what to draw; more than one makes a job.
+            durable: return only once the tasks are on disk.
+            init_image: PNG that all of them name as the one to start from; empty when none does.
+            deadline_s: seconds from now after which the images are of no use.
+            priority: larger is served first.
+            idempotency: a durable request that may come again.
+
+        Raises:
+            NodeNotReady, AdmissionRefused, StoreUnavailable, IdempotencyConflict.
+        """
+        tasks = self._new_tasks(
+            drawings,
+            durable=durable,
+            init_image_bytes=len(init_image),
+            deadline_s=deadline_s,
+            priority=priority,
+        )
+        self._admit(tasks)
+        if init_image:
+            await self._keep_init_image(init_image, tasks)
+            self._admit(tasks)  # again, because others came in while it was written
+        first = tasks[0].id
+        answer: asyncio.Future[AlreadyAccepted | None]
+        answer = asyncio.get_running_loop().create_future()
+        self._answers[first] = answer
+        self._idempotency[first] = idempotency
+        self._inbox.apply(life.TasksSubmitted(tasks=tasks))
+        try:
+            earlier = await answer
+        finally:
+            self._answers.pop(first, None)
+        if earlier is not None:
+            records = [await self.read_task(task_id) for task_id in earlier.task_ids]
+            return Submission(job_id=earlier.job_id, records=tuple(records), replayed=True)
+        self._metrics.tasks_accepted(len(tasks))
+        self._remember_job(tasks)
+        records = [await self.read_task(task.id) for task in tasks]
+        return Submission(job_id=tasks[0].job_id, records=tuple(records), replayed=False)
+
+    def client_gone(self, task_ids: Sequence[TaskId]) -> None:
+        """A synchronous client hung up: nobody wants what it had asked for."""
+        for task_id in task_ids:
+            self._inbox.apply(life.CancelRequested(task_id=task_id))
+
+    async def read_task(self, task_id: TaskId) -> TaskRecord:
+        """A task accepted here."""
+        record = self._lifecycle.record(task_id) or await self._ledger.read(task_id)
+        if record is None:
+            raise TaskNotFound(f"There is no task {task_id}, or it was removed after its time.")
+        return record
+
+    async def read_job(self, job_id: JobId) -> tuple[TaskRecord, ...]:
+        """The tasks of a job accepted here."""
+        task_ids = self._jobs.get(job_id) or await self._ledger.read_job(job_id)
+        if not task_ids:
+            raise TaskNotFound(f"There is no job {job_id}, or it was removed after its time.")
+        return tuple([await self.read_task(task_id) for task_id in task_ids])
+
+    async def cancel(self, task_id: TaskId) -> TaskRecord:
+        """Cancels a task accepted here and waits until it is final or past cancelling."""
+        record = await self.read_task(task_id)
+        if record.status.is_final:
+            return record
+        self._inbox.apply(life.CancelRequested(task_id=task_id))
+        async with aclosing(self.watch(task_id, after=0)) as events:
+            async for event in events:
+                if event.kind.is_final:
+                    break
+        return await self.read_task(task_id)
+
+    async def watch(self, task_id: TaskId, *, after: int) -> AsyncGenerator[TaskEvent, None]:
+        """Events of a task accepted here."""
+        changed = asyncio.Event()
+        self._watchers[task_id].add(changed)
+        try:
+            while True:
+                events = self._lifecycle.events(task_id, after=after)
+                if events is None:
+                    yield _final_event(await self.read_task(task_id))
+                    return
+                for event in events:
+                    after = event.sequence
+                    yield event
+                    if event.kind.is_final:
+                        return
+                record = self._lifecycle.record(task_id)
+                if not events and record is not None and record.status.is_final:
+                    return  # the watcher has seen the end before
+                await changed.wait()
+                changed.clear()
+        finally:
+            self._watchers[task_id].discard(changed)
+            if not self._watchers[task_id]:
+                del self._watchers[task_id]
+
+    async def read_image(self, task_id: TaskId) -> tuple[bytes, str]:
+        """The image of a task accepted here."""
+        record = await self.read_task(task_id)
+        if record.status is not TaskStatus.COMPLETED:
+            raise ImageNotReady(
+                f"Task {task_id} is {record.status.value}; its image can be fetched once it is "
+                "completed."
+            )
+        return await self._images.read(task_id)
+
+    # What the lifecycle wants.
+
+    def append(self, tasks: tuple[Task, ...]) -> None:
+        """Writes new tasks to the ledger; the lifecycle hears of it."""
+        self._writing.start(self._append(tasks))
+
+    def journal(self, tasks: tuple[Task, ...]) -> None:
+        """Writes new tasks to the ledger without waiting for it."""
+        self._ledger.journal_accepted(tasks, job_id=tasks[0].job_id)
+
+    def accepted(self, task_ids: Sequence[TaskId]) -> None:
+        """The client of these tasks hears yes."""
+        now_s = self._clock.now_s()
+        for task_id in task_ids:
+            record = self._lifecycle.record(task_id)
+            if record is not None:
+                self._view.task_accepted(record.task.work, now_s=now_s)
+        self._answer(task_ids[0], None)
+
+    def refused(self, task_ids: Sequence[TaskId]) -> None:
+        """The client of these tasks hears no, and why."""
+        self._answer(task_ids[0], self._refusals.pop(task_ids[0]))
+
+    def store_image(self, wanted: life.StoreImage) -> None:
+        """Writes the image file; the lifecycle hears of it."""
+        self._writing.start(self._store_image(wanted))
+
+    def note(self, record: TaskRecord) -> None:
+        """Writes a record behind."""
+        self._ledger.note(record)
+
+    def record_final(self, record: TaskRecord) -> None:
+        """Writes an end to the ledger; the lifecycle hears of it."""
+        self._writing.start(self._record_final(record))
+
+    def wake_watchers(self, task_id: TaskId) -> None:
+        """There is an event that they have not seen."""
+        for changed in self._watchers.get(task_id, ()):
+            changed.set()
+
+    def ended(self, record: TaskRecord) -> None:
+        """Counts a task that is final."""
+        self._metrics.task_ended(
+            status=record.status.value,
+            code="" if record.error is None else record.error.code,
+            remote=record.executor != self._node.id,
+            service_delay_s=record.service_delay_s,
+            queue_s=record.queue_s,
+            compute_s=record.compute_s,
+        )
+
+    async def _append(self, tasks: tuple[Task, ...]) -> None:
+        task_ids = tuple(task.id for task in tasks)
+        idempotency = self._idempotency.pop(task_ids[0], None)
+        try:
+            appended = await self._ledger.append_accepted(
+                tasks, job_id=tasks[0].job_id, idempotency=idempotency
+            )
+        except DEdgeAIError as error:
+            self._metrics.tasks_refused(len(tasks), code=error.code)
+            self._refusals[task_ids[0]] = error
+            self._inbox.apply(life.AppendFailed(task_ids=task_ids))
+            return
+        if isinstance(appended, AlreadyAccepted):
+            self._refusals[task_ids[0]] = appended
+            self._inbox.apply(life.AppendFailed(task_ids=task_ids))
+            return
+        self._inbox.apply(life.TasksAppended(task_ids=task_ids))
+
+    def _answer(self, task_id: TaskId, answer: DEdgeAIError | AlreadyAccepted | None) -> None:
+        self._idempotency.pop(task_id, None)
+        waiting = self._answers.get(task_id)
+        if waiting is None or waiting.done():
+            return  # the client hung up before its answer
+        if isinstance(answer, DEdgeAIError):
+            waiting.set_exception(answer)
+        else:
+            waiting.set_result(answer)
+
+    async def _store_image(self, wanted: life.StoreImage) -> None:
+        task_id, attempt = wanted.task_id, wanted.attempt
+        try:
+            await self._images.write(task_id, wanted.image)
+        except (OSError, ValueError) as error:
+            log.exception("image of %s not stored", task_id)
+            message = f"The image was drawn and could not be stored: {error}."
+            failed = life.ImageStoreFailed(task_id=task_id, attempt=attempt, message=message)
+            self._inbox.apply(failed)
+            return
+        size = len(wanted.image.content)
+        self._inbox.apply(life.ImageStored(task_id=task_id, attempt=attempt, image_bytes=size))
+
+    async def _record_final(self, record: TaskRecord) -> None:
+        try:
+            await self._ledger.append_final(record)
+        except StoreUnavailable:
+            log.warning("store away: the end of %s is held and written later", record.task.id)
+        self._inbox.apply(life.FinalRecorded(task_id=record.task.id))
+
+    # Small parts.
+
+    def _new_tasks(
+        self,
+        drawings: Sequence[Drawing],
+        *,
+        durable: bool,
+        init_image_bytes: int,
+        deadline_s: float | None,
+        priority: int,
+    ) -> tuple[Task, ...]:
+        if self._node.draining:
+            raise NodeNotReady("This node is being stopped. Ask another node.", retry_after_s=5.0)
+        described = self._node.described
+        if not described.model:
+            raise NodeNotReady("The model is still being loaded.", retry_after_s=2.0)
+        now_unix_s = self._clock.unix_s()
+        job_id = JobId(f"{self._node.id}-{ULID()}") if len(drawings) > 1 else None
+        durability = Durability.DISK
+        if not durable:
+            away = not self._ledger.available
+            durability = Durability.NONE if away else Durability.JOURNALLED
+        return tuple(
+            Task(
+                id=TaskId(f"{self._node.id}-{ULID()}"),
+                job_id=job_id,
+                drawing=drawing,
+                work=described.work_model.work(drawing),
+                input_bits=8
+                * (len((drawing.prompt + drawing.negative_prompt).encode()) + init_image_bytes),
+                created_unix_s=now_unix_s,
+                deadline_unix_s=now_unix_s + (deadline_s or self.settings.deadline_s_default),
+                priority=priority,
+                durability=durability,
+            )
+            for drawing in drawings
+        )
+
+    def _admit(self, tasks: tuple[Task, ...]) -> None:
+        backlog, capacity = self._view.backlog_and_capacity(now_s=self._clock.now_s())
+        refusal = admit(
+            works=tuple(task.work for task in tasks),
+            in_flight=self._lifecycle.in_flight,
+            backlog=backlog,
+            capacity=capacity,
+            limits=self.settings.admission,
+        )
+        if refusal is not None:
+            self._metrics.tasks_refused(len(tasks))
+            raise AdmissionRefused(refusal.message, retry_after_s=refusal.retry_after_s)
+
+    async def _keep_init_image(self, init_image: bytes, tasks: tuple[Task, ...]) -> None:
+        """On disk before the tasks are accepted: an accepted task must survive a crash."""
+        try:
+            await self._init_images.write(
+                tasks[0].drawing.init_image_sha256,
+                init_image,
+                needed_until_unix_s=tasks[0].deadline_unix_s,
+            )
+        except DEdgeAIError as error:
+            self._metrics.tasks_refused(len(tasks), code=error.code)
+            raise
+
+    def _remember_job(self, tasks: tuple[Task, ...]) -> None:
+        if tasks[0].job_id is not None:
+            self._jobs[tasks[0].job_id] = tuple(task.id for task in tasks)
+            while len(self._jobs) > JOBS_KEPT_MAX:
+                self._jobs.popitem(last=False)
+
+
+def _final_event(record: TaskRecord) -> TaskEvent:
+    """Where a task stands that only the ledger remembers; almost always its end."""
+    kinds = {
+        TaskStatus.COMPLETED: TaskEventKind.FINISHED,
+        TaskStatus.FAILED: TaskEventKind.FAILED,
+        TaskStatus.CANCELLED: TaskEventKind.CANCELLED,
+    }
+    return TaskEvent(
+        sequence=1,
+        kind=kinds.get(record.status, TaskEventKind.QUEUED),
+        unix_s=record.finished_unix_s or record.task.created_unix_s,
+        attempt=record.attempt,
+        executor=record.executor,
+        step=record.step,
+        steps=record.task.drawing.denoising_steps,
+        error=record.error,
+    )

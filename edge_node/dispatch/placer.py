@@ -1,0 +1,174 @@
+"""Decisions: asked of the policy, recorded for guard and learner, joined with what became of them.
+
+Owns the policy's slots and the tasks' decision records; which node is chosen is the policy's.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from functools import partial
+
+from edge_node.clock import Clock
+from edge_node.dispatch.inbox import Inbox
+from edge_node.dispatch.own_node import OwnNode
+from edge_node.domain import TaskRecord, TaskStatus
+from edge_node.ports import ExperiencePool, GuardStatus, LatentStore
+from edge_node.tasks import lifecycle as life
+from edge_node.tasks.cluster_view import ClusterView
+from edge_node.tasks.guard import Guard, reason_word
+from edge_node.tasks.lifecycle import Moment
+from edge_node.tasks.placement import Placement, place
+from edge_node.tasks.slots import Place, SlotMemory
+from edge_node.telemetry.metrics import NodeMetrics
+from scheduler.experience import RecordedDecision
+from scheduler.policy import Outcome, Policy
+
+log = logging.getLogger(__name__)
+
+# What a failed task counts as when its delay is reported to the policy, in seconds.
+FAILURE_PENALTY_S = 60.0
+
+
+class Placer:
+    """Places attempts.
+
+    Args:
+        node: this node.
+        inbox: hears which executor was chosen.
+        view: what is known of the cluster.
+        policy: chooses.
+        memory: latents by slot.
+        metrics: counts decisions.
+        clock: times them.
+        latent_store: keeps latents across restarts, if any does.
+        pool: keeps decisions and outcomes for a learner, if any does.
+    """
+
+    def __init__(
+        self,
+        *,
+        node: OwnNode,
+        inbox: Inbox,
+        view: ClusterView,
+        policy: Policy,
+        memory: SlotMemory,
+        metrics: NodeMetrics,
+        clock: Clock,
+        latent_store: LatentStore | None = None,
+        pool: ExperiencePool | None = None,
+    ) -> None:
+        self._node = node
+        self._inbox = inbox
+        self._view = view
+        self._policy = policy
+        self._memory = memory
+        self._metrics = metrics
+        self._clock = clock
+        self._latent_store = latent_store
+        self._pool = pool
+        # Kinds of failure that were logged; a failing policy fails for every task.
+        self._policy_failures: set[str] = set()
+
+    def guard_status(self) -> GuardStatus | None:
+        """Who decides placements and why; None where a rule is wanted, which needs no guard."""
+        return self._policy.status() if isinstance(self._policy, Guard) else None
+
+    def place(self, wanted: life.PlaceTask) -> None:
+        """Chooses an executor; the lifecycle hears of it."""
+        task, attempt = wanted.task, wanted.attempt
+        start_s = self._clock.now_s()
+        self._node.look()
+        self.let_slot_pass(start_s)
+        nth = self._memory.place()
+        placement = place(
+            task,
+            avoided=wanted.avoided,
+            view=self._view,
+            policy=self._policy,
+            now_s=start_s,
+            recall=lambda node_ids: self._memory.recall(nth, node_ids),
+        )
+        if placement is None:
+            self._inbox.apply(life.PlacementImpossible(task_id=task.id, attempt=attempt))
+            return
+        self._memory.decided(nth, placement.observation.node_ids, placement.decision)
+        seconds = self._clock.now_s() - start_s
+        self._note(wanted, placement, nth, seconds=seconds)
+        self._inbox.apply(
+            life.PlacementMade(
+                task_id=task.id,
+                attempt=attempt,
+                executor=placement.executor,
+                incarnation=self._node.identity.incarnation,
+                dispatch=placement.dispatch,
+                policy=placement.decision.policy,
+                policy_reason=placement.decision.reason,
+                eta_s=placement.eta_s,
+            )
+        )
+
+    def attempt_ended(self, ended: life.AttemptEnded) -> None:
+        """The executor no longer works on a dispatch: its work is not counted there any more."""
+        self._view.dispatch_ended(ended.executor, ended.dispatch)
+        remote = ended.executor != self._node.id
+        self._metrics.attempt_ended(remote=remote, reason=ended.reason)
+
+    def task_ended(self, record: TaskRecord, attempts: Sequence[int]) -> None:
+        """The delay of a task that is final is what its decisions led to."""
+        if record.status is TaskStatus.CANCELLED:
+            return
+        completed = record.status is TaskStatus.COMPLETED
+        for attempt in attempts:
+            outcome = Outcome(
+                decision_id=f"{record.task.id}/{attempt}",
+                service_delay_s=record.service_delay_s if completed else FAILURE_PENALTY_S,
+                completed=completed,
+            )
+            self._policy.record(outcome)
+            if self._pool is not None:
+                self._pool.note_outcome(outcome)
+
+    def let_slot_pass(self, now_s: float) -> None:
+        """Begins a new slot when it is time, and hands what the last one left to the store."""
+        former = self._memory.slot
+        service_s = partial(self._view.service_s, now_s=now_s)
+        left_latents = self._memory.advance(now_s=now_s, service_s=service_s)
+        self._metrics.slots_passed(self._memory.slot - former)
+        if left_latents and self._latent_store is not None:
+            at = Moment(now_s=self._clock.now_s(), unix_s=self._clock.unix_s())
+            snapshot = self._memory.snapshot(at)
+            if snapshot is not None:
+                self._latent_store.note(snapshot)
+
+    def _note(
+        self, wanted: life.PlaceTask, placement: Placement, nth: Place, *, seconds: float
+    ) -> None:
+        """Everything about a decision that the task does not wait for."""
+        seen, decision = placement.observation, placement.decision
+        failure = placement.policy_failure
+        if failure is not None and type(failure).__name__ not in self._policy_failures:
+            self._policy_failures.add(type(failure).__name__)
+            log.error("the policy failed; %s decides", decision.policy, exc_info=failure)
+        self._metrics.decided(
+            policy=decision.policy,
+            seconds=seconds,
+            staleness_s=float(seen.staleness_s_B[seen.alive_B].max()),
+            reason=reason_word(decision.reason),
+        )
+        if decision.latent_B is not None:
+            self._metrics.latent_read(found=seen.latent_B is not None)
+        recorded = RecordedDecision(
+            decision_id=f"{wanted.task.id}/{wanted.attempt}",
+            node_id=self._node.id,
+            decided_unix_s=self._clock.unix_s(),
+            slot=nth.slot,
+            index_in_slot=nth.index,
+            steps=wanted.task.drawing.denoising_steps,
+            observation=seen,
+            decision=decision,
+        )
+        if isinstance(self._policy, Guard):
+            self._policy.note_decision(recorded)
+        if self._pool is not None:
+            self._pool.note_decision(recorded)

@@ -1,0 +1,150 @@
+"""What happens because time passes: peers fall silent, leases and deadlines end, tasks move.
+
+Owns the node's one clock loop and who was alive when it last looked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+
+from edge_node.clock import Clock
+from edge_node.dispatch.inbox import Inbox
+from edge_node.dispatch.own_node import OwnNode
+from edge_node.dispatch.placer import Placer
+from edge_node.domain import NodeId
+from edge_node.ports import Ledger
+from edge_node.tasks import hosting as hosted
+from edge_node.tasks import lifecycle as life
+from edge_node.tasks.cluster_view import ClusterView
+from edge_node.tasks.lifecycle import Lifecycle
+from edge_node.tasks.moving import is_turn, task_to_move
+from edge_node.telemetry.metrics import NodeMetrics
+
+log = logging.getLogger(__name__)
+
+# How often within a lease its executor says that it still holds the attempt.
+LEASE_RENEWALS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimekeeperSettings:
+    """How often the node looks.
+
+    Attributes:
+        tick_s: between two looks at leases, deadlines and slots.
+        heartbeat_s: between two looks at gauges.
+        lease_s: how long an origin waits for word of an attempt; its executor renews in time.
+        move_waiting: whether tasks that wait are moved.
+    """
+
+    tick_s: float
+    heartbeat_s: float
+    lease_s: float
+    move_waiting: bool = False
+
+
+class Timekeeper:
+    """The node's sense of time.
+
+    Args:
+        settings: how often it looks; others count from the next look on.
+        node: this node.
+        inbox: hears that time passed.
+        lifecycle: knows which tasks wait.
+        view: knows who is alive.
+        placer: has slots that end.
+        ledger: is looked at for its gauge.
+        metrics: the gauges.
+        clock: the time.
+    """
+
+    def __init__(
+        self,
+        settings: TimekeeperSettings,
+        *,
+        node: OwnNode,
+        inbox: Inbox,
+        lifecycle: Lifecycle,
+        view: ClusterView,
+        placer: Placer,
+        ledger: Ledger,
+        metrics: NodeMetrics,
+        clock: Clock,
+    ) -> None:
+        self.settings = settings
+        self._node = node
+        self._inbox = inbox
+        self._lifecycle = lifecycle
+        self._view = view
+        self._placer = placer
+        self._ledger = ledger
+        self._metrics = metrics
+        self._clock = clock
+        self._alive: frozenset[NodeId] = frozenset()
+        self._observe_due_s = 0.0
+        self._renewal_due_s = 0.0
+
+    async def run(self) -> None:
+        """Looks until it is cancelled."""
+        while True:
+            self.look()
+            await asyncio.sleep(self.settings.tick_s)
+
+    def look(self) -> None:
+        """Does all that is due now."""
+        now_s = self._clock.now_s()
+        self._miss_silent_peers(now_s)
+        self._inbox.apply(life.ClockAdvanced())
+        self._move_waiting(now_s)
+        self._placer.let_slot_pass(now_s)
+        if now_s >= self._renewal_due_s:
+            self._renewal_due_s = now_s + self.settings.lease_s / LEASE_RENEWALS
+            self._inbox.apply(hosted.HeartbeatDue())
+        if now_s >= self._observe_due_s:
+            self._observe_due_s = now_s + self.settings.heartbeat_s
+            self._observe()
+
+    def peer_forgotten(self, node_id: NodeId) -> None:
+        """A peer left, or is given up: its attempts are placed again."""
+        self._alive -= {node_id}
+        self._view.forget(node_id)
+        self._inbox.apply(life.PeerFailed(node_id=node_id))
+
+    def _miss_silent_peers(self, now_s: float) -> None:
+        alive = frozenset(n for n in self._view.node_ids() if self._view.is_alive(n, now_s=now_s))
+        for lost in sorted(self._alive - alive):
+            log.warning("node %s fell silent; its attempts are placed again", lost)
+            self._inbox.apply(life.PeerFailed(node_id=lost))
+        self._alive = alive
+
+    def _move_waiting(self, now_s: float) -> None:
+        """Moves a task that waits to a node that would draw it sooner, in this node's turn."""
+        nodes = sorted(self._alive | {self._node.id})
+        if not self.settings.move_waiting or len(nodes) == 1:
+            return
+        unix_s = self._clock.unix_s()
+        if is_turn(self._node.id, nodes, unix_s=unix_s, turn_s=self.settings.tick_s):
+            task_id = task_to_move(self._lifecycle.waiting(), view=self._view, now_s=now_s)
+            if task_id is not None:
+                self._inbox.apply(life.MoveRequested(task_id=task_id))
+
+    def _observe(self) -> None:
+        """Gauges, once per heartbeat."""
+        views = self._view.views(now_s=self._clock.now_s())
+        others = [v for v in views if v.state.node_id != self._node.id]
+        own = self._node.state()
+        guard = self._placer.guard_status()
+        if guard is not None:
+            worse = None if guard.verdict is None else guard.verdict.worse
+            self._metrics.guarded(learned_share=guard.learned_share, worse=worse)
+        self._metrics.state_observed(
+            backlog=own.backlog,
+            capacity=own.capacity,
+            peers_alive=sum(view.alive for view in others),
+            staleness_s=max((v.staleness_s for v in others if v.alive), default=0.0),
+            tasks_in_flight=self._lifecycle.in_flight,
+            worker_ready=self._node.worker_ready,
+            store_available=self._ledger.available,
+        )
