@@ -1,0 +1,541 @@
+"""Who belongs to the cluster: events in, instructions out.
+
+Owns which addresses this node keeps a link to, which node each link has met, who has left and who
+is not heard. Has no clock and no socket: the shell in `peering.peer_links` opens the links, feeds
+what comes over them, and carries out what this says, in order.
+
+The cluster is the nodes that the operator names, those that discovery finds, and, where that is
+allowed, those that say hello. A node that says hello is reached at the IP address that it called
+from and the port that it names, so that nobody can make this node call somebody else. It is a
+candidate once that link has met it. A node that says goodbye is forgotten at once, but for its
+name: until `forget_s` have passed its tasks are away, not unknown. So are those of a node that
+falls silent, and then it is forgotten unless the operator names it.
+
+A name belongs to one node. What answers at an address is believed before what somebody says of
+himself, and a later life before a former one: of two links that meet one name the later life keeps
+it, and of two nodes in the same life (told apart by the address that they give) the one met first.
+The other is a stranger: logged once, and not heard.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import NewType
+
+from edge_node.domain import NodeId, NodeState
+
+# Links beyond the configured ones, and names of strangers: anyone on the network may say hello.
+NEW_PEERS_MAX = 64
+# Nodes that left and are remembered; anyone may say goodbye, too.
+DEPARTED_MAX = 256
+
+LinkId = NewType("LinkId", int)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MembershipSettings:
+    """Who belongs to the cluster.
+
+    Attributes:
+        addresses: configured ones.
+        cluster_name: states of a cluster of another name are not heard.
+        heartbeat_s: at least how often state is pushed; the shell's to keep.
+        accept_new_peers: a node may come in by saying hello.
+        forget_s: silence after which a node that is not configured is forgotten.
+    """
+
+    addresses: tuple[str, ...]
+    cluster_name: str
+    heartbeat_s: float
+    accept_new_peers: bool
+    forget_s: float
+
+
+# Events: what happened.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Started:
+    """The node is up and may call others."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reconfigured:
+    """The operator changed the settings."""
+
+    settings: MembershipSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class AddressFound:
+    """Discovery says that a node of this cluster is there; the same may be said again."""
+
+    address: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class AddressLost:
+    """Discovery says that nobody is there any more."""
+
+    address: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class HelloReceived:
+    """A node pushed its state to this one, calling from the IP address `host`, if known."""
+
+    state: NodeState
+    host: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StateAnswered:
+    """The node at the other end of a link sent its state over it."""
+
+    link: LinkId
+    state: NodeState
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinkBroke:
+    """A try to keep the link up has ended; the shell tries again until it is closed."""
+
+    link: LinkId
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeaveRequested:
+    """This node is about to stop."""
+
+
+Event = (
+    Started
+    | Reconfigured
+    | AddressFound
+    | AddressLost
+    | HelloReceived
+    | StateAnswered
+    | LinkBroke
+    | LeaveRequested
+)
+
+
+# Instructions: what the shell is to do.
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenLink:
+    """Reach the node at `address` (host:port), again and again."""
+
+    link: LinkId
+    address: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class CloseLink:
+    """Give the link up; whatever it still brings is ignored."""
+
+    link: LinkId
+
+
+@dataclass(frozen=True, kw_only=True)
+class HearState:
+    """Take in the state of a node of this cluster."""
+
+    state: NodeState
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForgetNode:
+    """The node left, or is given up: nothing of it counts any more. `why` is for the log."""
+
+    node_id: NodeId
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoteMeeting:
+    """A link has met a node that it did not lead to before: for the log."""
+
+    node_id: NodeId
+    address: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoteStranger:
+    """States of this node are not heard: for the log, once per node."""
+
+    node_id: NodeId
+    address: str
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SayGoodbye:
+    """Tell everyone that this node leaves."""
+
+
+Instruction = (
+    OpenLink | CloseLink | HearState | ForgetNode | NoteMeeting | NoteStranger | SayGoodbye
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Life:
+    """What tells one life of a node from another, and from another node of its name."""
+
+    node_id: NodeId
+    incarnation: int
+    grpc_address: str
+
+
+@dataclass(kw_only=True)
+class _Link:
+    """One address; mutable, and touched by Membership alone.
+
+    Attributes:
+        heard_s: when something came over it, or when it was opened.
+        met: who answered there last; None before, and once that node has left.
+        up: something came over it since it broke last.
+    """
+
+    id: LinkId
+    address: str
+    heard_s: float
+    met: _Life | None = None
+    up: bool = False
+
+    @property
+    def node_id(self) -> NodeId | None:
+        return None if self.met is None else self.met.node_id
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Departure:
+    incarnation: int
+    at_s: float
+
+
+class Membership:
+    """All other nodes, as node `own_id` knows them. `handle` is the one way to change them."""
+
+    def __init__(self, settings: MembershipSettings, *, own_id: NodeId) -> None:
+        self._settings = settings
+        self._own_id = own_id
+        self._links: dict[str, _Link] = {}
+        # The same by number, and those that have met a node by its name: states come often.
+        self._numbered: dict[LinkId, _Link] = {}
+        self._leading: dict[NodeId, list[_Link]] = {}
+        self._link_last = 0
+        self._departed: OrderedDict[NodeId, _Departure] = OrderedDict()
+        # Nodes whose state is not heard; each is noted once.
+        self._strangers: set[NodeId] = set()
+        self._started = False
+        self._leaving = False
+
+    # What can be read.
+
+    @property
+    def settings(self) -> MembershipSettings:
+        """As they stand now."""
+        return self._settings
+
+    @property
+    def leaving(self) -> bool:
+        """Whether this node is about to stop."""
+        return self._leaving
+
+    @property
+    def addresses(self) -> dict[str, NodeId | None]:
+        """Every address and the node that was met there."""
+        return {address: link.node_id for address, link in self._links.items()}
+
+    def node_at(self, link: LinkId) -> NodeId | None:
+        """Whom the link has met; None before, and once it is closed."""
+        found = self._numbered.get(link)
+        return None if found is None else found.node_id
+
+    def link_to(self, node_id: NodeId) -> LinkId | None:
+        """Which link leads to the node, best one that is up; None if it was never met."""
+        leading = self._leading_to(node_id)
+        return max(leading, key=lambda link: link.up).id if leading else None
+
+    def is_away(self, node_id: NodeId, *, now_s: float) -> bool:
+        """Whether the node belonged to the cluster and left, less than `forget_s` ago."""
+        return self._departure(node_id, now_s=now_s) is not None
+
+    def validate(self) -> None:
+        """Asserts what holds after every event."""
+        configured = set(self._settings.addresses)
+        links = list(self._links.values())
+        if self._started and not self._leaving:
+            assert configured <= set(self._links), "a configured address has no link"
+        assert all(address == link.address for address, link in self._links.items())
+        assert {link.id: link for link in links} == self._numbered, "a link without its number"
+        leading = [link.id for leading in self._leading.values() for link in leading]
+        assert sorted(leading) == [link.id for link in links if link.met], "a node without its link"
+        others = sum(not self._is_configured(link) for link in links)
+        assert others <= NEW_PEERS_MAX, "too many links that nobody configured"
+        assert len(self._strangers) <= NEW_PEERS_MAX, "too many strangers remembered"
+        assert len(self._departed) <= DEPARTED_MAX, "too many departures remembered"
+        for link in links:
+            if link.met is not None:
+                self._validate_meeting(link, link.met)
+
+    def _validate_meeting(self, link: _Link, met: _Life) -> None:
+        assert met.node_id != self._own_id, "this node is its own peer"
+        assert met.node_id not in self._departed, "a node that left is still met"
+        assert link in self._leading[met.node_id], "the link leads to another node"
+        for other in self._leading_to(met.node_id, but=link):
+            assert other.met is not None
+            assert other.met.incarnation == met.incarnation, "a former life is still met"
+            assert _same_node(other.met, met), "two nodes go by one name"
+            needed = self._is_configured(link) or not other.up
+            assert needed, f"the link to {link.address} is one too many"
+
+    # What can happen.
+
+    def handle(self, event: Event, *, now_s: float) -> list[Instruction]:
+        """Applies one event; returns what is to be done about it, in order."""
+        match event:
+            case Started():
+                self._started = True
+                return self._open_configured(now_s)
+            case Reconfigured(settings=settings):
+                return self._reconfigured(settings, now_s)
+            case AddressFound(address=address):
+                return self._open(address, now_s)
+            case AddressLost(address=address):
+                return self._lost(address)
+            case HelloReceived(state=state, host=host):
+                return self._hello(state, host, now_s)
+            case StateAnswered(state=state):
+                link = self._numbered.get(event.link)  # None once it is closed
+                return [] if link is None else self._answered(link, state, now_s)
+            case LinkBroke():
+                link = self._numbered.get(event.link)
+                return [] if link is None else self._broke(link, now_s)
+            case LeaveRequested():
+                self._leaving = True
+                return [SayGoodbye()]
+
+    # Which links there are.
+
+    def _reconfigured(self, settings: MembershipSettings, now_s: float) -> list[Instruction]:
+        former, self._settings = self._settings, settings
+        self._strangers.clear()
+        told: list[Instruction] = []
+        for address in former.addresses:
+            if address not in settings.addresses and address in self._links:
+                told += self._forget(self._links[address], "is no longer among peers")
+        return told + self._open_configured(now_s)
+
+    def _lost(self, address: str) -> list[Instruction]:
+        """A node that was met is given its time."""
+        link = self._links.get(address)
+        if link is None or link.met is not None or self._is_configured(link):
+            return []
+        return self._close(link)
+
+    def _broke(self, link: _Link, now_s: float) -> list[Instruction]:
+        link.up = False
+        silence_s = now_s - link.heard_s
+        if self._is_configured(link) or silence_s <= self._settings.forget_s:
+            return []
+        return self._forget(link, f"was silent for {silence_s:.0f} s and is forgotten")
+
+    def _open_configured(self, now_s: float) -> list[Instruction]:
+        if not self._started:
+            return []
+        return [one for a in self._settings.addresses for one in self._open(a, now_s)]
+
+    def _open(self, address: str, now_s: float) -> list[Instruction]:
+        if self._leaving or address in self._links:
+            return []
+        if address not in self._settings.addresses:
+            others = sum(not self._is_configured(link) for link in self._links.values())
+            if others >= NEW_PEERS_MAX:
+                return []
+        self._link_last += 1
+        link = _Link(id=LinkId(self._link_last), address=address, heard_s=now_s)
+        self._links[address] = self._numbered[link.id] = link
+        return [OpenLink(link=link.id, address=address)]
+
+    def _close(self, link: _Link) -> list[Instruction]:
+        self._set_met(link, None)
+        del self._links[link.address], self._numbered[link.id]
+        return [CloseLink(link=link.id)]
+
+    def _forget(self, link: _Link, why: str) -> list[Instruction]:
+        """Closes a link, and gives its node up if no other leads there."""
+        node_id = link.node_id
+        told = self._close(link)
+        if node_id is not None and self.link_to(node_id) is None:
+            told.append(ForgetNode(node_id=node_id, why=why))
+        return told
+
+    # Who is heard.
+
+    def _hello(self, state: NodeState, host: str | None, now_s: float) -> list[Instruction]:
+        refusal = self._refusal(state, now_s=now_s)
+        if refusal is not None:
+            return refusal
+        life = _life(state)
+        known = self._known(state.node_id)
+        if known is not None and _is_other(life, known):
+            return self._stranger(state, _clash(state, known))
+        if state.leaving:
+            return self._farewell(state, now_s)
+        if known is not None and (_same_node(life, known) or not self._settings.accept_new_peers):
+            return [HearState(state=state)]
+        if self._settings.accept_new_peers:
+            # Not met so far, or in a life that has moved: heard once a link has met it there.
+            port = state.grpc_address.rpartition(":")[2]
+            if host is None or not port.isdecimal():
+                return []
+            shown = f"[{host}]" if ":" in host else host
+            return self._open(f"{shown}:{port}", now_s)
+        if None in self.addresses.values():
+            return []  # it may be one of those not met yet
+        return self._stranger(state, "is not among peers, and accept_new_peers is false")
+
+    def _answered(self, link: _Link, state: NodeState, now_s: float) -> list[Instruction]:
+        link.heard_s = now_s
+        link.up = True
+        refusal = self._refusal(state, now_s=now_s)
+        if refusal is not None:
+            return refusal if self._has_left(state, now_s=now_s) else self._unmeet(link, refusal)
+        life = _life(state)
+        doubles = self._leading_to(state.node_id, but=link)
+        for double in doubles:
+            if double.met is not None and _is_other(life, double.met):
+                return self._unmeet(link, self._stranger(state, _clash(state, double.met)))
+        if state.leaving:
+            return self._farewell(state, now_s)
+        told = self._meet(link, life)
+        for double in doubles:
+            told += self._close_needless(link, life, double)
+        return [*told, HearState(state=state)]
+
+    def _close_needless(self, link: _Link, life: _Life, double: _Link) -> list[Instruction]:
+        """One link to a node is enough, and a configured one is kept, as long as it is up."""
+        assert double.met is not None
+        if double.met.incarnation < life.incarnation:
+            self._set_met(double, None)  # a former life, which will answer there no more
+            return [] if self._is_configured(double) else self._close(double)
+        if not self._is_configured(link) and double.up:
+            return self._close(link) if link.id in self._numbered else []
+        return [] if self._is_configured(double) else self._close(double)
+
+    def _meet(self, link: _Link, life: _Life) -> list[Instruction]:
+        """The one who answers over a link is who lives there."""
+        former = link.met
+        self._set_met(link, life)
+        if former is not None and former.node_id == life.node_id:
+            if life.incarnation < former.incarnation:
+                why = "has lost the memory of its former lives and is met anew"
+                return [ForgetNode(node_id=life.node_id, why=why)]
+            return []
+        self._departed.pop(life.node_id, None)
+        told: list[Instruction] = [NoteMeeting(node_id=life.node_id, address=link.address)]
+        if former is not None and self.link_to(former.node_id) is None:
+            why = f"is no longer at {link.address}, where {life.node_id} is"
+            told.append(ForgetNode(node_id=former.node_id, why=why))
+        return told
+
+    def _unmeet(self, link: _Link, refusal: list[Instruction]) -> list[Instruction]:
+        """What answers over a link is of no node of this cluster, whoever was there before."""
+        former = link.node_id
+        self._set_met(link, None)
+        told = list(refusal)
+        if former is not None and self.link_to(former) is None:
+            told.append(ForgetNode(node_id=former, why=f"is no longer at {link.address}"))
+        return told if self._is_configured(link) else told + self._close(link)
+
+    def _refusal(self, state: NodeState, *, now_s: float) -> list[Instruction] | None:
+        """What to do instead of hearing a state that is of no node of this cluster."""
+        if state.cluster_name not in ("", self._settings.cluster_name):
+            return self._stranger(state, f"is of the cluster {state.cluster_name}")
+        if state.node_id == self._own_id:
+            why = "goes by this node's own name; give every node its own node_id"
+            return self._stranger(state, why)
+        return [] if self._has_left(state, now_s=now_s) else None
+
+    def _farewell(self, state: NodeState, now_s: float) -> list[Instruction]:
+        node_id = state.node_id
+        self._departed.pop(node_id, None)
+        self._departed[node_id] = _Departure(incarnation=state.incarnation, at_s=now_s)
+        if len(self._departed) > DEPARTED_MAX:
+            self._departed.popitem(last=False)
+        told: list[Instruction] = []
+        for link in self._leading_to(node_id):
+            self._set_met(link, None)
+            if not self._is_configured(link):
+                told += self._close(link)
+        return [*told, ForgetNode(node_id=node_id, why="has left")]
+
+    def _stranger(self, state: NodeState, why: str) -> list[Instruction]:
+        if state.node_id in self._strangers or len(self._strangers) >= NEW_PEERS_MAX:
+            return []
+        self._strangers.add(state.node_id)
+        return [NoteStranger(node_id=state.node_id, address=state.grpc_address, why=why)]
+
+    # Small parts.
+
+    def _is_configured(self, link: _Link) -> bool:
+        return link.address in self._settings.addresses
+
+    def _known(self, node_id: NodeId) -> _Life | None:
+        return next((link.met for link in self._leading_to(node_id)), None)
+
+    def _leading_to(self, node_id: NodeId, *, but: _Link | None = None) -> list[_Link]:
+        return [link for link in self._leading.get(node_id, ()) if link is not but]
+
+    def _set_met(self, link: _Link, life: _Life | None) -> None:
+        former, link.met = link.node_id, life
+        if former == link.node_id:
+            return
+        if former is not None:
+            self._leading[former].remove(link)
+            if not self._leading[former]:
+                del self._leading[former]
+        if life is not None:
+            self._leading.setdefault(life.node_id, []).append(link)
+
+    def _has_left(self, state: NodeState, *, now_s: float) -> bool:
+        """Whether the state was sent before its node's goodbye, which has overtaken it."""
+        departure = self._departure(state.node_id, now_s=now_s)
+        return departure is not None and state.incarnation == departure.incarnation
+
+    def _departure(self, node_id: NodeId, *, now_s: float) -> _Departure | None:
+        """How the node left, if it did and is still remembered."""
+        departure = self._departed.get(node_id)
+        if departure is not None and now_s - departure.at_s >= self._settings.forget_s:
+            return None
+        return departure
+
+
+def _life(state: NodeState) -> _Life:
+    return _Life(
+        node_id=state.node_id, incarnation=state.incarnation, grpc_address=state.grpc_address
+    )
+
+
+def _same_node(life: _Life, other: _Life) -> bool:
+    """Whether two lives of one name are of one node that stayed where it was."""
+    return life.grpc_address == other.grpc_address
+
+
+def _is_other(life: _Life, known: _Life) -> bool:
+    """Whether a life is not that of the known node, but of a former one or of a namesake."""
+    if life.incarnation != known.incarnation:
+        return life.incarnation < known.incarnation
+    return not _same_node(life, known)
+
+
+def _clash(state: NodeState, known: _Life) -> str:
+    return (
+        f"goes by the name of the node at {known.grpc_address} (its life {state.incarnation}; "
+        f"known is life {known.incarnation}); give every node its own node_id"
+    )
