@@ -40,9 +40,11 @@ from edge_node.dispatch.timekeeper import TimekeeperSettings
 from edge_node.domain import NodeId
 from edge_node.errors import InvalidRequest, StoreUnavailable
 from edge_node.guard_feed import GuardFeed
+from edge_node.peering.client import PeerClient
 from edge_node.peering.discovery import Discovery, DiscoverySettings, require_zeroconf
-from edge_node.peering.membership import Membership, MembershipSettings
+from edge_node.peering.peer_links import PeerLinks
 from edge_node.peering.server import NodeServicer, PeerServer
+from edge_node.peering.service import PeerService
 from edge_node.reloading import Reloader
 from edge_node.socket_path import socket_folder
 from edge_node.store.connection import StoreConnection, StoreSettings
@@ -65,6 +67,7 @@ from edge_node.tasks.cluster_view import ClusterView, ClusterViewLimits
 from edge_node.tasks.guard import Guard, GuardSettings
 from edge_node.tasks.hosting import Hosting, HostingLimits
 from edge_node.tasks.lifecycle import Lifecycle, LifecycleLimits, Moment
+from edge_node.tasks.membership import MembershipSettings
 from edge_node.tasks.slots import SlotMemory, SlotSettings
 from edge_node.telemetry.jetson import DeviceCollector
 from edge_node.telemetry.metrics import NodeMetrics
@@ -182,17 +185,17 @@ class _Node:
         self._worker_changed = lambda: self._tell_worker_changed(worker, dispatcher)
         await worker.start()
         self._stack.push_async_callback(worker.stop)
-        membership = await self._start_peering(dispatcher)
-        dispatcher.start(membership, [record.task for record in recovered])
+        links = await self._start_peering(dispatcher)
+        dispatcher.start(links, [record.task for record in recovered])
         self._stack.push_async_callback(dispatcher.stop)
-        self._stack.push_async_callback(membership.say_goodbye)
-        self._discover(membership)
+        self._stack.push_async_callback(links.say_goodbye)
+        self._discover(links)
         self._background(self._keep_house(ledger, images))
         front_desk = FrontDesk(
             front_desk_settings(self._config),
             dispatcher=dispatcher,
             view=view,
-            peers=membership,
+            peers=links,
             worker=worker,
             ledger=ledger,
             clock=self._clock,
@@ -383,29 +386,31 @@ class _Node:
             clock=self._clock,
         )
 
-    async def _start_peering(self, dispatcher: Dispatcher) -> Membership:
+    async def _start_peering(self, dispatcher: Dispatcher) -> PeerLinks:
         config = self._config
-        membership = Membership(
+        links = PeerLinks(
             membership_settings(config),
+            own_id=NodeId(config.node_id),
             own_state=dispatcher.own_node.state,
             state_received=dispatcher.peer_state_received,
             round_trip_measured=dispatcher.round_trip_measured,
             node_forgotten=dispatcher.peer_forgotten,
+            connect=PeerClient,
             clock=self._clock,
         )
-        self._reloader.tell(lambda new: membership.reconfigure(membership_settings(new)))
+        self._reloader.tell(lambda new: links.reconfigure(membership_settings(new)))
         servicer = NodeServicer(
-            dispatcher, membership, version=importlib.metadata.version("dedgeai")
+            PeerService(dispatcher, links), version=importlib.metadata.version("dedgeai")
         )
         server = PeerServer(servicer, host=config.grpc_host, port=config.grpc_port)
         await server.start()
         await server.set_serving(True)
         self._stack.push_async_callback(server.stop, grace_s=STOP_GRACE_S)
-        await membership.start()
-        self._stack.push_async_callback(membership.stop)
-        return membership
+        await links.start()
+        self._stack.push_async_callback(links.stop)
+        return links
 
-    def _discover(self, membership: Membership) -> None:
+    def _discover(self, links: PeerLinks) -> None:
         config = self._config
         if config.discovery == "mdns":
             require_zeroconf()
@@ -415,9 +420,7 @@ class _Node:
                 host=config.grpc_host,
                 port=config.grpc_port,
             )
-            self._background(
-                Discovery(settings, found=membership.found, lost=membership.lost).run()
-            )
+            self._background(Discovery(settings, found=links.found, lost=links.lost).run())
 
     async def _serve(
         self, front_desk: FrontDesk, dispatcher: Dispatcher, stopping: asyncio.Event

@@ -186,7 +186,7 @@ class Peer(Protocol):
 
 
 class Peers(Protocol):
-    """The links to all other nodes: peering.membership."""
+    """The links to all other nodes: peering.peer_links."""
 
     @property
     def addresses(self) -> dict[str, NodeId | None]:

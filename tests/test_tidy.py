@@ -31,7 +31,7 @@ ALLOWED = {
     "edge_node.guard_feed": PURE | {"store", "tasks", "scheduler"},
     "edge_node.judging": PURE | {"store", "scheduler"},
     "edge_node.learner": PURE | {"judging", "store", "scheduler"},
-    "edge_node.peering": PURE | {"peering", "dispatch"},
+    "edge_node.peering": PURE | {"peering", "dispatch", "tasks.membership"},
     "edge_node.api": PURE | {"api", "telemetry"},
     "edge_node.worker": PURE | {"worker", "peering.codec"},
     # Clients of a running node: they reach it over HTTP, like everyone else.

@@ -66,7 +66,7 @@ class PeerClient:
 
     async def exchange_state(
         self, own_states: AsyncIterator[NodeState]
-    ) -> AsyncIterator[NodeState]:
+    ) -> AsyncGenerator[NodeState, None]:
         """Sends every state of `own_states`; yields those of the peer until the link breaks.
 
         Raises:

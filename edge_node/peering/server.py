@@ -1,12 +1,12 @@
-"""The gRPC listener of a node: translates calls into the dispatcher's words.
+"""The gRPC listener of a node: translates calls into the words of the peer service.
 
 Owns the listener, health and reflection. It decides nothing.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Any
 from urllib.parse import unquote
 
@@ -16,12 +16,11 @@ from dedgeai.v1 import node_pb2, node_pb2_grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from edge_node.dispatch.dispatcher import Dispatcher
-from edge_node.domain import AttemptFailed, AttemptFinished, JobId, TaskId
+from edge_node.domain import JobId, TaskId
 from edge_node.errors import DEdgeAIError
 from edge_node.peering import codec, node_codec
 from edge_node.peering.client import KEEPALIVE_OPTIONS
-from edge_node.peering.membership import Membership
+from edge_node.peering.service import PeerService
 from edge_node.peering.status import abort
 
 IMAGE_CHUNK_BYTES = 256 * 1024
@@ -31,17 +30,16 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class NodeServicer(node_pb2_grpc.NodeServiceServicer):
-    """NodeService on a dispatcher and a membership."""
+    """NodeService on a PeerService: messages in, messages out, errors as statuses."""
 
-    def __init__(self, dispatcher: Dispatcher, membership: Membership, *, version: str) -> None:
-        self._dispatcher = dispatcher
-        self._membership = membership
+    def __init__(self, service: PeerService, *, version: str) -> None:
+        self._service = service
         self._version = version
 
     async def Describe(
         self, request: node_pb2.NodeServiceDescribeRequest, context: Context
     ) -> node_pb2.NodeServiceDescribeResponse:
-        state = self._dispatcher.own_node.state()
+        state = self._service.own_state()
         return node_pb2.NodeServiceDescribeResponse(
             node_id=state.node_id,
             version=self._version,
@@ -55,47 +53,32 @@ class NodeServicer(node_pb2_grpc.NodeServiceServicer):
     async def ExchangeState(
         self, request_iterator: AsyncIterator[node_pb2.ExchangeStateRequest], context: Context
     ) -> AsyncIterator[node_pb2.ExchangeStateResponse]:
-        host = caller_host(context.peer())
-
-        async def listen() -> None:
-            async for request in request_iterator:
-                self._membership.hello(node_codec.state_from_proto(request.state), host=host)
-
-        listening = asyncio.create_task(listen())
-        try:
-            async for state in self._membership.own_states():
-                if listening.done():
-                    return
+        states = (node_codec.state_from_proto(one.state) async for one in request_iterator)
+        exchange = self._service.exchange_state(states, host=caller_host(context.peer()))
+        async with aclosing(exchange) as own_states:
+            async for state in own_states:
                 yield node_pb2.ExchangeStateResponse(state=node_codec.state_to_proto(state))
-        finally:
-            listening.cancel()
 
     async def Offload(
         self, request: node_pb2.OffloadRequest, context: Context
     ) -> AsyncIterator[node_pb2.OffloadResponse]:
         offload = node_codec.offload_from_proto(request)
-        reports = await self._dispatcher.executor.host(offload, init_image=request.init_image)
-        try:
-            while True:
-                report = await reports.get()
+        hosting = self._service.offload(offload, init_image=request.init_image)
+        async with aclosing(hosting) as reports:
+            async for report in reports:
                 yield node_codec.report_to_proto(report)
-                if isinstance(report, AttemptFinished | AttemptFailed):
-                    return
-        finally:
-            # Also when the origin hung up or died: it will have placed the task again.
-            self._dispatcher.executor.unhost(offload.task_id, offload.attempt, reports)
 
     async def CancelOffload(
         self, request: node_pb2.CancelOffloadRequest, context: Context
     ) -> node_pb2.CancelOffloadResponse:
-        self._dispatcher.executor.cancel_hosted(TaskId(request.task_id), request.attempt)
+        self._service.cancel_offload(TaskId(request.task_id), request.attempt)
         return node_pb2.CancelOffloadResponse()
 
     async def GetTask(
         self, request: node_pb2.GetTaskRequest, context: Context
     ) -> node_pb2.GetTaskResponse:
         try:
-            record = await self._dispatcher.own_tasks.read_task(TaskId(request.task_id))
+            record = await self._service.read_task(TaskId(request.task_id))
         except DEdgeAIError as error:
             await abort(context, error)
         return node_pb2.GetTaskResponse(task=node_codec.record_to_proto(record))
@@ -104,7 +87,7 @@ class NodeServicer(node_pb2_grpc.NodeServiceServicer):
         self, request: node_pb2.GetJobRequest, context: Context
     ) -> node_pb2.GetJobResponse:
         try:
-            records = await self._dispatcher.own_tasks.read_job(JobId(request.job_id))
+            records = await self._service.read_job(JobId(request.job_id))
         except DEdgeAIError as error:
             await abort(context, error)
         return node_pb2.GetJobResponse(
@@ -115,7 +98,7 @@ class NodeServicer(node_pb2_grpc.NodeServiceServicer):
         self, request: node_pb2.CancelTaskRequest, context: Context
     ) -> node_pb2.CancelTaskResponse:
         try:
-            record = await self._dispatcher.own_tasks.cancel(TaskId(request.task_id))
+            record = await self._service.cancel_task(TaskId(request.task_id))
         except DEdgeAIError as error:
             await abort(context, error)
         return node_pb2.CancelTaskResponse(task=node_codec.record_to_proto(record))
@@ -123,10 +106,11 @@ class NodeServicer(node_pb2_grpc.NodeServiceServicer):
     async def WatchTask(
         self, request: node_pb2.WatchTaskRequest, context: Context
     ) -> AsyncIterator[node_pb2.WatchTaskResponse]:
-        events = self._dispatcher.own_tasks.watch(TaskId(request.task_id), after=request.after)
+        watching = self._service.watch_task(TaskId(request.task_id), after=request.after)
         try:
-            async for event in events:
-                yield node_codec.event_to_proto(event)
+            async with aclosing(watching) as events:
+                async for event in events:
+                    yield node_codec.event_to_proto(event)
         except DEdgeAIError as error:
             await abort(context, error)
 
@@ -134,9 +118,7 @@ class NodeServicer(node_pb2_grpc.NodeServiceServicer):
         self, request: node_pb2.FetchImageRequest, context: Context
     ) -> AsyncIterator[node_pb2.FetchImageResponse]:
         try:
-            content, media_type = await self._dispatcher.own_tasks.read_image(
-                TaskId(request.task_id)
-            )
+            content, media_type = await self._service.fetch_image(TaskId(request.task_id))
         except DEdgeAIError as error:
             await abort(context, error)
         for start in range(0, len(content), IMAGE_CHUNK_BYTES):

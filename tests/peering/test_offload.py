@@ -18,6 +18,7 @@ from edge_node.domain import (
 from edge_node.peering import node_codec
 from edge_node.peering.client import PeerClient
 from edge_node.peering.server import NodeServicer, PeerServer
+from edge_node.peering.service import PeerService
 
 OFFLOAD = Offload(
     task_id=TaskId("a-1"),
@@ -74,7 +75,7 @@ def test_the_largest_init_image_passes() -> None:
     executor = Executor()
 
     async def story() -> None:
-        servicer = NodeServicer(executor, None, version="0")  # type: ignore[arg-type]
+        servicer = NodeServicer(PeerService(executor, None), version="0")  # type: ignore[arg-type]
         server = PeerServer(servicer, host="127.0.0.1", port=0)
         client = PeerClient(f"127.0.0.1:{await server.start()}")
         try:

@@ -11,8 +11,11 @@ import pytest
 
 from edge_node.domain import NodeId, NodeState
 from edge_node.peering import node_codec
-from edge_node.peering.membership import Membership, MembershipSettings
+from edge_node.peering.client import PeerClient
+from edge_node.peering.peer_links import PeerLinks
 from edge_node.peering.server import NodeServicer, PeerServer, caller_host
+from edge_node.peering.service import PeerService
+from edge_node.tasks.membership import MembershipSettings
 
 A, B, C = NodeId("a"), NodeId("b"), NodeId("c")
 SETTINGS = MembershipSettings(
@@ -37,7 +40,7 @@ class SetClock:
 
 @dataclass
 class Node:
-    """A membership with its listener, and what it told the rest of its node."""
+    """The links of a node with its listener, and what it told the rest of its node."""
 
     node_id: NodeId
     settings: MembershipSettings = SETTINGS
@@ -48,24 +51,26 @@ class Node:
     clock: SetClock = field(default_factory=SetClock)
 
     async def start(self) -> None:
-        self.membership = Membership(
+        self.links = PeerLinks(
             self.settings,
+            own_id=self.node_id,
             own_state=self.own_state,
             state_received=self.heard.append,
             round_trip_measured=lambda *_: None,
             node_forgotten=self.forgotten.append,
+            connect=PeerClient,
             clock=self.clock,
         )
         dispatcher: Any = self
-        servicer = NodeServicer(dispatcher, self.membership, version="0")
+        servicer = NodeServicer(PeerService(dispatcher, self.links), version="0")
         self.server = PeerServer(servicer, host="127.0.0.1", port=self.port)
         self.port = await self.server.start()
-        await self.membership.start()
+        await self.links.start()
 
     async def stop(self, *, goodbye: bool) -> None:
         if goodbye:
-            await self.membership.say_goodbye()
-        await self.membership.stop()
+            await self.links.say_goodbye()
+        await self.links.stop()
         await self.server.stop(grace_s=0.2)
 
     @property
@@ -112,23 +117,23 @@ def test_a_hello_brings_a_node_in_and_a_goodbye_takes_it_out() -> None:
 
     async def story() -> None:
         await until(lambda: a.hears(B) and b.hears(A))
-        assert a.membership.addresses == {b.address: B}
-        assert a.membership.client(B) is not None
+        assert a.links.addresses == {b.address: B}
+        assert a.links.client(B) is not None
         await b.stop(goodbye=True)
         await until(lambda: a.forgotten == [B])
-        assert a.membership.addresses == {}
-        assert a.membership.is_away(B)
+        assert a.links.addresses == {}
+        assert a.links.is_away(B)
         a.heard.clear()
         # What was on its way when it said goodbye changes nothing.
-        a.membership.hello(b.own_state(), host="127.0.0.1")
-        assert a.membership.addresses == {}
+        a.links.hello(b.own_state(), host="127.0.0.1")
+        assert a.links.addresses == {}
         b.incarnation = 2
         await b.start()
         await until(lambda: a.hears(B))
-        assert not a.membership.is_away(B)
+        assert not a.links.is_away(B)
         assert {state.incarnation for state in a.heard} == {2}
         a.clock.now += 2000.0
-        assert not a.membership.is_away(B)
+        assert not a.links.is_away(B)
 
     run_on(a, b, story=story)
 
@@ -139,11 +144,11 @@ def test_a_name_is_away_no_longer_than_it_is_remembered() -> None:
     async def story() -> None:
         await until(lambda: a.hears(B))
         await b.stop(goodbye=True)
-        await until(lambda: a.membership.is_away(B))
+        await until(lambda: a.links.is_away(B))
         a.clock.now += 999.0
-        assert a.membership.is_away(B)
+        assert a.links.is_away(B)
         a.clock.now += 1.0
-        assert not a.membership.is_away(B)
+        assert not a.links.is_away(B)
 
     run_on(a, b, story=story)
 
@@ -155,10 +160,10 @@ def test_a_configured_node_keeps_its_address_when_it_leaves() -> None:
         await until(lambda: b.hears(A))
         await a.stop(goodbye=True)
         await until(lambda: b.forgotten == [A])
-        assert b.membership.addresses == {a.address: None}
+        assert b.links.addresses == {a.address: None}
         a.incarnation = 2
         await a.start()
-        await until(lambda: b.membership.addresses == {a.address: A})
+        await until(lambda: b.links.addresses == {a.address: A})
 
     run_on(a, b, story=story)
 
@@ -172,7 +177,7 @@ def test_another_device_may_take_an_address_over() -> None:
         a.node_id = C
         await a.start()
         await until(lambda: b.hears(C))
-        assert b.membership.addresses == {a.address: C}
+        assert b.links.addresses == {a.address: C}
         assert b.forgotten == [A]
 
     run_on(a, b, story=story)
@@ -185,10 +190,10 @@ def test_a_node_that_dies_is_known_until_it_is_forgotten() -> None:
         await until(lambda: a.hears(B))
         await b.stop(goodbye=False)
         await asyncio.sleep(0.7)  # some tries to reach it
-        assert a.membership.addresses == {b.address: B}
+        assert a.links.addresses == {b.address: B}
         a.clock.now += 2000.0
         await until(lambda: a.forgotten == [B])
-        assert a.membership.addresses == {}
+        assert a.links.addresses == {}
 
     run_on(a, b, story=story)
 
@@ -204,7 +209,7 @@ def test_a_stranger_is_not_heard(changed: dict[str, Any], caplog: Any) -> None:
     async def story() -> None:
         await until(lambda: "not heard" in caplog.text)
         await asyncio.sleep(0.2)
-        assert (a.heard, a.membership.addresses) == ([], {})
+        assert (a.heard, a.links.addresses) == ([], {})
         assert caplog.text.count("node b at") == 1
 
     run_on(a, b, story=story)
@@ -217,11 +222,11 @@ def test_peers_come_and_go_while_the_node_runs() -> None:
         await asyncio.sleep(0.1)
         assert not a.hears(B)
         alone, named = a.settings, replace(a.settings, addresses=(b.address,))
-        a.membership.reconfigure(named)
+        a.links.reconfigure(named)
         await until(lambda: a.hears(B))
-        a.membership.reconfigure(alone)
+        a.links.reconfigure(alone)
         assert a.forgotten == [B]
-        assert a.membership.addresses == {}
+        assert a.links.addresses == {}
         await asyncio.sleep(0.1)
         a.heard.clear()
         await asyncio.sleep(0.2)
@@ -236,10 +241,10 @@ def test_one_link_to_a_node_is_enough_and_the_configured_one_stays() -> None:
     async def story() -> None:
         await until(lambda: a.hears(B))
         byname = f"localhost:{b.port}"
-        a.membership.reconfigure(replace(a.settings, addresses=(byname,)))
-        await until(lambda: a.membership.addresses == {byname: B})
+        a.links.reconfigure(replace(a.settings, addresses=(byname,)))
+        await until(lambda: a.links.addresses == {byname: B})
         await asyncio.sleep(0.2)
-        assert a.membership.addresses == {byname: B}
+        assert a.links.addresses == {byname: B}
         assert a.forgotten == []
 
     run_on(a, b, story=story)
@@ -249,13 +254,13 @@ def test_discovery_brings_nodes_in_where_hellos_do_not() -> None:
     a, b = Node(A, replace(SETTINGS, accept_new_peers=False)), Node(B)
 
     async def story() -> None:
-        a.membership.found(b.address)
-        a.membership.found(b.address)
-        a.membership.found("127.0.0.1:1")
+        a.links.found(b.address)
+        a.links.found(b.address)
+        a.links.found("127.0.0.1:1")
         await until(lambda: a.hears(B))
-        a.membership.lost("127.0.0.1:1")
-        a.membership.lost(b.address)  # it still answers
-        assert a.membership.addresses == {b.address: B}
+        a.links.lost("127.0.0.1:1")
+        a.links.lost(b.address)  # it still answers
+        assert a.links.addresses == {b.address: B}
 
     run_on(a, b, story=story)
 
@@ -265,9 +270,29 @@ def test_three_nodes_need_no_list_of_the_newest() -> None:
 
     async def story() -> None:
         await until(lambda: a.hears(C) and b.hears(C) and c.hears(A) and c.hears(B))
-        assert set(a.membership.addresses.values()) == {B, C}
+        assert set(a.links.addresses.values()) == {B, C}
 
     run_on(a, b, c, story=story)
+
+
+def test_a_fault_of_this_node_cuts_it_off_for_a_moment_only(caplog: Any) -> None:
+    a, b = Node(A), Node(B)
+
+    async def story() -> None:
+        await until(lambda: b.hears(A))
+        heard = b.heard
+
+        class Faulty(list[NodeState]):
+            def append(self, state: NodeState) -> None:
+                b.links._state_received = heard.append
+                raise RuntimeError("a bug")
+
+        b.links._state_received = Faulty().append
+        await until(lambda: "a bug" in caplog.text)
+        heard.clear()
+        await until(lambda: b.hears(A))
+
+    run_on(a, b, story=story)
 
 
 def test_a_state_is_the_same_on_the_other_side() -> None:

@@ -1,0 +1,246 @@
+"""The links to the other nodes: carries out what the pure Membership says.
+
+Owns one connection and its loops per link: one that keeps states flowing, one that measures the
+round trip. This node's state is pushed over each when it changes and at every heartbeat; what a
+silence means is for the cluster view to say, and who belongs to the cluster for Membership. Needs
+asyncio, a Clock and a way to connect, so that a simulated network can take the place of gRPC.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from edge_node.clock import Clock
+from edge_node.domain import NodeId, NodeState
+from edge_node.errors import DEdgeAIError
+from edge_node.ports import Peer
+from edge_node.tasks import membership as member
+from edge_node.tasks.membership import LinkId, Membership, MembershipSettings
+
+log = logging.getLogger(__name__)
+
+RECONNECT_S = 0.5
+PING_S = 5.0
+GOODBYE_S_MAX = 1.0
+
+
+class PeerConnection(Peer, Protocol):
+    """Calls to the node at one address: peering.client. Connects when it is first used."""
+
+    def exchange_state(
+        self, own_states: AsyncIterator[NodeState]
+    ) -> AsyncGenerator[NodeState, None]:
+        """Sends every state of `own_states`; yields those of the peer until the link breaks.
+
+        Raises:
+            OriginUnavailable: when it does.
+        """
+        ...
+
+    async def ping(self) -> None:
+        """One small round trip, or OriginUnavailable."""
+        ...
+
+    async def close(self) -> None:
+        """Ends every call."""
+        ...
+
+
+# What leads to the node at an address (host:port). Must neither wait nor raise.
+Connect = Callable[[str], PeerConnection]
+
+
+@dataclass(kw_only=True)
+class _OpenLink:
+    connection: PeerConnection
+    loops: list[asyncio.Task[None]] = field(default_factory=list)
+
+    async def close(self) -> None:
+        for loop in self.loops:
+            loop.cancel()
+        await asyncio.gather(*self.loops, return_exceptions=True)
+        await self.connection.close()
+
+
+class PeerLinks:
+    """All other nodes.
+
+    Args:
+        settings: who belongs to the cluster.
+        own_id: this node.
+        own_state: gives this node's state, freshly sequenced, whenever it is to be sent.
+        state_received: told every state that arrives of a node of this cluster.
+        round_trip_measured: told every measured round trip in seconds.
+        node_forgotten: told of a node that said goodbye or is given up for good.
+        connect: leads to the node at an address.
+        clock: tells how long a node has been silent, and a round trip takes.
+    """
+
+    def __init__(
+        self,
+        settings: MembershipSettings,
+        *,
+        own_id: NodeId,
+        own_state: Callable[[], NodeState],
+        state_received: Callable[[NodeState], None],
+        round_trip_measured: Callable[[NodeId, float], None],
+        node_forgotten: Callable[[NodeId], None],
+        connect: Connect,
+        clock: Clock,
+    ) -> None:
+        self._membership = Membership(settings, own_id=own_id)
+        self._own_state = own_state
+        self._state_received = state_received
+        self._round_trip_measured = round_trip_measured
+        self._node_forgotten = node_forgotten
+        self._connect = connect
+        self._clock = clock
+        self._open: dict[LinkId, _OpenLink] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+        # One for every stream of own states that is under way; set when there is news.
+        self._changed: set[asyncio.Event] = set()
+
+    async def start(self) -> None:
+        """Opens the configured links; they come and go on their own from here."""
+        self._apply(member.Started())
+
+    async def say_goodbye(self) -> None:
+        """Tells every node that this one leaves, and waits a moment until they have heard it."""
+        self._apply(member.LeaveRequested())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(GOODBYE_S_MAX):
+                while self._changed:  # noqa: ASYNC110 - every stream ends itself
+                    await asyncio.sleep(0.01)
+
+    async def stop(self) -> None:
+        """Closes every link."""
+        for link in list(self._open):
+            self._close(link)
+        await asyncio.gather(*self._closing, return_exceptions=True)
+
+    # Who belongs to the cluster.
+
+    def reconfigure(self, settings: MembershipSettings) -> None:
+        """Takes other settings: opens links to new addresses, closes those that are gone."""
+        self._apply(member.Reconfigured(settings=settings))
+
+    def found(self, address: str) -> None:
+        """Discovery says that a node of this cluster is there; the same may be said again."""
+        self._apply(member.AddressFound(address=address))
+
+    def lost(self, address: str) -> None:
+        """Discovery says that nobody is there any more."""
+        self._apply(member.AddressLost(address=address))
+
+    def hello(self, state: NodeState, *, host: str | None) -> None:
+        """A node pushed its state to this one, calling from the IP address `host`, if known."""
+        self._apply(member.HelloReceived(state=state, host=host))
+
+    def client(self, node_id: NodeId) -> Peer | None:
+        """Who reaches the node; None if nobody ever said to be it."""
+        link = self._membership.link_to(node_id)
+        opened = None if link is None else self._open.get(link)
+        return None if opened is None else opened.connection
+
+    def is_away(self, node_id: NodeId) -> bool:
+        """Whether the node belonged to the cluster and left, less than `forget_s` ago."""
+        return self._membership.is_away(node_id, now_s=self._clock.now_s())
+
+    @property
+    def addresses(self) -> dict[str, NodeId | None]:
+        """Every address and the node that was met there."""
+        return self._membership.addresses
+
+    # State.
+
+    def push_state(self) -> None:
+        """This node's state changed: every link sends it."""
+        for changed in self._changed:
+            changed.set()
+
+    async def own_states(self) -> AsyncGenerator[NodeState, None]:
+        """This node's state now, at every change and every heartbeat; a goodbye is the last."""
+        changed = asyncio.Event()
+        self._changed.add(changed)
+        try:
+            while True:
+                leaving = self._membership.leaving
+                settings = self._membership.settings
+                yield replace(
+                    self._own_state(), cluster_name=settings.cluster_name, leaving=leaving
+                )
+                if leaving:
+                    return
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(settings.heartbeat_s):
+                        await changed.wait()
+                changed.clear()
+        finally:
+            self._changed.discard(changed)
+
+    # Carrying out.
+
+    def _apply(self, event: member.Event) -> None:
+        for instruction in self._membership.handle(event, now_s=self._clock.now_s()):
+            self._obey(instruction)
+
+    def _obey(self, instruction: member.Instruction) -> None:
+        match instruction:
+            case member.OpenLink(link=link, address=address):
+                opened = _OpenLink(connection=self._connect(address))
+                self._open[link] = opened
+                for keep in (self._keep_link, self._keep_measuring):
+                    opened.loops.append(asyncio.create_task(keep(link, address, opened)))
+            case member.CloseLink(link=link):
+                self._close(link)
+            case member.HearState(state=state):
+                self._state_received(state)
+            case member.ForgetNode(node_id=node_id, why=why):
+                log.info("node %s %s", node_id, why)
+                self._node_forgotten(node_id)
+            case member.NoteMeeting(node_id=node_id, address=address):
+                log.info("node %s is at %s", node_id, address)
+            case member.NoteStranger(node_id=node_id, address=address, why=why):
+                log.warning("node %s at %s %s: not heard", node_id, address, why)
+            case member.SayGoodbye():
+                self.push_state()
+
+    def _close(self, link: LinkId) -> None:
+        closing = asyncio.create_task(self._open.pop(link).close())
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+
+    async def _keep_link(self, link: LinkId, address: str, opened: _OpenLink) -> None:
+        while not self._membership.leaving:
+            try:
+                exchange = opened.connection.exchange_state(self.own_states())
+                async with aclosing(exchange) as states:
+                    async for state in states:
+                        self._apply(member.StateAnswered(link=link, state=state))
+            except DEdgeAIError as error:
+                log.debug("link to %s: %s", address, error.message)
+            except Exception:
+                # Our own bug must not cut this node off until it is started again.
+                log.exception("link to %s failed", address)
+            self._apply(member.LinkBroke(link=link))
+            await asyncio.sleep(RECONNECT_S)
+
+    async def _keep_measuring(self, link: LinkId, address: str, opened: _OpenLink) -> None:
+        while True:
+            node_id = self._membership.node_at(link)
+            if node_id is not None:
+                try:
+                    start_s = self._clock.now_s()
+                    await opened.connection.ping()
+                    self._round_trip_measured(node_id, self._clock.now_s() - start_s)
+                except DEdgeAIError:
+                    pass  # the other loop notices, too
+                except Exception:
+                    log.exception("measuring the link to %s failed", address)
+            await asyncio.sleep(PING_S if node_id is not None else RECONNECT_S)

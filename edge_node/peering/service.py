@@ -1,0 +1,105 @@
+"""What a node does for its peers, in domain types: the gRPC servicer only translates.
+
+Owns the ways in which a call ends: an origin that hangs up gives its attempt back, a stream of
+states ends with its listener. Knows no transport, so that a simulated one can call it in-process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+
+from edge_node.dispatch.dispatcher import Dispatcher
+from edge_node.domain import (
+    AttemptFailed,
+    AttemptFinished,
+    AttemptReport,
+    JobId,
+    NodeState,
+    Offload,
+    TaskEvent,
+    TaskId,
+    TaskRecord,
+)
+from edge_node.peering.peer_links import PeerLinks
+
+log = logging.getLogger(__name__)
+
+
+class PeerService:
+    """The other end of every PeerConnection that leads here.
+
+    Its generators are to be closed when the caller hangs up or dies; see `contextlib.aclosing`.
+    """
+
+    def __init__(self, dispatcher: Dispatcher, links: PeerLinks) -> None:
+        self._dispatcher = dispatcher
+        self._links = links
+
+    def own_state(self) -> NodeState:
+        """This node's state, as it is now."""
+        return self._dispatcher.own_node.state()
+
+    async def exchange_state(
+        self, states: AsyncIterator[NodeState], *, host: str | None
+    ) -> AsyncGenerator[NodeState, None]:
+        """Hears `states` of a peer that calls from `host`; yields this node's while it speaks."""
+
+        async def listen() -> None:
+            async for state in states:
+                self._links.hello(state, host=host)
+
+        listening = asyncio.create_task(listen())
+        try:
+            async with aclosing(self._links.own_states()) as own_states:
+                async for state in own_states:
+                    if listening.done():
+                        return
+                    yield state
+        finally:
+            listening.cancel()
+            (ended,) = await asyncio.gather(listening, return_exceptions=True)
+            # What a transport raises when its caller is gone ends the stream, too.
+            if isinstance(ended, Exception):
+                log.debug("states of the node at %s ended: %r", host, ended)
+
+    async def offload(
+        self, offload: Offload, *, init_image: bytes
+    ) -> AsyncGenerator[AttemptReport, None]:
+        """Takes an attempt of another origin and yields what happens to it, to the end."""
+        reports = await self._dispatcher.executor.host(offload, init_image=init_image)
+        try:
+            while True:
+                report = await reports.get()
+                yield report
+                if isinstance(report, AttemptFinished | AttemptFailed):
+                    return
+        finally:
+            # Also when the origin hung up or died: it will have placed the task again.
+            self._dispatcher.executor.unhost(offload.task_id, offload.attempt, reports)
+
+    def cancel_offload(self, task_id: TaskId, attempt: int) -> None:
+        """The origin does not want the attempt any more."""
+        self._dispatcher.executor.cancel_hosted(task_id, attempt)
+
+    async def read_task(self, task_id: TaskId) -> TaskRecord:
+        """A task of this node, or TaskNotFound."""
+        return await self._dispatcher.own_tasks.read_task(task_id)
+
+    async def read_job(self, job_id: JobId) -> tuple[TaskRecord, ...]:
+        """The tasks of a job of this node, or TaskNotFound."""
+        return await self._dispatcher.own_tasks.read_job(job_id)
+
+    async def cancel_task(self, task_id: TaskId) -> TaskRecord:
+        """Cancels a task of this node, or TaskNotFound."""
+        return await self._dispatcher.own_tasks.cancel(task_id)
+
+    def watch_task(self, task_id: TaskId, *, after: int) -> AsyncGenerator[TaskEvent, None]:
+        """Events of a task of this node, to the final one; raises TaskNotFound on the way."""
+        return self._dispatcher.own_tasks.watch(task_id, after=after)
+
+    async def fetch_image(self, task_id: TaskId) -> tuple[bytes, str]:
+        """The image of a task of this node; or TaskNotFound, ImageNotReady or ImageGone."""
+        return await self._dispatcher.own_tasks.read_image(task_id)

@@ -1,0 +1,188 @@
+"""How calls of peers end, without a transport: what a simulated one relies on, too."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from edge_node.domain import (
+    AttemptFailed,
+    AttemptHeartbeat,
+    AttemptReport,
+    Drawing,
+    NodeId,
+    NodeState,
+    Offload,
+    TaskId,
+)
+from edge_node.errors import InitImagesFull
+from edge_node.peering.service import PeerService
+
+OFFLOAD = Offload(
+    task_id=TaskId("a-1"),
+    attempt=2,
+    origin=NodeId("a"),
+    incarnation=3,
+    dispatch=4,
+    drawing=Drawing(
+        prompt="p", width_px=64, height_px=64, steps=3, guidance_scale=5.0, seed=1, model="m"
+    ),
+    work=3.5,
+)
+STATE = NodeState(node_id=NodeId("a"), incarnation=1, sequence=1)
+END = AttemptFailed(code="seen", message="That is all.", retryable=False)
+
+
+@dataclass
+class Rest:
+    """The dispatcher and the links, as far as they are asked."""
+
+    reports: asyncio.Queue[AttemptReport] = field(default_factory=asyncio.Queue)
+    unhosted: list[tuple[TaskId, int, object]] = field(default_factory=list)
+    greeted: list[tuple[NodeState, str | None]] = field(default_factory=list)
+    streams: int = 0
+    refusal: Exception | None = None
+
+    async def host(self, offload: Offload, *, init_image: bytes) -> asyncio.Queue[AttemptReport]:
+        assert (offload, init_image) == (OFFLOAD, b"png")
+        if self.refusal is not None:
+            raise self.refusal
+        return self.reports
+
+    def unhost(self, task_id: TaskId, attempt: int, reports: object) -> None:
+        self.unhosted.append((task_id, attempt, reports))
+
+    def hello(self, state: NodeState, *, host: str | None) -> None:
+        self.greeted.append((state, host))
+
+    async def own_states(self) -> AsyncGenerator[NodeState, None]:
+        self.streams += 1
+        try:
+            while True:
+                yield STATE
+                await asyncio.sleep(0.001)
+        finally:
+            self.streams -= 1
+
+
+def run(story: Callable[[], Awaitable[None]]) -> None:
+    async def in_time() -> None:
+        async with asyncio.timeout(10):
+            await story()
+
+    asyncio.run(in_time())
+
+
+def service(rest: Rest) -> PeerService:
+    parts: Any = rest
+    return PeerService(parts, parts)
+
+
+def test_an_attempt_is_followed_to_its_end_and_given_back() -> None:
+    async def story() -> None:
+        rest = Rest()
+        for report in (AttemptHeartbeat(queue_position=1), END, END):
+            rest.reports.put_nowait(report)
+        told = [r async for r in service(rest).offload(OFFLOAD, init_image=b"png")]
+        assert told == [AttemptHeartbeat(queue_position=1), END]
+        assert rest.unhosted == [(TaskId("a-1"), 2, rest.reports)]
+
+    run(story)
+
+
+@pytest.mark.parametrize("how", ["closes", "is cancelled"])
+def test_an_origin_that_hangs_up_gives_its_attempt_back(how: str) -> None:
+    async def story() -> None:
+        rest = Rest()
+        rest.reports.put_nowait(AttemptHeartbeat(queue_position=1))
+
+        async def follow() -> None:
+            async with aclosing(service(rest).offload(OFFLOAD, init_image=b"png")) as reports:
+                async for _ in reports:
+                    if how == "closes":
+                        return
+
+        following = asyncio.create_task(follow())
+        while rest.reports.qsize():
+            await asyncio.sleep(0)
+        await asyncio.sleep(0.01)
+        if how == "is cancelled":
+            assert rest.unhosted == []
+            following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+        assert rest.unhosted == [(TaskId("a-1"), 2, rest.reports)]
+
+    run(story)
+
+
+def test_what_was_never_hosted_is_not_given_back() -> None:
+    async def story() -> None:
+        rest = Rest(refusal=InitImagesFull("No room.", retry_after_s=1.0))
+        with pytest.raises(InitImagesFull):
+            await anext(service(rest).offload(OFFLOAD, init_image=b"png"))
+        assert rest.unhosted == []
+
+    run(story)
+
+
+def test_states_flow_both_ways_until_the_caller_falls_silent() -> None:
+    async def story() -> None:
+        rest = Rest()
+        said = [NodeState(node_id=NodeId("b"), incarnation=1, sequence=n) for n in (1, 2)]
+
+        async def caller() -> AsyncGenerator[NodeState, None]:
+            for state in said:
+                yield state
+                await asyncio.sleep(0.01)
+
+        exchange = service(rest).exchange_state(caller(), host="10.0.0.2")
+        told = [state async for state in exchange]
+        assert rest.greeted == [(said[0], "10.0.0.2"), (said[1], "10.0.0.2")]
+        assert len(told) > 2
+        assert set(map(id, told)) == {id(STATE)}
+        assert rest.streams == 0
+
+    run(story)
+
+
+def test_a_caller_whose_stream_breaks_is_listened_to_no_longer() -> None:
+    async def story() -> None:
+        rest = Rest()
+
+        async def caller() -> AsyncGenerator[NodeState, None]:
+            raise ConnectionResetError
+            yield STATE
+
+        told = [s async for s in service(rest).exchange_state(caller(), host=None)]
+        assert len(told) <= 2
+        assert (rest.greeted, rest.streams) == ([], 0)
+
+    run(story)
+
+
+def test_a_caller_that_closes_the_exchange_is_listened_to_no_longer() -> None:
+    async def story() -> None:
+        rest = Rest()
+        listening = 0
+
+        async def caller() -> AsyncGenerator[NodeState, None]:
+            nonlocal listening
+            listening += 1
+            try:
+                await asyncio.sleep(1000)
+                yield STATE
+            finally:
+                listening -= 1
+
+        async with aclosing(service(rest).exchange_state(caller(), host=None)) as states:
+            async for _ in states:
+                if listening:
+                    break
+        assert (listening, rest.streams) == (0, 0)
+
+    run(story)
