@@ -48,6 +48,10 @@ class Rest:
     streams: int = 0
     refusal: Exception | None = None
 
+    @property
+    def executor(self) -> Rest:
+        return self
+
     async def host(self, offload: Offload, *, init_image: bytes) -> asyncio.Queue[AttemptReport]:
         assert (offload, init_image) == (OFFLOAD, b"png")
         if self.refusal is not None:
