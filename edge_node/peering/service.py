@@ -49,7 +49,11 @@ class PeerService:
 
         async def listen() -> None:
             async for state in states:
-                self._links.hello(state, host=host)
+                try:
+                    self._links.hello(state, host=host)
+                except Exception:
+                    # Our own bug must not make this node deaf to the peer.
+                    log.exception("a state of node %s was not taken in", state.node_id)
 
         listening = asyncio.create_task(listen())
         try:
