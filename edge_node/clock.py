@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When something happened, on both clocks."""
+
+    now_s: float
+    unix_s: float
 
 
 class Clock(Protocol):
@@ -28,3 +37,8 @@ class SystemClock:
     def unix_s(self) -> float:
         """CLOCK_REALTIME."""
         return time.time()
+
+
+def moment(clock: Clock) -> Moment:
+    """Now."""
+    return Moment(now_s=clock.now_s(), unix_s=clock.unix_s())

@@ -235,6 +235,10 @@ class TaskRecord:
         return self.finished_unix_s - self.task.created_unix_s
 
 
+# The largest integer that every JSON reader takes exactly.
+SEQUENCE_LAST = 2**53 - 1
+
+
 class TaskEventKind(enum.StrEnum):
     """Names of the events that clients may watch."""
 
@@ -254,7 +258,11 @@ class TaskEventKind(enum.StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class TaskEvent:
-    """Something a client may watch; `sequence` counts from 1 within the task."""
+    """Something a client may watch.
+
+    `sequence` counts from 1 within the task; after a restart of its node it goes on from a higher
+    number. Of a task that only the ledger remembers, the end is `SEQUENCE_LAST`.
+    """
 
     sequence: int
     kind: TaskEventKind

@@ -30,7 +30,7 @@ from edge_node.child_options import (
     takes_published_weights,
     worker_options,
 )
-from edge_node.clock import Clock, SystemClock
+from edge_node.clock import Clock, Moment, SystemClock, moment
 from edge_node.config import NodeConfig
 from edge_node.dispatch.dispatcher import Dispatcher, DispatcherSettings
 from edge_node.dispatch.front_desk import FrontDesk, FrontDeskSettings
@@ -66,7 +66,7 @@ from edge_node.tasks.admission import AdmissionLimits
 from edge_node.tasks.cluster_view import ClusterView, ClusterViewLimits
 from edge_node.tasks.guard import Guard, GuardSettings
 from edge_node.tasks.hosting import Hosting, HostingLimits
-from edge_node.tasks.lifecycle import Lifecycle, LifecycleLimits, Moment
+from edge_node.tasks.lifecycle import Lifecycle, LifecycleLimits
 from edge_node.tasks.membership import MembershipSettings
 from edge_node.tasks.slots import SlotMemory, SlotSettings
 from edge_node.telemetry.jetson import DeviceCollector
@@ -313,7 +313,7 @@ class _Node:
         await latents.close()
 
     def _moment(self) -> Moment:
-        return Moment(now_s=self._clock.now_s(), unix_s=self._clock.unix_s())
+        return moment(self._clock)
 
     async def _start_embedded_store(self) -> str:
         path = self._sockets / "store.sock"
@@ -371,7 +371,7 @@ class _Node:
         return Dispatcher(
             identity(config, incarnation),
             dispatcher_settings(config),
-            lifecycle=Lifecycle(lifecycle_limits(config)),
+            lifecycle=Lifecycle(lifecycle_limits(config), incarnation=incarnation),
             hosting=Hosting(HostingLimits(hosted_max=config.hosted_tasks_max)),
             view=view,
             policy=self._policy,

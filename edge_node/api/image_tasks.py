@@ -131,12 +131,10 @@ async def follow_task(task_id: str, request: Request) -> Response:
     if not record.status.is_final:
         events = surface.front_door.watch_task(record.task.id, after=after)
         return event_response(_encoded(surface, events), keep_alive_s=surface.keep_alive_s)
-    # Everything has happened. An origin that keeps the end only numbers it anew, so it is sent
-    # unless it is the very event that the client saw last.
     happened = [
         event
         async for event in surface.front_door.watch_task(record.task.id)
-        if event.sequence > after or (event.kind.is_final and event.sequence != after)
+        if event.sequence > after
     ]
     if not happened:
         return Response(status_code=204)

@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+from ulid import ULID
 
 from edge_node.clock import Clock
 from edge_node.dispatch.background import Background
@@ -20,7 +22,7 @@ from edge_node.dispatch.own_node import Identity, OwnNode
 from edge_node.dispatch.own_tasks import OwnTasks, OwnTasksSettings
 from edge_node.dispatch.placer import Placer
 from edge_node.dispatch.timekeeper import Timekeeper, TimekeeperSettings
-from edge_node.domain import NodeId, NodeState, Task
+from edge_node.domain import AttemptFailed, NodeId, NodeState, Task
 from edge_node.ports import (
     ExperiencePool,
     Images,
@@ -31,7 +33,7 @@ from edge_node.ports import (
     Worker,
 )
 from edge_node.tasks import hosting as hosted
-from edge_node.tasks import lifecycle as life
+from edge_node.tasks import lifecycle_protocol as life
 from edge_node.tasks.cluster_view import ClusterView
 from edge_node.tasks.hosting import Hosting
 from edge_node.tasks.lifecycle import Lifecycle
@@ -66,6 +68,7 @@ class Dispatcher:
         clock: of the node.
         latent_store: keeps latents across restarts, if any does.
         pool: keeps decisions and outcomes for a learner, if any does.
+        new_ulid: names tasks and jobs.
     """
 
     def __init__(
@@ -86,6 +89,7 @@ class Dispatcher:
         clock: Clock,
         latent_store: LatentStore | None = None,
         pool: ExperiencePool | None = None,
+        new_ulid: Callable[[], str] = lambda: str(ULID()),
     ) -> None:
         self._hosting = hosting
         self._view = view
@@ -116,6 +120,7 @@ class Dispatcher:
             init_images=init_images,
             metrics=metrics,
             clock=clock,
+            new_ulid=new_ulid,
         )
         self.executor = Executor(
             node=node,
@@ -191,10 +196,26 @@ class Dispatcher:
     # Who carries out what.
 
     def _obey(self, instruction: life.Instruction | hosted.Instruction) -> None:
-        if isinstance(instruction, hosted.Instruction):
-            self._obey_hosting(instruction)
-        else:
-            self._obey_lifecycle(instruction)
+        try:
+            if isinstance(instruction, hosted.Instruction):
+                self._obey_hosting(instruction)
+            else:
+                self._obey_lifecycle(instruction)
+        except Exception:
+            # A bug, or a part of the world that raises what it should not. What was to follow
+            # from the same event still does, and no task waits for what will never come.
+            log.exception("%s was not carried out", type(instruction).__name__)
+            self._not_carried_out(instruction)
+
+    def _not_carried_out(self, instruction: life.Instruction | hosted.Instruction) -> None:
+        match instruction:
+            case life.PlaceTask(task=task, attempt=attempt):
+                self._inbox.apply(life.PlacementImpossible(task_id=task.id, attempt=attempt))
+            case life.StartAttempt(executor=executor, offload=offload):
+                failure = AttemptFailed(
+                    code="internal_error", message="The attempt was not sent.", retryable=True
+                )
+                self._offloads.reported(executor, offload.task_id, offload.attempt, failure)
 
     def _obey_lifecycle(self, instruction: life.Instruction) -> None:
         match instruction:

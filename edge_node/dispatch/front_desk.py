@@ -29,6 +29,8 @@ from edge_node.tasks.cluster_view import ClusterView
 
 # When to ask again for a task of a node that was stopped: after a restart, say.
 LEFT_RETRY_S = 30.0
+# Nodes that had a link to a former life of this one say hello to it by then.
+MEETING_S = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +69,7 @@ class FrontDesk:
         self._worker = worker
         self._ledger = ledger
         self._clock = clock
+        self._began_s = clock.now_s()
 
     def reconfigure(self, settings: FrontDeskSettings) -> None:
         """Takes other bounds and defaults for requests to come."""
@@ -214,7 +217,8 @@ class FrontDesk:
         peer = self._peers.client(node_id)
         if peer is not None:
             return peer
-        if None in self._peers.addresses.values():
+        met_all = None not in self._peers.addresses.values()
+        if not met_all or self._clock.now_s() - self._began_s < MEETING_S:
             raise OriginUnavailable(
                 f"{identifier} may belong to a node that has not been met yet. Try again soon.",
                 retry_after_s=2.0,

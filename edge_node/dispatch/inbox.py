@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from edge_node.clock import Clock
+from edge_node.clock import Clock, moment
 from edge_node.tasks import hosting as hosted
-from edge_node.tasks import lifecycle as life
+from edge_node.tasks import lifecycle_protocol as life
 from edge_node.tasks.hosting import Hosting
-from edge_node.tasks.lifecycle import Lifecycle, Moment
+from edge_node.tasks.lifecycle import Lifecycle
 
 Obey = Callable[[life.Instruction | hosted.Instruction], None]
 
@@ -62,6 +62,5 @@ class Inbox:
             if self._hosting.changes != before:
                 self._hosting_changed()
             return
-        at = Moment(now_s=self._clock.now_s(), unix_s=self._clock.unix_s())
-        for instruction in self._lifecycle.handle(event, at):
+        for instruction in self._lifecycle.handle(event, moment(self._clock)):
             self._obey(instruction)

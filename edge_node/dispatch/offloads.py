@@ -27,7 +27,7 @@ from edge_node.domain import (
 from edge_node.errors import DEdgeAIError, InitImageGone
 from edge_node.ports import InitImages, Peers
 from edge_node.tasks import hosting as hosted
-from edge_node.tasks import lifecycle as life
+from edge_node.tasks import lifecycle_protocol as life
 from edge_node.tasks.cluster_view import ClusterView
 
 log = logging.getLogger(__name__)

@@ -9,17 +9,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict, defaultdict
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-
-from ulid import ULID
 
 from edge_node.clock import Clock
 from edge_node.dispatch.background import Background
 from edge_node.dispatch.inbox import Inbox
 from edge_node.dispatch.own_node import OwnNode
 from edge_node.domain import (
+    SEQUENCE_LAST,
     Drawing,
     Durability,
     JobId,
@@ -46,7 +45,7 @@ from edge_node.ports import (
     Ledger,
     Submission,
 )
-from edge_node.tasks import lifecycle as life
+from edge_node.tasks import lifecycle_protocol as life
 from edge_node.tasks.admission import AdmissionLimits, admit
 from edge_node.tasks.cluster_view import ClusterView
 from edge_node.tasks.lifecycle import Lifecycle
@@ -56,6 +55,8 @@ log = logging.getLogger(__name__)
 
 # Recent jobs remembered here; older ones are read from the ledger.
 JOBS_KEPT_MAX = 2000
+# Pauses before the end of a task is written again where the ledger failed as it never should.
+RECORD_AGAIN_S = (0.1, 0.5, 2.0, 5.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +81,7 @@ class OwnTasks:
         init_images: files of what drawings start from.
         metrics: counts accepted, refused and ended tasks.
         clock: dates tasks.
+        new_ulid: names tasks and jobs.
     """
 
     def __init__(
@@ -95,6 +97,7 @@ class OwnTasks:
         init_images: InitImages,
         metrics: NodeMetrics,
         clock: Clock,
+        new_ulid: Callable[[], str],
     ) -> None:
         self.settings = settings
         self._node = node
@@ -106,11 +109,13 @@ class OwnTasks:
         self._init_images = init_images
         self._metrics = metrics
         self._clock = clock
+        self._new_ulid = new_ulid
         self._idempotency: dict[TaskId, Idempotency | None] = {}
         self._answers: dict[TaskId, asyncio.Future[AlreadyAccepted | None]] = {}
         self._refusals: dict[TaskId, DEdgeAIError | AlreadyAccepted] = {}
         self._jobs: OrderedDict[JobId, tuple[TaskId, ...]] = OrderedDict()
-        self._watchers: defaultdict[TaskId, set[asyncio.Event]] = defaultdict(set)
+        # In their order, so that a simulated run is the same every time.
+        self._watchers: defaultdict[TaskId, dict[asyncio.Event, None]] = defaultdict(dict)
         self._writing: Background[TaskId] = Background()
 
     async def stop(self) -> None:
@@ -210,7 +215,7 @@ class OwnTasks:
     async def watch(self, task_id: TaskId, *, after: int) -> AsyncGenerator[TaskEvent, None]:
         """Events of a task accepted here."""
         changed = asyncio.Event()
-        self._watchers[task_id].add(changed)
+        self._watchers[task_id][changed] = None
         try:
             while True:
                 events = self._lifecycle.events(task_id, after=after)
@@ -228,7 +233,7 @@ class OwnTasks:
                 await changed.wait()
                 changed.clear()
         finally:
-            self._watchers[task_id].discard(changed)
+            del self._watchers[task_id][changed]
             if not self._watchers[task_id]:
                 del self._watchers[task_id]
 
@@ -300,7 +305,8 @@ class OwnTasks:
             appended = await self._ledger.append_accepted(
                 tasks, job_id=tasks[0].job_id, idempotency=idempotency
             )
-        except DEdgeAIError as error:
+        except Exception as problem:
+            error = _ours(problem, what=f"task {task_ids[0]} was not written")
             self._metrics.tasks_refused(len(tasks), code=error.code)
             self._refusals[task_ids[0]] = error
             self._inbox.apply(life.AppendFailed(task_ids=task_ids))
@@ -325,7 +331,7 @@ class OwnTasks:
         task_id, attempt = wanted.task_id, wanted.attempt
         try:
             await self._images.write(task_id, wanted.image)
-        except (OSError, ValueError) as error:
+        except Exception as error:
             log.exception("image of %s not stored", task_id)
             message = f"The image was drawn and could not be stored: {error}."
             failed = life.ImageStoreFailed(task_id=task_id, attempt=attempt, message=message)
@@ -335,10 +341,17 @@ class OwnTasks:
         self._inbox.apply(life.ImageStored(task_id=task_id, attempt=attempt, image_bytes=size))
 
     async def _record_final(self, record: TaskRecord) -> None:
-        try:
-            await self._ledger.append_final(record)
-        except StoreUnavailable:
-            log.warning("store away: the end of %s is held and written later", record.task.id)
+        for pause_s in (*RECORD_AGAIN_S, None):
+            try:
+                await self._ledger.append_final(record)
+                break
+            except StoreUnavailable:
+                log.warning("store away: the end of %s is held and written later", record.task.id)
+                break
+            except Exception:
+                log.exception("the end of %s was not written", record.task.id)
+                if pause_s is not None:
+                    await asyncio.sleep(pause_s)
         self._inbox.apply(life.FinalRecorded(task_id=record.task.id))
 
     # Small parts.
@@ -358,14 +371,14 @@ class OwnTasks:
         if not described.model:
             raise NodeNotReady("The model is still being loaded.", retry_after_s=2.0)
         now_unix_s = self._clock.unix_s()
-        job_id = JobId(f"{self._node.id}-{ULID()}") if len(drawings) > 1 else None
+        job_id = JobId(f"{self._node.id}-{self._new_ulid()}") if len(drawings) > 1 else None
         durability = Durability.DISK
         if not durable:
             away = not self._ledger.available
             durability = Durability.NONE if away else Durability.JOURNALLED
         return tuple(
             Task(
-                id=TaskId(f"{self._node.id}-{ULID()}"),
+                id=TaskId(f"{self._node.id}-{self._new_ulid()}"),
                 job_id=job_id,
                 drawing=drawing,
                 work=described.work_model.work(drawing),
@@ -411,6 +424,14 @@ class OwnTasks:
                 self._jobs.popitem(last=False)
 
 
+def _ours(problem: Exception, *, what: str) -> DEdgeAIError:
+    """What a client is told; what is none of our errors is a bug, and logged."""
+    if isinstance(problem, DEdgeAIError):
+        return problem
+    log.error("%s", what, exc_info=problem)
+    return DEdgeAIError("The node failed to write the task. Try again, or ask another node.")
+
+
 def _final_event(record: TaskRecord) -> TaskEvent:
     """Where a task stands that only the ledger remembers; almost always its end."""
     kinds = {
@@ -419,7 +440,7 @@ def _final_event(record: TaskRecord) -> TaskEvent:
         TaskStatus.CANCELLED: TaskEventKind.CANCELLED,
     }
     return TaskEvent(
-        sequence=1,
+        sequence=SEQUENCE_LAST,
         kind=kinds.get(record.status, TaskEventKind.QUEUED),
         unix_s=record.finished_unix_s or record.task.created_unix_s,
         attempt=record.attempt,

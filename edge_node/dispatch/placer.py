@@ -9,15 +9,14 @@ import logging
 from collections.abc import Sequence
 from functools import partial
 
-from edge_node.clock import Clock
+from edge_node.clock import Clock, moment
 from edge_node.dispatch.inbox import Inbox
 from edge_node.dispatch.own_node import OwnNode
 from edge_node.domain import TaskRecord, TaskStatus
 from edge_node.ports import ExperiencePool, GuardStatus, LatentStore
-from edge_node.tasks import lifecycle as life
+from edge_node.tasks import lifecycle_protocol as life
 from edge_node.tasks.cluster_view import ClusterView
 from edge_node.tasks.guard import Guard, reason_word
-from edge_node.tasks.lifecycle import Moment
 from edge_node.tasks.placement import Placement, place
 from edge_node.tasks.slots import Place, SlotMemory
 from edge_node.telemetry.metrics import NodeMetrics
@@ -94,7 +93,10 @@ class Placer:
             return
         self._memory.decided(nth, placement.observation.node_ids, placement.decision)
         seconds = self._clock.now_s() - start_s
-        self._note(wanted, placement, nth, seconds=seconds)
+        try:
+            self._note(wanted, placement, nth, seconds=seconds)
+        except Exception:
+            log.exception("the decision about %s was not recorded", task.id)
         self._inbox.apply(
             life.PlacementMade(
                 task_id=task.id,
@@ -136,8 +138,7 @@ class Placer:
         left_latents = self._memory.advance(now_s=now_s, service_s=service_s)
         self._metrics.slots_passed(self._memory.slot - former)
         if left_latents and self._latent_store is not None:
-            at = Moment(now_s=self._clock.now_s(), unix_s=self._clock.unix_s())
-            snapshot = self._memory.snapshot(at)
+            snapshot = self._memory.snapshot(moment(self._clock))
             if snapshot is not None:
                 self._latent_store.note(snapshot)
 

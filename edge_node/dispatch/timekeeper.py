@@ -16,7 +16,7 @@ from edge_node.dispatch.placer import Placer
 from edge_node.domain import NodeId
 from edge_node.ports import Ledger
 from edge_node.tasks import hosting as hosted
-from edge_node.tasks import lifecycle as life
+from edge_node.tasks import lifecycle_protocol as life
 from edge_node.tasks.cluster_view import ClusterView
 from edge_node.tasks.lifecycle import Lifecycle
 from edge_node.tasks.moving import is_turn, task_to_move
@@ -89,7 +89,11 @@ class Timekeeper:
     async def run(self) -> None:
         """Looks until it is cancelled."""
         while True:
-            self.look()
+            try:
+                self.look()
+            except Exception:
+                # Leases and deadlines must be looked at again, whatever went wrong this time.
+                log.exception("a look at the time failed")
             await asyncio.sleep(self.settings.tick_s)
 
     def look(self) -> None:

@@ -65,16 +65,11 @@ class DrawingReported:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WorkerLost:
-    """The worker process is gone, and all it was doing with it."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class HeartbeatDue:
     """Time to tell the origins that their attempts are still held."""
 
 
-Event = OffloadReceived | OffloadCancelled | DrawingReported | WorkerLost | HeartbeatDue
+Event = OffloadReceived | OffloadCancelled | DrawingReported | HeartbeatDue
 
 
 # Instructions.
@@ -174,6 +169,20 @@ class Hosting:
         """Every (task, attempt) queued or running."""
         return tuple((task_id, h.offload.attempt) for task_id, h in self._hosted.items())
 
+    def validate(self) -> None:
+        """Asserts what holds after every event; for tests, because it looks at every attempt."""
+        hosted = self._hosted.values()
+        assert len(hosted) <= self._limits.hosted_max, "too many attempts are hosted"
+        assert self._started == sum(one.started for one in hosted), "the running are miscounted"
+        backlog = sum(one.work_left for one in hosted)
+        assert abs(self._backlog - backlog) < 1e-6, f"{self._backlog} is not the work of {backlog}"
+        assert hosted or self._backlog == 0.0, "work of nobody"
+        for task_id, one in self._hosted.items():
+            assert one.offload.task_id == task_id, f"{task_id} is another task"
+            highest = self._attempt_highest.get(task_id, 0)
+            assert one.offload.attempt == highest, f"{task_id}: {one.offload.attempt} is stale"
+            assert 0.0 <= one.share_done <= 1.0, f"{task_id}: {one.share_done} of it is done"
+
     # What can happen.
 
     def handle(self, event: Event) -> list[Instruction]:
@@ -185,8 +194,6 @@ class Hosting:
                 return self._cancelled(event.task_id, event.attempt)
             case DrawingReported():
                 return self._reported(event)
-            case WorkerLost():
-                return self._worker_lost()
             case HeartbeatDue():
                 return self._heartbeats()
 
@@ -283,14 +290,6 @@ class Hosting:
                 report=event.report,
             )
         ]
-
-    def _worker_lost(self) -> list[Instruction]:
-        lost = list(self._hosted.values())
-        self._hosted.clear()
-        self._backlog, self._started = 0.0, 0
-        self._changes += 1
-        message = "The worker process ended before the image was drawn."
-        return [self._refusal(hosted.offload, "worker_lost", message) for hosted in lost]
 
     def _heartbeats(self) -> list[Instruction]:
         instructions: list[Instruction] = []

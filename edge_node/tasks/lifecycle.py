@@ -16,19 +16,19 @@ report counts only if it comes from the current attempt.
 from __future__ import annotations
 
 import enum
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
+from edge_node.clock import Moment
 from edge_node.domain import (
     AttemptFailed,
     AttemptFinished,
     AttemptHeartbeat,
     AttemptQueued,
-    AttemptReport,
     AttemptStarted,
     Durability,
-    Image,
     NodeId,
     Offload,
     StepFinished,
@@ -40,6 +40,42 @@ from edge_node.domain import (
     TaskRecord,
     TaskStatus,
 )
+from edge_node.tasks.lifecycle_protocol import (
+    AnswerAccepted,
+    AnswerRefused,
+    AppendFailed,
+    AppendTasks,
+    AttemptEnded,
+    AttemptReported,
+    CancelRequested,
+    ClockAdvanced,
+    Event,
+    FinalRecorded,
+    ImageStored,
+    ImageStoreFailed,
+    Instruction,
+    JournalTasks,
+    MoveRequested,
+    NoteRecord,
+    PeerFailed,
+    PlacementImpossible,
+    PlacementMade,
+    PlaceTask,
+    PublishEvent,
+    RecordFinal,
+    StartAttempt,
+    StopAttempt,
+    StoreImage,
+    TaskEnded,
+    TasksAppended,
+    TasksRecovered,
+    TasksSubmitted,
+)
+
+# Far more than a task can have in one life of its node.
+EVENTS_OF_A_LIFE_MAX = 1_000_000
+# The last lines of a task's story; enough for several attempts.
+STORY_LINES_MAX = 40
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,273 +111,6 @@ class WaitingAttempt:
     dispatch: int
 
 
-@dataclass(frozen=True)
-class Moment:
-    """When an event happened, on both clocks."""
-
-    now_s: float
-    unix_s: float
-
-
-# Events: what happened.
-
-
-@dataclass(frozen=True, kw_only=True)
-class TasksSubmitted:
-    """Admission let these tasks of one request in."""
-
-    tasks: tuple[Task, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class TasksAppended:
-    """The ledger holds these tasks as durably as they asked for."""
-
-    task_ids: tuple[TaskId, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class AppendFailed:
-    """The ledger could not take these tasks: no promise was made."""
-
-    task_ids: tuple[TaskId, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class TasksRecovered:
-    """Tasks that a former life of this node accepted and did not finish."""
-
-    tasks: tuple[Task, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class PlacementMade:
-    """Placement chose an executor for the attempt; `dispatch` numbers it at that executor."""
-
-    task_id: TaskId
-    attempt: int
-    executor: NodeId
-    incarnation: int
-    dispatch: int
-    policy: str
-    policy_reason: str = ""
-    eta_s: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class PlacementImpossible:
-    """No node can take the attempt at present."""
-
-    task_id: TaskId
-    attempt: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class AttemptReported:
-    """An executor reported on an attempt."""
-
-    task_id: TaskId
-    attempt: int
-    executor: NodeId
-    report: AttemptReport
-
-
-@dataclass(frozen=True, kw_only=True)
-class PeerFailed:
-    """A node fell silent or went away: whatever it was drawing for us is lost."""
-
-    node_id: NodeId
-
-
-@dataclass(frozen=True, kw_only=True)
-class MoveRequested:
-    """A task that waits would be drawn sooner by another node than its executor."""
-
-    task_id: TaskId
-
-
-@dataclass(frozen=True, kw_only=True)
-class CancelRequested:
-    """A client no longer wants the image."""
-
-    task_id: TaskId
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageStored:
-    """The image file is on disk."""
-
-    task_id: TaskId
-    attempt: int
-    image_bytes: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageStoreFailed:
-    """The image file could not be written."""
-
-    task_id: TaskId
-    attempt: int
-    message: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class FinalRecorded:
-    """The ledger holds the end of the task, or will as soon as the store is back."""
-
-    task_id: TaskId
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClockAdvanced:
-    """Time passed: leases, deadlines and retries are looked at."""
-
-
-Event = (
-    TasksSubmitted
-    | TasksAppended
-    | AppendFailed
-    | TasksRecovered
-    | PlacementMade
-    | PlacementImpossible
-    | AttemptReported
-    | PeerFailed
-    | MoveRequested
-    | CancelRequested
-    | ImageStored
-    | ImageStoreFailed
-    | FinalRecorded
-    | ClockAdvanced
-)
-
-
-# Instructions: what the shell is to do.
-
-
-@dataclass(frozen=True, kw_only=True)
-class AppendTasks:
-    """Write the tasks to the ledger; answer with TasksAppended or AppendFailed."""
-
-    tasks: tuple[Task, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class JournalTasks:
-    """Write the tasks to the ledger without waiting for it."""
-
-    tasks: tuple[Task, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class AnswerAccepted:
-    """Tell the client yes."""
-
-    task_ids: tuple[TaskId, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class AnswerRefused:
-    """Tell the client that the ledger cannot promise anything."""
-
-    task_ids: tuple[TaskId, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class PlaceTask:
-    """Ask placement for an executor, best none of `avoided`; answer with PlacementMade."""
-
-    task: Task
-    attempt: int
-    avoided: frozenset[NodeId]
-
-
-@dataclass(frozen=True, kw_only=True)
-class StartAttempt:
-    """Send the attempt to its executor (which may be this node)."""
-
-    executor: NodeId
-    offload: Offload
-
-
-@dataclass(frozen=True, kw_only=True)
-class StopAttempt:
-    """Tell an executor that this attempt is not wanted any more."""
-
-    executor: NodeId
-    task_id: TaskId
-    attempt: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class StoreImage:
-    """Write the image file; answer with ImageStored or ImageStoreFailed."""
-
-    task_id: TaskId
-    attempt: int
-    image: Image
-
-
-@dataclass(frozen=True, kw_only=True)
-class NoteRecord:
-    """Write the record behind, in order, when the ledger has time."""
-
-    record: TaskRecord
-
-
-@dataclass(frozen=True, kw_only=True)
-class RecordFinal:
-    """Write the end of the task; answer with FinalRecorded."""
-
-    record: TaskRecord
-
-
-@dataclass(frozen=True, kw_only=True)
-class PublishEvent:
-    """Tell everyone who watches the task."""
-
-    task_id: TaskId
-    event: TaskEvent
-
-
-@dataclass(frozen=True, kw_only=True)
-class AttemptEnded:
-    """The executor no longer works on this dispatch: book-keeping and metrics."""
-
-    executor: NodeId
-    dispatch: int
-    task_id: TaskId
-    attempt: int
-    reason: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class TaskEnded:
-    """The task is final: service delay, experience and metrics.
-
-    `attempts` are those whose placements led here: those that were moved on, and the last.
-    """
-
-    record: TaskRecord
-    attempts: tuple[int, ...]
-
-
-Instruction = (
-    AppendTasks
-    | JournalTasks
-    | AnswerAccepted
-    | AnswerRefused
-    | PlaceTask
-    | StartAttempt
-    | StopAttempt
-    | StoreImage
-    | NoteRecord
-    | RecordFinal
-    | PublishEvent
-    | AttemptEnded
-    | TaskEnded
-)
-
-
 class Phase(enum.Enum):
     """What a task waits for."""
 
@@ -352,6 +121,32 @@ class Phase(enum.Enum):
     STORING = enum.auto()
     RECORDING = enum.auto()
     FINAL = enum.auto()
+
+
+# Which phase can follow which. An end may come wherever a task waits for something.
+_CAN_FOLLOW: dict[Phase, frozenset[Phase]] = {
+    Phase.APPENDING: frozenset({Phase.PLACING}),
+    Phase.PLACING: frozenset({Phase.WAITING, Phase.ATTEMPTING, Phase.RECORDING, Phase.FINAL}),
+    Phase.WAITING: frozenset({Phase.PLACING, Phase.RECORDING, Phase.FINAL}),
+    Phase.ATTEMPTING: frozenset({Phase.PLACING, Phase.STORING, Phase.RECORDING, Phase.FINAL}),
+    Phase.STORING: frozenset({Phase.RECORDING, Phase.FINAL}),
+    Phase.RECORDING: frozenset({Phase.FINAL}),
+    Phase.FINAL: frozenset(),
+}
+
+
+class ImpossibleTransition(AssertionError):
+    """A bug of ours: a task is in a phase that cannot follow the one before; tells its story."""
+
+
+class StoryLine(NamedTuple):
+    """What happened to a task, and how it stood then: for whoever looks for a fault."""
+
+    now_s: float
+    event: str
+    phase: Phase
+    attempt: int
+    executor: NodeId | None
 
 
 @dataclass(kw_only=True)
@@ -366,18 +161,38 @@ class _Entry:
     retry_at_s: float = 0.0
     avoided: set[NodeId] = field(default_factory=set)
     moved: list[int] = field(default_factory=list)
+    # Events of this life count from here; those of a former life have lower numbers.
+    sequence_before: int = 0
     events: list[TaskEvent] = field(default_factory=list)
+    story: deque[StoryLine] = field(default_factory=lambda: deque(maxlen=STORY_LINES_MAX))
 
     @property
     def task(self) -> Task:
         return self.record.task
 
+    def enter(self, phase: Phase, at: Moment, why: str) -> None:
+        """Changes the phase, and tells of it."""
+        if phase not in _CAN_FOLLOW[self.phase]:
+            told = "\n  ".join(map(str, self.story))
+            raise ImpossibleTransition(
+                f"{self.task.id} cannot go from {self.phase.name} to {phase.name}:\n  {told}"
+            )
+        self.phase = phase
+        self.tell(at, why)
+
+    def tell(self, at: Moment, what: str) -> None:
+        """Adds a line to the story."""
+        line = StoryLine(at.now_s, what, self.phase, self.attempt, self.record.executor)
+        self.story.append(line)
+
 
 class Lifecycle:
     """All tasks of this origin. `handle` is the one way to change them."""
 
-    def __init__(self, limits: LifecycleLimits) -> None:
+    def __init__(self, limits: LifecycleLimits, *, incarnation: int) -> None:
+        """`incarnation` grows with every life of the node."""
         self._limits = limits
+        self._incarnation = incarnation
         self._live: dict[TaskId, _Entry] = {}
         self._finished: OrderedDict[TaskId, _Entry] = OrderedDict()
 
@@ -404,12 +219,48 @@ class Lifecycle:
     def events(self, task_id: TaskId, *, after: int = 0) -> list[TaskEvent] | None:
         """Events of the task with a higher sequence number, or None if it is not in memory.
 
-        A number never given out is from before a restart of the node: then all are returned.
+        Numbers grow over restarts of the node, too. For one never given out all are returned.
         """
         entry = self._find(task_id)
         if entry is None:
             return None
-        return entry.events[after if after <= len(entry.events) else 0 :]
+        seen = max(0, after - entry.sequence_before)
+        return entry.events[seen if seen <= len(entry.events) else 0 :]
+
+    def story(self, task_id: TaskId) -> tuple[StoryLine, ...]:
+        """The latest lines of a task's story, oldest first; none of a task not in memory."""
+        entry = self._find(task_id)
+        return () if entry is None else tuple(entry.story)
+
+    def validate(self) -> None:
+        """Asserts what holds after every event; for tests, because it looks at every task."""
+        assert not self._live.keys() & self._finished.keys(), "a task is live and finished"
+        assert len(self._finished) <= self._limits.finished_kept_max, "too many finished tasks"
+        for task_id, entry in self._live.items():
+            wrong = self._what_is_wrong(entry)
+            assert task_id == entry.task.id, "a task goes by another's name"
+            assert not wrong, "\n  ".join([f"{task_id}: {wrong}", *map(str, entry.story)])
+        for entry in self._finished.values():
+            assert entry.phase is Phase.FINAL, "a finished task is not final"
+            assert entry.record.status.is_final, "a finished task has no end"
+            assert entry.events[-1].kind.is_final, "nobody was told of an end"
+
+    def _what_is_wrong(self, entry: _Entry) -> str:
+        """What a live task may not be; empty if nothing is."""
+        record, phase = entry.record, entry.phase
+        drawn = phase in (Phase.ATTEMPTING, Phase.STORING)
+        placed = phase not in (Phase.PLACING, Phase.WAITING)
+        wrong = {
+            "a final task is live": phase is Phase.FINAL,
+            "an attempt below the floor": entry.attempt < entry.task.attempt_floor,
+            "moved too often": len(entry.moved) > self._limits.moves_max,
+            "its status is not its phase": record.status.is_final != (phase is Phase.RECORDING),
+            "nobody draws it": drawn and record.executor is None,
+            "another attempt is shown": drawn and record.attempt != entry.attempt,
+            "placed already": not placed and record.executor is not None,
+            "steps of nobody": not placed and record.step > 0,
+        }
+        return ", ".join(what for what, is_so in wrong.items() if is_so)
 
     # What can happen.
 
@@ -435,7 +286,7 @@ class Lifecycle:
             case PeerFailed():
                 return self._peer_failed(event.node_id, at)
             case MoveRequested():
-                return self._moved(event.task_id)
+                return self._moved(event.task_id, at)
             case CancelRequested():
                 return self._cancelled(event.task_id, at)
             case ImageStored():
@@ -449,9 +300,7 @@ class Lifecycle:
 
     def _submitted(self, tasks: tuple[Task, ...], at: Moment) -> list[Instruction]:
         for task in tasks:
-            self._live[task.id] = _Entry(
-                record=TaskRecord(task=task), phase=Phase.APPENDING, attempt=task.attempt_floor
-            )
+            self._take_up(task, at)
         if all(task.durability is Durability.DISK for task in tasks):
             return [AppendTasks(tasks=tasks)]
         # A synchronous client's yes is its image, so nothing waits for the disk.
@@ -463,7 +312,7 @@ class Lifecycle:
         instructions: list[Instruction] = [AnswerAccepted(task_ids=task_ids)]
         for entry in self._entries(task_ids, Phase.APPENDING):
             instructions += self._publish(entry, TaskEventKind.QUEUED, at)
-            instructions += self._place(entry)
+            instructions += self._place(entry, at, "accepted")
         return instructions
 
     def _recovered(self, tasks: tuple[Task, ...], at: Moment) -> list[Instruction]:
@@ -471,20 +320,28 @@ class Lifecycle:
         for task in tasks:
             if self._find(task.id) is not None:
                 continue
-            entry = _Entry(
-                record=TaskRecord(task=task), phase=Phase.APPENDING, attempt=task.attempt_floor
-            )
-            self._live[task.id] = entry
+            entry = self._take_up(task, at)
+            entry.sequence_before = self._incarnation * EVENTS_OF_A_LIFE_MAX
             instructions += self._publish(entry, TaskEventKind.QUEUED, at)
-            instructions += self._place(entry)
+            instructions += self._place(entry, at, "recovered")
         return instructions
+
+    def _take_up(self, task: Task, at: Moment) -> _Entry:
+        entry = _Entry(
+            record=TaskRecord(task=task), phase=Phase.APPENDING, attempt=task.attempt_floor
+        )
+        self._live[task.id] = entry
+        entry.tell(at, "taken up")
+        return entry
 
     # Placement.
 
-    def _place(self, entry: _Entry, *, leaving: NodeId | None = None) -> list[Instruction]:
+    def _place(
+        self, entry: _Entry, at: Moment, why: str, *, leaving: NodeId | None = None
+    ) -> list[Instruction]:
         """Asks for the next placement; `leaving` is avoided this once."""
-        entry.phase = Phase.PLACING
         entry.attempt += 1
+        entry.enter(Phase.PLACING, at, why)
         entry.record = replace(
             entry.record, status=TaskStatus.QUEUED, step=0, attempt=entry.attempt, executor=None
         )
@@ -496,7 +353,6 @@ class Lifecycle:
         if entry is None or entry.phase is not Phase.PLACING or entry.attempt != event.attempt:
             # The task ended while placement thought about it.
             return [self._ended(event.executor, event.dispatch, event, "not_wanted")]
-        entry.phase = Phase.ATTEMPTING
         entry.dispatch = event.dispatch
         entry.lease_until_s = at.now_s + self._limits.lease_s
         entry.record = replace(
@@ -506,6 +362,7 @@ class Lifecycle:
             policy_reason=event.policy_reason,
             eta_s=event.eta_s,
         )
+        entry.enter(Phase.ATTEMPTING, at, "placed")
         task = entry.task
         deadline_s = None if task.deadline_unix_s is None else task.deadline_unix_s - at.unix_s
         offload = Offload(
@@ -521,14 +378,14 @@ class Lifecycle:
         )
         return [
             *self._publish(entry, TaskEventKind.PLACED, at),
-            NoteRecord(record=entry.record),
+            *self._note(entry),
             StartAttempt(executor=event.executor, offload=offload),
         ]
 
     def _placement_impossible(self, event: PlacementImpossible, at: Moment) -> list[Instruction]:
         entry = self._live.get(event.task_id)
         if entry is not None and entry.phase is Phase.PLACING and entry.attempt == event.attempt:
-            entry.phase = Phase.WAITING
+            entry.enter(Phase.WAITING, at, "nobody can take it")
             entry.retry_at_s = at.now_s + self._limits.placement_retry_s
         return []
 
@@ -562,7 +419,7 @@ class Lifecycle:
             case StepFinished():
                 return self._step_finished(entry, report, at)
             case AttemptFinished():
-                return self._finished_drawing(entry, event, report)
+                return self._finished_drawing(entry, event, report, at)
             case AttemptFailed():
                 return self._attempt_failed(entry, report, at)
 
@@ -582,9 +439,9 @@ class Lifecycle:
         return self._publish(entry, TaskEventKind.STEP, at, report=report)
 
     def _finished_drawing(
-        self, entry: _Entry, event: AttemptReported, report: AttemptFinished
+        self, entry: _Entry, event: AttemptReported, report: AttemptFinished, at: Moment
     ) -> list[Instruction]:
-        entry.phase = Phase.STORING
+        entry.enter(Phase.STORING, at, "drawn")
         entry.record = replace(
             entry.record,
             executor=event.executor,
@@ -625,7 +482,7 @@ class Lifecycle:
                 f"the last: {message}. Submit it again when the cluster is healthy.",
             )
             return instructions + self._end(entry, TaskStatus.FAILED, at, error=error)
-        return instructions + self._place(entry)
+        return instructions + self._place(entry, at, reason)
 
     def _peer_failed(self, node_id: NodeId, at: Moment) -> list[Instruction]:
         instructions: list[Instruction] = []
@@ -642,14 +499,14 @@ class Lifecycle:
             and len(entry.moved) < self._limits.moves_max
         )
 
-    def _moved(self, task_id: TaskId) -> list[Instruction]:
+    def _moved(self, task_id: TaskId, at: Moment) -> list[Instruction]:
         entry = self._live.get(task_id)
         if entry is None or not self._may_move(entry):
             return []  # it was begun, or ended, in the meantime
         executor = entry.record.executor
         instructions = self._stop(entry, "moved")
         entry.moved.append(entry.attempt)
-        return instructions + self._place(entry, leaving=executor)
+        return instructions + self._place(entry, at, "moved", leaving=executor)
 
     def _cancelled(self, task_id: TaskId, at: Moment) -> list[Instruction]:
         entry = self._live.get(task_id)
@@ -682,7 +539,7 @@ class Lifecycle:
                 instructions += self._end(entry, TaskStatus.FAILED, at, error=error)
             elif entry.phase is Phase.WAITING and at.now_s >= entry.retry_at_s:
                 entry.attempt -= 1  # nobody was asked, so the number is still unused
-                instructions += self._place(entry)
+                instructions += self._place(entry, at, "tried again")
             elif entry.phase is Phase.ATTEMPTING and self._lease_lapsed(entry, at):
                 executor = entry.record.executor
                 assert executor is not None
@@ -724,12 +581,15 @@ class Lifecycle:
         )
         if entry.task.durability is Durability.DISK:
             # A client must not see an end that a crash could undo.
-            entry.phase = Phase.RECORDING
+            entry.enter(Phase.RECORDING, at, status.value)
             return [RecordFinal(record=entry.record)]
-        note: list[Instruction] = []
-        if entry.task.durability is Durability.JOURNALLED:
-            note.append(NoteRecord(record=entry.record))
-        return note + self._finalise(entry, at)
+        return self._note(entry) + self._finalise(entry, at)
+
+    def _note(self, entry: _Entry) -> list[Instruction]:
+        """Writes behind how a task stands, unless the ledger knows nothing of it."""
+        if entry.task.durability is Durability.NONE:
+            return []
+        return [NoteRecord(record=entry.record)]
 
     def _final_recorded(self, task_id: TaskId, at: Moment) -> list[Instruction]:
         entry = self._live.get(task_id)
@@ -744,7 +604,7 @@ class Lifecycle:
             TaskStatus.CANCELLED: TaskEventKind.CANCELLED,
         }[entry.record.status]
         instructions = self._publish(entry, kind, at)
-        entry.phase = Phase.FINAL
+        entry.enter(Phase.FINAL, at, entry.record.status.value)
         # Previews are for those who watched; the image itself is there now.
         entry.events = [replace(event, preview=b"") for event in entry.events]
         del self._live[entry.task.id]
@@ -789,7 +649,7 @@ class Lifecycle:
     ) -> list[Instruction]:
         record = entry.record
         event = TaskEvent(
-            sequence=len(entry.events) + 1,
+            sequence=entry.sequence_before + len(entry.events) + 1,
             kind=kind,
             unix_s=at.unix_s,
             attempt=record.attempt,

@@ -26,8 +26,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_node.clock import Moment
 from edge_node.ports import LatentSnapshot
-from edge_node.tasks.lifecycle import Moment
 from scheduler.observation import FloatArray
 from scheduler.policy import Decision
 

@@ -107,7 +107,7 @@ def test_events_resume_after_the_last_seen_and_end_with_the_final() -> None:
             over = await node.http.get(path, headers={"Last-Event-ID": "4"})
             assert over.status_code == 204
             beyond = await node.http.get(path, headers={"Last-Event-ID": "40"})
-            assert [event["event"] for event in parse_events(beyond.text)] == ["finished"]
+            assert beyond.status_code == 204
 
     asyncio.run(story())
 

@@ -1,575 +1,379 @@
-"""Three nodes' real logic on a simulated network, store, worker and clock, all from one seed.
+"""A cluster of nodes that run the shell that ships, on one virtual clock, all from one seed.
 
-The shell here does what `edge_node.dispatcher` does with sockets and processes: it carries out
-the instructions of Lifecycle and Hosting in order. Messages are lost, delayed, duplicated and cut
-off by partitions; nodes crash and freeze; workers crash; stores refuse. Invariants are checked
-after every event, and at the end, when all has healed, that no accepted task is left over.
+Messages are late, lost, doubled, reordered and cut off; nodes crash, freeze, join, leave and come
+back; workers crash and hang; disks are full, slow or refuse to sync, stores go away, and ports
+raise what nobody expects. Invariants are checked whenever time advances, and at the end, when all
+has healed, that every accepted task ended as an image or as an honest failure.
 """
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+import logging
+from collections import Counter
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
-from edge_node.domain import (
-    AttemptFinished,
-    AttemptReport,
-    AttemptStarted,
-    Drawing,
-    Durability,
-    Image,
-    NodeId,
-    NodeState,
-    Offload,
-    StepFinished,
-    Task,
-    TaskEvent,
-    TaskEventKind,
-    TaskId,
-    TaskRecord,
-    TaskStatus,
-)
+from edge_node.domain import NodeId, NodeState, TaskStatus
 from edge_node.tasks import hosting as hosted
-from edge_node.tasks import lifecycle as life
-from edge_node.tasks.cluster_view import ClusterView, ClusterViewLimits
-from edge_node.tasks.hosting import Hosting, HostingLimits
-from edge_node.tasks.lifecycle import Lifecycle, LifecycleLimits, Moment
-from edge_node.tasks.moving import task_to_move
-from edge_node.tasks.placement import place
-from edge_node.tasks.slots import SlotMemory, SlotSettings
-from scheduler.policy import Policy
+from edge_node.tasks import lifecycle_protocol as life
+from edge_node.tasks import membership as member
 from scheduler.registry import create
+from tests.cluster.disk import Disk
+from tests.cluster.network import Network
+from tests.cluster.process import NodeProcess, Place
+from tests.cluster.users import KINDS, InvariantBroken, Told, Users, origin_of
+from tests.cluster.virtual_time import VirtualTime
 
-FAULTS_END_S = 25.0
-HEALED_END_S = 120.0
-TICK_S = 0.25
-NODES = tuple(NodeId(f"n{i}") for i in range(3))
-ATTEMPTS_MAX = 6
-
-
-class InvariantBroken(AssertionError):
-    """What must always hold did not."""
-
-
-@dataclass
-class Disk:
-    """A node's store: what was fsynced survives a crash."""
-
-    records: dict[TaskId, TaskRecord] = field(default_factory=dict)
-    images: dict[TaskId, int] = field(default_factory=dict)
-    init_images: set[str] = field(default_factory=set)
-    incarnation: int = 0
-
-
-@dataclass
-class Client:
-    """All that clients were ever told about one task."""
-
-    accepted: bool = False
-    cancelled: bool = False
-    events: list[TaskEvent] = field(default_factory=list)
-    final: TaskEventKind | None = None
-
-
-class Worker:
-    """Draws one attempt after another, a step at a time."""
-
-    def __init__(self, node: Node, step_s: float) -> None:
-        self._node = node
-        self._step_s = step_s
-        self._queue: list[hosted.StartDrawing] = []
-        self._generation = 0
-
-    def start(self, drawing: hosted.StartDrawing) -> None:
-        self._queue.append(drawing)
-        if len(self._queue) == 1:
-            self._begin()
-
-    def stop(self, task_id: TaskId, attempt: int) -> None:
-        keep = [d for d in self._queue if (d.task_id, d.attempt) != (task_id, attempt)]
-        first_stopped = bool(self._queue) and self._queue[0] not in keep
-        self._queue = keep
-        if first_stopped:
-            self._begin()
-
-    def crash(self) -> None:
-        self._queue.clear()
-        self._generation += 1
-
-    @property
-    def attempts(self) -> list[tuple[TaskId, int]]:
-        return [(d.task_id, d.attempt) for d in self._queue]
-
-    def _begin(self) -> None:
-        self._generation += 1
-        if self._queue:
-            self._report(AttemptStarted())
-            self._schedule_step(1)
-
-    def _schedule_step(self, step: int) -> None:
-        generation = self._generation
-        self._node.later(self._step_s, lambda: self._step_done(generation, step))
-
-    def _step_done(self, generation: int, step: int) -> None:
-        if generation != self._generation:
-            return
-        drawing = self._queue[0]
-        steps = drawing.drawing.denoising_steps
-        self._report(StepFinished(step=step, steps=steps))
-        if generation != self._generation:
-            return  # its origin stopped it on hearing of it
-        if step < steps:
-            self._schedule_step(step + 1)
-            return
-        content = f"{drawing.task_id}/{drawing.attempt}/{self._node.id}".encode()
-        image = Image(content=content, format="png", width_px=64, height_px=64)
-        self._report(AttemptFinished(image=image, queue_s=0.0, compute_s=steps * self._step_s))
-        self._queue.pop(0)
-        self._begin()
-
-    def _report(self, report: AttemptReport) -> None:
-        drawing = self._queue[0]
-        self._node.on_hosting(
-            hosted.DrawingReported(task_id=drawing.task_id, attempt=drawing.attempt, report=report)
-        )
-
-
-class Node:
-    """One life of a node, from start to crash."""
-
-    def __init__(self, cluster: SimulatedCluster, node_id: NodeId, disk: Disk) -> None:
-        self.cluster = cluster
-        self.id = node_id
-        self.disk = disk
-        self.alive = True
-        disk.incarnation += 1
-        self.incarnation = disk.incarnation
-        self.limits = LifecycleLimits(attempts_max=ATTEMPTS_MAX, lease_s=2.0)
-        self.lifecycle = cluster.lifecycle_class(self.limits)
-        self.hosting = cluster.hosting_class(HostingLimits(hosted_max=6))
-        self.view = ClusterView(
-            own_id=node_id,
-            incarnation=self.incarnation,
-            limits=ClusterViewLimits(suspect_s=1.5, heartbeat_s=TICK_S),
-            began_s=cluster.now_s,
-        )
-        self.memory = SlotMemory(SlotSettings(), now_s=cluster.now_s)
-        self.policy: Policy = create(cluster.policy, rng=cluster.rng)
-        self.worker = Worker(self, step_s=0.1 * (1 + NODES.index(node_id)))
-        self.sequence = 0
-        self.changed_s = cluster.now_s
-        self.was_alive: set[NodeId] = set()
-        self.attempt_highest_offered: dict[TaskId, int] = {}
-        self.begun: set[tuple[TaskId, int]] = set()
-
-    def start(self) -> None:
-        self._push_state()
-        open_tasks = []
-        for task_id, record in sorted(self.disk.records.items()):
-            if not record.status.is_final:
-                floor = record.task.attempt_floor + self.limits.attempt_numbers_max
-                task = replace(record.task, attempt_floor=floor)
-                self.disk.records[task_id] = TaskRecord(task=task)
-                open_tasks.append(task)
-        self.on_lifecycle(life.TasksRecovered(tasks=tuple(open_tasks)))
-        self.later(TICK_S, self._tick)
-
-    def later(self, delay_s: float, action: Callable[[], None]) -> None:
-        """Runs `action` in this life only, and not before a freeze is over."""
-
-        def guarded() -> None:
-            if not self.alive:
-                return
-            thaw_s = self.cluster.frozen_until_s.get(self.id, 0.0)
-            if self.cluster.now_s < thaw_s:
-                self.cluster.schedule(thaw_s - self.cluster.now_s, guarded)
-            else:
-                action()
-
-        self.cluster.schedule(delay_s, guarded)
-
-    # The shell's two inlets.
-
-    def on_lifecycle(self, event: life.Event) -> None:
-        now = self.cluster.now_s
-        for instruction in self.lifecycle.handle(event, Moment(now_s=now, unix_s=now)):
-            self._obey_lifecycle(instruction)
-
-    def on_hosting(self, event: hosted.Event) -> None:
-        for instruction in self.hosting.handle(event):
-            self._obey_hosting(instruction)
-        self._push_state()
-
-    def _obey_lifecycle(self, instruction: life.Instruction) -> None:
-        match instruction:
-            case life.AppendTasks(tasks=tasks):
-                self.later(self.cluster.disk_delay_s(), lambda: self._append(tasks))
-            case life.AnswerAccepted(task_ids=task_ids):
-                for task_id in task_ids:
-                    self.cluster.told_accepted(self, task_id)
-                    work = self.disk.records[task_id].task.work
-                    self.view.task_accepted(work, now_s=self.cluster.now_s)
-            case life.PlaceTask():
-                self._place(instruction)
-            case life.StartAttempt(executor=executor, offload=offload):
-                sha256 = offload.drawing.init_image_sha256
-                sent = {sha256} & self.disk.init_images
-                self.cluster.send(self.id, executor, lambda n: n.offload_arrived(offload, sent))
-            case life.StopAttempt(executor=executor, task_id=task_id, attempt=attempt):
-                event = hosted.OffloadCancelled(task_id=task_id, attempt=attempt)
-                self.cluster.send(self.id, executor, lambda n: n.on_hosting(event))
-            case life.StoreImage():
-                self.later(self.cluster.disk_delay_s(), lambda: self._store(instruction))
-            case life.RecordFinal(record=record):
-                self.later(self.cluster.disk_delay_s(), lambda: self._record_final(record))
-            case life.PublishEvent(task_id=task_id, event=event):
-                self.cluster.told_event(self, task_id, event)
-            case life.AttemptEnded(executor=executor, dispatch=dispatch):
-                self.view.dispatch_ended(executor, dispatch)
-
-    def _obey_hosting(self, instruction: hosted.Instruction) -> None:
-        match instruction:
-            case hosted.StartDrawing(task_id=task_id, attempt=attempt):
-                if (task_id, attempt) in self.begun:
-                    raise InvariantBroken(f"{self.id} draws {task_id}/{attempt} a second time")
-                sha256 = instruction.drawing.init_image_sha256
-                if sha256 and sha256 not in self.disk.init_images:
-                    raise InvariantBroken(f"{self.id} draws {task_id} without its init image")
-                self.begun.add((task_id, attempt))
-                self.worker.start(instruction)
-            case hosted.StopDrawing(task_id=task_id, attempt=attempt):
-                self.worker.stop(task_id, attempt)
-            case hosted.ReportAttempt(origin=origin):
-                event = life.AttemptReported(
-                    task_id=instruction.task_id,
-                    attempt=instruction.attempt,
-                    executor=self.id,
-                    report=instruction.report,
-                )
-                self.cluster.send(self.id, origin, lambda n: n.on_lifecycle(event))
-
-    # What the instructions mean here.
-
-    def _append(self, tasks: tuple[Task, ...]) -> None:
-        task_ids = tuple(task.id for task in tasks)
-        if self.cluster.faulty and self.cluster.rng.random() < 0.05:
-            self.on_lifecycle(life.AppendFailed(task_ids=task_ids))
-            return
-        for task in tasks:
-            self.disk.records[task.id] = TaskRecord(task=task)
-        self.on_lifecycle(life.TasksAppended(task_ids=task_ids))
-
-    def _place(self, wanted: life.PlaceTask) -> None:
-        now = self.cluster.now_s
-        self.memory.advance(now_s=now, service_s=lambda: self.view.service_s(now_s=now))
-        nth = self.memory.place()
-        placement = place(
-            wanted.task,
-            avoided=wanted.avoided,
-            view=self.view,
-            policy=self.policy,
-            now_s=now,
-            recall=lambda node_ids: self.memory.recall(nth, node_ids),
-        )
-        task_id, attempt = wanted.task.id, wanted.attempt
-        if placement is None:
-            self.on_lifecycle(life.PlacementImpossible(task_id=task_id, attempt=attempt))
-            return
-        if placement.policy_failure is not None:
-            raise InvariantBroken(f"{self.id}'s policy failed") from placement.policy_failure
-        self.memory.decided(nth, placement.observation.node_ids, placement.decision)
-        self.on_lifecycle(
-            life.PlacementMade(
-                task_id=task_id,
-                attempt=attempt,
-                executor=placement.executor,
-                incarnation=self.incarnation,
-                dispatch=placement.dispatch,
-                policy=placement.decision.policy,
-                eta_s=placement.eta_s,
-            )
-        )
-
-    def _store(self, wanted: life.StoreImage) -> None:
-        claimed = f"{wanted.task_id}/{wanted.attempt}/".encode()
-        if not wanted.image.content.startswith(claimed):
-            raise InvariantBroken(f"{wanted.image.content!r} stored as attempt {claimed!r}")
-        self.disk.images[wanted.task_id] = wanted.attempt
-        self.on_lifecycle(
-            life.ImageStored(task_id=wanted.task_id, attempt=wanted.attempt, image_bytes=1)
-        )
-
-    def _record_final(self, record: TaskRecord) -> None:
-        self.disk.records[record.task.id] = record
-        self.on_lifecycle(life.FinalRecorded(task_id=record.task.id))
-
-    def offload_arrived(self, offload: Offload, init_images: set[str]) -> None:
-        self.disk.init_images |= init_images
-        highest = self.attempt_highest_offered.get(offload.task_id, 0)
-        self.attempt_highest_offered[offload.task_id] = max(highest, offload.attempt)
-        self.on_hosting(hosted.OffloadReceived(offload=offload))
-
-    def _tick(self) -> None:
-        self._push_state(heartbeat=True)
-        now = self.cluster.now_s
-        alive = {n for n in self.view.node_ids() if self.view.is_alive(n, now_s=now)}
-        for lost in sorted(self.was_alive - alive):
-            self.on_lifecycle(life.PeerFailed(node_id=lost))
-        self.was_alive = alive
-        self.on_lifecycle(life.ClockAdvanced())
-        self._move_waiting(now)
-        self.on_hosting(hosted.HeartbeatDue())
-        self.later(TICK_S, self._tick)
-
-    def _move_waiting(self, now_s: float) -> None:
-        """What a dispatcher would move in its turn, and now and then what it would not."""
-        waiting = self.lifecycle.waiting()
-        task_id = task_to_move(waiting, view=self.view, now_s=now_s)
-        if waiting and self.cluster.rng.random() < 0.05:
-            task_id = waiting[self.cluster.rng.integers(len(waiting))].task.id
-        if task_id is not None:
-            self.cluster.moves += 1
-            self.on_lifecycle(life.MoveRequested(task_id=task_id))
-
-    def _push_state(self, *, heartbeat: bool = False) -> None:
-        if not heartbeat:
-            self.sequence += 1
-            self.changed_s = self.cluster.now_s
-        state = NodeState(
-            node_id=self.id,
-            incarnation=self.incarnation,
-            sequence=self.sequence,
-            backlog=self.hosting.backlog,
-            capacity=10.0 / (1 + NODES.index(self.id)),
-            model="m",
-            accepting=True,
-            dispatches_seen=self.hosting.dispatches_seen,
-            accepted_work_s=self.view.accepted_work_s(now_s=self.cluster.now_s),
-            changed_s=self.changed_s,
-            sent_s=self.cluster.now_s,
-        )
-        self.view.state_received(state, now_s=self.cluster.now_s)
-        for other in NODES:
-            if other != self.id:
-                self.cluster.send(self.id, other, lambda n: n.state_arrived(state))
-
-    def state_arrived(self, state: NodeState) -> None:
-        self.view.state_received(state, now_s=self.cluster.now_s)
-
-    def crash_worker(self) -> None:
-        self.worker.crash()
-        self.on_hosting(hosted.WorkerLost())
+FAULTS_END_S = 22.0
+HEALED_END_S = 200.0
+# Longer than a message takes where nothing fails, and shorter than a heartbeat.
+FRESH_S = 0.05
+FAULTS = (
+    *("crash", "freeze", "cut", "worker_crash", "worker_hang", "disk_full", "disk_slow"),
+    *("no_sync", "store_away", "buggy_disk", "buggy_draw", "leave", "membership"),
+)
 
 
 class SimulatedCluster:
-    """The world: clock, network, faults, clients and the invariants."""
+    """The world and its invariants.
+
+    Args:
+        seed: decides everything.
+        policy: of every node.
+        quiet: whether nothing fails; then every task is drawn once, and states are fresh.
+    """
 
     def __init__(
         self,
         seed: int,
         *,
         policy: str = "power_of_two",
-        lifecycle_class: type[Lifecycle] = Lifecycle,
-        hosting_class: type[Hosting] = Hosting,
+        quiet: bool = False,
     ) -> None:
+        self.seed = seed
+        self.quiet = quiet
         self.rng = np.random.default_rng(seed)
-        self.now_s = 0.0
+        self.time = VirtualTime()
         self.policy = policy
-        self.lifecycle_class = lifecycle_class
-        self.hosting_class = hosting_class
-        self.frozen_until_s: dict[NodeId, float] = {}
-        self.clients: dict[TaskId, Client] = {}
-        self.moves = 0
-        self._events: list[tuple[float, int, Callable[[], None]]] = []
-        self._scheduled = 0
-        self._cuts: dict[frozenset[NodeId], float] = {}
-        self.loss = float(self.rng.uniform(0, 0.2))
-        self.duplication = float(self.rng.uniform(0, 0.1))
-        self.delay_s = float(self.rng.uniform(0.001, 0.3))
-        self.disks = {node_id: Disk() for node_id in NODES}
-        self.nodes = {n: Node(self, n, self.disks[n]) for n in NODES}
+        self.bugs: list[str] = []
+        self.faults: list[str] = []
+        self.seen: Counter[str] = Counter()
+        self._running: dict[str, NodeProcess] = {}
+        self._past: list[NodeProcess] = []
+        self.network = Network(self.time, self.rng, at=self._at)
+        self.network.faulty = not quiet
+        self.places = self._lay_out(int(self.rng.integers(2, 5)))
+        addresses = [place.address for place in self.places]
+        self.users = Users(self.time, self.network, self.rng, addresses, self._is_running)
+
+    def _lay_out(self, count: int) -> list[Place]:
+        """Each node is told of those before it, which let it in when it says hello."""
+        addresses = [f"10.0.0.{index}:9080" for index in range(count)]
+        return [
+            Place(
+                node_id=NodeId(f"n{index}"),
+                address=address,
+                peers=tuple(addresses[:index]),
+                step_s=0.1 * (1 + index),
+                disk=Disk(),
+            )
+            for index, address in enumerate(addresses)
+        ]
 
     @property
-    def faulty(self) -> bool:
-        return self.now_s < FAULTS_END_S
+    def nodes(self) -> list[NodeProcess]:
+        """Those that run now."""
+        return list(self._running.values())
 
-    def schedule(self, delay_s: float, action: Callable[[], None]) -> None:
-        self._scheduled += 1
-        heapq.heappush(self._events, (self.now_s + delay_s, self._scheduled, action))
+    def _is_running(self, node_id: NodeId) -> bool:
+        return any(process.name == node_id for process in self.nodes)
 
-    def disk_delay_s(self) -> float:
-        return float(self.rng.uniform(0.001, 0.4 if self.faulty else 0.01))
+    def _at(self, address: str) -> NodeProcess | None:
+        return self._running.get(address)
 
-    def send(self, source: NodeId, target: NodeId, deliver: Callable[[Node], None]) -> None:
-        """Delivers to whichever life of `target` is there when the message arrives."""
-        if source == target:
-            deliver(self.nodes[target])
-            return
-        copies = 1
-        delay_s = 0.001
-        if self.faulty:
-            cut = self._cuts.get(frozenset((source, target)), 0.0) > self.now_s
-            lost = cut or self.rng.random() < self.loss
-            copies = 0 if lost else 1 + (self.rng.random() < self.duplication)
-            straggles = self.rng.random() < 0.03
-            delay_s = float(self.rng.exponential(self.delay_s * (20 if straggles else 1)))
-        for _ in range(copies):
-            self.schedule(delay_s, lambda: self._deliver(target, deliver))
-            delay_s += float(self.rng.exponential(self.delay_s))
+    # The plan, drawn before the run.
 
-    def _deliver(self, target: NodeId, deliver: Callable[[Node], None]) -> None:
-        node = self.nodes[target]
-        if node.alive:
-            node.later(0.0, lambda: deliver(node))
-
-    # Faults and requests, drawn before the run.
-
-    def plan(self, *, tasks: int, faults: int) -> None:
-        for node in self.nodes.values():
-            self.schedule(0.0, node.start)
-        for index in range(tasks):
-            at_s = float(self.rng.uniform(0.5, 18))
-            self.schedule(at_s, lambda index=index: self._submit(index))
+    def plan(self, *, users: int, faults: int) -> None:
+        """Who comes when, and what goes wrong."""
+        for index, place in enumerate(self.places):
+            self._later(0.0 if index < 3 else 5.0, self._begin, place)
+        for index in range(users):
+            kind = KINDS[index % len(KINDS)]
+            self.users.come(kind, index, float(self.rng.uniform(1.0, 18.0)))
         for _ in range(faults):
-            at_s = float(self.rng.uniform(0.5, 20))
-            victim = NODES[self.rng.integers(len(NODES))]
-            kind = self.rng.choice(["crash", "freeze", "cut", "worker"], p=[0.4, 0.2, 0.2, 0.2])
-            lasts_s = float(self.rng.uniform(0.2, 4))
-            self.schedule(at_s, lambda v=victim, k=kind, d=lasts_s: getattr(self, f"_{k}")(v, d))
+            kind = FAULTS[int(self.rng.integers(len(FAULTS)))]
+            place = self.places[int(self.rng.integers(len(self.places)))]
+            at_s, lasts_s = float(self.rng.uniform(2.0, 20.0)), float(self.rng.uniform(0.2, 4.0))
+            self._later(at_s, self._strike, kind, place, lasts_s)
+        self._later(FAULTS_END_S, self._heal)
 
-    def _submit(self, index: int) -> None:
-        node = self.nodes[NODES[self.rng.integers(len(NODES))]]
-        if not node.alive:
+    def _later(self, delay_s: float, action: Any, *arguments: Any) -> None:
+        self.users.loop.call_later(delay_s, action, *arguments)
+
+    def _begin(self, place: Place) -> None:
+        if place.address in self._running:
             return
-        steps = int(self.rng.integers(1, 6))
-        drawing = Drawing(
-            prompt="p",
-            width_px=64,
-            height_px=64,
-            steps=steps,
-            guidance_scale=5.0,
-            seed=index,
-            model="m",
-            init_image_sha256=f"{index:064x}" if index % 3 == 0 else "",
-            strength=0.5,
+        process = NodeProcess(
+            place,
+            time=self.time,
+            network=self.network,
+            rng=self.rng,
+            policy=create(self.policy, rng=self.rng),
+            note_bug=self.bugs.append,
         )
-        if drawing.init_image_sha256:
-            self.disks[node.id].init_images.add(drawing.init_image_sha256)
-        task = Task(
-            id=TaskId(f"{node.id}-{index:06d}"),
-            job_id=None,
-            drawing=drawing,
-            work=float(drawing.denoising_steps + 1),
-            input_bits=100,
-            created_unix_s=self.now_s,
-            durability=Durability.DISK,
-        )
-        self.clients[task.id] = Client()
-        node.on_lifecycle(life.TasksSubmitted(tasks=(task,)))
-        if self.rng.random() < 0.1:
-            self.schedule(float(self.rng.uniform(0, 3)), lambda: self._cancel(task.id))
+        self._listen_to(process)
+        self._running[place.address] = process
+        process.start()
 
-    def _cancel(self, task_id: TaskId) -> None:
-        node = self.nodes[NodeId(task_id.split("-")[0])]
-        if node.alive:
-            self.clients[task_id].cancelled = True
-            node.on_lifecycle(life.CancelRequested(task_id=task_id))
-
-    def _crash(self, node_id: NodeId, lasts_s: float) -> None:
-        node = self.nodes[node_id]
-        if not node.alive:
+    def _strike(self, kind: str, place: Place, lasts_s: float) -> None:
+        self.faults.append(f"{self.time.now_s:6.2f} s: {kind} at {place.node_id}, {lasts_s:.2f} s")
+        until_s = self.time.now_s + lasts_s
+        process, disk = self._running.get(place.address), place.disk
+        match kind:
+            case "disk_full":
+                disk.full_until_s = until_s
+            case "disk_slow":
+                disk.slow_until_s = until_s
+            case "no_sync":
+                disk.no_sync_until_s = until_s
+            case "store_away":
+                disk.store_away_until_s = until_s
+            case "buggy_disk":
+                disk.buggy_until_s = until_s
+        if process is None:
             return
-        node.alive = False
-        self.schedule(lasts_s, lambda: self._restart(node_id))
+        match kind:
+            case "crash":
+                self._end(process)
+                self._later(lasts_s, self._begin, place)
+            case "leave":
+                process.stop(drain_s=lasts_s, ended=lambda: self._left(process, restart_s=lasts_s))
+            case "freeze":
+                process.loop.freeze(lasts_s)
+            case "cut":
+                others = [other.node_id for other in self.places if other is not place]
+                self.network.cut(place.node_id, list(others), lasts_s=lasts_s)
+            case "worker_crash":
+                process.loop.call_soon(process.worker.crash)
+            case "worker_hang":
+                process.loop.call_soon(process.worker.hang)
+            case "buggy_draw":
+                process.worker.buggy_draws += 2
+            case "membership":
+                self._confuse(process)
 
-    def _restart(self, node_id: NodeId) -> None:
-        self.frozen_until_s.pop(node_id, None)
-        self.nodes[node_id] = Node(self, node_id, self.disks[node_id])
-        self.nodes[node_id].start()
+    def _confuse(self, process: NodeProcess) -> None:
+        """Discovery says this and that, and the operator names a peer less for a while."""
+        others = [place.address for place in self.places if place.address != process.address]
+        links, settings = process.links, process.membership
+        fewer = replace(settings, addresses=settings.addresses[1:])
+        for index, told in enumerate(
+            (
+                lambda: links.found(others[0]),
+                lambda: links.found("10.0.0.99:9080"),
+                lambda: links.reconfigure(fewer),
+                lambda: links.lost("10.0.0.99:9080"),
+                lambda: links.reconfigure(settings),
+            )
+        ):
+            process.loop.call_later(0.4 * index, told)
 
-    def _freeze(self, node_id: NodeId, lasts_s: float) -> None:
-        self.frozen_until_s[node_id] = self.now_s + lasts_s
+    def _left(self, process: NodeProcess, *, restart_s: float) -> None:
+        self._end(process)
+        self._later(restart_s, self._begin, process.place)
 
-    def _cut(self, node_id: NodeId, lasts_s: float) -> None:
-        for other in NODES:
-            if other != node_id:
-                self._cuts[frozenset((node_id, other))] = self.now_s + lasts_s
+    def _end(self, process: NodeProcess) -> None:
+        if process.gone:
+            return
+        process.gone = True
+        process.loop.end()
+        # What clients heard while the store was away ends with the life that held it.
+        for task_id in process.place.disk.held & self.users.told.keys():
+            self.users.told[task_id].undone += 1
+        process.place.disk.held.clear()
+        del self._running[process.address]
+        self._past.append(process)
+        self.network.process_ended(process)
 
-    def _worker(self, node_id: NodeId, lasts_s: float) -> None:
-        if self.nodes[node_id].alive:
-            self.nodes[node_id].crash_worker()
+    def _heal(self) -> None:
+        self.network.faulty = False
+        for place in self.places:
+            disk = place.disk
+            disk.full_until_s = disk.slow_until_s = disk.no_sync_until_s = 0.0
+            disk.store_away_until_s = disk.buggy_until_s = 0.0
+            self._later(4.0, self._begin, place)
+
+    # What is watched.
+
+    def _listen_to(self, process: NodeProcess) -> None:
+        """Counts every event and instruction, and validates the machine after each."""
+        for name, machine in (
+            ("life", process.lifecycle),
+            ("hosted", process.hosting),
+            ("member", process.links._membership),
+        ):
+            self._wrap(process, name, machine)
+
+    def _wrap(self, process: NodeProcess, name: str, machine: Any) -> None:
+        handle = machine.handle
+
+        def counted(event: Any, *arguments: Any, **named: Any) -> Any:
+            instructions = handle(event, *arguments, **named)
+            self.seen[f"{name}.{type(event).__name__}"] += 1
+            for instruction in instructions:
+                self.seen[f"{name}.{type(instruction).__name__}"] += 1
+                if isinstance(instruction, life.AttemptEnded):
+                    process.reasons[instruction.reason] += 1
+            machine.validate()
+            return instructions
+
+        machine.handle = counted
 
     # Invariants.
 
-    def told_accepted(self, node: Node, task_id: TaskId) -> None:
-        if task_id not in node.disk.records:
-            raise InvariantBroken(f"{task_id} was accepted before it was on disk")
-        self.clients[task_id].accepted = True
+    def _check(self) -> bool:
+        """Whenever time is about to advance; True ends the run."""
+        wrong = [*self.time.unhandled, *self.bugs, *self.users.complaints]
+        if wrong:
+            raise InvariantBroken("; ".join(wrong))
+        for node in self.nodes:
+            if self.time.now_s >= node.loop.frozen_until_s:
+                self._check_node(node)
+        return self.time.now_s > FAULTS_END_S + 5 and self._settled()
 
-    def told_event(self, node: Node, task_id: TaskId, event: TaskEvent) -> None:
-        client = self.clients[task_id]
-        if client.final is not None:
-            raise InvariantBroken(f"{task_id}: {event.kind} after {client.final}")
-        before = max((e.attempt for e in client.events), default=0)
-        if event.kind is not TaskEventKind.QUEUED and event.attempt < before:
-            raise InvariantBroken(f"{task_id}: attempt {event.attempt} after {before}")
-        if event.kind is TaskEventKind.FINISHED:
-            placed = [e for e in client.events if e.kind is TaskEventKind.PLACED][-1]
-            if (placed.attempt, placed.executor) != (event.attempt, event.executor):
-                raise InvariantBroken(f"{task_id}: placed {placed}, finished {event}")
-            if task_id not in node.disk.images:
-                raise InvariantBroken(f"{task_id} is finished and has no image")
-        if event.kind.is_final:
-            client.final = event.kind
-        client.events.append(event)
+    def _check_node(self, node: NodeProcess) -> None:
+        for task_id, attempt in node.worker.drawing:
+            if not node.hosting.is_hosted(task_id, attempt):
+                raise InvariantBroken(f"{node.name} draws {task_id}/{attempt} for nobody")
+        if self.quiet:
+            self._check_quiet(node)
 
-    def _check(self) -> None:
-        for node in self.nodes.values():
-            if not node.alive:
-                continue
-            for task_id, attempt in node.worker.attempts:
-                if attempt < node.attempt_highest_offered.get(task_id, 0):
-                    raise InvariantBroken(f"{node.id} draws the stale attempt {task_id}/{attempt}")
-                if not node.hosting.is_hosted(task_id, attempt):
-                    raise InvariantBroken(f"{node.id} draws {task_id}/{attempt} for nobody")
+    def _check_quiet(self, node: NodeProcess) -> None:
+        """A task leaves its executor for no fault, and what changes is known at once."""
+        unexpected = node.reasons.keys() - {"finished", "moved", "cancelled", "deadline_exceeded"}
+        if unexpected:
+            raise InvariantBroken(f"{node.name} gave attempts up: {unexpected}")
+        for view in node.view.views(now_s=node.clock.now_s()):
+            for other in self.nodes:
+                if other.name == view.state.node_id and other is not node:
+                    self._check_fresh(node, view.state, other)
 
-    def _check_end(self) -> None:
-        for task_id, client in self.clients.items():
-            record = self.disks[NodeId(task_id.split("-")[0])].records.get(task_id)
-            if record is None:
-                if client.accepted:
-                    raise InvariantBroken(f"{task_id} was accepted and is lost")
-                continue
-            if not record.status.is_final:
-                raise InvariantBroken(f"{task_id} is left over: {record}")
-            allowed = {TaskStatus.COMPLETED}
-            if client.cancelled:
-                allowed.add(TaskStatus.CANCELLED)
-            exhausted = record.error is not None and record.error.code == "attempts_exhausted"
-            if record.status not in allowed and not exhausted:
-                raise InvariantBroken(f"{task_id} ended as {record.status}: {record.error}")
-        for node in self.nodes.values():
-            for view in node.view.views(now_s=self.now_s):
-                if view.own_unseen_work:
-                    raise InvariantBroken(f"{node.id} still counts work at {view.state.node_id}")
-            if node.hosting.hosted():
-                raise InvariantBroken(f"{node.id} still hosts {node.hosting.hosted()}")
-
-    def run(self) -> None:
-        """Runs to the end; raises InvariantBroken."""
-        while self._events and self._events[0][0] < HEALED_END_S:
-            self.now_s, _, action = heapq.heappop(self._events)
-            action()
-            self._check()
-            if self.now_s > FAULTS_END_S + 5 and self._settled():
-                break
-        self._check_end()
+    def _check_fresh(self, node: NodeProcess, seen: NodeState, other: NodeProcess) -> None:
+        now = other.dispatcher.own_node.state()
+        age_s = other.clock.now_s() - now.changed_s
+        if seen.sequence != now.sequence and age_s > FRESH_S:
+            raise InvariantBroken(f"{node.name} does not know of {other.name} for {age_s:.3f} s")
 
     def _settled(self) -> bool:
-        return all(
-            node.alive and node.lifecycle.in_flight == 0 and not node.hosting.hosted()
-            for node in self.nodes.values()
+        quiet = all(
+            node.started and node.lifecycle.in_flight == 0 and not node.hosting.hosted()
+            for node in self.nodes
         )
+        told = self.users.told.values()
+        return quiet and len(self.nodes) == len(self.places) and all(map(_has_ended, told))
+
+    def _check_end(self) -> None:
+        for told in self.users.told.values():
+            self._check_task(told)
+        for node in self.nodes:
+            for view in node.view.views(now_s=node.clock.now_s()):
+                if view.own_unseen_work:
+                    raise InvariantBroken(f"{node.name} still counts work at {view.state.node_id}")
+            if node.hosting.hosted() or node.hosting.backlog:
+                raise InvariantBroken(f"{node.name} still hosts {node.hosting.hosted()}")
+            if node.lifecycle.in_flight:
+                raise InvariantBroken(f"{node.name} still owes {node.lifecycle.in_flight} tasks")
+
+    def _check_task(self, told: Told) -> None:
+        (disk,) = [p.disk for p in self.places if p.node_id == origin_of(told.task_id)]
+        record = disk.records.get(told.task_id)
+        if record is None:
+            if told.kind != "synchronous":
+                raise InvariantBroken(f"{told.task_id} was accepted and is lost")
+            return
+        buggy = any("buggy_disk" in fault for fault in self.faults)
+        if not record.status.is_final and not (told.kind == "synchronous" and buggy):
+            raise InvariantBroken(f"{told.task_id} is left over: {record}")
+        code = "" if record.error is None else record.error.code
+        if record.status is TaskStatus.FAILED and not self._may_fail(told, code):
+            raise InvariantBroken(f"{told.task_id} failed as {code}: {record.error}")
+        unwanted = told.cancelled or told.kind == "synchronous"
+        if record.status is TaskStatus.CANCELLED and not unwanted:
+            raise InvariantBroken(f"{told.task_id} was cancelled by nobody")
+        if told.final is None:
+            if told.kind != "synchronous":
+                raise InvariantBroken(f"{told.task_id} ended, and its user heard nothing")
+        elif told.final.kind.value == "finished":
+            expected = f"{told.task_id}/"
+            image = disk.images.get(told.task_id)
+            if image is None or not image.content.decode().startswith(expected):
+                raise InvariantBroken(f"{told.task_id} is finished and has no image")
+            if not told.undone and told.image != image.content:
+                raise InvariantBroken(f"{told.task_id}: {told.image!r} shown for {image.content!r}")
+
+    def _may_fail(self, told: Told, code: str) -> bool:
+        struck = {fault.split()[2] for fault in self.faults}
+        match code:
+            case "attempts_exhausted":
+                return bool(self.faults)
+            case "deadline_exceeded":
+                return told.kind == "deadline"
+            case "image_store_failed":
+                return bool(struck & {"disk_full", "no_sync", "buggy_disk"})
+            case "client_gone":
+                return told.kind == "synchronous"
+            case "init_image_gone":
+                return False
+        return False
+
+    def run(self) -> None:
+        """Runs to the end; raises InvariantBroken with the story so far."""
+        logging.disable(logging.CRITICAL)
+        try:
+            self.time.run(until_s=HEALED_END_S, on_advance=self._check)
+            self._check_end()
+        except InvariantBroken as broken:
+            story = "\n  ".join([str(broken), *self.faults])
+            raise InvariantBroken(f"seed {self.seed}, {self.time.now_s:.3f} s: {story}") from None
+        finally:
+            self._bury()
+            logging.disable(logging.NOTSET)
+
+    def _bury(self) -> None:
+        """Unwinds every coroutine, so that none is left to the garbage collector."""
+        for process in [*self.nodes, *self._past]:
+            process.loop.bury()
+        self.users.loop.bury()
+        self.time.run(until_s=self.time.now_s, on_advance=lambda: False)
+
+
+def run_faulty(seed: int, *, policy: str = "power_of_two") -> SimulatedCluster:
+    """A cluster through its faults, to the end."""
+    cluster = SimulatedCluster(seed, policy=policy)
+    cluster.plan(users=14, faults=5)
+    cluster.run()
+    return cluster
+
+
+def run_quiet(seed: int) -> SimulatedCluster:
+    """A cluster in which nothing fails, so that more must hold."""
+    cluster = SimulatedCluster(seed, quiet=True)
+    cluster.plan(users=21, faults=0)
+    cluster.run()
+    return cluster
+
+
+def _has_ended(told: Told) -> bool:
+    if told.kind == "synchronous" or told.gave_up or told.final is None:
+        return told.final is not None or told.kind == "synchronous"
+    return told.final.kind.value != "finished" or told.image is not None
+
+
+def machines() -> dict[str, list[type]]:
+    """Every event and instruction of the three machines."""
+    return {
+        name: [*module.Event.__args__, *module.Instruction.__args__]
+        for name, module in (("life", life), ("hosted", hosted), ("member", member))
+    }

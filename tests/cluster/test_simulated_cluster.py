@@ -1,126 +1,80 @@
-"""The task lifecycle under 200 seeds of faults, and planted defects that those seeds find."""
+"""Nodes under hundreds of seeds of faults: nothing is lost, nothing contradicts itself.
+
+`make seeds N=5000` runs more of them; `SEED=17 make seeds` one again, with its story.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections import Counter
 
 import pytest
 
-from edge_node.domain import Offload
-from edge_node.tasks import lifecycle as life
-from edge_node.tasks.hosting import Hosting
-from edge_node.tasks.lifecycle import Lifecycle, Moment
-from tests.cluster.simulated_cluster import InvariantBroken, SimulatedCluster
+from edge_node.clock import Moment
+from tests.cluster.simulated_cluster import (
+    SimulatedCluster,
+    machines,
+    run_faulty,
+    run_quiet,
+)
 
-SEEDS = range(200)
-
-
-def run(seed: int, **classes: type) -> SimulatedCluster:
-    cluster = SimulatedCluster(seed, **classes)
-    cluster.plan(tasks=12, faults=5)
-    try:
-        cluster.run()
-    except InvariantBroken as broken:
-        raise InvariantBroken(f"seed {seed}, t = {cluster.now_s:.3f} s: {broken}") from None
-    return cluster
+SEEDS = 200
+QUIET_SEEDS = 20
 
 
-def run_all(**classes: type) -> None:
-    for seed in SEEDS:
-        run(seed, **classes)
+@pytest.fixture(scope="module")
+def clusters() -> list[SimulatedCluster]:
+    return [run_faulty(seed) for seed in range(SEEDS)]
 
 
-def test_no_invariant_breaks_in_200_seeds() -> None:
-    finished = 0
-    replaced = 0
-    moves = 0
-    for seed in SEEDS:
-        cluster = run(seed)
-        moves += cluster.moves
-        for client in cluster.clients.values():
-            finished += client.final is not None
-            replaced += len({e.attempt for e in client.events if e.attempt}) > 1
-    # The seeds must exercise what they are for.
-    assert finished > 2000
-    assert replaced > 400
-    assert moves > 400
+def test_the_seeds_exercise_what_they_are_for(clusters: list[SimulatedCluster]) -> None:
+    told = [told for cluster in clusters for told in cluster.users.told.values()]
+    ends = Counter(one.final.kind.value for one in told if one.final is not None)
+    assert ends["finished"] > 8 * SEEDS
+    assert ends["failed"] > 50
+    assert ends["cancelled"] > 20
+    codes = Counter(one.final.error.code for one in told if one.final and one.final.error)
+    for code in ("deadline_exceeded", "image_store_failed"):
+        assert codes[code] > 10, codes
+    attempts = [len({e.attempt for e in one.events if e.executor}) for one in told]
+    assert sum(count > 1 for count in attempts) > 2 * SEEDS
+    assert sum(cluster.users.conflicts for cluster in clusters) > SEEDS
+    kinds = Counter(fault.split()[2] for cluster in clusters for fault in cluster.faults)
+    assert min(kinds.values()) > 20, kinds
+
+
+def test_every_event_and_instruction_is_reached(clusters: list[SimulatedCluster]) -> None:
+    seen: Counter[str] = sum((cluster.seen for cluster in clusters), Counter())
+    seldom = [
+        f"{name}.{kind.__name__}"
+        for name, kinds in machines().items()
+        for kind in kinds
+        if seen[f"{name}.{kind.__name__}"] < 10
+    ]
+    assert not seldom, seen
+
+
+def test_a_seed_tells_the_same_story_again() -> None:
+    first, second = run_faulty(3), run_faulty(3)
+    assert first.faults == second.faults
+    assert first.seen == second.seen
+    assert [told.events for told in first.users.told.values()] == [
+        told.events for told in second.users.told.values()
+    ]
+
+
+@pytest.mark.parametrize("seed", range(QUIET_SEEDS))
+def test_where_nothing_fails_everything_is_drawn_once(seed: int) -> None:
+    """Attempts that last longer than a lease and queues longer than it, included."""
+    cluster = run_quiet(seed)
+    assert any(told.final for told in cluster.users.told.values())
 
 
 def test_a_policy_with_latents_decides_through_all_faults() -> None:
     latents = 0
-    for seed in range(40):
-        cluster = SimulatedCluster(seed, policy="lad_ts_plus")
-        cluster.plan(tasks=12, faults=5)
-        cluster.run()
-        at = Moment(now_s=cluster.now_s, unix_s=cluster.now_s)
-        for node in cluster.nodes.values():
+    for seed in range(15):
+        cluster = run_faulty(seed, policy="lad_ts_plus")
+        at = Moment(now_s=cluster.time.now_s, unix_s=cluster.time.now_s)
+        for node in cluster.nodes:
             snapshot = node.memory.snapshot(at)
             latents += 0 if snapshot is None else len(snapshot.latents | snapshot.open_latents)
-    assert latents > 100
-
-
-class NoFenceAtOrigin(Lifecycle):
-    def _is_current(self, entry: life._Entry, attempt: int) -> bool:
-        return True
-
-
-class NoFenceAtExecutor(Hosting):
-    def _is_stale(self, offload: Offload) -> bool:
-        return False
-
-
-class YesBeforeAppend(Lifecycle):
-    def handle(self, event: life.Event, at: Moment) -> list[life.Instruction]:
-        instructions = super().handle(event, at)
-        if isinstance(event, life.TasksSubmitted):
-            yes = life.AnswerAccepted(task_ids=tuple(task.id for task in event.tasks))
-            return [yes, *instructions]
-        return instructions
-
-
-class NoReplacement(Lifecycle):
-    def _give_up_attempt(
-        self, entry: life._Entry, reason: str, message: str, at: Moment
-    ) -> list[life.Instruction]:
-        return []
-
-
-class InitImageLeftBehind(Lifecycle):
-    def handle(self, event: life.Event, at: Moment) -> list[life.Instruction]:
-        return [self._changed(one) for one in super().handle(event, at)]
-
-    def _changed(self, instruction: life.Instruction) -> life.Instruction:
-        if not isinstance(instruction, life.StartAttempt) or instruction.offload.attempt == 1:
-            return instruction
-        offload = instruction.offload
-        drawing = replace(offload.drawing, init_image_sha256="lost" + offload.task_id)
-        return replace(instruction, offload=replace(offload, drawing=drawing))
-
-
-class LeaseIgnored(Lifecycle):
-    def _lease_lapsed(self, entry: life._Entry, at: Moment) -> bool:
-        return False
-
-
-class EndBeforeRecord(Lifecycle):
-    def _end(self, entry: life._Entry, *args: object, **kwargs: object) -> list[life.Instruction]:
-        instructions = super()._end(entry, *args, **kwargs)  # type: ignore[arg-type]
-        return [*instructions, *self._finalise(entry, args[1])]  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    "defect",
-    [
-        {"lifecycle_class": NoFenceAtOrigin},
-        {"hosting_class": NoFenceAtExecutor},
-        {"lifecycle_class": YesBeforeAppend},
-        {"lifecycle_class": NoReplacement},
-        {"lifecycle_class": InitImageLeftBehind},
-        {"lifecycle_class": LeaseIgnored},
-        {"lifecycle_class": EndBeforeRecord},
-    ],
-    ids=lambda defect: next(iter(defect.values())).__name__,
-)
-def test_planted_defect_is_found(defect: dict[str, type]) -> None:
-    with pytest.raises(InvariantBroken):
-        run_all(**defect)
+    assert latents > 40

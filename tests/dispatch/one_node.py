@@ -166,7 +166,7 @@ class Node:
         self.dispatcher = Dispatcher(
             Identity(node_id=OWN, incarnation=1, rest_url="", grpc_address=""),
             self.settings,
-            lifecycle=Lifecycle(LifecycleLimits()),
+            lifecycle=Lifecycle(LifecycleLimits(), incarnation=1),
             hosting=Hosting(HostingLimits()),
             view=ClusterView(own_id=OWN, incarnation=1),
             policy=self.policy,

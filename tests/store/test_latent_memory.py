@@ -12,12 +12,12 @@ import pytest
 import redis
 from valkey_process import ValkeyProcess
 
+from edge_node.clock import Moment
 from edge_node.domain import NodeId, NodeState, Task
 from edge_node.ports import LatentSnapshot
 from edge_node.store.connection import StoreSettings
 from edge_node.store.latent_memory import LatentMemory, LatentMemorySettings
 from edge_node.tasks.cluster_view import ClusterView
-from edge_node.tasks.lifecycle import Moment
 from edge_node.tasks.placement import place
 from edge_node.tasks.slots import SlotMemory, SlotSettings
 from scheduler.registry import create

@@ -22,7 +22,6 @@ from edge_node.tasks.hosting import (
     HostingLimits,
     OffloadCancelled,
     OffloadReceived,
-    WorkerLost,
 )
 
 STEPS = 4
@@ -68,7 +67,7 @@ def test_sums_follow_every_history(seed: int) -> None:
     for attempt in range(1, 300):
         number = rng.randrange(8)
         task_id, known = TaskId(f"task-{number}"), left.get(number)
-        match rng.choice(("offload", "offload", "start", "step", "step", "end", "cancel", "lost")):
+        match rng.choice(("offload", "offload", "start", "step", "step", "end", "cancel")):
             case "offload":
                 others = len(left) - (known is not None)
                 work = rng.uniform(1.0, 100.0)
@@ -76,9 +75,6 @@ def test_sums_follow_every_history(seed: int) -> None:
                 left.pop(number, None)
                 if others < 6:
                     left[number] = (attempt, work, -1)
-            case "lost" if rng.random() < 0.1:
-                hosting.handle(WorkerLost())
-                left.clear()
             case "cancel" if known:
                 hosting.handle(OffloadCancelled(task_id=task_id, attempt=known[0]))
                 del left[number]
@@ -97,5 +93,7 @@ def test_sums_follow_every_history(seed: int) -> None:
         assert hosting.backlog == pytest.approx(expected, abs=1e-9)
         assert hosting.running == sum(done >= 0 for _, _, done in left.values())
         assert hosting.queued == len(left) - hosting.running
-    hosting.handle(WorkerLost())
+        hosting.validate()
+    for number, (attempt, *_) in left.items():
+        hosting.handle(OffloadCancelled(task_id=TaskId(f"task-{number}"), attempt=attempt))
     assert hosting.backlog == 0.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from edge_node.clock import Moment
 from edge_node.domain import (
     AttemptFailed,
     AttemptFinished,
@@ -18,8 +19,8 @@ from edge_node.domain import (
     TaskId,
     TaskStatus,
 )
-from edge_node.tasks import lifecycle as life
-from edge_node.tasks.lifecycle import Lifecycle, LifecycleLimits, Moment
+from edge_node.tasks import lifecycle_protocol as life
+from edge_node.tasks.lifecycle import Lifecycle, LifecycleLimits
 
 TASK_ID = TaskId("a-1")
 B = NodeId("b")
@@ -71,7 +72,7 @@ def report(machine: Lifecycle, what: object, *, attempt: int = 1) -> list[life.I
 
 
 def submitted(**changes: object) -> Lifecycle:
-    machine = Lifecycle(LifecycleLimits(attempts_max=2, lease_s=5.0))
+    machine = Lifecycle(LifecycleLimits(attempts_max=2, lease_s=5.0), incarnation=1)
     machine.handle(life.TasksSubmitted(tasks=(task(**changes),)), at(0.0))
     if machine.record(TASK_ID) is None:
         machine.handle(life.TasksAppended(task_ids=(TASK_ID,)), at(0.0))
@@ -79,7 +80,7 @@ def submitted(**changes: object) -> Lifecycle:
 
 
 def test_a_task_is_unknown_until_it_is_on_disk() -> None:
-    machine = Lifecycle(LifecycleLimits())
+    machine = Lifecycle(LifecycleLimits(), incarnation=1)
     told = machine.handle(life.TasksSubmitted(tasks=(task(),)), at(0.0))
     assert told == [life.AppendTasks(tasks=(task(),))]
     assert machine.record(TASK_ID) is None
@@ -89,7 +90,7 @@ def test_a_task_is_unknown_until_it_is_on_disk() -> None:
 
 
 def test_a_synchronous_task_does_not_wait_for_the_disk() -> None:
-    machine = Lifecycle(LifecycleLimits())
+    machine = Lifecycle(LifecycleLimits(), incarnation=1)
     one = task(durability=Durability.JOURNALLED)
     kinds = [type(i) for i in machine.handle(life.TasksSubmitted(tasks=(one,)), at(0.0))]
     assert kinds == [life.JournalTasks, life.AnswerAccepted, life.PublishEvent, life.PlaceTask]
@@ -228,7 +229,7 @@ def test_an_image_that_cannot_be_stored_is_a_failure_with_the_reason() -> None:
 
 
 def test_recovered_attempts_stand_above_the_former_lifes() -> None:
-    machine = Lifecycle(LifecycleLimits(attempts_max=2))
+    machine = Lifecycle(LifecycleLimits(attempts_max=2), incarnation=1)
     told = machine.handle(life.TasksRecovered(tasks=(task(attempt_floor=2),)), at(0.0))
     place = told[-1]
     assert isinstance(place, life.PlaceTask)
@@ -236,7 +237,7 @@ def test_recovered_attempts_stand_above_the_former_lifes() -> None:
 
 
 def test_finished_tasks_in_memory_are_bounded() -> None:
-    machine = Lifecycle(LifecycleLimits(finished_kept_max=3))
+    machine = Lifecycle(LifecycleLimits(finished_kept_max=3), incarnation=1)
     for index in range(5):
         one = task(id=TaskId(f"a-{index}"), durability=Durability.NONE)
         machine.handle(life.TasksSubmitted(tasks=(one,)), at(0.0))

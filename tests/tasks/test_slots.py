@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edge_node.tasks.lifecycle import Moment
+from edge_node.clock import Moment
 from edge_node.tasks.slots import SLOT_S_MAX, SLOT_S_MIN, Place, SlotMemory, SlotSettings
 from scheduler.observation import FloatArray
 from scheduler.policy import Decision

@@ -1,0 +1,344 @@
+"""One life of a simulated node: the shell that ships, on a simulated network, disk and worker."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+
+from edge_node.clock import Clock
+from edge_node.dispatch.dispatcher import Dispatcher, DispatcherSettings
+from edge_node.dispatch.front_desk import FrontDesk, FrontDeskSettings
+from edge_node.dispatch.own_node import Identity
+from edge_node.dispatch.own_tasks import OwnTasksSettings
+from edge_node.dispatch.timekeeper import TimekeeperSettings
+from edge_node.domain import (
+    AttemptReport,
+    JobId,
+    NodeId,
+    NodeState,
+    Offload,
+    TaskEvent,
+    TaskId,
+    TaskRecord,
+)
+from edge_node.errors import OriginUnavailable
+from edge_node.peering.peer_links import PeerLinks
+from edge_node.peering.service import PeerService
+from edge_node.tasks.admission import AdmissionLimits
+from edge_node.tasks.cluster_view import ClusterView, ClusterViewLimits
+from edge_node.tasks.hosting import Hosting, HostingLimits
+from edge_node.tasks.lifecycle import Lifecycle, LifecycleLimits
+from edge_node.tasks.membership import MembershipSettings
+from edge_node.tasks.slots import SlotMemory, SlotSettings
+from edge_node.telemetry.metrics import NodeMetrics
+from scheduler.policy import Policy
+from tests.cluster.disk import (
+    Disk,
+    Mount,
+    PlantedBug,
+    SimulatedImages,
+    SimulatedInitImages,
+    SimulatedLedger,
+)
+from tests.cluster.network import Broken, Network
+from tests.cluster.virtual_time import ProcessLoop, VirtualTime
+from tests.cluster.worker import SimulatedWorker
+
+TICK_S = 0.25
+LEASE_S = 2.0
+LIMITS = LifecycleLimits(attempts_max=6, lease_s=LEASE_S)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Skewed(Clock):
+    """A machine's clocks: its own beginning, and a day that is not quite everybody's."""
+
+    time: VirtualTime
+    began_s: float
+    skew_s: float
+
+    def now_s(self) -> float:
+        return self.time.now_s + self.began_s
+
+    def unix_s(self) -> float:
+        return 1e9 + self.time.now_s + self.skew_s
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """A machine: where a node runs, life after life."""
+
+    node_id: NodeId
+    address: str
+    peers: tuple[str, ...]
+    step_s: float
+    disk: Disk
+
+
+class Connection:
+    """A PeerConnection over the simulated network."""
+
+    def __init__(self, source: NodeProcess, address: str, network: Network) -> None:
+        self._source = source
+        self._address = address
+        self._network = network
+
+    async def close(self) -> None:
+        """Calls end with whoever makes them."""
+
+    async def ping(self) -> None:
+        async def pong(process: NodeProcess) -> None:
+            process.service.own_state()
+
+        await self._once(pong, timeout_s=2.0)
+
+    async def exchange_state(
+        self, own_states: AsyncIterator[NodeState]
+    ) -> AsyncGenerator[NodeState, None]:
+        host = self._source.place.address.partition(":")[0]
+        number = next(self._source.numbers)
+        key = (self._source.place.address, number)
+
+        async def serve(process: NodeProcess) -> AsyncGenerator[NodeState, None]:
+            heard = process.heard.setdefault(key, asyncio.Queue())
+            try:
+                states = process.service.exchange_state(_drain(heard), host=host)
+                async with aclosing(states):
+                    async for state in states:
+                        yield state
+            finally:
+                process.heard.pop(key, None)
+
+        async def speak() -> None:
+            async for state in own_states:
+
+                def hear(process: NodeProcess, state: NodeState = state) -> None:
+                    process.heard.setdefault(key, asyncio.Queue()).put_nowait(state)
+
+                self._network.send(self._source, self._address, hear)
+
+        speaking = asyncio.create_task(speak())
+        try:
+            async with aclosing(self._stream(serve, wild=True)) as states:
+                async for state in states:
+                    yield state
+        finally:
+            speaking.cancel()
+            await asyncio.gather(speaking, return_exceptions=True)
+
+    def offload(
+        self, offload: Offload, *, init_image: bytes
+    ) -> AsyncGenerator[AttemptReport, None]:
+        return self._stream(lambda p: p.service.offload(offload, init_image=init_image), wild=True)
+
+    async def cancel_offload(self, task_id: TaskId, attempt: int) -> None:
+        async def cancel(process: NodeProcess) -> None:
+            process.service.cancel_offload(task_id, attempt)
+
+        await self._once(cancel)
+
+    async def read_task(self, task_id: TaskId) -> TaskRecord:
+        return await self._once(lambda p: p.service.read_task(task_id))
+
+    async def read_job(self, job_id: JobId) -> tuple[TaskRecord, ...]:
+        return await self._once(lambda p: p.service.read_job(job_id))
+
+    async def cancel_task(self, task_id: TaskId) -> TaskRecord:
+        return await self._once(lambda p: p.service.cancel_task(task_id))
+
+    def watch_task(self, task_id: TaskId, *, after: int) -> AsyncGenerator[TaskEvent, None]:
+        return self._stream(lambda p: p.service.watch_task(task_id, after=after))
+
+    async def fetch_image(self, task_id: TaskId) -> tuple[bytes, str]:
+        return await self._once(lambda p: p.service.fetch_image(task_id))
+
+    async def _stream(
+        self, serve: Callable[[NodeProcess], AsyncGenerator[T, None]], *, wild: bool = False
+    ) -> AsyncGenerator[T, None]:
+        stream = self._network.stream(self._source, self._address, serve, wild=wild)
+        try:
+            async with aclosing(stream) as items:
+                async for item in items:
+                    yield item
+        except Broken as error:
+            raise OriginUnavailable(f"{self._address}: {error}") from None
+
+    async def _once(
+        self, serve: Callable[[NodeProcess], Awaitable[T]], *, timeout_s: float = 5.0
+    ) -> T:
+        try:
+            return await self._network.once(self._source, self._address, serve, timeout_s=timeout_s)
+        except Broken as error:
+            raise OriginUnavailable(f"{self._address}: {error}") from None
+
+
+async def _drain(queue: asyncio.Queue[T]) -> AsyncGenerator[T, None]:
+    while True:
+        yield await queue.get()
+
+
+class NodeProcess:
+    """A node from its start to its crash or stop."""
+
+    def __init__(
+        self,
+        place: Place,
+        *,
+        time: VirtualTime,
+        network: Network,
+        rng: np.random.Generator,
+        policy: Policy,
+        note_bug: Callable[[str], None],
+    ) -> None:
+        self.place = place
+        self.name: str = place.node_id
+        self.address = place.address
+        self.loop = ProcessLoop(time, place.node_id)
+        self.heard: dict[tuple[str, int], asyncio.Queue[NodeState]] = {}
+        self.numbers = itertools.count(1)
+        self.note_bug = note_bug
+        self.started = False
+        self.gone = False
+        # Why attempts of this origin ended.
+        self.reasons: Counter[str] = Counter()
+        began_s, skew_s = 1000.0 * float(rng.integers(1, 9)), float(rng.uniform(-0.2, 0.2))
+        self.clock = Skewed(time, began_s=began_s, skew_s=skew_s)
+        place.disk.incarnation += 1
+        self.incarnation = place.disk.incarnation
+        mount = Mount(place.disk, clock=self.clock, now_s=lambda: time.now_s, rng=rng)
+        self.ledger = SimulatedLedger(mount)
+        self.worker = SimulatedWorker(
+            place.node_id, step_s=place.step_s, on_change=lambda: self._worker_changed()
+        )
+        self.lifecycle = Lifecycle(LIMITS, incarnation=self.incarnation)
+        self.hosting = Hosting(HostingLimits(hosted_max=8))
+        self.view = ClusterView(
+            own_id=place.node_id,
+            incarnation=self.incarnation,
+            limits=ClusterViewLimits(suspect_s=1.5, heartbeat_s=TICK_S),
+            began_s=self.clock.now_s(),
+        )
+        self.memory = SlotMemory(SlotSettings(), now_s=self.clock.now_s())
+        self.dispatcher = self._dispatcher(mount, policy)
+        self.membership = MembershipSettings(
+            addresses=place.peers,
+            cluster_name="simulated",
+            heartbeat_s=TICK_S,
+            accept_new_peers=True,
+            forget_s=20.0,
+        )
+        self.links = PeerLinks(
+            self.membership,
+            own_id=place.node_id,
+            own_state=self.dispatcher.own_node.state,
+            state_received=self.dispatcher.peer_state_received,
+            round_trip_measured=self.dispatcher.round_trip_measured,
+            node_forgotten=self.dispatcher.peer_forgotten,
+            connect=lambda address: Connection(self, address, network),
+            clock=self.clock,
+        )
+        self.service = PeerService(self.dispatcher, self.links)
+        self.front_desk = self._front_desk()
+
+    def _dispatcher(self, mount: Mount, policy: Policy) -> Dispatcher:
+        return Dispatcher(
+            Identity(
+                node_id=self.place.node_id,
+                incarnation=self.incarnation,
+                rest_url=f"http://{self.address}",
+                grpc_address=self.address,
+            ),
+            DispatcherSettings(
+                own_tasks=OwnTasksSettings(
+                    admission=AdmissionLimits(tasks_in_flight_max=30, wait_s_max=1000.0),
+                    deadline_s_default=1000.0,
+                ),
+                time=TimekeeperSettings(
+                    tick_s=TICK_S, heartbeat_s=TICK_S, lease_s=LEASE_S, move_waiting=True
+                ),
+            ),
+            lifecycle=self.lifecycle,
+            hosting=self.hosting,
+            view=self.view,
+            policy=policy,
+            memory=self.memory,
+            ledger=self.ledger,
+            images=SimulatedImages(mount),
+            init_images=SimulatedInitImages(mount),
+            worker=self.worker,
+            metrics=NodeMetrics(),
+            clock=self.clock,
+            new_ulid=lambda: f"{self.incarnation:04d}{next(self.numbers):06d}",
+        )
+
+    def _front_desk(self) -> FrontDesk:
+        return FrontDesk(
+            FrontDeskSettings(
+                node_id=self.place.node_id,
+                policy_name="simulated",
+                prompt_chars_max=1000,
+                steps_default=4,
+                guidance_scale_default=5.0,
+                guidance_scale_max=10.0,
+                strength_default=0.5,
+                images_per_request_max=4,
+                deadline_s_max=1000.0,
+            ),
+            dispatcher=self.dispatcher,
+            view=self.view,
+            peers=self.links,
+            worker=self.worker,
+            ledger=self.ledger,
+            clock=self.clock,
+        )
+
+    def _worker_changed(self) -> None:
+        self.dispatcher.own_node.worker_changed()
+
+    def bug(self, error: Exception) -> None:
+        """What is none of our errors came out of a call."""
+        if isinstance(error, PlantedBug):
+            return
+        self.note_bug(f"{self.name}: {error!r}")
+
+    def start(self) -> None:
+        """Begins, in the order of edge_node.node."""
+
+        async def run() -> None:
+            self._writing = asyncio.create_task(self.ledger.write_behind())
+            recovered = self.ledger.recover(attempts_max=LIMITS.attempt_numbers_max)
+            self.worker.start()
+            await self.links.start()
+            self.dispatcher.start(self.links, [record.task for record in recovered])
+            self.started = True
+
+        self.spawn(run())
+
+    def stop(self, *, drain_s: float, ended: Callable[[], None]) -> None:
+        """Ends as SIGTERM does it: drains, says goodbye, stops."""
+
+        async def run() -> None:
+            await self.dispatcher.drain(timeout_s=drain_s)
+            await self.links.say_goodbye()
+            await self.dispatcher.stop()
+            await self.links.stop()
+            ended()
+
+        self.spawn(run())
+
+    def spawn(self, coroutine: Any) -> None:
+        """Runs a coroutine in this process."""
+
+        def begin() -> None:
+            task = self.loop.create_task(coroutine)
+            self._held = task
+
+        self.loop.call_soon(begin)

@@ -1,0 +1,154 @@
+"""A simulated worker process: one drawing after another, a step at a time; it crashes and hangs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+
+from edge_node.domain import (
+    AttemptFinished,
+    AttemptQueued,
+    AttemptReport,
+    AttemptStarted,
+    Drawing,
+    Image,
+    ModelFingerprint,
+    StepFinished,
+    TaskId,
+    WorkerDescription,
+    WorkerLoad,
+    WorkModel,
+)
+from edge_node.errors import WorkerUnavailable
+from tests.cluster.disk import PlantedBug
+
+# Longer silence than this of a worker that draws is taken for a hang by its supervision.
+HANG_S = 3.0
+RESTART_S = 0.4
+
+
+class SimulatedWorker:
+    """The worker port.
+
+    Args:
+        name: of its node; images carry it.
+        step_s: of a step.
+        on_change: told when it comes, goes or takes something.
+    """
+
+    def __init__(self, name: str, *, step_s: float, on_change: Callable[[], None]) -> None:
+        self.name = name
+        self.step_s = step_s
+        self.drawing: dict[tuple[TaskId, int], Drawing] = {}
+        self.steps_drawn = 0
+        self.buggy_draws = 0
+        self._on_change = on_change
+        self._ready = False
+        self._hanging = False
+        self._waits: dict[asyncio.Future[None], None] = {}
+        self._queue: list[asyncio.Future[None]] = []
+
+    def start(self) -> None:
+        """Loads; ready soon."""
+        asyncio.get_running_loop().call_later(RESTART_S, self._come)
+
+    def _come(self) -> None:
+        self._ready, self._hanging = True, False
+        self._on_change()
+
+    def crash(self) -> None:
+        """The process is gone, and all that it was doing; its supervision starts it again."""
+        self._ready = False
+        for wait in list(self._waits):
+            if not wait.done():
+                wait.set_exception(WorkerUnavailable("the worker ended"))
+        self._on_change()
+        asyncio.get_running_loop().call_later(RESTART_S, self._come)
+
+    def hang(self) -> None:
+        """No step is done any more, until its supervision ends the process."""
+        self._hanging = True
+        asyncio.get_running_loop().call_later(HANG_S, self.crash)
+
+    @property
+    def description(self) -> WorkerDescription | None:
+        if not self._ready:
+            return None
+        return WorkerDescription(
+            state="ready",
+            model="m",
+            model_fingerprint=ModelFingerprint("f"),
+            capacity=1.0 / self.step_s,
+            work_model=WorkModel(fixed_steps=1.0, unguided_ratio=0.5, reference_px=64),
+            size_px_max=64,
+            steps_max=100,
+        )
+
+    @property
+    def ready(self) -> bool:
+        return self._ready
+
+    @property
+    def load(self) -> WorkerLoad | None:
+        return None
+
+    async def draw(
+        self,
+        *,
+        task_id: TaskId,
+        attempt: int,
+        drawing: Drawing,
+        priority: int,
+        init_image: bytes,
+        deadline_s: float | None,
+    ) -> AsyncGenerator[AttemptReport, None]:
+        if not self._ready:
+            raise WorkerUnavailable("the worker is not there yet")
+        if self.buggy_draws:
+            self.buggy_draws -= 1
+            raise PlantedBug("planted")
+        assert bool(drawing.init_image_sha256) == bool(init_image), "drawn without its init image"
+        assert (task_id, attempt) not in self.drawing, f"{task_id}/{attempt} is drawn twice"
+        self.drawing[task_id, attempt] = drawing
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queue.append(turn)
+        try:
+            yield AttemptQueued(position=len(self._queue))
+            self._next()
+            await self._waiting(turn)
+            yield AttemptStarted()
+            for step in range(1, drawing.denoising_steps + 1):
+                await self._step()
+                yield StepFinished(step=step, steps=drawing.denoising_steps)
+            await self._step()
+            content = f"{task_id}/{attempt}/{self.name}/{drawing.seed}".encode()
+            image = Image(content=content, format="png", width_px=64, height_px=64)
+            yield AttemptFinished(image=image, queue_s=0.0, compute_s=1.0)
+        finally:
+            del self.drawing[task_id, attempt]
+            self._queue.remove(turn)
+            self._next()
+
+    def _next(self) -> None:
+        if self._queue and not self._queue[0].done():
+            self._queue[0].set_result(None)
+
+    async def _step(self) -> None:
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[None] = loop.create_future()
+        if not self._hanging:
+            loop.call_later(self.step_s, _finish, done)
+        await self._waiting(done)
+        self.steps_drawn += 1
+
+    async def _waiting(self, future: asyncio.Future[None]) -> None:
+        self._waits[future] = None
+        try:
+            await future
+        finally:
+            del self._waits[future]
+
+
+def _finish(done: asyncio.Future[None]) -> None:
+    if not done.done():
+        done.set_result(None)
