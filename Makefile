@@ -42,7 +42,8 @@ type: install
 # Regenerates the committed stubs; a test holds that they match the .proto files.
 proto: install
 	cd proto && ../$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. \
-		--grpc_python_out=. dedgeai/v1/node.proto dedgeai/v1/worker.proto
+		--grpc_python_out=. --plugin=../$(BIN)/protoc-gen-mypy_grpc --mypy_grpc_out=. \
+		dedgeai/v1/node.proto dedgeai/v1/worker.proto
 
 # The quick ones; each script's --help says how to run the long ones.
 bench: install

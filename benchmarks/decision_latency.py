@@ -20,6 +20,7 @@ import itertools
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,7 @@ def lad_ts_calls() -> dict[str, tuple[Callable[[], object], int]]:
         start = torch.randn(1, SERVERS, SERVERS, batch)
         states = torch.randn(1, SERVERS, STATE, batch)
         calls[f"compiled, {SERVERS} x {batch} at once"] = (
-            lambda start=start, states=states: actor.run(start, states, noise),
+            partial(actor.run, start, states, noise),
             SERVERS * batch,
         )
     return calls
@@ -228,16 +229,16 @@ def main() -> None:
         except InvalidCheckpoint as error:
             print(f"{name} is left out: {error}")
             continue
-        calls[name] = (lambda policy=policy: policy.decide(seen), 1)
+        calls[name] = (partial(policy.decide, seen), 1)
     print(f"{'':<34}{'median':>12}{'best':>12}   us per decision")
     for name, (call, decisions) in calls.items():
         measured = per_call_us(call, seconds=options.seconds)
         results[name] = {key: value / decisions for key, value in measured.items()}
         row = results[name]
         print(f"{name:<34}{row['median_us']:>12.2f}{row['best_us']:>12.2f}", flush=True)
-    for policy, nodes in itertools.product(("slow_server_aware", "lad_ts_plus"), CLUSTERS):
-        name = f"in the node, {nodes}: {policy}"
-        row = results[name] = in_the_node(policy, nodes, seconds=options.seconds)
+    for rule, nodes in itertools.product(("slow_server_aware", "lad_ts_plus"), CLUSTERS):
+        name = f"in the node, {nodes}: {rule}"
+        row = results[name] = in_the_node(rule, nodes, seconds=options.seconds)
         print(f"{name:<34}{row['median_us']:>12.2f}{row['best_us']:>12.2f}", flush=True)
     written = {
         "question": "wall time of one placement decision among 20 servers, one thread; in the "

@@ -22,7 +22,8 @@ import pathlib
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -41,7 +42,7 @@ from edge_node.worker import (
     sd3_parts,
     tiny_sd3,
 )
-from edge_node.worker.denoiser import ModelFacts
+from edge_node.worker.denoiser import Denoiser, ModelFacts
 from edge_node.worker.queue_order import Order
 from edge_node.worker.sd3 import Sd3Denoiser, Sd3Options, Sd3Row
 from edge_node.worker.sd3_parts import Sd3Parts
@@ -126,7 +127,7 @@ def step_tflop(config: Any, *, image_tokens: int, context_rows: int, kept_rows: 
     linear += 4 * width * width * context_rows  # the last block's context keys and values
     linear += 2 * context_rows * config.joint_attention_dim * width
     attention = 4 * width * tokens * (image_tokens + kept_rows) * blocks
-    return 2 * (linear + attention) / 1e12
+    return float(2 * (linear + attention) / 1e12)
 
 
 def equality(pair: Pair, *, drawings: int) -> dict[str, Any]:
@@ -163,12 +164,12 @@ def speed(pair: Pair, *, steps: int, rounds: int) -> dict[str, Any]:
     ours_s, theirs_s, step_s, their_step_s = [], [], [], []
     for number in range(1, rounds + 1):
         one = pair.drawing(number, steps=steps)
-        theirs_s.append(pair.timed(lambda one=one: pair.by_pipeline(one)))
-        ours_s.append(pair.timed(lambda one=one: pair.by_engine(one)))
+        theirs_s.append(pair.timed(partial(pair.by_pipeline, one)))
+        ours_s.append(pair.timed(partial(pair.by_engine, one)))
         row = pair.denoiser.begin(one, b"")
-        step_s.append(pair.timed(lambda row=row: pair.denoiser.step([row])))
+        step_s.append(pair.timed(partial(pair.denoiser.step, [row])))
         inputs = _unfolded_inputs(pair, row)
-        their_step_s.append(pair.timed(lambda inputs=inputs: pair.parts.transformer(**inputs)))
+        their_step_s.append(pair.timed(partial(pair.parts.transformer, **inputs)))
     return {
         "steps": steps,
         "rounds": rounds,
@@ -201,7 +202,7 @@ def poisson(pair: Pair, *, requests: int, seed: int = 1) -> dict[str, Any]:
     wanted = [pair.drawing(number, steps=int(steps)) for number, steps in enumerate(steps_N)]
     pair.by_engine(pair.drawing(0, steps=1))
     pair.by_pipeline(pair.drawing(0, steps=1))
-    service_s_N = np.array([pair.timed(lambda one=one: pair.by_pipeline(one)) for one in wanted])
+    service_s_N = np.array([pair.timed(partial(pair.by_pipeline, one)) for one in wanted])
     gap_s = service_s_N.mean() / LOAD
     arrival_s_N = np.cumsum(rng.exponential(gap_s, requests))
     arriving = [
@@ -251,7 +252,8 @@ def replayed(
         delays = {"pipeline_fcfs": first_come_first_served(arrival_s_N, service_s_N)}
         for order in ("fcfs", "srpt"):
             run = VirtualRun(
-                _Counting(),
+                # It is neither loaded nor calibrated here.
+                cast(Denoiser[Any], _Counting()),
                 arriving,
                 facts=pair.facts,
                 calibrated=calibration.calibrated(
@@ -443,8 +445,7 @@ def full_size_on_gpu() -> dict[str, Any]:
     pair = full_pair(torch.device("cuda"), "float16", threads=1)
     calibrated = pair.denoiser.calibrate()
     alone = [
-        pair.timed(lambda number=number: pair.by_engine(pair.drawing(number, steps=28)))
-        for number in range(5)
+        pair.timed(partial(pair.by_engine, pair.drawing(number, steps=28))) for number in range(5)
     ]
     tflop = work_of(pair)["step_tflop_folded"]
     throughput = max(rows / seconds for rows, seconds in calibrated.guided_s) * tflop

@@ -87,7 +87,7 @@ class SoftAgent:
             torch.tensor(state[None], dtype=torch.float),
             torch.tensor(latent[None], dtype=torch.float),
         )
-        action = torch.distributions.Categorical(chances).sample()
+        action = torch.distributions.Categorical(chances).sample()  # type: ignore[no-untyped-call]
         return int(action.item()), chances.detach().numpy()[0]
 
     def learn(self, batch: list[Tensor]) -> None:
@@ -193,5 +193,5 @@ def _batch(pool: collections.deque[Any]) -> list[Tensor]:
 
 def _step(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
     optimiser.zero_grad()
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     optimiser.step()

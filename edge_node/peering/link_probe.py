@@ -90,7 +90,7 @@ def _channel(address: str) -> grpc.aio.Channel:
     return grpc.aio.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)])
 
 
-async def _described(stub: node_pb2_grpc.NodeServiceStub, address: str) -> PeerFound:
+async def _described(stub: node_pb2_grpc.NodeServiceAsyncStub, address: str) -> PeerFound:
     request = node_pb2.NodeServiceDescribeRequest()
     try:
         answer = await stub.Describe(request, timeout=CALL_S_MAX)
@@ -106,7 +106,9 @@ async def _described(stub: node_pb2_grpc.NodeServiceStub, address: str) -> PeerF
     )
 
 
-async def _sent_bit_s(stub: node_pb2_grpc.NodeServiceStub, *, round_trip_s: float) -> float | None:
+async def _sent_bit_s(
+    stub: node_pb2_grpc.NodeServiceAsyncStub, *, round_trip_s: float
+) -> float | None:
     request = _padded_request()
     best_s = None
     for _ in range(PADDED_CALLS):

@@ -53,7 +53,7 @@ class ChangeSignal:
         self._next = self._loop.create_future()
 
 
-class WorkerService:
+class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
     """WorkerService of worker.proto on one engine."""
 
     def __init__(self, engine: StepEngine[Any], *, changes: ChangeSignal) -> None:

@@ -47,7 +47,7 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete, MultiDiscrete, Space
 from numba import njit
 from numpy.typing import NDArray
-from pettingzoo import AECEnv, ParallelEnv  # type: ignore[import-untyped]
+from pettingzoo import AECEnv, ParallelEnv
 
 from scheduler.simulator.queueing import FloatArray, IntArray, work_off_s
 from scheduler.simulator.rules.view import Facts, View, book, facts_of, link_s, look, open_view
