@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 import httpx
 import uvicorn
-from memory_front_door import MemoryFrontDoor
 
 from edge_node.api.app import create_app
 from edge_node.api.uploads import UploadLimits
 from edge_node.telemetry.metrics import NodeMetrics
+from tests.api.memory_front_door import MemoryFrontDoor
 
 REQUEST_BYTES_MAX = 20_000
 UPLOADS = UploadLimits(bytes_max=300_000, pixels_max=2_000_000, at_once_max=2, arrival_s_max=15.0)

@@ -8,10 +8,10 @@ from typing import Any
 
 import httpx
 import pytest
-from memory_front_door import MemoryFrontDoor
-from served import REQUEST_BYTES_MAX, UPLOADS, Served, served
 
 from edge_node.errors import AdmissionRefused, DEdgeAIError, StoreUnavailable
+from tests.api.memory_front_door import MemoryFrontDoor
+from tests.api.served import REQUEST_BYTES_MAX, UPLOADS, Served, served
 
 SURFACES = ("/v1/tasks", "/v1/images/generations")
 
@@ -181,7 +181,7 @@ def test_an_image_that_is_not_there_yet_and_a_bad_event_id() -> None:
             for text in ("-1", "x", "9" * 30, "²"):
                 events = await node.http.get(
                     f"/v1/tasks/{task['id']}/events",
-                    headers={"Last-Event-ID": text.encode()},
+                    headers=[(b"Last-Event-ID", text.encode())],
                 )
                 check(events, status=400, code="invalid_request", param="Last-Event-ID")
 

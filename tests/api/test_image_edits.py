@@ -10,14 +10,14 @@ from typing import Any
 
 import httpx
 import pytest
-from memory_front_door import PNG, MemoryFrontDoor
 from openai import AsyncOpenAI, BadRequestError
-from served import REQUEST_BYTES_MAX, UPLOADS, Served, served
-from test_bad_input import check
-from test_openai_images import sdk, until_gone
-from uploaded import decoded, encoded, halves, in_base64, noise
 
 from edge_node.api import schemas
+from tests.api.memory_front_door import PNG, MemoryFrontDoor
+from tests.api.served import REQUEST_BYTES_MAX, UPLOADS, Served, served
+from tests.api.test_bad_input import check
+from tests.api.test_openai_images import sdk, until_gone
+from tests.api.uploaded import decoded, encoded, halves, in_base64, noise
 
 EDITS = "/v1/images/edits"
 PHOTO = encoded(halves(96, 64), "JPEG", quality=95)

@@ -6,10 +6,9 @@ import asyncio
 import json
 from typing import Any
 
-from memory_front_door import PNG, MemoryFrontDoor
-from served import served
-
 from edge_node.domain import TaskEventKind, TaskId
+from tests.api.memory_front_door import PNG, MemoryFrontDoor
+from tests.api.served import served
 
 Event = dict[str, str]
 

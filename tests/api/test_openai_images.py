@@ -6,12 +6,14 @@ import asyncio
 import base64
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import httpx
 import pytest
-from memory_front_door import PNG, MemoryFrontDoor
 from openai import APIError, AsyncOpenAI, BadRequestError, InternalServerError, NotFoundError
-from served import Served, served
+
+from tests.api.memory_front_door import PNG, MemoryFrontDoor
+from tests.api.served import Served, served
 
 PATH = "/v1/images/generations"
 
@@ -103,7 +105,7 @@ def test_a_stream_by_the_sdk(partial_images: int) -> None:
 
 def test_a_partial_image_is_sent_even_when_no_step_gave_one() -> None:
     class NoPreviews(MemoryFrontDoor):
-        async def publish(self, *arguments: object, **fields: object) -> None:
+        async def publish(self, *arguments: object, **fields: Any) -> None:
             fields.pop("preview", None)
             await super().publish(*arguments, **fields)  # type: ignore[arg-type]
 

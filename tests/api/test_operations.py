@@ -4,11 +4,10 @@ import asyncio
 from dataclasses import replace
 from typing import Any
 
-from memory_front_door import MemoryFrontDoor
-from served import served
-
 from edge_node.ports import ClusterSnapshot, GuardStatus
 from scheduler.verdict import ReplayVerdict
+from tests.api.memory_front_door import MemoryFrontDoor
+from tests.api.served import served
 
 STATUS = GuardStatus(
     wanted="lad_ts_plus",

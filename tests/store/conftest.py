@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from valkey_process import ValkeyProcess
+
+from tests.store.valkey_process import ValkeyProcess
 
 
 @pytest.fixture

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 import redis
-from valkey_process import ValkeyProcess
 
 from edge_node.errors import StoreUnavailable
 from edge_node.store.embedded_valkey import valkey_command, wait_until_ready
+from tests.store.valkey_process import ValkeyProcess
 
 
 def test_a_socket_path_that_the_kernel_refuses_is_refused_with_advice(tmp_path: Path) -> None:

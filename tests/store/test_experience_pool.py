@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import redis
-from valkey_process import ValkeyProcess
 
 from edge_node.clock import SystemClock
 from edge_node.store.connection import StoreConnection, StoreSettings
@@ -19,6 +19,7 @@ from scheduler.experience import PooledDecision, RecordedDecision
 from scheduler.experience_codec import UnreadableExperience, decode, encode
 from scheduler.observation import Observation, Traffic
 from scheduler.policy import Decision, Outcome
+from tests.store.valkey_process import ValkeyProcess
 
 
 def recorded(number: int, *, servers: int = 3) -> RecordedDecision:
@@ -68,17 +69,18 @@ def same(one: PooledDecision, other: PooledDecision) -> bool:
     return encode(one) == encode(other)
 
 
-def settings(valkey: ValkeyProcess, **changes: object) -> PoolSettings:
+def settings(valkey: ValkeyProcess, **changes: Any) -> PoolSettings:
     store = StoreSettings(url=valkey.url, command_timeout_s=1.0, probe_interval_s=0.05)
     small = PoolSettings(store=store, node_id="node-1", write_every_s=0.01)
-    return replace(small, **changes)  # type: ignore[arg-type]
+    return replace(small, **changes)
 
 
 async def read_all(pool: PoolSettings) -> tuple[list[PooledDecision | Outcome], int]:
     connection = StoreConnection(pool.store)
     await connection.start()
     try:
-        reader, last_id, found, damaged = PoolReader(pool, connection), FIRST_ID, [], 0
+        reader, last_id, damaged = PoolReader(pool, connection), FIRST_ID, 0
+        found: list[PooledDecision | Outcome] = []
         while (part := await reader.read_since(last_id, 7)).count:
             found += part.entries
             last_id, damaged = part.last_id, damaged + part.damaged

@@ -5,11 +5,11 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from records import task_id
 
 from edge_node.domain import Image, TaskId
 from edge_node.errors import ImageGone
 from edge_node.store.image_files import ImageFiles
+from tests.store.records import task_id
 
 
 class SetClock:

@@ -8,11 +8,11 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from test_image_files import SetClock
 
 from edge_node.errors import InitImageGone, InitImagesFull, InvalidRequest, StoreUnavailable
 from edge_node.store.durable_file import write_durably
 from edge_node.store.init_images import InitImages
+from tests.store.test_image_files import SetClock
 
 KEEP_S_MAX = 1000.0
 
@@ -125,7 +125,7 @@ def test_a_name_cannot_lead_out_of_the_folder(
 ) -> None:
     (tmp_path / "secret.png").write_bytes(b"s")
     opened: list[Path] = []
-    monkeypatch.setattr(Path, "read_bytes", lambda path: opened.append(path) or b"")
+    monkeypatch.setattr(Path, "read_bytes", lambda path: opened.append(path) or b"")  # type: ignore[func-returns-value]
 
     async def story(images: InitImages, clock: SetClock) -> None:
         with pytest.raises(InitImageGone):

@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import redis
-from valkey_process import ValkeyProcess
 
 from edge_node.clock import Moment
 from edge_node.domain import NodeId, NodeState, Task
@@ -21,6 +21,7 @@ from edge_node.tasks.cluster_view import ClusterView
 from edge_node.tasks.placement import place
 from edge_node.tasks.slots import SlotMemory, SlotSettings
 from scheduler.registry import create
+from tests.store.valkey_process import ValkeyProcess
 from tests.tasks.test_cluster_view import task
 
 PREFIX = "dedgeai:a:latents:"
@@ -82,14 +83,14 @@ def test_what_was_written_is_read_and_expires(valkey: ValkeyProcess) -> None:
             assert await other.read() is None
 
     on(story)
-    client = redis.Redis.from_url(valkey.url)
+    client: Any = redis.Redis.from_url(valkey.url)
     keys = client.keys("*")
     assert len(keys) == 2
     assert all(990 < client.ttl(key) <= 1000 for key in keys)
 
 
 def test_a_slot_costs_one_command_with_what_changed(valkey: ValkeyProcess) -> None:
-    client = redis.Redis.from_url(valkey.url)
+    client: Any = redis.Redis.from_url(valkey.url)
 
     async def story() -> None:
         async with memory_at(valkey) as memory:
@@ -148,7 +149,7 @@ def test_another_membership_or_version_has_a_key_of_its_own(valkey: ValkeyProces
     ],
 )
 def test_a_damaged_memory_is_no_memory(valkey: ValkeyProcess, field: str, value: bytes) -> None:
-    client = redis.Redis.from_url(valkey.url)
+    client: Any = redis.Redis.from_url(valkey.url)
 
     async def story() -> None:
         async with memory_at(valkey) as memory:

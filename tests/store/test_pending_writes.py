@@ -1,9 +1,8 @@
 from __future__ import annotations
 
-from records import finished, placed, task, task_id
-
 from edge_node.domain import Durability, TaskRecord
 from edge_node.store.pending_writes import Acceptance, PendingWrite, PendingWrites
+from tests.store.records import finished, placed, task, task_id
 
 
 def write(record: TaskRecord, *, acceptance: Acceptance | None = None) -> PendingWrite:

@@ -4,10 +4,10 @@ import json
 from dataclasses import replace
 
 import pytest
-from records import finished, placed, task
 
 from edge_node.domain import JobId, TaskError, TaskStatus
 from edge_node.store.record_codec import UnreadableRecord, decode_record, encode_record
+from tests.store.records import finished, placed, task
 
 
 def test_what_is_written_comes_back() -> None:

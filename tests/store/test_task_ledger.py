@@ -9,8 +9,6 @@ from dataclasses import replace
 
 import pytest
 import redis
-from records import finished, placed, task, task_id
-from valkey_process import ValkeyProcess
 
 from edge_node.clock import SystemClock
 from edge_node.domain import Durability, JobId, TaskStatus
@@ -18,6 +16,8 @@ from edge_node.errors import IdempotencyConflict, StoreUnavailable
 from edge_node.ports import AlreadyAccepted, Appended, Idempotency
 from edge_node.store.connection import StoreSettings
 from edge_node.store.task_ledger import LedgerSettings, TaskLedger
+from tests.store.records import finished, placed, task, task_id
+from tests.store.valkey_process import ValkeyProcess
 
 pytestmark = pytest.mark.system
 

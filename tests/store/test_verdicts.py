@@ -5,11 +5,11 @@ import json
 from collections.abc import Awaitable, Callable
 
 import pytest
-from valkey_process import ValkeyProcess
 
 from edge_node.store.connection import StoreConnection, StoreSettings
 from edge_node.store.verdicts import UnreadableVerdict, VerdictStore, decode, encode
 from scheduler.verdict import ReplayVerdict
+from tests.store.valkey_process import ValkeyProcess
 
 VERDICT = ReplayVerdict(
     version="lad_ts_plus/1",
