@@ -15,6 +15,7 @@ import threading
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -157,9 +158,9 @@ def fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fleet]:
     made.close()
 
 
-def run(path: Path, **options: object) -> str:
+def run(path: Path, **options: Any) -> str:
     said = io.StringIO()
-    request = DeployRequest(inventory=path, **options)  # type: ignore[arg-type]
+    request = DeployRequest(inventory=path, **options)
     assert deploy(request, console=Console(file=said, width=200)) == 0
     return said.getvalue()
 

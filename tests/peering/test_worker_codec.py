@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from dedgeai.v1 import worker_pb2
 
@@ -23,7 +25,7 @@ from edge_node.peering import codec
 IMAGE = Image(content=b"\x89PNG\0", format="png", width_px=64, height_px=48, emulated_device="x")
 
 
-def sent(message: object) -> object:
+def sent(message: Any) -> Any:
     return type(message).FromString(message.SerializeToString())
 
 

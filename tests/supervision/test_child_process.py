@@ -10,6 +10,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -31,7 +33,7 @@ STUBBORN = (
 )
 
 
-def command(run_dir: pathlib.Path, *arguments: str, **changes: object) -> ChildCommand:
+def command(run_dir: pathlib.Path, *arguments: str, **changes: Any) -> ChildCommand:
     return ChildCommand(
         name="test",
         arguments=arguments,
@@ -41,11 +43,11 @@ def command(run_dir: pathlib.Path, *arguments: str, **changes: object) -> ChildC
     )
 
 
-def python(run_dir: pathlib.Path, source: str, **changes: object) -> ChildCommand:
+def python(run_dir: pathlib.Path, source: str, **changes: Any) -> ChildCommand:
     return command(run_dir, sys.executable, "-S", "-c", source, str(run_dir), **changes)
 
 
-async def until(condition, wait_s: float = 10.0) -> None:
+async def until(condition: Callable[[], object], wait_s: float = 10.0) -> None:
     give_up_s = time.monotonic() + wait_s
     while not condition():
         assert time.monotonic() < give_up_s, "waited in vain"

@@ -29,7 +29,7 @@ DRAWING = Drawing(
 )
 
 
-class Listener(worker_pb2_grpc.WorkerServiceServicer):  # type: ignore[misc]
+class Listener(worker_pb2_grpc.WorkerServiceServicer):
     def __init__(self) -> None:
         self.heard: list[worker_pb2.DrawRequest] = []
 
@@ -41,7 +41,7 @@ class Listener(worker_pb2_grpc.WorkerServiceServicer):  # type: ignore[misc]
 
 
 def said(run_dir: pathlib.Path, **changes: Any) -> worker_pb2.DrawRequest:
-    listener = Listener()
+    listener = Listener()  # type: ignore[abstract]
 
     async def story() -> list[AttemptReport]:
         options = [("grpc.max_receive_message_length", codec.MESSAGE_BYTES_MAX)]

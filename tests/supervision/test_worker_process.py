@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -29,6 +30,7 @@ from edge_node.domain import (
     Drawing,
     StepFinished,
     TaskId,
+    WorkerLoad,
 )
 from edge_node.errors import (
     AdmissionRefused,
@@ -47,7 +49,7 @@ pytestmark = pytest.mark.system
 FAST = ("--engine", "emulated", "--time-scale", "40")
 
 
-def drawing(**changes: object) -> Drawing:
+def drawing(**changes: Any) -> Drawing:
     base = {
         "prompt": "a fox",
         "width_px": 256,
@@ -63,7 +65,7 @@ def drawing(**changes: object) -> Drawing:
 LONG = drawing(width_px=512, height_px=512, steps=50)
 
 
-def settings(run_dir: pathlib.Path, *options: str, **changes: object) -> WorkerSettings:
+def settings(run_dir: pathlib.Path, *options: str, **changes: Any) -> WorkerSettings:
     socket_path = run_dir / "w.sock"
     return WorkerSettings(
         socket_path=socket_path,
@@ -95,7 +97,12 @@ async def kept(worker_settings: WorkerSettings) -> AsyncIterator[WorkerProcess]:
         await worker.stop()
 
 
-async def drawn(worker: WorkerProcess | WorkerClient, **changes: object) -> list[AttemptReport]:
+def load_of(worker: WorkerProcess) -> WorkerLoad:
+    assert worker.load is not None
+    return worker.load
+
+
+async def drawn(worker: WorkerProcess | WorkerClient, **changes: Any) -> list[Any]:
     request = {"task_id": TaskId("a-1"), "attempt": 1, "drawing": drawing(), "priority": 0}
     return [report async for report in worker.draw(**{**request, **changes})]
 
@@ -107,7 +114,7 @@ async def first_step(reports: AsyncIterator[AttemptReport]) -> None:
 
 
 def test_a_drawing_from_queue_to_image(run_dir: pathlib.Path) -> None:
-    async def scenario() -> list[AttemptReport]:
+    async def scenario() -> list[Any]:
         async with kept(settings(run_dir, *FAST)) as worker:
             assert worker.description is not None
             assert worker.description.engine == "emulated"
@@ -140,12 +147,12 @@ def test_cancelling_frees_the_row_for_the_next(run_dir: pathlib.Path) -> None:
             long = worker.draw(task_id=TaskId("a-1"), attempt=1, drawing=LONG)
             await first_step(long)
             assert worker.load is not None
-            await until(lambda: worker.load.running == 1 and worker.load.backlog > 40)
+            await until(lambda: load_of(worker).running == 1 and load_of(worker).backlog > 40)
             waiting = asyncio.create_task(drawn(worker, task_id=TaskId("a-2")))
-            await until(lambda: worker.load.queued == 1)
+            await until(lambda: load_of(worker).queued == 1)
             await long.aclose()
             assert isinstance((await waiting)[-1], AttemptFinished)
-            await until(lambda: worker.load.running == 0 and worker.load.backlog == 0)
+            await until(lambda: load_of(worker).running == 0 and load_of(worker).backlog == 0)
 
     asyncio.run(scenario())
 

@@ -21,10 +21,12 @@ from edge_node.worker.sd3 import Sd3Denoiser, Sd3Options, Sd3Row
 INIT_IMAGE = "0" * 64
 
 
-class UnroundedScheduler(diffusers.FlowMatchEulerDiscreteScheduler):
+class UnroundedScheduler(diffusers.FlowMatchEulerDiscreteScheduler):  # type: ignore[misc]
     """diffusers rounds every sample to float32 between steps, which hides float64 differences."""
 
-    def step(self, model_output, timestep, sample, return_dict=True, **_):
+    def step(
+        self, model_output: Any, timestep: Any, sample: Any, return_dict: bool = True, **_: Any
+    ) -> tuple[Any]:
         if self.step_index is None:
             self._init_step_index(timestep)
         change = self.sigmas[self.step_index + 1] - self.sigmas[self.step_index]
@@ -32,7 +34,7 @@ class UnroundedScheduler(diffusers.FlowMatchEulerDiscreteScheduler):
         return (sample + change * model_output,)
 
 
-def drawing(**changes: object) -> Drawing:
+def drawing(**changes: Any) -> Drawing:
     base = {
         "prompt": "a red circle on the left",
         "width_px": 32,
@@ -56,7 +58,7 @@ def init_image(one: Drawing) -> bytes:
     return content.getvalue()
 
 
-def denoiser(folder: pathlib.Path, dtype_name: str, **options: object) -> Sd3Denoiser:
+def denoiser(folder: pathlib.Path, dtype_name: str, **options: Any) -> Sd3Denoiser:
     files = model_files.find(folder)
     loaded = Sd3Denoiser(
         lambda device, dtype: sd3_parts.load_parts(files, device=device, dtype=dtype),
@@ -98,7 +100,8 @@ class Pipelines:
         return np.asarray(self._run(one, "pil"), dtype=int)
 
     def _latent(self, one: Drawing) -> torch.Tensor:
-        return self._run(one, "latent")
+        latent: torch.Tensor = self._run(one, "latent")
+        return latent
 
     def _run(self, one: Drawing, output_type: str) -> Any:
         options: dict[str, Any] = {

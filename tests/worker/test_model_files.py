@@ -76,7 +76,7 @@ def test_shards_are_found_by_their_index(tiny_copy: pathlib.Path, variant: str) 
     folder = tiny_copy / "text_encoder"
     header = read_header(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number, keys in enumerate((list(header)[::2], list(header)[1::2]), start=1):
         name = f"model{variant}-0000{number}-of-00002.safetensors"
         layout.write(folder / name, {key: header[key].shape for key in keys}, dtype="F32")

@@ -10,6 +10,7 @@ import pathlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from PIL import Image as PillowImage
@@ -81,7 +82,7 @@ def test_the_prompt_cache_is_bounded_and_keeps_the_empty_prompt() -> None:
     assert (cache.get(""), cache.bytes_held) == ("other", 10)
 
 
-def measured(**changes: object) -> calibration.Measurements:
+def measured(**changes: Any) -> calibration.Measurements:
     base = {
         "reference_px": 64,
         "guided_s": ((1, 0.10), (2, 0.14), (4, 0.28)),
@@ -157,7 +158,7 @@ class MeasuredEngine:
 
     bytes = 0
 
-    def begin(self, drawing: Drawing, init_image: bytes) -> Drawing:
+    def begin(self, drawing: Drawing, init_image: Any) -> Drawing:
         return drawing
 
     def step(self, rows: Sequence[Drawing]) -> None:
@@ -254,8 +255,8 @@ def test_out_of_memory_is_known_in_all_its_shapes() -> None:
     ):
         assert memory_guard.is_out_of_memory(error)
         assert not is_device_lost(error)
-    for error in (ValueError("out of memory"), RuntimeError("shapes do not match")):
-        assert not memory_guard.is_out_of_memory(error)
+    for other in (ValueError("out of memory"), RuntimeError("shapes do not match")):
+        assert not memory_guard.is_out_of_memory(other)
 
 
 def test_sticky_errors_mean_a_lost_device_and_refused_calls_do_not() -> None:

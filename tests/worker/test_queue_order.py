@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ EXAMPLES = settings(
 FCFS, SJF, SRPT = Order(), Order(discipline="sjf"), Order(discipline="srpt")
 
 
-def entry(arrival: int, **changes: object) -> Entry:
+def entry(arrival: int, **changes: Any) -> Entry:
     """A drawing of 10 s that came at its arrival number in seconds."""
     base = {
         "arrival": arrival,
@@ -219,7 +220,8 @@ def goes_before(one: Entry, other: Entry, *, order: Order, now_s: float) -> bool
 def chosen_by_hand(
     entries: list[Entry], order: Order, *, now_s: float, places: int, started_max: int
 ) -> list[int]:
-    left, taken = list(entries), []
+    left = list(entries)
+    taken: list[int] = []
     holding = {one.arrival for one in entries if one.started}
     while len(taken) < places:
         may = [d for d in left if d.arrival in holding or len(holding) < started_max]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -198,7 +199,7 @@ def test_an_init_image_of_another_size_is_refused(exact: Sd3Denoiser) -> None:
 def test_choices_that_change_pictures_change_the_fingerprint(
     random_sd3_folder: pathlib.Path,
 ) -> None:
-    choices = (
+    choices: tuple[dict[str, Any], ...] = (
         {},
         {"context_mode": "paper"},
         {"approximations": Approximations(step_cache=0.1)},

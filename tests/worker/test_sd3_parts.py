@@ -233,7 +233,7 @@ def test_the_shipped_vocabulary_tokenizes_as_clip(
     path = small_sd3.write_single_file(tmp_path / "x.safetensors", size=size)
     (first, _), (second, _) = loaded(find(path, config_folder=configs)).clips
     cat = [49406, 320, 1125, 539, 320, 2368, 49407]
-    encode = functools.partial(dict, padding="max_length", max_length=77, truncation=True)
+    encode: Any = functools.partial(dict, padding="max_length", max_length=77, truncation=True)
     assert first("a photo of a cat", **encode()).input_ids == cat + 70 * [49407]
     assert second("a photo of a cat", **encode()).input_ids == cat + 70 * [0]
     assert len(first("cat " * 100, **encode()).input_ids) == 77

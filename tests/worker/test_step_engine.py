@@ -8,6 +8,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pytest
@@ -147,7 +148,7 @@ class ScriptedDenoiser:
         return PillowImage.new("RGB", (drawing.width_px, drawing.height_px))
 
 
-def drawing(**changes: object) -> Drawing:
+def drawing(**changes: Any) -> Drawing:
     base = {
         "prompt": "a fox",
         "width_px": 64,
@@ -176,7 +177,7 @@ class Bench:
     """An engine, and what it reported by task and attempt."""
 
     def __init__(
-        self, denoiser: ScriptedDenoiser, *, clock: Clock | None = None, **limits: object
+        self, denoiser: ScriptedDenoiser, *, clock: Clock | None = None, **limits: Any
     ) -> None:
         self.denoiser = denoiser
         self.reports: dict[str, list[Report]] = {}
@@ -197,7 +198,7 @@ class Bench:
         attempt: int = 1,
         priority: int = 0,
         deadline_s: float | None = None,
-        **changes: object,
+        **changes: Any,
     ) -> None:
         key = name if attempt == 1 else f"{name} again {attempt}"
         self.reports[key] = []
@@ -257,7 +258,7 @@ class Bench:
 
 
 @contextlib.contextmanager
-def serving(denoiser: ScriptedDenoiser, **options: object) -> Iterator[Bench]:
+def serving(denoiser: ScriptedDenoiser, **options: Any) -> Iterator[Bench]:
     made = Bench(denoiser, **options)
     made.until(lambda: made.engine.describe().state == "ready")
     yield made
@@ -742,7 +743,9 @@ def test_what_cannot_be_loaded_is_described_and_refuses() -> None:
         (KeyError("x"), "KeyError"),
     ):
         bench = Bench(ScriptedDenoiser(load_error=error))
-        bench.until(lambda bench=bench: bench.engine.describe().state == "failed")
+        bench.until(
+            lambda bench=bench: bench.engine.describe().state == "failed"  # type: ignore[misc]
+        )
         assert detail in bench.engine.describe().detail
         with pytest.raises(WorkerUnavailable, match=detail):
             bench.submit("a-0")

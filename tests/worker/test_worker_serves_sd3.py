@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from PIL import Image as PillowImage
@@ -60,7 +61,7 @@ async def settled(client: WorkerClient) -> tuple[WorkerDescription, list[str]]:
 def test_it_draws_two_sizes_at_once_and_the_seed_decides(
     random_sd3_folder: pathlib.Path, socket_path: pathlib.Path
 ) -> None:
-    async def draw(client: WorkerClient, name: str, **changes: object) -> AttemptFinished:
+    async def draw(client: WorkerClient, name: str, **changes: Any) -> AttemptFinished:
         base = {
             "prompt": "a red circle",
             "width_px": 32,
@@ -113,7 +114,8 @@ def test_it_draws_two_sizes_at_once_and_the_seed_decides(
 def levels_apart(one: AttemptFinished, other: AttemptFinished) -> int:
     """Largest difference of two images in levels of 256."""
     both = (PillowImage.open(io.BytesIO(finished.image.content)) for finished in (one, other))
-    return max(band[1] for band in ImageChops.difference(*both).getextrema())
+    bands: Any = ImageChops.difference(*both).getextrema()
+    return int(max(band[1] for band in bands))
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "no-weights"])
