@@ -19,7 +19,8 @@ def path(tmp_path: Path) -> Path:
 
 
 def reloader_of(path: Path) -> tuple[Reloader, list[NodeConfig]]:
-    reloader, told = Reloader(lambda: load_config(path, {})), []
+    reloader = Reloader(lambda: load_config(path, {}))
+    told: list[NodeConfig] = []
     reloader.tell(told.append)
     return reloader, told
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from scheduler.observation import Observation, Traffic
 from scheduler.policies.lad_ts_plus import PRETRAINED, SHAPES, LadTsPlus, load_weights, unlearned
 
 
-def observe(**changes: object) -> Observation:
+def observe(**changes: Any) -> Observation:
     observation = Observation(
         node_ids=("a", "b", "c"),
         local=0,
@@ -28,10 +29,10 @@ def observe(**changes: object) -> Observation:
         dispatchers=3,
         traffic=Traffic(mean_work=10.0, load=0.8),
     )
-    return dataclasses.replace(observation, **changes)  # type: ignore[arg-type]
+    return dataclasses.replace(observation, **changes)
 
 
-def policy(**options: object) -> LadTsPlus:
+def policy(**options: Any) -> LadTsPlus:
     made = registry.create("lad_ts_plus", rng=np.random.default_rng(0), **options)
     assert isinstance(made, LadTsPlus)
     return made

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,7 +40,7 @@ def trained(folder: Path, **options: str) -> Path:
     return folder / "policy.safetensors"
 
 
-def policy(path: Path, **options: object) -> LadTsPolicy:
+def policy(path: Path, **options: Any) -> LadTsPolicy:
     made = registry.create(
         "lad_ts", rng=np.random.default_rng(7), checkpoint_path=str(path), **options
     )
@@ -47,7 +48,7 @@ def policy(path: Path, **options: object) -> LadTsPolicy:
     return made
 
 
-def observe(**changed: object) -> Observation:
+def observe(**changed: Any) -> Observation:
     observation = Observation(
         node_ids=("a", "b", "c", "d"),
         local=STATION,
@@ -61,7 +62,7 @@ def observe(**changed: object) -> Observation:
         alive_B=np.ones(4, np.bool_),
         latent_B=np.array([0.1, 0.2, 0.3, 0.4]),
     )
-    return replace(observation, **changed)  # type: ignore[arg-type]
+    return replace(observation, **changed)
 
 
 @pytest.mark.parametrize("options", [{}, {"state": "normal"}, {"softmax": "false"}])

@@ -97,11 +97,14 @@ def test_neither_units_nor_names_matter() -> None:
         traffic=Traffic(mean_work=70.0),
     )
     one, other = shipped().decide(seen), shipped().decide(larger)
+    assert one.latent_B is not None
+    assert other.latent_B is not None
     np.testing.assert_allclose(one.latent_B, other.latent_B, rtol=1e-4)
     turned = np.array([2, 0, 1])
     moved = replace(seen, capacity_B=capacity_B[turned], backlog_B=backlog_B[turned])
-    assert one.latent_B is not None
-    np.testing.assert_allclose(shipped().decide(moved).latent_B, one.latent_B[turned], rtol=1e-4)
+    again = shipped().decide(moved)
+    assert again.latent_B is not None
+    np.testing.assert_allclose(again.latent_B, one.latent_B[turned], rtol=1e-4)
 
 
 def test_the_dead_are_spared_and_the_unmeasured_do_no_harm() -> None:

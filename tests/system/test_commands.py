@@ -78,8 +78,8 @@ def test_a_node_that_is_not_there_is_a_sentence() -> None:
 
 
 def test_cluster_says_when_it_is_ready_and_stops_on_ctrl_c(tmp_path: Path) -> None:
-    arguments = ("cluster", "--nodes", "2", "--engine", "emulated", "--time-scale", "20")
-    arguments += ("--port", str(free_port(2)), "--data", str(tmp_path))
+    arguments = ["cluster", "--nodes", "2", "--engine", "emulated", "--time-scale", "20"]
+    arguments += ["--port", str(free_port(2)), "--data", str(tmp_path)]
     with subprocess.Popen([*DEDGEAI, *arguments], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         said = ""

@@ -49,7 +49,7 @@ def test_an_edit_is_offloaded_with_its_image(tmp_path: Path) -> None:
                 answer = await client.images.with_raw_response.edit(
                     image=("p.png", photo(colour)), prompt="a boat", extra_body=HALF_OF_TEN
                 )
-                (image,) = answer.parse().data or ()
+                (image,) = answer.parse().data or []
                 assert decoded(base64.b64decode(image.b64_json or "")).size == (512, 256)
                 executors[answer.headers["x-dedgeai-executor"]] = answer.headers[
                     "x-dedgeai-task-id"

@@ -96,7 +96,8 @@ def test_nodes_find_each_other_by_mdns(tmp_path: Path) -> None:
             return seen == [{"node-1"}, {"node-0"}]
 
         async def alone() -> bool:
-            return (await http.get(f"{cluster.urls[0]}/v1/cluster")).json()["peers"] == []
+            seen = (await http.get(f"{cluster.urls[0]}/v1/cluster")).json()
+            return not seen["peers"]
 
         await until(met)
         assert await executors(http, cluster.urls[0], tasks=4) == {"node-0", "node-1"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,7 +35,7 @@ def task(model: str = "m", work: float = 10.0, input_bits: int = 1000) -> Task:
     )
 
 
-def state(node_id: NodeId, **changes: object) -> NodeState:
+def state(node_id: NodeId, **changes: Any) -> NodeState:
     fields: dict[str, object] = {
         "node_id": node_id,
         "incarnation": 1,

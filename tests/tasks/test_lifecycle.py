@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from edge_node.clock import Moment
 from edge_node.domain import (
@@ -41,7 +42,7 @@ def at(now_s: float) -> Moment:
     return Moment(now_s=now_s, unix_s=1000.0 + now_s)
 
 
-def task(**changes: object) -> Task:
+def task(**changes: Any) -> Task:
     fields: dict[str, object] = {
         "id": TASK_ID,
         "job_id": None,
@@ -71,7 +72,7 @@ def report(machine: Lifecycle, what: object, *, attempt: int = 1) -> list[life.I
     return machine.handle(event, at(1.0))
 
 
-def submitted(**changes: object) -> Lifecycle:
+def submitted(**changes: Any) -> Lifecycle:
     machine = Lifecycle(LifecycleLimits(attempts_max=2, lease_s=5.0), incarnation=1)
     machine.handle(life.TasksSubmitted(tasks=(task(**changes),)), at(0.0))
     if machine.record(TASK_ID) is None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from edge_node.clock import Moment
 from edge_node.tasks.slots import SLOT_S_MAX, SLOT_S_MIN, Place, SlotMemory, SlotSettings
-from scheduler.observation import FloatArray
 from scheduler.policy import Decision
 
 AB, ABC = ("a", "b"), ("a", "b", "c")
@@ -24,7 +25,7 @@ def decide(
     *,
     node_ids: tuple[str, ...] = AB,
     version: str = "v1",
-) -> FloatArray | None:
+) -> Any:
     """Makes the slot's next decision, which leaves `latent`; returns what it started from."""
     nth = memory.place()
     start = memory.recall(nth, node_ids)
@@ -128,7 +129,7 @@ def test_a_snapshot_goes_on_within_its_slot() -> None:
         assert pass_to(one, at_s + 0.31)
         assert decide(one, None).tolist() == pytest.approx([0.3, 0.4], rel=1e-7)
     # Rounding happens when a latent is kept, so both start from the very same numbers.
-    ends = [one.snapshot(Moment(now_s=at_s, unix_s=0.0)) for one, at_s in ((memory, 0), (later, 0))]
+    ends: list[Any] = [one.snapshot(Moment(now_s=0, unix_s=0.0)) for one in (memory, later)]
     assert ends[0].latents == ends[1].latents
 
 

@@ -6,6 +6,8 @@ a change in learning: rerun the training benchmark and the learning curves befor
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -21,7 +23,7 @@ OPTIONS = {"pool_min": 20, "batch": 16}
 SEED = 7
 
 # (algorithm, state): mean delay of each episode in seconds, and what was learned in the last.
-GOLDEN = {
+GOLDEN: dict[tuple[str, str], tuple[tuple[float, ...], dict[str, float]]] = {
     ("lad_ts", "raw"): (
         (6.5169, 5.9452, 6.0891),
         {"critic_loss": 79.85, "actor_loss": 5.27, "entropy": 0.1247, "alpha": 0.04932},
@@ -50,7 +52,8 @@ GOLDEN = {
 @pytest.mark.parametrize(("name", "state"), GOLDEN)
 def test_the_golden_run(name: str, state: str) -> None:
     learner = learners.create(name, SCENARIO, OPTIONS | {"state": state}, seed=SEED)
-    delays, learned = [], {}
+    delays: list[float] = []
+    learned: dict[str, Any] = {}
     for index in range(3):
         delay_s_N, learned = learner.train_episode(arrivals(SCENARIO, seed=SEED, episode=index))
         delays.append(float(delay_s_N.mean()))
@@ -89,8 +92,9 @@ DEPARTURES = {
 
 def lad_ts_run(**options: str) -> tuple[list[float], dict[str, float], list[int]]:
     """Delays of two episodes, what was learned in the second, and decisions of an evaluation."""
-    learner = learners.create("lad_ts", SCENARIO, OPTIONS | options, seed=SEED)
-    delays, learned = [], {}
+    learner = learners.create("lad_ts", SCENARIO, {**OPTIONS, **options}, seed=SEED)
+    delays: list[float] = []
+    learned: dict[str, Any] = {}
     for index in range(2):
         delay_s_N, learned = learner.train_episode(arrivals(SCENARIO, seed=SEED, episode=index))
         delays += delay_s_N.tolist()

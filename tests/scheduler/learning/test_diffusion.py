@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -14,7 +16,7 @@ from scheduler.learning.noise import NoiseSource
 AGENTS, ACTIONS, STATE, HIDDEN, SAMPLES, STEPS = 3, 6, 8, 5, 10, 5
 
 
-def actor(*, softmax: bool, noise: str = "posterior") -> tuple[NoiseStack, CompiledActor]:
+def actor(*, softmax: bool, noise: Any = "posterior") -> tuple[NoiseStack, CompiledActor]:
     network = NoiseStack(
         AGENTS,
         actions=ACTIONS,
@@ -86,7 +88,7 @@ def test_noise_is_standard_normal_and_repeats_from_a_position() -> None:
 
 @pytest.mark.parametrize(("softmax", "noise"), [(True, "posterior"), (False, "none")])
 def test_the_compiled_chain_is_the_plain_one_in_values_and_gradients(
-    softmax: bool, noise: str
+    softmax: bool, noise: Any
 ) -> None:
     network, compiled = actor(softmax=softmax, noise=noise)
     schedule = variance_preserving(STEPS, noise=noise)
@@ -102,13 +104,15 @@ def test_the_compiled_chain_is_the_plain_one_in_values_and_gradients(
         condition = network.condition(state[chain])
         plain = denoise(
             start[chain],
-            lambda x, step, condition=condition: network(x, condition, step),
+            lambda x, step, condition=condition: network(  # type: ignore[misc]
+                x, condition, step
+            ),
             schedule,
             torch.empty(0) if z is None else z[:, chain].transpose(0, 1),
         )
         torch.testing.assert_close(x0[chain], plain, rtol=1e-4, atol=1e-4)
         if chain == 0:
-            (plain * grad).sum().backward()
+            (plain * grad).sum().backward()  # type: ignore[no-untyped-call]
     for mine, parameter in zip(ours, network.parameters(), strict=True):
         torch.testing.assert_close(mine, parameter.grad, rtol=1e-4, atol=1e-5)
 

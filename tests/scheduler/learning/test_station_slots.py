@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -16,7 +18,7 @@ TINY = Scenario(name="tiny", servers=3, tasks_per_slot_max=4, slots=6)
 
 @pytest.mark.parametrize("order", ["index", "random"])
 @pytest.mark.parametrize("next_state", ["fixed", "code"])
-def test_states_delays_and_successors(order: str, next_state: str) -> None:
+def test_states_delays_and_successors(order: Any, next_state: Any) -> None:
     episode = draw(TINY.replace(station_order=order), np.random.default_rng(1))
     cluster = SlottedCluster(episode)
     slots = StationSlots(episode, StateScale(), next_state=next_state)

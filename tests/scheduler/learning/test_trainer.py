@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,8 +23,8 @@ from scheduler.simulator.scenario import Scenario
 TINY = Scenario(name="tiny", servers=3, tasks_per_slot_max=5, slots=8)
 
 
-def planned(folder: Path, **changes: object) -> TrainingRun:
-    values: dict[str, object] = {
+def planned(folder: Path, **changes: Any) -> TrainingRun:
+    values: dict[str, Any] = {
         "policy": "lad_ts",
         "scenario": TINY,
         "options": {"pool_min": 15, "batch": 8},

@@ -132,7 +132,9 @@ def totals(queues: list[list[float]]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def believed(episode: Episode, at_s: float) -> np.ndarray:
-    return episode.believed_KB[np.searchsorted(episode.since_s_K, at_s, side="right") - 1]
+    last = np.searchsorted(episode.since_s_K, at_s, side="right") - 1
+    believed_B: np.ndarray = episode.believed_KB[last]
+    return believed_B
 
 
 SLOTTED = Scenario(

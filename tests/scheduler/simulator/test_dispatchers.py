@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -117,9 +118,9 @@ def test_rules_that_learn_are_fitted_on_other_episodes_than_they_are_measured_on
     assert measuring_rng(0, 0).random() != learning_rng(0).random()
 
 
-def plan(*policies: str, **changes: object) -> Plan:
+def plan(*policies: str, **changes: Any) -> Plan:
     specs = tuple(PolicySpec.parse(text) for text in policies)
-    return Plan(policies=specs, **({"episodes": 3, "seeds": 2} | changes))  # type: ignore[arg-type]
+    return Plan(policies=specs, **({"episodes": 3, "seeds": 2} | changes))
 
 
 def test_every_policy_meets_the_same_arrivals() -> None:

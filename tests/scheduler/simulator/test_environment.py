@@ -116,7 +116,7 @@ def test_all_environments_pay_the_same(scenario: Scenario) -> None:
     at_once.reset(options={"episode": episode})
     for slot in range(scenario.slots):
         actions = {agent: np.zeros(4, np.int64) for agent in at_once.agents}
-        for task in np.flatnonzero(episode.slot_N == slot):
+        for task in map(int, np.flatnonzero(episode.slot_N == slot)):
             own = actions[f"station_{episode.origin_N[task]}"]
             own[episode.index_N[task]] = server_N[task]
         _, rewards, ended, _, _ = at_once.step(actions)

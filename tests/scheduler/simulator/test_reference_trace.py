@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,11 +42,15 @@ def arrays_of(path: Path) -> Arrays:
         return dict(archive)
 
 
+def savez(path: Path, arrays: dict[str, Any]) -> None:
+    np.savez(path, **arrays)
+
+
 def test_a_departure_is_seen(tmp_path: Path) -> None:
     arrays = arrays_of(TRACES[0])
     arrays["decisions"][50, -1] += 1e-6
     arrays["queue_at_slot_start_gcycles"][70, 2] += 1e-3
-    np.savez(tmp_path / "late.npz", **arrays)
+    savez(tmp_path / "late.npz", arrays)
     found = replay(load_trace(tmp_path / "late.npz"))
     assert found.delay_s_max == pytest.approx(1e-6)
     assert found.queue_s_max == pytest.approx(1e-3 / arrays["capacity_gcycles_s"][2])
@@ -81,7 +86,7 @@ def without(name: str) -> Callable[[Arrays], None]:
     return lambda arrays: arrays.__delitem__(name)
 
 
-def setting(name: str, place: object, value: float) -> Callable[[Arrays], None]:
+def setting(name: str, place: Any, value: Any) -> Callable[[Arrays], None]:
     return lambda arrays: arrays[name].__setitem__(place, value)
 
 
@@ -114,6 +119,6 @@ def test_what_is_wrong_with_a_trace(
 ) -> None:
     arrays = arrays_of(TRACES[0])
     spoil(arrays)
-    np.savez(tmp_path / "wrong.npz", **arrays)
+    savez(tmp_path / "wrong.npz", arrays)
     with pytest.raises(InvalidTrace, match=words):
         load_trace(tmp_path / "wrong.npz")

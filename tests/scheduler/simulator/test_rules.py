@@ -30,7 +30,8 @@ from tests.scheduler.simulator.slow_cluster import (
 
 
 def placed(rule: Dispatcher, episode: Episode, seed: int = 1) -> list[int]:
-    return rule.place(episode, np.random.default_rng(seed)).tolist()
+    placed: list[int] = rule.place(episode, np.random.default_rng(seed)).tolist()
+    return placed
 
 
 def drawn(episode: Episode, *shape: int) -> np.ndarray:
@@ -196,13 +197,13 @@ def test_state_is_published_and_extrapolated_as_asked(
 ) -> None:
     episode = episode_of(scenario, 3)
     how = {"fresh": fresh, "extrapolate": extrapolate}
-    for name, options, slow in (
-        ("least_expected_delay", {}, greedy(1)),
-        ("slow_server_aware", {}, slow_server_aware()),
-        ("least_queue", {}, least_queue("work", 1, None)),
-        ("power_of_two", {}, power_of_two("uniform", 1, drawn(episode, 2))),
+    for name, slow in (
+        ("least_expected_delay", greedy(1)),
+        ("slow_server_aware", slow_server_aware()),
+        ("least_queue", least_queue("work", 1, None)),
+        ("power_of_two", power_of_two("uniform", 1, drawn(episode, 2))),
     ):
-        assert placed(rules.create(name, **options, **how), episode) == play(episode, slow, **how)
+        assert placed(rules.create(name, **how), episode) == play(episode, slow, **how)
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
