@@ -35,6 +35,7 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	cd proto && ../$(BIN)/buf lint
+	cd proto && ../$(BIN)/buf breaking --against ../tests/golden/v0.1.0/wire.binpb
 
 type: install
 	$(BIN)/mypy
