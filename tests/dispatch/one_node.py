@@ -188,7 +188,7 @@ class Node:
             node_id=PEER, incarnation=1, sequence=1, capacity=99.0, model="m", accepting=True
         )
         self.dispatcher.peer_state_received(fast)
-        self.dispatcher.start(self.peer, recovered)
+        self.dispatcher.start(self.peer, recovered)  # type: ignore[arg-type]
 
     async def submit(self, drawing: Drawing = DRAWING, png: bytes = PNG) -> TaskId:
         submission = await self.dispatcher.own_tasks.submit([drawing], durable=True, init_image=png)
