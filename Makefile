@@ -7,18 +7,25 @@ TOOLS := out/tools
 # Tests that start no nodes, so that two processes can share them out.
 ALONE := $(addprefix tests/,api cluster scheduler store tasks worker)
 
-.PHONY: demo test lint type proto bench figures lock validate-deploy bundle clean install
+.PHONY: demo test test-newest lint type proto bench figures lock validate-deploy bundle clean install
 
 install: $(INSTALLED)
 
-# A fresh machine needs only Python >= 3.11 and make. torch is pinned to its CPU build here alone:
-# a Jetson container brings its own.
-$(INSTALLED): pyproject.toml constraints-cpu.txt
+# A fresh machine needs only Python >= 3.11 and make. torch is pinned to its CPU build here alone: a
+# Jetson container brings its own, so no lock holds its hash. All else comes as constraints-dev.txt
+# has it, or with NEWEST=1 as the newest that pyproject.toml allows.
+ifdef NEWEST
+INSTALL = $(BIN)/pip install --quiet --upgrade --constraint constraints-cpu.txt --editable '.[dev]'
+else
+INSTALL = $(BIN)/pip install --quiet --require-hashes --no-deps --requirement constraints-dev.txt \
+	&& $(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+endif
+$(INSTALLED): pyproject.toml constraints-cpu.txt constraints-dev.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "Python 3.11 or newer is needed: make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints-cpu.txt torch
-	$(BIN)/pip install --quiet --constraint constraints-cpu.txt --editable '.[dev]'
+	$(INSTALL)
 	touch $@
 
 demo: install
@@ -60,14 +67,21 @@ figures: install
 	$(BIN)/python -m benchmarks.figures --out out/figures --again --episodes 10 --measured 4 \
 		--learned lad_ts --jobs 2
 
-# What images install, with hashes, for any architecture. Versions that still fit are kept;
-# `make lock UPGRADE=--upgrade` takes the newest.
+# Says early when a new release of something breaks us: the same tests, in an environment of its own.
+test-newest:
+	rm -rf out/newest
+	$(MAKE) test VENV=out/newest NEWEST=1
+
+# What images install, and what development does, with hashes, for any architecture. Versions that
+# still fit are kept; `make lock UPGRADE=--upgrade` takes the newest.
 UV_COMPILE := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header \
 	--no-annotate --quiet $(UPGRADE)
 lock: install
 	$(UV_COMPILE) --config-file docker/uv.toml --no-emit-package torch --extra worker \
 		--extra learner --extra embedded-store --extra mdns \
 		pyproject.toml -o docker/requirements.txt
+	$(UV_COMPILE) --config-file docker/uv.toml --no-emit-package torch --extra dev \
+		pyproject.toml -o constraints-dev.txt
 	$(UV_COMPILE) docker/requirements-build.in -o docker/requirements-build.txt
 
 # Everything that checks deploy/ and docker/, with its tools: Debian's packages, as root.
