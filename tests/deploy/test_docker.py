@@ -19,7 +19,9 @@ pytestmark = pytest.mark.deploy
 
 DOCKER = ROOT / "docker"
 DOCKERFILES = ("Dockerfile.cpu", "Dockerfile.jetson")
-LOCKS = ("requirements.txt", "requirements-build.txt")
+IMAGE, BUILD = "docker/requirements.txt", "docker/requirements-build.txt"
+DEVELOPMENT = "constraints-dev.txt"
+LOCKS = (IMAGE, BUILD, DEVELOPMENT)
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 # What an image installs beside what every node needs; its torch is its own.
 EXTRAS = ("worker", "learner", "embedded-store", "mdns")
@@ -85,7 +87,7 @@ def context() -> list[Path]:
 
 def locked(name: str) -> Iterator[tuple[Requirement, list[str]]]:
     """Each requirement of a lock, with its hashes."""
-    for block in re.split(r"\n(?=\S)", (DOCKER / name).read_text().strip()):
+    for block in re.split(r"\n(?=\S)", (ROOT / name).read_text().strip()):
         first, *rest = [line.strip().removesuffix("\\").strip() for line in block.splitlines()]
         yield Requirement(first), rest
 
@@ -113,11 +115,12 @@ def chosen(lock: str, *, machine: str, python: str) -> dict[str, str]:
     return versions
 
 
-def lacking(wanted: list[str], versions: dict[str, str]) -> list[str]:
-    """Requirements that a lock does not satisfy; ours have no markers."""
+def lacking(wanted: list[str], versions: dict[str, str], *, machine: str = "x86_64") -> list[str]:
+    """Requirements that a lock does not satisfy, of those that `machine` has."""
     problems = []
     for requirement in map(Requirement, wanted):
-        assert requirement.marker is None
+        if requirement.marker and not requirement.marker.evaluate({"platform_machine": machine}):
+            continue
         name = canonicalize_name(requirement.name)
         version = versions.get(name)
         if name not in NOT_LOCKED and not (version and requirement.specifier.contains(version)):
@@ -173,12 +176,27 @@ def test_no_weights_of_others_are_inside() -> None:
 @pytest.mark.parametrize(("machine", "python"), TARGETS)
 def test_the_lock_has_what_the_extras_ask_for(machine: str, python: str) -> None:
     optional = PROJECT["project"]["optional-dependencies"]
-    wanted = PROJECT["project"]["dependencies"] + [r for extra in EXTRAS for r in optional[extra]]
-    assert lacking(wanted, chosen(LOCKS[0], machine=machine, python=python)) == []
+    needed = PROJECT["project"]["dependencies"]
+    wanted = needed + [r for extra in EXTRAS for r in optional[extra]]
+    assert lacking(wanted, chosen(IMAGE, machine=machine, python=python)) == []
     inputs = (DOCKER / "requirements-build.in").read_text().splitlines()
     building = [line for line in inputs if not line.startswith("#")]
     building += PROJECT["build-system"]["requires"]
-    assert lacking(building, chosen(LOCKS[1], machine=machine, python=python)) == []
+    assert lacking(building, chosen(BUILD, machine=machine, python=python)) == []
+
+
+@pytest.mark.parametrize("python", ["3.11.2", "3.12.3", "3.13.0", "3.14.0"])
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_the_lock_has_what_development_asks_for(machine: str, python: str) -> None:
+    optional = PROJECT["project"]["optional-dependencies"]
+    # `dev` names other extras, which are looked up, but for our own name in brackets.
+    extras = {"dev", "worker", "embedded-store", "mdns", "train", "learner", "bench"}
+    wanted = PROJECT["project"]["dependencies"] + [r for extra in extras for r in optional[extra]]
+    named = [extra for r in wanted if r.startswith("dedgeai") for extra in Requirement(r).extras]
+    assert extras - set(named) == {"dev"}
+    versions = chosen(DEVELOPMENT, machine=machine, python=python)
+    theirs = [r for r in wanted + PROJECT["build-system"]["requires"] if r[:7] != "dedgeai"]
+    assert lacking(theirs, versions, machine=machine) == []
 
 
 def test_a_requirement_that_the_lock_misses_is_noticed() -> None:
@@ -195,16 +213,17 @@ def test_every_locked_package_has_hashes_and_no_address(name: str) -> None:
         assert hashes, requirement.name
         assert all(re.fullmatch(r"--hash=sha256:[0-9a-f]{64}", one) for one in hashes)
         assert canonicalize_name(requirement.name) not in NOT_LOCKED
-    assert "://" not in (DOCKER / name).read_text()
+    assert "://" not in (ROOT / name).read_text()
 
 
-def test_make_locks_what_images_install() -> None:
+def test_make_locks_what_images_and_development_install() -> None:
     recipe = (ROOT / "Makefile").read_text().partition("\nlock: install\n")[2].partition("\n\n")[0]
-    assert re.findall(r"--extra ([\w-]+)", recipe) == list(EXTRAS)
+    assert re.findall(r"--extra ([\w-]+)", recipe) == [*EXTRAS, "dev"]
     assert set(re.findall(r"--no-emit-package ([\w-]+)", recipe)) == NOT_LOCKED
-    assert set(re.findall(r"-o docker/(\S+)", recipe)) == set(LOCKS)
+    assert set(re.findall(r"-o (\S+)", recipe)) == set(LOCKS)
 
 
+@pytest.mark.parametrize("lock", [IMAGE, DEVELOPMENT])
 @pytest.mark.parametrize(
     ("platform", "python"),
     [
@@ -214,15 +233,15 @@ def test_make_locks_what_images_install() -> None:
     ],
 )
 def test_every_locked_package_is_there_as_a_wheel(
-    platform: str, python: str, tmp_path: Path
+    platform: str, python: str, lock: str, tmp_path: Path
 ) -> None:
     if os.environ.get("DEPLOY_TOOLS") != "required":
         pytest.skip("asks the package index: make validate-deploy does")
     said = passes(
         *(tool("uv"), "pip", "install", "--dry-run", "--no-deps", "--no-build"),
         *("--python-platform", platform, "--python-version", python, "--target", tmp_path / "none"),
-        *("--require-hashes", "--requirement", DOCKER / LOCKS[0]),
+        *("--require-hashes", "--requirement", ROOT / lock),
     )
-    versions = chosen(LOCKS[0], machine=platform.partition("-")[0], python=f"{python}.0")
+    versions = chosen(lock, machine=platform.partition("-")[0], python=f"{python}.0")
     planned = dict(re.findall(r"^ \+ (\S+)==(\S+)$", said, re.MULTILINE))
     assert planned == versions
