@@ -38,9 +38,9 @@ DISK_BYTES = 22e9
 MEMORY_SPARE_BYTES = 2.0e9
 # transformers keeps the `wo` of T5's 24 layers in float32, whatever dtype is asked for.
 T5_FLOAT32_BYTES = 2 * 24 * 10240 * 4096
-# Xu et al. 2024, as design.md cites it: memory of the whole process.
+# Memory of the paper's whole process: docs/paper.md.
 PAPER_GB = {"with T5": 40.0, "without T5": 16.0}
-# design.md, "Facts to build on".
+# docs/facts.md.
 PARAMETERS = {
     "transformer": 2_028_328_000,
     "vae": 83_819_683,

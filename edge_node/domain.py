@@ -93,7 +93,7 @@ class Image:
 
 @dataclass(frozen=True, kw_only=True)
 class WorkModel:
-    """Work of a drawing in work units: rho (z + c), design.md "Words".
+    """Work of a drawing in work units: rho (z + c), docs/architecture.md "Words".
 
     Attributes:
         fixed_steps: c, cost of encoding and decoding in guided steps of the same size.

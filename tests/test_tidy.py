@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 FUNCTION_LINES_MAX = 75
 
-# Each part of the tree and what of this project it may import; design.md, "Layout".
+# Each part of the tree and what of this project it may import: docs/architecture.md, "Rooms".
 PURE = {"domain", "errors", "clock", "config", "config_sources", "ports", "socket_path"}
 ALLOWED = {
     "scheduler": {"scheduler"},

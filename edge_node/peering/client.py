@@ -25,7 +25,7 @@ from edge_node.errors import DEdgeAIError, OriginUnavailable
 from edge_node.peering import codec, node_codec
 from edge_node.peering.status import error_of
 
-# Both sides of every link: notice a dead machine in 13 s where no heartbeat runs; wire_formats.md.
+# Both sides of every link: notice a dead machine in 13 s where no heartbeat runs; docs/wire.md.
 KEEPALIVE_OPTIONS = (
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 3_000),

@@ -4,8 +4,8 @@ Owns the slot's clock, the count of decisions within a slot and the latents. Pur
 clock are passed in; `store.latent_memory` writes the snapshots down.
 
 The n-th decision of a slot reads x_I: what the n-th decision left in the latest earlier slot that
-had one (scheduling.md, row 3: live, the previous slot). It leaves x_0, which is read from the next
-slot on. n counts decisions of all tasks of this node and wraps at `latents_max`.
+had one (docs/paper.md, "latent of the n-th task"). It leaves x_0, which is read from the next slot
+on. n counts decisions of all tasks of this node and wraps at `latents_max`.
 
 Which latents go together. Those of one version of weights: a decision of other weights begins a
 fresh memory. Of the membership the key is every latent's own: it is kept with the ids of its

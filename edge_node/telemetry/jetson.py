@@ -6,7 +6,7 @@ Written against the documented layouts of JetPack 5, 6 (L4T 36.4) and 7 (L4T 39.
 device.
 
 Sources, named again where they are used:
-  DESIGN   design.md, "Facts to build on"
+  FACTS    docs/facts.md
   GUIDE    NVIDIA Jetson Linux Developer Guide, Platform Power and Performance, Jetson Orin Nano
            Series, Jetson Orin NX Series and Jetson AGX Orin Series (r35.6, r36.3)
   DEVFREQ  kernel, Documentation/ABI/testing/sysfs-class-devfreq
@@ -30,7 +30,7 @@ from prometheus_client.registry import Collector
 
 from edge_node.clock import Clock
 
-# GPU load in per mille: DESIGN names the first, second and last. The third is a link to the second
+# GPU load in per mille: FACTS names the first, second and last. The third is a link to the second
 # on an Orin of JetPack 5, where the last is gone.
 _GPU_LOAD_PATHS = (
     "sys/devices/platform/17000000.gpu/load",
@@ -38,7 +38,7 @@ _GPU_LOAD_PATHS = (
     "sys/devices/platform/gpu.0/load",
     "sys/devices/gpu.0/load",
 )
-# DESIGN: .gpu since JetPack 6, .ga10b in JetPack 5. Frequencies in Hz: DEVFREQ.
+# FACTS: .gpu since JetPack 6, .ga10b in JetPack 5. Frequencies in Hz: DEVFREQ.
 _GPU_DEVFREQ = ("sys/class/devfreq/17000000.gpu", "sys/class/devfreq/17000000.ga10b")
 # HWMON: in1..in3 are bus voltages in mV, curr1..curr3 currents in mA of the same channels; what
 # follows are shunt voltages and sums, which are no rails. GUIDE: a channel without a rail is "NC".
@@ -111,7 +111,7 @@ def is_jetson(root: Path = Path("/")) -> bool:
 
 
 def read_power_mode(root: Path = Path("/")) -> str | None:
-    """The mode that nvpmodel last set, as its configuration names it (DESIGN)."""
+    """The mode that nvpmodel last set, as its configuration names it (FACTS)."""
     status = re.search(r"\bpmode:(\d+)", read_text(root / "var/lib/nvpmodel/status") or "")
     if status is None:
         return None
@@ -120,7 +120,7 @@ def read_power_mode(root: Path = Path("/")) -> str | None:
 
 
 def power_mode_names(root: Path = Path("/")) -> dict[int, str]:
-    """Number and name of every mode, from `< POWER_MODEL ID=2 NAME=MODE_30W >` lines (DESIGN)."""
+    """Number and name of every mode, from `< POWER_MODEL ID=2 NAME=MODE_30W >` lines (FACTS)."""
     conf = read_text(root / "etc/nvpmodel.conf") or ""
     modes = re.findall(r"^<\s*POWER_MODEL\s+ID=(\d+)\s+NAME=(\S+)\s*>", conf, re.MULTILINE)
     return {int(number): name for number, name in modes}

@@ -27,11 +27,11 @@ REFERENCE_PX = 512
 SIZE_PX_MIN, SIZE_PX_MAX, SIZE_PX_MULTIPLE = 256, 1024, 16
 STEPS_MAX = 100
 
-# Counted from SD3-medium's layers, design.md "Facts to build on": one guided 512x512 step with the
-# zero rows of the context folded, and one VAE decode of 512x512.
+# Counted from SD3-medium's layers, docs/facts.md: one guided 512x512 step with the zero rows of the
+# context folded, and one VAE decode of 512x512.
 GUIDED_STEP_TFLOP = 3.435
 DECODE_TFLOP = 2.51
-# Dense fp16 TFLOPS of the 64 GB module by power mode, as stated in design.md "Facts to build on".
+# Dense fp16 TFLOPS of the 64 GB module by power mode, docs/facts.md.
 FP16_TFLOPS = {
     "orin-64gb-maxn": 42.6,
     "orin-64gb-50w": 26.7,

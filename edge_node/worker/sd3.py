@@ -39,7 +39,7 @@ from edge_node.worker.mmdit import FoldedTransformer
 from edge_node.worker.peak_memory import PeakBytes
 from edge_node.worker.sd3_parts import Sd3Parts
 
-# The reference size of work units is the model's own, but at most the one of design.md.
+# The reference size of work units is the model's own, but at most SD3-medium's.
 REFERENCE_PX_MAX = 512
 # Sides up to this multiple of the model's own still give pictures worth having.
 SIDE_RATIO_MAX = 1.5

@@ -25,8 +25,8 @@ class LatentMemory:
     Args:
         scenario: gives the sizes.
         period: "episode": a task reads what the same slot of the previous episode left (the
-            authors' code); "slot": what the previous slot left (their paper; row 3 of the
-            differences).
+            authors' code); "slot": what the previous slot left (their paper;
+            docs/paper.md, "latent of the n-th task").
         generator: of the first content, N(0, 1) as in the code.
 
     Attributes:

@@ -79,7 +79,7 @@ SEEDS = 2
 VALIDATED_EVERY, VALIDATED_EPISODES = 5, 8
 MEASURED_EPISODES = 20
 RULES = ("opt_ts", "power_of_two", "smooth_wrr", "capacity_random", "slow_server_aware", "random")
-# Fastest over slowest at most: Orin at MAXN and at 15 W, fp16 dense (../shared/design.md).
+# Fastest over slowest at most: Orin at MAXN and at 15 W, fp16 dense: docs/facts.md.
 CAPACITY_SPREAD_MAX = 8.5
 LOAD_RANGE = (0.8, 1.0)
 # Slots of one second, in which every station has one or two tasks.

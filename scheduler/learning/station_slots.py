@@ -95,8 +95,8 @@ class StationSlots:
         episode: of a slotted scenario.
         scale: of the states.
         next_state: "fixed", or "code": the queues in the state after a station's last task of a
-            slot are zeros, for the authors read them before they are updated (row 8 of the
-            differences between the paper and its code).
+            slot are zeros, for the authors read them before they are updated
+            (docs/paper.md, "next state").
 
     Attributes:
         slot: to be placed next; None when the episode is over.

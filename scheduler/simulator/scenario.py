@@ -60,7 +60,7 @@ class Scenario:
             steps_range[0] and is cut at steps_range[1] - 1.
         work_per_mbit: work is density x input instead of density x steps (FDEdge).
         tasks_by_index: rho, z and result depend on the index in the slot only and are the same
-            for all stations, slots and episodes (row 2 of the table of differences); otherwise
+            for all stations, slots and episodes (docs/paper.md, "tasks by index"); otherwise
             every task draws its own.
         link_mbit_s: range of the rate to each destination, integers, both ends included.
         refresh_s: the servers' backlogs are published at multiples of it; 0: the true state is

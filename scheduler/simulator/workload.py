@@ -65,7 +65,7 @@ class Episode:
     def transfer_s(self, server_N: IntArray) -> FloatArray:
         """Upload and return of each task placed on `server_N`, seconds, (N,).
 
-        The upload is paid only when offloaded, the return always (row 10 of the differences).
+        The upload is paid only when offloaded, the return always (docs/paper.md, "upload").
         """
         rate_N = self.link_mbit_s_B[server_N]
         upload_N = np.where(server_N == self.origin_N, 0.0, self.input_mbit_N) / rate_N

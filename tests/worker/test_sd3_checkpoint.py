@@ -79,7 +79,7 @@ def test_full_size_names_and_shapes_are_those_of_the_modules() -> None:
         counts[part] = sum(parameter.numel() for parameter in module.parameters())
         wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
         assert {name: source.shape for name, source in named[part].items()} == wanted
-    # design.md, "Facts to build on".
+    # docs/facts.md.
     assert counts == {
         "transformer": 2_028_328_000,
         "vae": 83_819_683,

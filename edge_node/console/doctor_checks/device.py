@@ -12,8 +12,8 @@ from pathlib import Path
 from edge_node.console.doctor_checks.finding import Finding, sized
 from edge_node.telemetry.jetson import DeviceReading, is_jetson, power_mode_names, read_text
 
-# Dense fp16 TFLOPS of the 64 GB module by power mode: design.md, "Facts to build on". Half of the
-# best is where a mode is worth a warning: 30 W, the factory's choice, is 4.3 times slower.
+# Dense fp16 TFLOPS of the 64 GB module by power mode: docs/facts.md. Half of the best is where a
+# mode is worth a warning: 30 W, the factory's choice, is 4.3 times slower.
 _FP16_TFLOPS = {"MAXN": 42.6, "50W": 26.7, "30W": 10.0, "15W": 5.0}
 _SLOW_SHARE = 0.5
 # nvpmodel's number of MAXN on an AGX Orin, where nvpmodel.conf does not say otherwise.

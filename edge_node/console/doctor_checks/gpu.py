@@ -24,7 +24,7 @@ PROBE_S_MAX = 120.0
 _KILLED_S_MAX = 5.0
 # Unit roundoff of fp16.
 _ROUNDOFF = 2.0**-11
-# The image whose torch is built for the device; design.md, "Facts to build on", Containers.
+# The image whose torch is built for the device: docs/facts.md.
 _RIGHT_TORCH = "docker compose -f deploy/compose.yaml up -d"
 
 
