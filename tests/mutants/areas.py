@@ -23,6 +23,7 @@ AREAS: dict[str, tuple[str, ...]] = {
     "scheduler/checkpoint.py": ("tests/scheduler/test_checkpoint.py",),
     "scheduler/experience_codec.py": ("tests/store/test_experience_pool.py",),
     "scheduler/features.py": ("tests/scheduler",),
+    "scheduler/guard": ("tests/scheduler/guard",),
     "scheduler/policies": (
         "tests/scheduler/test_heuristics.py",
         "tests/scheduler/test_lad_ts_plus_policy.py",
