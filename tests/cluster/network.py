@@ -15,7 +15,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 
 from edge_node.errors import DEdgeAIError
-from tests.cluster.virtual_time import ProcessLoop, VirtualTime
+from tests.cluster.virtual_time import ProcessLoop, VirtualTime, process_loop
 
 T = TypeVar("T")
 
@@ -80,7 +80,7 @@ class Network:
         self._rng = rng
         self._at = at
         # Messages under way belong to nobody.
-        self._air = ProcessLoop(time, "air")
+        self._air = process_loop(time, "air")
         self._calls: dict[int, _Call] = {}
         self._numbered = 0
         self._cuts: dict[frozenset[str], float] = {}

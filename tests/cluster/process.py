@@ -48,7 +48,7 @@ from tests.cluster.disk import (
     SimulatedLedger,
 )
 from tests.cluster.network import Broken, Network
-from tests.cluster.virtual_time import ProcessLoop, VirtualTime
+from tests.cluster.virtual_time import VirtualTime, process_loop
 from tests.cluster.worker import SimulatedWorker
 
 TICK_S = 0.25
@@ -201,7 +201,7 @@ class NodeProcess:
         self.place = place
         self.name: str = place.node_id
         self.address = place.address
-        self.loop = ProcessLoop(time, place.node_id)
+        self.loop = process_loop(time, place.node_id)
         self.heard: dict[tuple[str, int], asyncio.Queue[NodeState]] = {}
         self.numbers = itertools.count(1)
         self.note_bug = note_bug

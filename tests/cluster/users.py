@@ -36,7 +36,7 @@ from edge_node.errors import (
 )
 from edge_node.ports import Idempotency, Submission
 from tests.cluster.network import Broken, Network
-from tests.cluster.virtual_time import ProcessLoop, VirtualTime
+from tests.cluster.virtual_time import VirtualTime, process_loop
 
 T = TypeVar("T")
 KINDS = ("durable", "synchronous", "job", "keyed", "deadline", "init_image", "cancelling")
@@ -92,7 +92,7 @@ class Users:
     name: str = "clients"
 
     def __post_init__(self) -> None:
-        self.loop = ProcessLoop(self.time, "clients")
+        self.loop = process_loop(self.time, "clients")
 
     def bug(self, error: Exception) -> None:
         """Nobody calls users."""

@@ -176,3 +176,8 @@ class ProcessLoop(asyncio.AbstractEventLoop):
             return
         problem = context.get("exception")
         self._time.unhandled.append(f"{self.name}: {context['message']}: {problem!r}")
+
+
+def process_loop(time: VirtualTime, name: str) -> ProcessLoop:
+    """A loop for a process; asyncio's abstract one has many methods that nobody here calls."""
+    return ProcessLoop(time, name)  # type: ignore[abstract]
