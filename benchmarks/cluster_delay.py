@@ -45,6 +45,7 @@ from edge_node.console.captions import read_captions
 from edge_node.console.local_cluster import LocalCluster
 from edge_node.console.replay import Arrivals, PlannedTask, plan, replay
 from edge_node.console.rest_client import Drawn, RestClient
+from scheduler.guard.status import LEARNED_SHARE_MIN
 
 RESULTS = Path(__file__).parent / "results"
 MIXED = Devices(
@@ -69,8 +70,6 @@ AGREEMENT = 0.10
 COINS = 20
 # Of the guard's alternation: several service delays.
 GUARD_WINDOW_S = 30.0
-# A run in which the learned policy decided less often is not called by its name.
-LEARNED_SHARE_MIN = 0.9
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -207,7 +207,7 @@ class TaskRecord:
         queue_position: place in the executor's queue, 0 when running (never written).
         queue_s, compute_s: measured by the executor.
         policy: the policy that placed the current attempt.
-        policy_reason: why it did where another one was wanted, in the words of `tasks.guard`.
+        policy_reason: why it did where another one was wanted, in the words of `scheduler.guard`.
         image_bytes: size of the stored image file.
     """
 

@@ -9,7 +9,7 @@ published weights and the pool, from which it starts again.
 
 Weights are published when they are finite and of the right shapes, are of a later generation than
 those announced, decided on all held-out transitions, and are not significantly worse there than
-the published ones (before: than whoever decided); `scheduler.learning.held_out` says what that is.
+the published ones (before: than whoever decided); `scheduler.guard.held_out` says what that is.
 
 Only LAD-TS is learned here: the weights of LAD-TS+ come from a policy search in the simulator that
 takes minutes of a whole core, which a device that draws images does not have; `dedgeai train
@@ -34,7 +34,7 @@ import numpy as np
 
 from edge_node.clock import Clock, SystemClock
 from edge_node.errors import DEdgeAIError, InvalidRequest, StoreUnavailable
-from edge_node.judging import Judge, JudgeSettings
+from edge_node.guard.judge import Judge, JudgeSettings
 from edge_node.store.connection import StoreConnection, StoreSettings
 from edge_node.store.experience_pool import FIRST_ID, PoolReader, PoolSettings
 from edge_node.store.published_weights import (

@@ -39,7 +39,7 @@ from edge_node.dispatch.own_tasks import OwnTasksSettings
 from edge_node.dispatch.timekeeper import TimekeeperSettings
 from edge_node.domain import NodeId
 from edge_node.errors import InvalidRequest, StoreUnavailable
-from edge_node.guard_feed import GuardFeed
+from edge_node.guard.feed import GuardFeed
 from edge_node.peering.client import PeerClient
 from edge_node.peering.discovery import Discovery, DiscoverySettings, require_zeroconf
 from edge_node.peering.peer_links import PeerLinks
@@ -64,16 +64,16 @@ from edge_node.supervision.child_process import (
 from edge_node.supervision.worker_process import WorkerProcess, WorkerSettings, worker_command
 from edge_node.tasks.admission import AdmissionLimits
 from edge_node.tasks.cluster_view import ClusterView, ClusterViewLimits
-from edge_node.tasks.guard import Guard, GuardSettings
 from edge_node.tasks.hosting import Hosting, HostingLimits
 from edge_node.tasks.lifecycle import Lifecycle, LifecycleLimits
 from edge_node.tasks.membership import MembershipSettings
 from edge_node.tasks.slots import SlotMemory, SlotSettings
 from edge_node.telemetry.jetson import DeviceCollector
 from edge_node.telemetry.metrics import NodeMetrics
+from scheduler.guard.guard import Guard, GuardSettings
+from scheduler.guard.verdict import configured_version
 from scheduler.policy import Policy
 from scheduler.registry import create
-from scheduler.verdict import configured_version
 
 log = logging.getLogger(__name__)
 
@@ -541,7 +541,8 @@ def policy_of(config: NodeConfig, *, clock: Clock) -> Policy:
         learned=policy,
         version=configured_version(config.policy, config.policy_options),
         rule=rule,
-        clock=clock,
+        now_s=clock.now_s,
+        unix_s=clock.unix_s,
     )
 
 

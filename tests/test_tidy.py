@@ -16,6 +16,14 @@ FUNCTION_LINES_MAX = 75
 PURE = {"domain", "errors", "clock", "config", "config_sources", "ports", "socket_path"}
 ALLOWED = {
     "scheduler": {"scheduler"},
+    # What a node holds of the guard; the rest of it is for the learner.
+    "scheduler.guard.alternation": {"scheduler.observation"},
+    "scheduler.guard.guard": {
+        *("scheduler.guard.alternation", "scheduler.guard.status", "scheduler.guard.verdict"),
+        *("scheduler.experience", "scheduler.observation", "scheduler.policy"),
+    },
+    "scheduler.guard.status": {"scheduler.guard.verdict"},
+    "scheduler.guard.verdict": set(),
     "edge_node.domain": set(),
     "edge_node.errors": set(),
     "edge_node.clock": set(),
@@ -30,11 +38,10 @@ ALLOWED = {
     "edge_node.store": PURE | {"store", "scheduler"},
     "edge_node.supervision": PURE | {"supervision", "peering.codec"},
     "edge_node.dispatch": PURE | {"dispatch", "tasks", "telemetry", "scheduler"},
-    "edge_node.guard_feed": PURE | {"store", "tasks", "scheduler"},
-    "edge_node.judging": PURE | {"store", "scheduler"},
-    "edge_node.learner": PURE | {"judging", "store", "scheduler"},
+    "edge_node.guard": PURE | {"store", "scheduler"},
+    "edge_node.learner": PURE | {"guard.judge", "store", "scheduler"},
     "edge_node.peering": PURE | {"peering", "dispatch", "tasks.membership"},
-    "edge_node.api": PURE | {"api", "telemetry"},
+    "edge_node.api": PURE | {"api", "telemetry", "scheduler.guard.status"},
     "edge_node.worker": PURE | {"worker", "peering.codec"},
     # Clients of a running node: they reach it over HTTP, like everyone else.
     "edge_node.console": PURE | {"console", "supervision.launcher", "worker.tiny_sd3.scenes"},

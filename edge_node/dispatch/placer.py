@@ -13,14 +13,15 @@ from edge_node.clock import Clock, moment
 from edge_node.dispatch.inbox import Inbox
 from edge_node.dispatch.own_node import OwnNode
 from edge_node.domain import TaskRecord, TaskStatus
-from edge_node.ports import ExperiencePool, GuardStatus, LatentStore
+from edge_node.ports import ExperiencePool, LatentStore
 from edge_node.tasks import lifecycle_protocol as life
 from edge_node.tasks.cluster_view import ClusterView
-from edge_node.tasks.guard import Guard, reason_word
 from edge_node.tasks.placement import Placement, place
 from edge_node.tasks.slots import Place, SlotMemory
 from edge_node.telemetry.metrics import NodeMetrics
 from scheduler.experience import RecordedDecision
+from scheduler.guard.guard import Guard, reason_word
+from scheduler.guard.status import GuardStatus
 from scheduler.policy import Outcome, Policy
 
 log = logging.getLogger(__name__)

@@ -39,7 +39,7 @@ class Published:
         generation: number of the publication, from 1 on; later ones replace earlier ones.
         created_unix_s: when.
         node_ids: candidates that the weights are for, in their order.
-        checks: figures of the check by name, see `scheduler.learning.held_out`.
+        checks: figures of the check by name, see `scheduler.guard.held_out`.
     """
 
     policy: str

@@ -12,7 +12,7 @@ import math
 from typing import Any
 
 from edge_node.store.connection import StoreConnection
-from scheduler.verdict import ReplayVerdict
+from scheduler.guard.verdict import ReplayVerdict
 
 FORMAT = 1
 _TYPES: dict[str, type] = {

@@ -13,7 +13,7 @@ Work is in work units (domain.WorkModel). No prompt and no identifier is ever a 
 | compute_seconds | s; executor | computing at the executor, as measured there, if completed |
 | attempts_ended_total | attempts; executor, outcome | this origin's attempts by how they ended |
 | replacements_total | attempts; reason | attempts that ended unwanted, for another to follow |
-| decisions_total | decisions; policy, reason | placements made; reason: a word of tasks.guard |
+| decisions_total | decisions; policy, reason | placements made; reason: a word of scheduler.guard |
 | learned_share | 0..1 | of the last guard_window_tasks decisions, by the learned policy |
 | guard_worse_share | share | learned mean delay over the rule's - 1; last replay of these weights |
 | decision_seconds | s | view of the cluster to a chosen executor |

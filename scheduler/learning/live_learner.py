@@ -26,9 +26,9 @@ from scheduler.algorithms.lad_ts import LadTs
 from scheduler.checkpoint import Checkpoint, CheckpointInfo, require_shapes
 from scheduler.experience import PooledDecision
 from scheduler.features import StateScale
+from scheduler.guard.held_out import HeldOutCheck, block_of, compare, state_of
 from scheduler.learning import learners
 from scheduler.learning.choice import Diverged
-from scheduler.learning.held_out import HeldOutCheck, block_of, compare, state_of
 from scheduler.learning.station_slots import PENALTY_S
 from scheduler.learning.transition_assembler import Transition, TransitionAssembler
 from scheduler.policy import Outcome

@@ -14,7 +14,7 @@ import numpy as np
 
 from scheduler import checkpoint
 from scheduler.checkpoint import Checkpoint, InvalidCheckpoint
-from scheduler.learning.held_out import HeldOutCheck, policy_of
+from scheduler.guard.held_out import HeldOutCheck, policy_of
 from scheduler.learning.live_learner import LiveLearner
 
 

@@ -4,8 +4,9 @@ import asyncio
 from dataclasses import replace
 from typing import Any
 
-from edge_node.ports import ClusterSnapshot, GuardStatus
-from scheduler.verdict import ReplayVerdict
+from edge_node.ports import ClusterSnapshot
+from scheduler.guard.status import GuardStatus
+from scheduler.guard.verdict import ReplayVerdict
 from tests.api.memory_front_door import MemoryFrontDoor
 from tests.api.served import served
 

@@ -15,10 +15,10 @@ from prometheus_client import CollectorRegistry
 from edge_node.clock import SystemClock
 from edge_node.config import NodeConfig
 from edge_node.config_sources import load_config
-from edge_node.tasks.guard import REASONS
 from edge_node.telemetry import metrics as metrics_module
 from edge_node.telemetry.jetson import DeviceCollector
 from edge_node.telemetry.metrics import NodeMetrics
+from scheduler.guard.guard import REASONS
 
 from .files import DEPLOY, passes, tool
 

@@ -8,7 +8,7 @@ import pytest
 
 from edge_node.store.connection import StoreConnection, StoreSettings
 from edge_node.store.verdicts import UnreadableVerdict, VerdictStore, decode, encode
-from scheduler.verdict import ReplayVerdict
+from scheduler.guard.verdict import ReplayVerdict
 from tests.store.valkey_process import ValkeyProcess
 
 VERDICT = ReplayVerdict(

@@ -13,9 +13,9 @@ import pytest
 from scheduler import checkpoint
 from scheduler.checkpoint import Checkpoint
 from scheduler.experience import PooledDecision
+from scheduler.guard.held_out import compare, policy_of
 from scheduler.learning import live_learner
 from scheduler.learning.choice import Diverged
-from scheduler.learning.held_out import compare, policy_of
 from scheduler.learning.live_learner import LiveLearner, PoolTrainer
 from scheduler.learning.publication import Refused, consider, version_of
 from scheduler.learning.transition_assembler import Transition, TransitionAssembler

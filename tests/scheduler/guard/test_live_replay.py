@@ -8,11 +8,7 @@ import numpy as np
 import pytest
 
 from scheduler.experience import PooledDecision, RecordedDecision
-from scheduler.observation import Observation
-from scheduler.policy import Decision, Outcome, Policy
-from scheduler.registry import create
-from scheduler.simulator import scenarios
-from scheduler.simulator.live_replay import (
+from scheduler.guard.live_replay import (
     BATCHES,
     TASKS_MIN,
     judge,
@@ -21,9 +17,13 @@ from scheduler.simulator.live_replay import (
     replay,
     window_of,
 )
+from scheduler.guard.verdict import ReplayVerdict
+from scheduler.observation import Observation
+from scheduler.policy import Decision, Outcome, Policy
+from scheduler.registry import create
+from scheduler.simulator import scenarios
 from scheduler.simulator.queueing import FloatArray
 from scheduler.simulator.workload import draw
-from scheduler.verdict import ReplayVerdict
 from tests.scheduler.simulator.recorded_cluster import run_cluster
 
 RULE = "slow_server_aware"

@@ -17,8 +17,8 @@ from edge_node.store.published_weights import Published, load_published
 from edge_node.store.verdicts import VerdictStore
 from scheduler import registry
 from scheduler.experience import PooledDecision
+from scheduler.guard.verdict import ReplayVerdict, configured_version
 from scheduler.policy import Policy
-from scheduler.verdict import ReplayVerdict, configured_version
 
 log = logging.getLogger("learner")
 
@@ -94,7 +94,7 @@ class Judge:
 
     def judge(self, published: Published | None, *, unix_s: float) -> ReplayVerdict | None:
         """The verdict on the newest decisions; None while there are too few."""
-        from scheduler.simulator import live_replay
+        from scheduler.guard import live_replay
 
         settings = self._settings
 

@@ -14,7 +14,7 @@ from edge_node.errors import StoreUnavailable
 from edge_node.store.connection import StoreConnection
 from edge_node.store.published_weights import PublishedWeights, UnusableWeights, load_published
 from edge_node.store.verdicts import UnreadableVerdict, VerdictStore
-from edge_node.tasks.guard import Guard
+from scheduler.guard.guard import Guard
 
 log = logging.getLogger(__name__)
 

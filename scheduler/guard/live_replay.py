@@ -37,11 +37,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from scheduler.experience import PooledDecision, RecordedDecision
+from scheduler.guard.verdict import ReplayVerdict
 from scheduler.observation import Observation
 from scheduler.policy import Policy
 from scheduler.simulator.queueing import FloatArray, drain, work_off_s
 from scheduler.simulator.statistics import student_quantile
-from scheduler.verdict import ReplayVerdict
 
 PolicyFactory = Callable[[np.random.Generator], Policy]
 

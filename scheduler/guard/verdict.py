@@ -1,6 +1,6 @@
 """What a replay of live decisions says of a learned policy: the shape that is passed on.
 
-Owns the shape and its two questions; the replay is `scheduler.simulator.live_replay`, and who acts
+Owns the shape and its two questions; the replay is `scheduler.guard.live_replay`, and who acts
 on it is the node's guard. Plain Python, so that the node can hold it.
 """
 

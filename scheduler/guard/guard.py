@@ -36,13 +36,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from edge_node.clock import Clock
-from edge_node.ports import GuardStatus
-from edge_node.tasks.alternation import WINDOWS_PER_CYCLE, Alternation
 from scheduler.experience import RecordedDecision
+from scheduler.guard.alternation import WINDOWS_PER_CYCLE, Alternation
+from scheduler.guard.status import GuardStatus
+from scheduler.guard.verdict import ReplayVerdict
 from scheduler.observation import Observation
 from scheduler.policy import Decision, Outcome, Policy, UnknownMembership
-from scheduler.verdict import ReplayVerdict
 
 PINNED = "pinned"
 NO_WEIGHTS = "no weights"
@@ -108,7 +107,8 @@ class Guard:
         learned: None until weights are there.
         version: of its weights.
         rule: must not fail for a valid observation.
-        clock: measures slots and windows.
+        now_s: a clock that never jumps, which measures slots.
+        unix_s: the clock of the day, which windows follow.
         cpu_s: CPU time of the deciding thread, which measures decisions.
     """
 
@@ -119,12 +119,14 @@ class Guard:
         learned: Policy | None,
         version: str | None,
         rule: Policy,
-        clock: Clock,
+        now_s: Callable[[], float],
+        unix_s: Callable[[], float],
         cpu_s: Callable[[], float] = time.thread_time,
     ) -> None:
         self._settings = settings
         self._rule = rule
-        self._clock = clock
+        self._now_s = now_s
+        self._unix_s = unix_s
         self._cpu_s = cpu_s
         self._alternation = Alternation(window_s=settings.window_s, margin=settings.margin)
         # Whether the latest decisions were the learned policy's, and how many of all were.
@@ -197,8 +199,8 @@ class Guard:
 
     def decide(self, observation: Observation) -> Decision:
         """The learned policy's choice, or the rule's with the reason."""
-        now_s = self._clock.now_s()
-        refusal = self._refusal(now_s=now_s, unix_s=self._clock.unix_s())
+        now_s = self._now_s()
+        refusal = self._refusal(now_s=now_s, unix_s=self._unix_s())
         if not refusal and observation.node_ids == self._unknown_ids:
             refusal = UNKNOWN_MEMBERSHIP
         decision = None
@@ -216,7 +218,7 @@ class Guard:
 
     def status(self) -> GuardStatus:
         """As things stand."""
-        reason = self._refusal(now_s=self._clock.now_s(), unix_s=self._clock.unix_s())
+        reason = self._refusal(now_s=self._now_s(), unix_s=self._unix_s())
         if not reason and self._unknown_ids is not None:
             reason = UNKNOWN_MEMBERSHIP
         decisions, live = self._decisions, self._alternation.finding()
@@ -289,7 +291,7 @@ class Guard:
         if finding.surely_worse:
             self._live_trip = f"{LIVE}: worse by {finding.worse:.1%}"
             standing_s = LIVE_TRIP_WINDOWS * self._settings.window_s
-            self._live_trip_until_s = self._clock.now_s() + standing_s
+            self._live_trip_until_s = self._now_s() + standing_s
             self._alternation.restart()
 
     def _slot(self, now_s: float) -> int:

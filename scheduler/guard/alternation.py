@@ -14,7 +14,7 @@ observation: that forgives whatever a policy does to the queues and punishes it 
 nodes. On emulated Orins it found a policy worse that has the lower mean delay by 16 %.
 
 What a window leaves in the queues is partly the next one's delay, so the difference found is
-somewhat too small: this confirms, the replay of `scheduler.simulator.live_replay` decides.
+somewhat too small: this confirms, the replay of `scheduler.guard.live_replay` decides.
 """
 
 from __future__ import annotations

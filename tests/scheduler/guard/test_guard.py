@@ -5,13 +5,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from edge_node.tasks import guard as guarding
-from edge_node.tasks.alternation import RULE_WINDOW, WINDOWS_PER_CYCLE
-from edge_node.tasks.guard import Guard, GuardSettings, reason_word
 from scheduler.experience import RecordedDecision
+from scheduler.guard import guard as guarding
+from scheduler.guard.alternation import RULE_WINDOW, WINDOWS_PER_CYCLE
+from scheduler.guard.guard import Guard, GuardSettings, reason_word
+from scheduler.guard.verdict import ReplayVerdict
 from scheduler.observation import Observation
 from scheduler.policy import Decision, Outcome, UnknownMembership
-from scheduler.verdict import ReplayVerdict
 
 SETTINGS = GuardSettings(
     wanted="lad_ts_plus",
@@ -90,7 +90,8 @@ class Stage:
             learned=self.learned,
             version=version,
             rule=self.rule,
-            clock=self.clock,
+            now_s=self.clock.now_s,
+            unix_s=self.clock.unix_s,
             cpu_s=self.clock.now_s,
         )
         self.numbered = 0

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from edge_node.tasks.alternation import (
+from scheduler.guard.alternation import (
     COMPARED_WINDOWS,
     CYCLES_MAX,
     FALSE_TRIP_CHANCE,
