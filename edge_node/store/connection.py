@@ -22,6 +22,14 @@ _log = logging.getLogger(__name__)
 
 Command = tuple[str | bytes | int | float, ...]
 
+# With these, and only with these, a reply says that the write is on disk. Under everysec WAITAOF
+# is no substitute: Valkey (9.1, at least) and older Redis answer it before they have synced.
+_SYNCED_BEFORE_REPLY = {
+    "appendonly": "yes",
+    "appendfsync": "always",
+    "no-appendfsync-on-rewrite": "no",
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class StoreSettings:
@@ -60,7 +68,8 @@ class StoreConnection:
         )
         self._there = asyncio.Event()
         self._away_because = "it has not been reached yet"
-        # Whether a reply alone means that the write is on disk.
+        # Whether the configuration says that a reply alone means that the write is on disk. Where
+        # it is hidden, the store is asked each time, and its operator's word is taken for the rest.
         self._reply_is_durable = False
         self._probe_task: asyncio.Task[None] | None = None
         # redis-py may turn a cancellation into a timeout, so that one alone ends no loop.
@@ -143,27 +152,35 @@ class StoreConnection:
 
     async def _probe(self) -> None:
         try:
-            self._reply_is_durable = await self._fsyncs_always()
-            if not self._reply_is_durable:
-                await self._client.waitaof(1, 0, 1)
-        except ResponseError as problem:
-            self._went_away(
-                "it cannot confirm writes on disk; set `appendonly yes` and `appendfsync always` "
-                f"in its configuration ({problem})"
-            )
+            unfit_because = await self._unfit_because()
         except (RedisError, OSError, TimeoutError) as problem:
             self._went_away(f"{type(problem).__name__}: {problem}")
-        else:
-            if not self.available:
-                _log.info("task store is there")
-            self._there.set()
+            return
+        if unfit_because:
+            self._went_away(
+                "it cannot confirm writes on disk; set `appendonly yes` and `appendfsync always` "
+                f"in its configuration ({unfit_because})"
+            )
+            return
+        if not self.available:
+            _log.info("task store is there")
+        self._there.set()
 
-    async def _fsyncs_always(self) -> bool:
+    async def _unfit_because(self) -> str:
+        """Why the store cannot promise what the ledger does; empty if it can."""
         try:
-            configured = await self._client.config_get("append*")
+            configured = await self._client.config_get("*append*")
         except ResponseError:  # an operator's access rules may hide the configuration
-            await self._client.ping()
-            return False
-        return bool(
-            configured.get("appendonly") == "yes" and configured.get("appendfsync") == "always"
+            self._reply_is_durable = False
+            try:
+                await self._client.waitaof(1, 0, 1)
+            except ResponseError as problem:
+                return str(problem)
+            return ""
+        self._reply_is_durable = True
+        wrong = (
+            f"{name} is {configured.get(name)}"
+            for name, wanted in _SYNCED_BEFORE_REPLY.items()
+            if configured.get(name) != wanted
         )
+        return ", ".join(wrong)

@@ -286,7 +286,12 @@ def test_a_port_of_somebody_else_fails() -> None:
     ("options", "level", "remedy"),
     [
         ((), "ok", ""),
-        (("--appendfsync", "everysec"), "warn", "CONFIG SET appendfsync always"),
+        (("--appendfsync", "everysec"), "fail", "CONFIG SET appendfsync always"),
+        (
+            ("--no-appendfsync-on-rewrite", "yes"),
+            "fail",
+            "CONFIG SET no-appendfsync-on-rewrite no",
+        ),
         (("--appendonly", "no"), "fail", "CONFIG SET appendonly yes"),
         (("--maxmemory-policy", "allkeys-lru"), "warn", "CONFIG SET maxmemory-policy noeviction"),
     ],

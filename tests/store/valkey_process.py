@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 from edge_node.store.embedded_valkey import valkey_command, wait_until_ready
@@ -17,13 +19,13 @@ class ValkeyProcess:
         self.url = f"unix://{self.socket_path}"
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self, *more: str) -> None:
+    def start(self, *more: str, environment: Mapping[str, str] | None = None) -> None:
         command = [*valkey_command(self.folder, self.socket_path), *more]
-        self._process = subprocess.Popen(command)
+        self._process = subprocess.Popen(command, env={**os.environ, **(environment or {})})
         asyncio.run(wait_until_ready(self.socket_path, 5.0))
 
     def kill(self) -> None:
-        """As a power cut would, but for the page cache."""
+        """As a power cut would, but for what was not synced: see forgetful_disk.py."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()

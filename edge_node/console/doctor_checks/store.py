@@ -18,7 +18,9 @@ from edge_node.config import NodeConfig
 from edge_node.console.doctor_checks.finding import Finding
 
 _ANSWER_S_MAX = 3.0
-_WANTED = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction"}
+# What the node demands, and what it does better with.
+_DEMANDED = {"appendonly": "yes", "appendfsync": "always", "no-appendfsync-on-rewrite": "no"}
+_WANTED = {**_DEMANDED, "maxmemory-policy": "noeviction"}
 
 
 def examine_store(config: NodeConfig) -> list[Finding]:
@@ -69,12 +71,13 @@ def _judged(name: str, found: dict[str, str]) -> Finding:
     wrong = {key: value for key, value in _WANTED.items() if found.get(key) != value}
     if not wrong:
         return Finding(check="store", level="ok", seen=seen)
-    if "appendonly" not in wrong and "appendfsync" in wrong:
-        seen += ": the node asks for each write to be synced, and waits for it"
+    demanded = wrong.keys() & _DEMANDED.keys()
+    if demanded:
+        seen += ": what it says yes to might not be on disk, so the node takes no durable tasks"
     sets = [f"redis-cli -u {name} CONFIG SET {key} {value}" for key, value in wrong.items()]
     return Finding(
         check="store",
-        level="fail" if "appendonly" in wrong else "warn",
+        level="fail" if demanded else "warn",
         seen=seen,
         remedy=" && ".join([*sets, f"redis-cli -u {name} CONFIG REWRITE"]),
     )
