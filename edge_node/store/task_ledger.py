@@ -12,6 +12,7 @@ Keys, all under one prefix:
     finished           sorted set of the ids of final tasks, by the unix second of their end
     job:<id>           sorted set of the ids of a job's tasks, by their place in it
     key:<sha256>       JSON of an idempotency key's digest and ids; expires
+    refused:<id>       the acceptance that began with this task was taken back; expires
 """
 
 from __future__ import annotations
@@ -42,9 +43,16 @@ from edge_node.store.record_codec import UnreadableRecord, decode_record, encode
 
 _log = logging.getLogger(__name__)
 
-# KEYS: open, key record ('' without), job ('' without)
+# For how long an acceptance that was taken back is refused should it arrive yet: far longer than
+# any socket holds what a closed connection had sent.
+_REFUSED_S = 3600
+
+# KEYS: open, key record ('' without), job ('' without), refusal
 # ARGV: value of the key record, its life in s, prefix of tasks, then id and record of each task
+# Two connections need not be served in the order in which they were written to: an acceptance may
+# come after its own retraction, and its client has long been told no.
 _ACCEPT = """
+if redis.call('EXISTS', KEYS[4]) == 1 then return false end
 if KEYS[2] ~= '' then
   local earlier = redis.call('GET', KEYS[2])
   if earlier then return earlier end
@@ -60,11 +68,12 @@ end
 return false
 """
 
-# KEYS: open, key record ('' without), job ('' without)
-# ARGV: value of the key record, prefix of tasks, then the ids
+# KEYS: open, key record ('' without), job ('' without), refusal
+# ARGV: value of the key record, prefix of tasks, life of the refusal in s, then the ids
 _RETRACT = """
+redis.call('SET', KEYS[4], '1', 'EX', ARGV[3])
 if KEYS[2] ~= '' and redis.call('GET', KEYS[2]) == ARGV[1] then redis.call('DEL', KEYS[2]) end
-for i = 3, #ARGV do
+for i = 4, #ARGV do
   redis.call('DEL', ARGV[2] .. ARGV[i])
   redis.call('SREM', KEYS[1], ARGV[i])
   if KEYS[3] ~= '' then redis.call('ZREM', KEYS[3], ARGV[i]) end
@@ -193,7 +202,7 @@ class TaskLedger:
         task_ids = tuple(task.id for task in tasks)
         key_name, key_value = self._key_record(idempotency, task_ids=task_ids, job_id=job_id)
         prefix = self._settings.key_prefix
-        keys = (f"{prefix}open", key_name, self._job_key(job_id))
+        keys = (f"{prefix}open", key_name, self._job_key(job_id), self._refusal_key(task_ids))
         arguments: list[str | int] = [
             key_value,
             self._settings.idempotency_age_s_max,
@@ -389,9 +398,14 @@ class TaskLedger:
 
     def _retract(self, retraction: _Retraction) -> Command:
         prefix = self._settings.key_prefix
-        keys = (f"{prefix}open", retraction.key_name, self._job_key(retraction.job_id))
-        arguments = (retraction.key_value, f"{prefix}task:", *retraction.task_ids)
-        return ("EVAL", _RETRACT, len(keys), *keys, *arguments)
+        keys = (
+            f"{prefix}open",
+            retraction.key_name,
+            self._job_key(retraction.job_id),
+            self._refusal_key(retraction.task_ids),
+        )
+        head = (retraction.key_value, f"{prefix}task:", _REFUSED_S)
+        return ("EVAL", _RETRACT, len(keys), *keys, *head, *retraction.task_ids)
 
     def _key_record(
         self,
@@ -414,6 +428,9 @@ class TaskLedger:
 
     def _task_key(self, task_id: TaskId) -> str:
         return f"{self._settings.key_prefix}task:{task_id}"
+
+    def _refusal_key(self, task_ids: Sequence[TaskId]) -> str:
+        return f"{self._settings.key_prefix}refused:{task_ids[0]}"
 
     def _job_key(self, job_id: JobId | None) -> str:
         return "" if job_id is None else f"{self._settings.key_prefix}job:{job_id}"

@@ -29,6 +29,7 @@ def run(
     story: Callable[[TaskLedger], Awaitable[None]],
     *,
     command_timeout_s: float = 0.5,
+    batch_max: int = 64,
 ) -> None:
     """Tells one life of a node: connects, runs the story, closes without a flush."""
 
@@ -37,7 +38,9 @@ def run(
             LedgerSettings(
                 store=StoreSettings(
                     url=valkey.url, command_timeout_s=command_timeout_s, probe_interval_s=0.05
-                )
+                ),
+                batch_max=batch_max,
+                idempotency_age_s_max=500,
             ),
             clock=SystemClock(),
         )
@@ -120,6 +123,17 @@ def test_recovery_raises_the_floor_on_disk_each_time(valkey: ValkeyProcess) -> N
     assert floors == [4, 8, 12]
 
 
+def test_recovery_takes_the_oldest_first_however_many_there_are(valkey: ValkeyProcess) -> None:
+    async def story(ledger: TaskLedger) -> None:
+        tasks = [replace(task(n), created_unix_s=1000.0 + (7 * n) % 5) for n in range(5)]
+        await ledger.append_accepted(tasks, job_id=None, idempotency=None)
+        recovered = await ledger.recover(attempts_max=1)
+        created = [record.task.created_unix_s for record in recovered]
+        assert created == [1000.0, 1001.0, 1002.0, 1003.0, 1004.0]
+
+    run(valkey, story, batch_max=2)
+
+
 def test_recovery_ends_what_only_a_connection_had_asked_for(valkey: ValkeyProcess) -> None:
     async def accept(ledger: TaskLedger) -> None:
         journalled = Durability.JOURNALLED
@@ -172,6 +186,9 @@ def test_one_key_of_many_at_once_is_accepted_once(valkey: ValkeyProcess) -> None
         assert sum(isinstance(answer, Appended) for answer in answers) == 1
         assert len({answer.task_ids for answer in answers}) == 1
         assert len(await ledger.recover(attempts_max=1)) == 1
+        with redis.Redis(unix_socket_path=str(valkey.socket_path)) as client:
+            (key,) = client.keys("dedgeai:ledger:key:*")
+            assert 490 < client.ttl(key) <= 500
         with pytest.raises(IdempotencyConflict):
             await ledger.append_accepted(
                 [task(50)], job_id=None, idempotency=replace(KEY, request_digest="d2")
@@ -284,35 +301,3 @@ def test_expiry_removes_the_oldest_ends_and_empty_jobs(valkey: ValkeyProcess) ->
         assert await ledger.read_job(job_id) is None
 
     run(valkey, story)
-
-
-def test_a_store_without_append_only_file_is_no_ledger(valkey: ValkeyProcess) -> None:
-    valkey.kill()
-    valkey.start("--appendonly", "no")
-
-    async def story(ledger: TaskLedger) -> None:
-        assert not ledger.available
-        with pytest.raises(StoreUnavailable, match="set `appendonly yes`"):
-            await ledger.next_incarnation()
-
-    run(valkey, story)
-
-
-def test_a_store_that_syncs_every_second_is_waited_for(valkey: ValkeyProcess) -> None:
-    valkey.kill()
-    valkey.start("--appendfsync", "everysec")
-
-    async def accept(ledger: TaskLedger) -> None:
-        await ledger.append_accepted([task(1)], job_id=None, idempotency=None)
-        with redis.Redis(unix_socket_path=str(valkey.socket_path)) as client:
-            persistence = client.info("persistence")
-        assert persistence["aof_pending_bio_fsync"] == 0
-        assert persistence["aof_buffer_length"] == 0
-        valkey.kill()
-
-    async def recover(ledger: TaskLedger) -> None:
-        assert len(await ledger.recover(attempts_max=1)) == 1
-
-    run(valkey, accept, command_timeout_s=3.0)
-    valkey.start("--appendfsync", "everysec")
-    run(valkey, recover, command_timeout_s=3.0)
