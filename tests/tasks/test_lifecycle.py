@@ -5,19 +5,25 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from edge_node.clock import Moment
 from edge_node.domain import (
     AttemptFailed,
     AttemptFinished,
+    AttemptHeartbeat,
+    AttemptQueued,
     AttemptStarted,
     Drawing,
     Durability,
     Image,
     NodeId,
+    Offload,
     StepFinished,
     Task,
     TaskEventKind,
     TaskId,
+    TaskRecord,
     TaskStatus,
 )
 from edge_node.tasks import lifecycle_protocol as life
@@ -245,3 +251,300 @@ def test_finished_tasks_in_memory_are_bounded() -> None:
         machine.handle(life.CancelRequested(task_id=one.id), at(0.0))
     known = [machine.record(TaskId(f"a-{index}")) is not None for index in range(5)]
     assert known == [False, False, True, True, True]
+
+
+def record_of(machine: Lifecycle) -> TaskRecord:
+    record = machine.record(TASK_ID)
+    assert record is not None
+    return record
+
+
+def kinds_of(machine: Lifecycle) -> list[str]:
+    return [event.kind.value for event in machine.events(TASK_ID) or []]
+
+
+LOST = AttemptFailed(code="worker_lost", message="it crashed", retryable=True)
+
+
+def test_an_image_that_is_being_stored_is_no_longer_cancelled() -> None:
+    machine = submitted(deadline_unix_s=1003.0)
+    placed(machine)
+    report(machine, AttemptFinished(image=IMAGE, queue_s=0.5, compute_s=2.0))
+    assert machine.handle(life.ClockAdvanced(), at(9e9)) == [], "nor is it too late"
+    assert machine.handle(life.CancelRequested(task_id=TASK_ID), at(2.0)) == []
+    told = machine.handle(life.ImageStored(task_id=TASK_ID, attempt=1, image_bytes=3), at(2.0))
+    assert isinstance(told[0], life.RecordFinal)
+    assert told[0].record.status is TaskStatus.COMPLETED
+    # Nor while its end is being written: that would be a second end.
+    assert machine.handle(life.CancelRequested(task_id=TASK_ID), at(2.0)) == []
+    assert machine.handle(life.ClockAdvanced(), at(9e9)) == []
+    machine.handle(life.FinalRecorded(task_id=TASK_ID), at(2.0))
+    assert record_of(machine).status is TaskStatus.COMPLETED
+    assert machine.handle(life.CancelRequested(task_id=TASK_ID), at(3.0)) == []
+    assert machine.handle(life.FinalRecorded(task_id=TASK_ID), at(3.0)) == []
+
+
+def test_a_task_is_not_cancelled_before_its_client_can_know_of_it() -> None:
+    machine = Lifecycle(LifecycleLimits(), incarnation=1)
+    machine.handle(life.TasksSubmitted(tasks=(task(),)), at(0.0))
+    assert machine.handle(life.CancelRequested(task_id=TASK_ID), at(0.0)) == []
+    told = machine.handle(life.TasksAppended(task_ids=(TASK_ID,)), at(0.0))
+    assert [type(i) for i in told] == [life.AnswerAccepted, life.PublishEvent, life.PlaceTask]
+
+
+def test_cancelling_stops_the_executor_and_accounts_for_its_dispatch() -> None:
+    machine = submitted()
+    placed(machine)
+    told = machine.handle(life.CancelRequested(task_id=TASK_ID), at(1.0))
+    ended = life.AttemptEnded(
+        executor=B, dispatch=1, task_id=TASK_ID, attempt=1, reason="cancelled"
+    )
+    assert told[:2] == [life.StopAttempt(executor=B, task_id=TASK_ID, attempt=1), ended]
+    assert isinstance(told[2], life.RecordFinal)
+    assert told[2].record.status is TaskStatus.CANCELLED
+    assert told[2].record.finished_unix_s == 1001.0
+
+
+@pytest.mark.parametrize("impossible", [True, False])
+def test_the_deadline_passes_while_no_node_can_take_it(impossible: bool) -> None:
+    machine = submitted(deadline_unix_s=1003.0)
+    if impossible:
+        machine.handle(life.PlacementImpossible(task_id=TASK_ID, attempt=1), at(2.9))
+    told = machine.handle(life.ClockAdvanced(), at(3.0))
+    # Nobody has it, so that nobody is told to stop.
+    assert [type(i) for i in told] == [life.RecordFinal]
+    assert isinstance(told[0], life.RecordFinal)
+    assert told[0].record.error is not None
+    assert told[0].record.error.code == "deadline_exceeded"
+    # Placement had thought about it meanwhile, and booked a dispatch.
+    (late,) = placed(machine)
+    assert isinstance(late, life.AttemptEnded)
+    assert (late.reason, late.executor, late.dispatch) == ("not_wanted", B, 1)
+
+
+def test_what_is_left_of_the_deadline_is_counted_when_the_task_is_sent() -> None:
+    machine = submitted(deadline_unix_s=1003.0)
+    machine.handle(life.PlacementImpossible(task_id=TASK_ID, attempt=1), at(0.0))
+    machine.handle(life.ClockAdvanced(), at(2.0))
+    start = placed(machine, now_s=2.25)[-1]
+    assert isinstance(start, life.StartAttempt)
+    assert start.offload.deadline_s == 0.75
+
+
+def test_the_offload_is_the_task_as_it_was_accepted() -> None:
+    machine = submitted(priority=7)
+    start = placed(machine)[-1]
+    assert start == life.StartAttempt(
+        executor=B,
+        offload=Offload(
+            task_id=TASK_ID,
+            attempt=1,
+            origin=NodeId("a"),
+            incarnation=1,
+            dispatch=1,
+            drawing=DRAWING,
+            work=4.0,
+            priority=7,
+            deadline_s=None,
+        ),
+    )
+
+
+def test_where_and_why_it_was_placed_is_noted_and_shown_until_it_ends() -> None:
+    machine = submitted()
+    report_queued = life.AttemptReported(
+        task_id=TASK_ID, attempt=1, executor=B, report=AttemptQueued(position=2)
+    )
+    made = life.PlacementMade(
+        task_id=TASK_ID,
+        attempt=1,
+        executor=B,
+        incarnation=1,
+        dispatch=1,
+        policy="lad_ts_plus",
+        policy_reason="window",
+        eta_s=7.0,
+    )
+    _, note, _ = machine.handle(made, at(0.0))
+    assert note == life.NoteRecord(record=record_of(machine))
+    record = record_of(machine)
+    assert (record.executor, record.policy, record.policy_reason) == (B, "lad_ts_plus", "window")
+    assert record.eta_s == 7.0
+    machine.handle(report_queued, at(0.0))
+    assert record_of(machine).queue_position == 2
+    report(machine, AttemptStarted())
+    assert record_of(machine).queue_position == 0
+    emulated = replace(IMAGE, emulated_device="orin")
+    report(machine, AttemptFinished(image=emulated, queue_s=0.5, compute_s=2.0))
+    assert record_of(machine).emulated_device == "orin"
+    machine.handle(life.ImageStored(task_id=TASK_ID, attempt=1, image_bytes=3), at(2.0))
+    assert record_of(machine).eta_s == 0.0
+
+
+def test_where_it_waited_is_avoided_by_the_next_move_only() -> None:
+    machine = submitted()
+    placed(machine)
+    machine.handle(life.MoveRequested(task_id=TASK_ID), at(1.0))
+    made = life.PlacementMade(
+        task_id=TASK_ID,
+        attempt=2,
+        executor=NodeId("c"),
+        incarnation=1,
+        dispatch=1,
+        policy="local",
+        eta_s=1.0,
+    )
+    machine.handle(made, at(1.0))
+    place = machine.handle(life.MoveRequested(task_id=TASK_ID), at(2.0))[-1]
+    assert isinstance(place, life.PlaceTask)
+    assert place.avoided == {"c"}, "the first may have become the better one"
+
+
+def test_a_step_that_is_told_twice_is_told_on_once() -> None:
+    machine = submitted()
+    placed(machine)
+    report(machine, AttemptStarted())
+    assert len(report(machine, StepFinished(step=1, steps=3))) == 1
+    assert report(machine, StepFinished(step=1, steps=3)) == []
+    assert kinds_of(machine) == ["queued", "placed", "started", "step"]
+
+
+def test_a_second_attempt_counts_its_own_steps_from_the_first_ones_beginning() -> None:
+    machine = submitted()
+    placed(machine)
+    report(machine, AttemptStarted())
+    report(machine, StepFinished(step=2, steps=3))
+    started_unix_s = record_of(machine).started_unix_s
+    report(machine, LOST)
+    again = record_of(machine)
+    assert (again.status, again.step, again.attempt) == (TaskStatus.QUEUED, 0, 2)
+    assert again.executor is None
+    placed(machine, attempt=2)
+    event = life.AttemptReported(task_id=TASK_ID, attempt=2, executor=B, report=AttemptStarted())
+    machine.handle(event, at(4.0))
+    assert len(report(machine, StepFinished(step=1, steps=3), attempt=2)) == 1
+    again = record_of(machine)
+    assert (again.status, again.step) == (TaskStatus.IN_PROGRESS, 1)
+    # Since when somebody works on it, whoever that was.
+    assert again.started_unix_s == started_unix_s == 1001.0
+
+
+@pytest.mark.parametrize("durability", [Durability.JOURNALLED, Durability.NONE])
+def test_the_end_of_a_synchronous_task_waits_for_nothing(durability: Durability) -> None:
+    machine = submitted(durability=durability)
+    placed(machine)
+    report(machine, AttemptFinished(image=IMAGE, queue_s=0.5, compute_s=2.0))
+    told = machine.handle(life.ImageStored(task_id=TASK_ID, attempt=1, image_bytes=3), at(2.0))
+    record = record_of(machine)
+    assert (record.status, record.queue_s, record.compute_s) == (TaskStatus.COMPLETED, 0.5, 2.0)
+    note = [life.NoteRecord(record=record)] if durability is Durability.JOURNALLED else []
+    assert told[:-2] == note
+    assert [type(i) for i in told[-2:]] == [life.PublishEvent, life.TaskEnded]
+    assert told[-1] == life.TaskEnded(record=record, attempts=(1,))
+    assert machine.in_flight == 0
+
+
+def test_a_task_that_promised_nothing_is_journalled_nowhere() -> None:
+    machine = Lifecycle(LifecycleLimits(), incarnation=1)
+    told = machine.handle(
+        life.TasksSubmitted(
+            tasks=(
+                task(durability=Durability.NONE),
+                task(id=TaskId("a-2"), durability=Durability.JOURNALLED),
+            )
+        ),
+        at(0.0),
+    )
+    journal = told[0]
+    assert isinstance(journal, life.JournalTasks)
+    assert [one.id for one in journal.tasks] == ["a-2"]
+    assert told[1] == life.AnswerAccepted(task_ids=(TASK_ID, TaskId("a-2")))
+
+
+def test_any_report_renews_the_lease_and_silence_ends_it() -> None:
+    machine = submitted()
+    placed(machine)
+    machine.handle(
+        life.AttemptReported(
+            task_id=TASK_ID, attempt=1, executor=B, report=AttemptHeartbeat(queue_position=4)
+        ),
+        at(3.0),
+    )
+    assert record_of(machine).queue_position == 4
+    assert machine.handle(life.ClockAdvanced(), at(7.9)) == []
+    stop, ended, place = machine.handle(life.ClockAdvanced(), at(8.0))
+    assert stop == life.StopAttempt(executor=B, task_id=TASK_ID, attempt=1)
+    assert isinstance(ended, life.AttemptEnded)
+    assert ended.reason == "lease_lapsed"
+    assert isinstance(place, life.PlaceTask)
+    assert (place.attempt, place.avoided) == (2, {B})
+
+
+def test_an_executor_that_never_says_a_word_is_given_up() -> None:
+    machine = submitted()
+    placed(machine, now_s=1.0)
+    assert machine.handle(life.ClockAdvanced(), at(5.9)) == []
+    assert isinstance(machine.handle(life.ClockAdvanced(), at(6.0))[-1], life.PlaceTask)
+
+
+def test_only_what_a_failed_peer_was_drawing_is_lost() -> None:
+    machine = submitted()
+    assert machine.handle(life.PeerFailed(node_id=B), at(0.0)) == [], "nobody draws it yet"
+    placed(machine)
+    assert machine.handle(life.PeerFailed(node_id=NodeId("c")), at(0.0)) == []
+    ended, place = machine.handle(life.PeerFailed(node_id=B), at(0.0))
+    assert isinstance(ended, life.AttemptEnded)
+    assert ended.reason == "peer_failed"
+    assert isinstance(place, life.PlaceTask)
+
+
+def test_an_attempt_that_is_not_wanted_is_stopped_and_its_image_ignored() -> None:
+    machine = submitted()
+    placed(machine)
+    machine.handle(life.PeerFailed(node_id=B), at(0.0))
+    stop = life.StopAttempt(executor=B, task_id=TASK_ID, attempt=1)
+    assert report(machine, AttemptStarted()) == [stop], "placement thinks about the next"
+    placed(machine, attempt=2)
+    assert report(machine, StepFinished(step=3, steps=3)) == [stop]
+    assert record_of(machine).step == 0
+    # What has ended by itself needs no stop.
+    late = AttemptFinished(image=IMAGE, queue_s=0.5, compute_s=2.0)
+    assert report(machine, late) == []
+    assert report(machine, LOST) == []
+    assert record_of(machine).attempt == 2
+    # Nor may its image be taken for that of the attempt that counts.
+    assert (
+        machine.handle(life.ImageStored(task_id=TASK_ID, attempt=1, image_bytes=3), at(2.0)) == []
+    )
+
+
+def test_a_placement_of_an_attempt_that_was_given_up_is_not_started() -> None:
+    machine = submitted()
+    placed(machine)
+    report(machine, LOST)
+    (ended,) = placed(machine, attempt=1)
+    assert isinstance(ended, life.AttemptEnded)
+    assert ended.reason == "not_wanted"
+    assert machine.handle(life.PlacementImpossible(task_id=TASK_ID, attempt=1), at(0.0)) == []
+    assert isinstance(placed(machine, attempt=2)[-1], life.StartAttempt)
+
+
+def test_no_node_is_asked_again_before_the_pause_is_over() -> None:
+    machine = submitted()
+    machine.handle(life.PlacementImpossible(task_id=TASK_ID, attempt=1), at(1.0))
+    assert machine.handle(life.ClockAdvanced(), at(1.24)) == []
+    (place,) = machine.handle(life.ClockAdvanced(), at(1.25))
+    assert isinstance(place, life.PlaceTask)
+
+
+def test_a_recovered_task_is_taken_once_and_is_not_appended_again() -> None:
+    machine = Lifecycle(LifecycleLimits(attempts_max=2), incarnation=1)
+    recovered = life.TasksRecovered(tasks=(task(attempt_floor=2),))
+    told = machine.handle(recovered, at(0.0))
+    assert [type(i) for i in told] == [life.PublishEvent, life.PlaceTask]
+    # What a former life tried is not counted: as many attempts as ever follow.
+    placed(machine, attempt=3)
+    assert isinstance(report(machine, LOST, attempt=3)[-1], life.PlaceTask)
+    assert record_of(machine).status is TaskStatus.QUEUED
+    assert machine.handle(recovered, at(1.0)) == []
+    assert machine.in_flight == 1
