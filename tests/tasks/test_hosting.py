@@ -8,6 +8,7 @@ import pytest
 
 from edge_node.domain import (
     AttemptFailed,
+    AttemptHeartbeat,
     AttemptReport,
     AttemptStarted,
     Drawing,
@@ -18,22 +19,34 @@ from edge_node.domain import (
 )
 from edge_node.tasks.hosting import (
     DrawingReported,
+    HeartbeatDue,
     Hosting,
     HostingLimits,
     OffloadCancelled,
     OffloadReceived,
+    ReportAttempt,
+    StartDrawing,
+    StopDrawing,
 )
 
 STEPS = 4
 
 
-def offload(number: int, *, attempt: int, work: float) -> Offload:
+def offload(
+    number: int,
+    *,
+    attempt: int,
+    work: float = 1.0,
+    origin: str = "node-1",
+    incarnation: int = 1,
+    dispatch: int | None = None,
+) -> Offload:
     return Offload(
         task_id=TaskId(f"task-{number}"),
         attempt=attempt,
-        origin=NodeId("node-1"),
-        incarnation=1,
-        dispatch=attempt,
+        origin=NodeId(origin),
+        incarnation=incarnation,
+        dispatch=attempt if dispatch is None else dispatch,
         drawing=Drawing(
             prompt="a dog",
             width_px=256,
@@ -97,3 +110,127 @@ def test_sums_follow_every_history(seed: int) -> None:
     for number, (attempt, *_) in left.items():
         hosting.handle(OffloadCancelled(task_id=TaskId(f"task-{number}"), attempt=attempt))
     assert hosting.backlog == 0.0
+
+
+def receive(hosting: Hosting, number: int, *, attempt: int = 1, **changes: object) -> list[object]:
+    sent = offload(number, attempt=attempt, **changes)  # type: ignore[arg-type]
+    return list(hosting.handle(OffloadReceived(offload=sent)))
+
+
+def refusal_of(told: list[object]) -> str:
+    (report,) = told
+    assert isinstance(report, ReportAttempt)
+    assert isinstance(report.report, AttemptFailed)
+    assert report.report.retryable
+    return report.report.code
+
+
+def test_what_was_refused_was_seen_or_its_origin_would_count_it_for_ever() -> None:
+    hosting = Hosting(HostingLimits(hosted_max=1))
+    receive(hosting, 0, attempt=5, dispatch=7)
+    assert hosting.dispatches_seen == {"node-1": (1, 7)}
+    assert refusal_of(receive(hosting, 0, attempt=4, dispatch=8)) == "stale_attempt"
+    assert hosting.dispatches_seen == {"node-1": (1, 8)}
+    assert refusal_of(receive(hosting, 1, dispatch=9)) == "queue_full"
+    assert hosting.dispatches_seen == {"node-1": (1, 9)}
+    assert receive(hosting, 0, attempt=5, dispatch=10) == [], "the same message twice"
+    assert hosting.dispatches_seen == {"node-1": (1, 10)}
+    assert hosting.backlog == 1.0
+
+
+def test_dispatches_that_arrive_late_take_nothing_back() -> None:
+    hosting = Hosting(HostingLimits())
+    receive(hosting, 0, dispatch=7)
+    receive(hosting, 1, dispatch=6)
+    assert hosting.dispatches_seen == {"node-1": (1, 7)}
+    # The origin began anew, and numbers its dispatches from 1; what it sent before may still come.
+    receive(hosting, 2, incarnation=2, dispatch=1)
+    receive(hosting, 3, incarnation=1, dispatch=8)
+    assert hosting.dispatches_seen == {"node-1": (2, 1)}
+    receive(hosting, 4, origin="node-2", dispatch=3)
+    assert hosting.dispatches_seen == {"node-1": (2, 1), "node-2": (1, 3)}
+
+
+def test_what_is_read_is_a_copy() -> None:
+    hosting = Hosting(HostingLimits())
+    hosting.dispatches_seen[NodeId("node-1")] = (9, 9)
+    assert hosting.dispatches_seen == {}
+
+
+def test_heartbeats_tell_the_place_among_those_that_wait() -> None:
+    hosting = Hosting(HostingLimits())
+    for number in range(4):
+        receive(hosting, number, origin=f"node-{number}")
+    for number in (1, 3):
+        task_id = TaskId(f"task-{number}")
+        hosting.handle(DrawingReported(task_id=task_id, attempt=1, report=AttemptStarted()))
+    told = [
+        (report.origin, report.task_id, report.attempt, report.report.queue_position)
+        for report in hosting.handle(HeartbeatDue())
+        if isinstance(report, ReportAttempt) and isinstance(report.report, AttemptHeartbeat)
+    ]
+    assert told == [
+        ("node-0", "task-0", 1, 1),
+        ("node-1", "task-1", 1, 0),
+        ("node-2", "task-2", 1, 2),
+        ("node-3", "task-3", 1, 0),
+    ]
+
+
+def test_a_later_attempt_takes_the_place_of_the_earlier_and_a_full_queue_keeps_neither() -> None:
+    hosting = Hosting(HostingLimits(hosted_max=1))
+    first = receive(hosting, 0, attempt=1, work=5.0)
+    assert first == [
+        StartDrawing(
+            task_id=TaskId("task-0"),
+            attempt=1,
+            drawing=offload(0, attempt=1).drawing,
+            priority=0,
+            deadline_s=None,
+        )
+    ]
+    stop, start = receive(hosting, 0, attempt=3, work=7.0)
+    assert stop == StopDrawing(task_id=TaskId("task-0"), attempt=1)
+    assert isinstance(start, StartDrawing)
+    assert (start.attempt, hosting.backlog) == (3, 7.0)
+    assert refusal_of(receive(hosting, 0, attempt=2)) == "stale_attempt"
+    assert hosting.is_hosted(TaskId("task-0"), 3)
+    assert not hosting.is_hosted(TaskId("task-0"), 2)
+    # Of a task that was refused no earlier attempt may come in either.
+    assert refusal_of(receive(hosting, 1, attempt=2)) == "queue_full"
+    stop = StopDrawing(task_id=TaskId("task-0"), attempt=3)
+    assert hosting.handle(OffloadCancelled(task_id=TaskId("task-0"), attempt=3)) == [stop]
+    assert refusal_of(receive(hosting, 1, attempt=1)) == "stale_attempt"
+    assert isinstance(receive(hosting, 1, attempt=3)[0], StartDrawing)
+
+
+def test_the_fence_remembers_the_tasks_seen_last() -> None:
+    hosting = Hosting(HostingLimits(attempts_remembered_max=2))
+    for number in (0, 1, 0, 2):
+        attempt = 1 + hosting.is_hosted(TaskId(f"task-{number}"), 1)
+        receive(hosting, number, attempt=attempt)
+    for number in range(3):
+        for attempt in (1, 2):
+            gone = OffloadCancelled(task_id=TaskId(f"task-{number}"), attempt=attempt)
+            hosting.handle(gone)
+    assert refusal_of(receive(hosting, 0, attempt=2)) == "stale_attempt"
+    assert isinstance(receive(hosting, 1, attempt=1)[0], StartDrawing), "forgotten"
+
+
+def test_a_cancel_of_another_attempt_and_a_report_of_another_change_nothing() -> None:
+    hosting = Hosting(HostingLimits())
+    receive(hosting, 0, attempt=2, work=3.0)
+    changes = hosting.changes
+    assert hosting.handle(OffloadCancelled(task_id=TaskId("task-0"), attempt=1)) == []
+    failed = AttemptFailed(code="internal", message="", retryable=True)
+    for attempt, report in ((1, failed), (3, AttemptStarted())):
+        done = DrawingReported(task_id=TaskId("task-0"), attempt=attempt, report=report)
+        assert hosting.handle(done) == []
+    assert (hosting.backlog, hosting.running, hosting.changes) == (3.0, 0, changes)
+    assert hosting.hosted() == ((TaskId("task-0"), 2),)
+    told = hosting.handle(DrawingReported(task_id=TaskId("task-0"), attempt=2, report=failed))
+    assert told == [
+        ReportAttempt(origin=NodeId("node-1"), task_id=TaskId("task-0"), attempt=2, report=failed)
+    ]
+    assert hosting.changes > changes, "peers are told"
+    assert hosting.hosted() == ()
