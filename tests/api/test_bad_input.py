@@ -23,7 +23,8 @@ def check(response: httpx.Response, *, status: int, code: str, param: str | None
     error = body["error"]
     assert set(error) == {"message", "type", "param", "code"}
     assert (error["code"], error["param"]) == (code, param)
-    assert error["type"] == ("server_error" if status >= 500 else error["type"])
+    kinds = {429: "rate_limit_error", 500: "server_error", 503: "server_error"}
+    assert error["type"] == kinds.get(status, "invalid_request_error")
     assert response.headers["x-request-id"]
     return str(error["message"])
 
@@ -209,6 +210,31 @@ def test_a_key_cannot_mean_two_requests(path: str) -> None:
             await story(node)
 
     asyncio.run(told())
+
+
+def test_a_key_belongs_to_its_path_and_to_what_the_body_says() -> None:
+    async def story() -> None:
+        async with served() as node:
+            key = {"Idempotency-Key": "k"}
+            first = await node.http.post("/v1/tasks", content=b'{"prompt":"a","n":1}', headers=key)
+            assert first.status_code == 202
+            elsewhere = await node.http.post(
+                "/v1/images/generations", content=b'{"prompt":"a","n":1}', headers=key
+            )
+            check(elsewhere, status=409, code="idempotency_conflict")
+            # Written in another order, it says the same.
+            again = await node.http.post(
+                "/v1/tasks", content=b'{ "n": 1, "prompt": "a" }', headers=key
+            )
+            assert again.headers["idempotent-replayed"] == "true"
+            assert again.json()["id"] == first.json()["id"]
+            for length, status in ((0, 400), (255, 202)):
+                answer = await node.http.post(
+                    "/v1/tasks", json={"prompt": "a"}, headers={"Idempotency-Key": "k" * length}
+                )
+                assert answer.status_code == status, length
+
+    asyncio.run(story())
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import pathlib
 import select
@@ -10,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -158,6 +159,45 @@ def test_only_the_recorded_process_is_ended(run_dir: pathlib.Path) -> None:
     finally:
         stranger.kill()
         stranger.wait()
+
+
+@contextlib.contextmanager
+def deaf_and_recorded(run_dir: pathlib.Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that does not end when asked to, by the record of a node that is gone."""
+    deaf = subprocess.Popen(
+        [sys.executable, "-S", "-c", STUBBORN, str(run_dir)], stdout=subprocess.PIPE, text=True
+    )
+    with deaf:
+        try:
+            assert deaf.stdout is not None
+            assert deaf.stdout.readline() == "deaf\n"
+            record = f"{deaf.pid} {launcher.start_ticks(deaf.pid)} {launcher.boot_id()}"
+            (run_dir / "child.pid").write_text(record)
+            yield deaf
+        finally:
+            deaf.kill()
+
+
+def test_a_recorded_process_that_does_not_listen_is_killed_after_the_grace(
+    run_dir: pathlib.Path,
+) -> None:
+    with deaf_and_recorded(run_dir) as deaf:
+        pid_path = run_dir / "child.pid"
+        assert end_recorded_process(pid_path, stop_signal=signal.SIGTERM, grace_s=0.1)
+        assert not pid_path.exists()
+        # Ended when it returned, not at some time after.
+        assert deaf.poll() == -signal.SIGKILL
+
+
+def test_a_child_that_is_started_ends_what_a_former_node_left(run_dir: pathlib.Path) -> None:
+    async def scenario(left: subprocess.Popen[str]) -> None:
+        child = ChildProcess(python(run_dir, "pass", stop_grace_s=0.1))
+        await child.start()
+        assert left.poll() == -signal.SIGKILL
+        assert (await child.wait()).code == 0
+
+    with deaf_and_recorded(run_dir) as deaf:
+        asyncio.run(scenario(deaf))
 
 
 def test_the_child_dies_with_its_parent(run_dir: pathlib.Path) -> None:

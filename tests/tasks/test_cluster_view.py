@@ -274,3 +274,105 @@ def test_a_forgotten_node_is_no_candidate_and_whatever_it_says_next_is_news() ->
     # A device in the place of a lost one may count its lives anew.
     assert view.state_received(state(PEER, incarnation=1), now_s=101.0)
     assert view.is_alive(PEER, now_s=101.0)
+
+
+@pytest.mark.parametrize("incarnation", [6, 8])
+def test_what_another_life_of_this_node_sent_is_no_echo_of_ours(incarnation: int) -> None:
+    view = view_of(state(OWN), state(PEER))
+    assert view.dispatched(PEER, 10.0, now_s=100.0) == 1
+    echo = state(PEER, sequence=2, dispatches_seen={OWN: (incarnation, 99)})
+    view.state_received(echo, now_s=100.0)
+    assert by_node(*own_work(view)) == {"own": 0.0, "peer": 10.0}
+    view.state_received(replace(echo, sequence=3, dispatches_seen={OWN: (7, 1)}), now_s=100.0)
+    assert by_node(*own_work(view)) == {"own": 0.0, "peer": 0.0}
+
+
+def own_work(view: ClusterView) -> tuple[Observation, FloatArray]:
+    seen = observed(view, now_s=100.0)
+    return seen, seen.own_B
+
+
+def test_no_nodes_idleness_takes_from_anothers_backlog() -> None:
+    view = view_of(state(OWN, backlog=3.0), state(PEER, backlog=1.0), state(OTHER, backlog=9.0))
+    # A second at 2 work units each; this node's own state is always of now.
+    assert view.backlog_and_capacity(now_s=101.0) == (3.0 + 0.0 + 7.0, 6.0)
+    view.dispatched(PEER, 4.0, now_s=101.0)
+    assert view.backlog_and_capacity(now_s=101.0) == (14.0, 6.0)
+    assert view.backlog_and_capacity(now_s=103.0) == (3.0, 2.0), "the others are silent"
+
+
+def test_a_report_from_the_future_adds_no_backlog() -> None:
+    view = view_of(state(OWN), state(PEER, backlog=5.0))
+    assert list(observed(view, now_s=99.0).backlog_B) == [0.0, 5.0]
+    assert view.backlog_and_capacity(now_s=99.0) == (5.0, 4.0)
+
+
+def test_a_restarted_peers_clock_begins_anew() -> None:
+    view = view_of(state(OWN), state(PEER, changed_s=507.0, sent_s=507.0))
+    # Its first state is from the beginning of its new life, not a change that came so late.
+    reborn = state(PEER, incarnation=2, changed_s=1.0, sent_s=4.0)
+    assert view.state_received(reborn, now_s=110.0)
+    assert observed(view, now_s=110.0).staleness_s_B[1] == 0.0
+    changed = replace(reborn, sequence=2, changed_s=6.0, sent_s=6.0)
+    view.state_received(changed, now_s=112.5)
+    # Half a second later than the message before, of which a fifth counts.
+    assert observed(view, now_s=112.5).staleness_s_B[1] == pytest.approx(0.1, abs=1e-3)
+
+
+def test_a_heartbeat_is_late_by_itself_alone() -> None:
+    view = view_of(state(OWN), state(PEER, changed_s=7.0, sent_s=7.0))
+    # Nothing changed for a minute: that is no delay.
+    heartbeat = state(PEER, changed_s=7.0, sent_s=67.0)
+    assert not view.state_received(heartbeat, now_s=160.0)
+    assert observed(view, now_s=160.0).staleness_s_B[1] == pytest.approx(0.0, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    "change", [{"model": "other"}, {"model_fingerprint": ModelFingerprint("g")}]
+)
+def test_a_peer_that_serves_something_else_is_a_candidate_no_more(
+    change: dict[str, object],
+) -> None:
+    view = view_of(state(OWN), state(PEER))
+    assert observed(view, now_s=100.0).node_ids == ("own", "peer")
+    assert view.observation(task("other"), avoided=frozenset(), now_s=100.0) is None
+    view.state_received(state(PEER, sequence=2, **change), now_s=100.0)
+    assert observed(view, now_s=100.0).node_ids == ("own",)
+    elsewhere = view.observation(task("other"), avoided=frozenset(), now_s=100.0)
+    assert (elsewhere is not None) == ("model" in change)
+    assert view.models(now_s=100.0) == (("m", "other") if "model" in change else ("m",))
+    view.state_received(state(PEER, sequence=3), now_s=100.0)
+    assert observed(view, now_s=100.0).node_ids == ("own", "peer")
+
+
+def test_a_node_that_comes_is_a_candidate_at_once() -> None:
+    view = view_of(state(OWN))
+    assert observed(view, now_s=100.0).node_ids == ("own",)
+    assert view.state_received(state(PEER), now_s=100.0)
+    assert observed(view, now_s=100.0).node_ids == ("own", "peer")
+
+
+def test_what_silent_peers_had_accepted_and_own_work_twice_are_no_traffic() -> None:
+    def load(now_s: float, **accepted_work_s: float) -> float:
+        view = view_of(
+            *(
+                state(node_id, accepted_work_s=accepted_work_s.get(node_id, 0.0))
+                for node_id in (OWN, PEER)
+            )
+        )
+        view.task_accepted(10.0, now_s=100.0)
+        traffic = observed(view, now_s=now_s).traffic
+        assert traffic is not None
+        return traffic.load
+
+    assert load(102.9, peer=4.0) > load(102.9) + 0.6
+    assert load(103.0, peer=4.0) == load(103.0)
+    assert load(102.9, own=4.0) == load(102.9)
+
+
+def test_a_node_that_takes_nothing_has_no_backlog_to_wait_for() -> None:
+    idle = {"accepting": False, "backlog": 50.0}
+    view = view_of(state(OWN, backlog=1.0), state(PEER, **idle), state(OTHER, capacity=0.0))
+    assert view.backlog_and_capacity(now_s=100.0) == (1.0, 2.0)
+    view.task_accepted(12.0, now_s=100.0)
+    assert view.service_s(now_s=100.0) == 6.0

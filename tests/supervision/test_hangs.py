@@ -1,0 +1,166 @@
+"""When a worker is taken to hang: a scripted worker on a real socket says it all by the clock."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import pathlib
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc.aio
+import pytest
+from dedgeai.v1 import worker_pb2, worker_pb2_grpc
+
+from edge_node.domain import WorkerDescription, WorkerLoad
+from edge_node.peering import codec
+from edge_node.supervision.worker_process import WorkerProcess, WorkerSettings
+
+HANG_S = 0.4
+# What is said, and how soon after what was said before; None is silence for good.
+Script = Iterator[WorkerLoad | None]
+
+
+def load(*, running: int, steps_done: int) -> WorkerLoad:
+    return WorkerLoad(
+        backlog=1.0,
+        queued=0,
+        running=running,
+        capacity=1.0,
+        steps_done=steps_done,
+        resident_bytes=0,
+    )
+
+
+@dataclass
+class ScriptedWorker(worker_pb2_grpc.WorkerServiceServicer):  # type: ignore[misc]
+    """Says what its script does; `connected_s` is when somebody began to listen."""
+
+    script: Callable[[], Script]
+    state: str = "ready"
+    connected_s: list[float] = field(default_factory=list)
+    told: int = 0
+
+    async def Describe(self, request: Any, context: Any) -> worker_pb2.DescribeResponse:
+        if self.state == "silent":
+            await asyncio.sleep(60.0)
+        return codec.description_to_proto(WorkerDescription(state=self.state))
+
+    async def WatchLoad(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        self.connected_s.append(time.monotonic())
+        for said in self.script():
+            if said is None:
+                await asyncio.sleep(60.0)
+            else:
+                self.told += 1
+                yield codec.load_to_proto(said)
+            await asyncio.sleep(HANG_S / 8)
+
+
+@contextlib.asynccontextmanager
+async def attached_to(
+    scripted: ScriptedWorker, run_dir: pathlib.Path, *, startup_s: float = 60.0
+) -> AsyncIterator[WorkerProcess]:
+    server = grpc.aio.server()
+    worker_pb2_grpc.add_WorkerServiceServicer_to_server(scripted, server)
+    server.add_insecure_port(f"unix:{run_dir / 'w.sock'}")
+    await server.start()
+    worker = WorkerProcess(
+        WorkerSettings(
+            socket_path=run_dir / "w.sock", command=None, hang_s=HANG_S, startup_s=startup_s
+        )
+    )
+    await worker.start()
+    try:
+        yield worker
+    finally:
+        await worker.stop()
+        await server.stop(None)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(20.0):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def stuck() -> Script:
+    while True:
+        yield load(running=1, steps_done=7)
+
+
+def silent() -> Script:
+    yield load(running=0, steps_done=7)
+    yield None
+
+
+def idle() -> Script:
+    while True:
+        yield load(running=0, steps_done=7)
+
+
+def slow() -> Script:
+    """A step takes half of what a hang does."""
+    for said in range(10_000):
+        yield load(running=1, steps_done=said // 4)
+
+
+def busy_by_turns() -> Script:
+    """Never a step while it is looked at, but it was idle in between."""
+    for said in range(10_000):
+        yield load(running=said // 4 % 2, steps_done=7)
+
+
+@pytest.mark.parametrize("script", [stuck, silent])
+def test_a_worker_that_hangs_is_given_up_and_the_next_gets_as_long(
+    script: Callable[[], Script], run_dir: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> None:
+        scripted = ScriptedWorker(script)
+        async with attached_to(scripted, run_dir) as worker:
+            await until(lambda: len(scripted.connected_s) == 3)
+            assert (worker.hangs, worker.starts) == (2, 3)
+            # The account begins anew with each connection: no hang is found sooner than it may.
+            first_s, second_s, third_s = scripted.connected_s
+            assert min(second_s - first_s, third_s - second_s) > HANG_S
+
+    asyncio.run(scenario())
+    said = {
+        stuck: "it draws but has done no step for 0.",
+        silent: "it has said nothing for 0.",
+    }[script]
+    assert caplog.text.count(f"worker hangs, {said}") == 2
+
+
+@pytest.mark.parametrize("script", [idle, slow, busy_by_turns])
+def test_a_worker_that_is_idle_or_slow_does_not_hang(
+    script: Callable[[], Script], run_dir: pathlib.Path
+) -> None:
+    async def scenario() -> None:
+        scripted = ScriptedWorker(script)
+        async with attached_to(scripted, run_dir) as worker:
+            # As long as two hangs.
+            await until(lambda: scripted.told > 16)
+            assert (worker.hangs, worker.starts) == (0, 1)
+            assert worker.ready
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("state", ["loading", "silent"])
+def test_a_worker_that_starts_gets_longer(state: str, run_dir: pathlib.Path) -> None:
+    async def scenario() -> None:
+        scripted = ScriptedWorker(idle, state=state)
+        started_s = time.monotonic()
+        async with attached_to(scripted, run_dir, startup_s=2 * HANG_S) as worker:
+            if state == "silent":
+                await until(lambda: worker.hangs == 1)
+                assert time.monotonic() - started_s > 2 * HANG_S
+            else:
+                # It answers that it loads: for as long as it says so, it does.
+                await asyncio.sleep(3 * HANG_S)
+                assert worker.hangs == 0
+
+    asyncio.run(scenario())
