@@ -17,8 +17,11 @@ from PIL import Image as PillowImage
 
 from edge_node.domain import Drawing, TaskId, WorkModel
 from edge_node.worker import calibration, emulated, image_encoding, memory_guard
+from edge_node.worker.active_rows import ActiveRows
+from edge_node.worker.attempts import FENCED_TASKS_MAX, Attempt, AttemptBook
 from edge_node.worker.device_errors import is_device_lost
 from edge_node.worker.prompt_cache import PromptCache
+from edge_node.worker.queue_order import Order
 
 DRAWING = Drawing(
     prompt="a fox",
@@ -379,3 +382,152 @@ def test_a_prompt_beyond_latin_survives() -> None:
     )
     with PillowImage.open(io.BytesIO(content)) as opened:
         assert opened.info["parameters"].startswith("狐 🦊\nSteps: 28")
+
+
+def test_good_steps_before_memory_ran_out_count_no_more() -> None:
+    width = memory_guard.AllowedWidth(4, good_steps=3)
+    width.shed(3)
+    assert [width.record_step(), width.record_step()] == [False, False]
+    width.shed(2)
+    assert [width.record_step() for _ in range(3)] == [False, False, True]
+    assert width.rows == 3
+    width.shed(9)
+    assert width.rows == 3, "more rows than are allowed ran out: no reason to allow them"
+    width.shed(0)
+    assert width.rows == 1, "one is always tried"
+
+
+@pytest.mark.parametrize(("rho", "width", "expected_s"), [(5.0, 1.0, 0.5), (0.25, 2.0, 0.035)])
+def test_a_step_of_another_size_says_as_much_of_the_devices_speed(
+    rho: float, width: float, expected_s: float
+) -> None:
+    result = calibration.calibrated(measured())
+    tracker = calibration.CapacityTracker(dataclasses.replace(result, tracking_s=1.0))
+    for _ in range(100):
+        tracker.record_step(rho=rho, width=width, measured_s=expected_s)
+    assert tracker.capacity == pytest.approx(result.capacity)
+    for _ in range(100):
+        tracker.record_step(rho=rho, width=width, measured_s=2 * expected_s)
+    assert tracker.capacity == pytest.approx(result.capacity / 2, rel=0.01)
+
+
+# The rows that take turns, without an engine.
+
+
+def attempt_of(arrival: int, **changes: object) -> Attempt[str]:
+    fields = {**vars(DRAWING), "width_px": 64, "height_px": 64, "steps": 4, **changes}
+    return Attempt(
+        task_id=TaskId(f"a-{arrival}"),
+        attempt=1,
+        arrival=arrival,
+        drawing=Drawing(**fields),
+        init_image=b"",
+        priority=0,
+        submitted_s=float(arrival),
+        deadline_s=None,
+        work_model=CALIBRATION.work_model,
+        unit_s=0.14,
+        on_report=lambda report: None,
+    )
+
+
+# 0.1 s for a row of 64 px and 0.14 for two; 128 px cost 5 times as much, unguided .6.
+CALIBRATION = calibration.calibrated(measured())
+
+
+def rows_of(book: AttemptBook[str], *, available_bytes: int = 0, **changes: object) -> ActiveRows:
+    return ActiveRows(
+        book,
+        order=Order(),
+        calibration=dataclasses.replace(CALIBRATION, tracking_s=1.0, **changes),
+        parked_max=8,
+        floor_bytes=0,
+        available_bytes=lambda: available_bytes,
+    )
+
+
+def held(*attempts: Attempt[str]) -> AttemptBook[str]:
+    book: AttemptBook[str] = AttemptBook()
+    for attempt in attempts:
+        book.add(attempt)
+        book.begin(attempt, now_s=10.0)
+    return book
+
+
+@pytest.mark.parametrize(
+    ("drawings", "expected_s"),
+    [
+        ([{}], 0.1),
+        ([{}, {}], 0.14),
+        ([{"width_px": 128, "height_px": 128}], 0.5),
+        ([{"guidance_scale": 1.0}], 0.06),
+        ([{"width_px": 32, "height_px": 32}, {"width_px": 32, "height_px": 32}], 0.035),
+    ],
+)
+def test_capacity_follows_the_device_whatever_it_draws(
+    drawings: list[dict[str, object]], expected_s: float
+) -> None:
+    batch = [attempt_of(number, **changes) for number, changes in enumerate(drawings)]
+    rows = rows_of(held(*batch))
+    for _ in range(4):
+        rows.record_step(batch, measured_s=expected_s)
+    assert rows.capacity == pytest.approx(CALIBRATION.capacity)
+    assert [attempt.steps_done for attempt in batch] == [4] * len(batch)
+    for _ in range(20):
+        rows.record_step(batch, measured_s=4 * expected_s)
+    assert rows.capacity == pytest.approx(CALIBRATION.capacity / 4, rel=0.01)
+
+
+def test_what_waits_is_counted_anew_once_the_device_has_become_slower() -> None:
+    waiting, drawn = attempt_of(2), attempt_of(1)
+    book = held(drawn)
+    book.add(waiting)
+    rows = rows_of(book)
+    service_s = waiting.entry.service_s
+    for _ in range(20):
+        rows.record_step([drawn], measured_s=0.2)
+    assert waiting.entry.service_s == service_s
+    rows.choose(20.0)
+    assert waiting.entry.service_s == pytest.approx(2 * service_s, rel=0.01)
+    assert rows.unit_s == pytest.approx(2 * 0.14, rel=0.01), "so is what comes next"
+
+
+def test_rows_of_a_larger_size_take_more_memory() -> None:
+    large = {"width_px": 128, "height_px": 128}
+    book = held(*(attempt_of(number, **large) for number in range(2)))
+    # Four times the area of the reference: 400 bytes for the second row.
+    for available_bytes, allowed in ((399, 1), (400, 2)):
+        rows = rows_of(book, available_bytes=400 + available_bytes, row_bytes=100)
+        rows.choose(20.0)
+        assert len(rows.in_turn()) == allowed, available_bytes
+
+
+def test_memory_that_ran_out_parks_the_later_half_until_one_is_left_and_tries_that_twice() -> None:
+    batch = [attempt_of(number) for number in range(3)]
+    rows = rows_of(held(*batch), rows_max=3)
+    rest = rows.shed(batch)
+    assert rest == batch[:2]
+    rest = rows.shed(rest)
+    assert rest == batch[:1] == rows.in_turn()
+    assert rows.shed(rest) == rest, "once more: others may have held the memory"
+    assert rows.shed(rest) == []
+    rows.record_step(rest, measured_s=0.1)
+    assert rows.shed(rest) == rest, "it went well in between"
+
+
+# The drawings that are held.
+
+
+def test_the_fence_forgets_the_tasks_that_were_seen_longest_ago() -> None:
+    book: AttemptBook[str] = AttemptBook()
+    for arrival in range(FENCED_TASKS_MAX):
+        again = attempt_of(arrival)
+        again.attempt = 2
+        book.add(again)
+        book.release(again)
+    assert book.is_stale(TaskId("a-0"), 1)
+    book.add(attempt_of(0))
+    book.add(attempt_of(FENCED_TASKS_MAX))
+    assert not book.is_stale(TaskId("a-1"), 1), "forgotten"
+    assert book.is_stale(TaskId("a-2"), 1)
+    assert not book.is_stale(TaskId("a-2"), 2), "the same attempt may come again"

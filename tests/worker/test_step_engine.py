@@ -33,7 +33,7 @@ from edge_node.worker.denoiser import ModelFacts, ModelUnusable
 from edge_node.worker.device_errors import DeviceLost
 from edge_node.worker.memory_guard import GOOD_STEPS
 from edge_node.worker.queue_order import Order
-from edge_node.worker.step_engine import EngineLimits, StepEngine
+from edge_node.worker.step_engine import POSITIONS_TOLD_MAX, EngineLimits, StepEngine
 
 FINAL = (AttemptFinished, AttemptFailed)
 SRPT = Order(discipline="srpt")
@@ -456,6 +456,45 @@ def test_a_later_attempt_ends_the_earlier_at_every_stage() -> None:
         bench.denoiser.go_on.set()
         bench.denoiser.decode.set()
         bench.check_images("a-0 again 2", "a-1 again 2", "a-2 again 2")
+
+
+def test_an_attempt_that_comes_again_takes_its_own_place() -> None:
+    # Its node has lost the stream, and sends it once more.
+    with serving(ScriptedDenoiser(rows_max=1)) as bench:
+        bench.submit("a-0", seed=0, attempt=2)
+        bench.until_entered(1)
+        first = bench.reports.pop("a-0 again 2")
+        bench.submit("a-0", seed=1, attempt=2)
+        assert bench.engine.load().backlog == pytest.approx(4.0), "it is counted once"
+        assert bench.step() == [1]
+        bench.denoiser.go_on.set()
+        bench.check_images("a-0 again 2")
+        (superseded,) = [report for report in first if isinstance(report, FINAL)]
+        assert isinstance(superseded, AttemptFailed)
+        assert (superseded.code, superseded.retryable) == ("stale_attempt", False)
+        # One that is done may come again, too: its image was lost on the way.
+        del bench.reports["a-0 again 2"]
+        bench.submit("a-0", seed=2, attempt=2)
+        bench.check_images("a-0 again 2")
+
+
+def test_far_back_in_the_queue_a_place_is_told_once(bench: Bench) -> None:
+    bench.submit("a-x", steps=50, width_px=32)
+    bench.until_entered(1)
+    last = POSITIONS_TOLD_MAX + 3
+    for number in range(1, last + 1):
+        bench.submit(f"a-{number}", priority=-number)
+
+    def told(number: int) -> list[int]:
+        return [r.position for r in bench.reports[f"a-{number}"] if isinstance(r, AttemptQueued)]
+
+    bench.until(lambda: told(last) == [last])
+    for number in range(1, 5):
+        bench.cancel(f"a-{number}")
+    # Everyone has come four places nearer: those who are near now hear of each.
+    bench.until(lambda: told(last) == [last, POSITIONS_TOLD_MAX, POSITIONS_TOLD_MAX - 1])
+    assert told(5) == [5, 4, 3, 2, 1]
+    bench.cancel("a-x")
 
 
 def test_backlog_counts_down_with_the_steps(bench: Bench) -> None:
