@@ -26,6 +26,9 @@ from edge_node.domain import (
 # pixels is at most some 7 MB.
 MESSAGE_BYTES_MAX = 64 * 2**20
 
+# A deadline that is as good as over still is one: on the wire 0 says that there is none.
+DEADLINE_S_MIN = 0.001
+
 # What a worker reports of an attempt; leases between nodes add AttemptHeartbeat.
 DrawReport = AttemptQueued | AttemptStarted | StepFinished | AttemptFinished | AttemptFailed
 
@@ -36,6 +39,11 @@ _STATE_NUMBERS = {
     "failed": worker_pb2.DescribeResponse.STATE_FAILED,
 }
 _STATE_NAMES = {number: name for name, number in _STATE_NUMBERS.items()}
+
+
+def deadline_to_proto(deadline_s: float | None) -> float:
+    """Seconds left as they are sent."""
+    return 0.0 if deadline_s is None else max(deadline_s, DEADLINE_S_MIN)
 
 
 # What to draw, and the image.

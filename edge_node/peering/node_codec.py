@@ -101,7 +101,7 @@ def offload_to_proto(offload: Offload, *, init_image: bytes = b"") -> node_pb2.O
         drawing=codec.drawing_to_proto(offload.drawing),
         work=offload.work,
         priority=offload.priority,
-        deadline_s=offload.deadline_s or 0.0,
+        deadline_s=codec.deadline_to_proto(offload.deadline_s),
         init_image=init_image,
     )
 

@@ -21,8 +21,6 @@ from edge_node.peering import codec
 from edge_node.socket_path import check_socket_path
 
 DESCRIBE_S_MAX = 5.0
-# A deadline that is as good as over still is one.
-DEADLINE_S_MIN = 0.001
 
 _OPTIONS = (
     ("grpc.max_receive_message_length", codec.MESSAGE_BYTES_MAX),
@@ -94,8 +92,7 @@ class WorkerClient:
             drawing=codec.drawing_to_proto(drawing),
             priority=priority,
             init_image=init_image,
-            # 0 would say that there is none.
-            deadline_s=0.0 if deadline_s is None else max(deadline_s, DEADLINE_S_MIN),
+            deadline_s=codec.deadline_to_proto(deadline_s),
         )
         del init_image  # the call keeps the request to its end: one copy is enough
         call = self._stub().Draw(request)

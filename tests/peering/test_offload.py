@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+from collections.abc import AsyncIterator
 
+import pytest
 from dedgeai.v1 import node_pb2
 
 from edge_node.domain import (
     AttemptFailed,
     AttemptReport,
+    AttemptStarted,
     Drawing,
     NodeId,
     Offload,
@@ -45,20 +49,35 @@ END = AttemptFailed(code="seen", message="That is all.", retryable=False)
 
 
 class Executor:
-    """Stands for the dispatcher of the node that is asked."""
+    """Stands for the dispatcher of the node that is asked; `reports` are those of every attempt."""
 
-    def __init__(self) -> None:
+    def __init__(self, *reports: AttemptReport) -> None:
         self.executor = self
+        self.reports = reports
         self.hosted: list[tuple[Offload, bytes]] = []
+        self.given_back: list[tuple[TaskId, int]] = []
 
     async def host(self, offload: Offload, *, init_image: bytes) -> asyncio.Queue[AttemptReport]:
         self.hosted.append((offload, init_image))
         reports: asyncio.Queue[AttemptReport] = asyncio.Queue()
-        reports.put_nowait(END)
+        for report in self.reports:
+            reports.put_nowait(report)
         return reports
 
-    def unhost(self, *_: object) -> None:
-        pass
+    def unhost(self, task_id: TaskId, attempt: int, _: object) -> None:
+        self.given_back.append((task_id, attempt))
+
+
+@contextlib.asynccontextmanager
+async def channel_to(executor: Executor) -> AsyncIterator[PeerClient]:
+    servicer = NodeServicer(PeerService(executor, None), version="0")  # type: ignore[arg-type]
+    server = PeerServer(servicer, host="127.0.0.1", port=0)
+    client = PeerClient(f"127.0.0.1:{await server.start()}")
+    try:
+        yield client
+    finally:
+        await client.close()
+        await server.stop(grace_s=0)
 
 
 def test_an_offload_is_the_same_on_the_other_side() -> None:
@@ -72,17 +91,44 @@ def test_an_offload_is_the_same_on_the_other_side() -> None:
 def test_the_largest_init_image_passes() -> None:
     # Ten times what gRPC takes when nobody says otherwise.
     init_image = os.urandom(40 * 2**20)
-    executor = Executor()
+    executor = Executor(END)
 
     async def story() -> None:
-        servicer = NodeServicer(PeerService(executor, None), version="0")  # type: ignore[arg-type]
-        server = PeerServer(servicer, host="127.0.0.1", port=0)
-        client = PeerClient(f"127.0.0.1:{await server.start()}")
-        try:
+        async with channel_to(executor) as client:
             assert [one async for one in client.offload(OFFLOAD, init_image=init_image)] == [END]
-        finally:
-            await client.close()
-            await server.stop(grace_s=0)
 
     asyncio.run(story())
     assert executor.hosted == [(OFFLOAD, init_image)]
+
+
+@pytest.mark.parametrize("how", ["leaves the stream", "is cancelled", "dies"])
+def test_an_executor_does_not_draw_on_for_an_origin_that_hung_up(how: str) -> None:
+    executor = Executor(AttemptStarted())
+
+    async def story() -> None:
+        async with channel_to(executor) as client:
+            began = asyncio.Event()
+
+            async def follow() -> None:
+                async with contextlib.aclosing(client.offload(OFFLOAD, init_image=b"")) as reports:
+                    async for report in reports:
+                        assert report == AttemptStarted()
+                        began.set()
+                        if how == "leaves the stream":
+                            return
+
+            following = asyncio.create_task(follow())
+            await began.wait()
+            if how == "is cancelled":
+                following.cancel()
+            if how == "dies":
+                await client.close()
+            await asyncio.wait([following])
+            async with asyncio.timeout(5.0):
+                while not executor.given_back:
+                    await asyncio.sleep(0.01)
+            if not following.cancelled():
+                following.exception()
+
+    asyncio.run(story())
+    assert executor.given_back == [(OFFLOAD.task_id, OFFLOAD.attempt)]

@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from edge_node.domain import JobId, TaskError, TaskStatus
+from edge_node.domain import JobId, TaskError, TaskRecord, TaskStatus
 from edge_node.store.record_codec import UnreadableRecord, decode_record, encode_record
+from tests.filled import filled
 from tests.store.records import finished, placed, task
 
 
@@ -21,6 +22,12 @@ def test_what_is_written_comes_back() -> None:
     )
     for record in (placed(accepted), finished(accepted), failed):
         assert decode_record(encode_record(record)) == record
+
+
+def test_every_field_that_is_kept_is_coded() -> None:
+    # What changes too often is not kept.
+    record = replace(filled(TaskRecord), step=0, queue_position=0, eta_s=0.0)
+    assert decode_record(encode_record(record)) == record
 
 
 def test_what_changes_with_every_step_is_not_written() -> None:
