@@ -22,7 +22,8 @@ def filled(kind: type[Value], **fixed: object) -> Value:
 
     `fixed` are fields that cannot hold just anything, such as names that others look up.
     """
-    return _filled(kind, numbers=itertools.count(2), fixed=fixed)
+    value: Value = _filled(kind, numbers=itertools.count(2), fixed=fixed)
+    return value
 
 
 def _filled(kind: Any, *, numbers: Iterator[int], fixed: dict[str, object]) -> Any:

@@ -29,7 +29,7 @@ from edge_node.peering import codec, node_codec
 from tests.filled import filled
 
 # A view is for clients: what only the origin's own ledger and scheduler need stays there.
-NOT_SHOWN = {"input_bits": 0, "attempt_floor": 0}
+NOT_SHOWN: dict[str, Any] = {"input_bits": 0, "attempt_floor": 0}
 SHOWN = dataclasses.replace(filled(Task, id=TaskId("orin-a-1")), **NOT_SHOWN)
 RECORD = filled(TaskRecord, task=SHOWN)
 
@@ -84,8 +84,8 @@ def test_every_report_of_an_attempt_is_coded(report: Any) -> None:
     message = node_codec.report_to_proto(report)
     assert node_codec.report_from_proto(sent(message)) == report
     if not isinstance(report, AttemptHeartbeat):  # which a worker has no need of
-        message = codec.report_to_draw_response(report)
-        assert codec.report_from_draw_response(sent(message)) == report
+        drawn = codec.report_to_draw_response(report)
+        assert codec.report_from_draw_response(sent(drawn)) == report
 
 
 def test_what_is_absent_stays_absent() -> None:

@@ -8,10 +8,6 @@ from pathlib import Path
 
 import pytest
 import redis
-from recording_store import RecordingStore
-from records import finished, placed, task, task_id
-from test_task_ledger import until
-from valkey_process import ValkeyProcess
 
 from edge_node.clock import SystemClock
 from edge_node.domain import JobId
@@ -19,6 +15,10 @@ from edge_node.errors import StoreUnavailable
 from edge_node.ports import AlreadyAccepted, Appended, Idempotency
 from edge_node.store.connection import StoreSettings
 from edge_node.store.task_ledger import LedgerSettings, TaskLedger
+from tests.store.recording_store import RecordingStore
+from tests.store.records import finished, placed, task, task_id
+from tests.store.test_task_ledger import until
+from tests.store.valkey_process import ValkeyProcess
 
 pytestmark = pytest.mark.system
 

@@ -11,10 +11,6 @@ from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 import redis
-from forgetful_disk import ForgetfulDisk
-from records import finished, task, task_id
-from test_image_files import SetClock
-from valkey_process import ValkeyProcess
 
 from edge_node.clock import SystemClock
 from edge_node.domain import TaskRecord
@@ -23,6 +19,10 @@ from edge_node.store.connection import StoreSettings
 from edge_node.store.image_files import ImageFiles
 from edge_node.store.init_images import InitImages
 from edge_node.store.task_ledger import LedgerSettings, TaskLedger
+from tests.store.forgetful_disk import ForgetfulDisk
+from tests.store.records import finished, task, task_id
+from tests.store.test_image_files import SetClock
+from tests.store.valkey_process import ValkeyProcess
 
 pytestmark = pytest.mark.system
 

@@ -35,7 +35,7 @@ def load(*, running: int, steps_done: int) -> WorkerLoad:
 
 
 @dataclass
-class ScriptedWorker(worker_pb2_grpc.WorkerServiceServicer):  # type: ignore[misc]
+class ScriptedWorker(worker_pb2_grpc.WorkerServiceServicer):
     """Says what its script does; `connected_s` is when somebody began to listen."""
 
     script: Callable[[], Script]
@@ -47,6 +47,10 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServiceServicer):  # type: ignore[mis
         if self.state == "silent":
             await asyncio.sleep(60.0)
         return codec.description_to_proto(WorkerDescription(state=self.state))
+
+    async def Draw(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        raise NotImplementedError("nobody asks it to draw")
+        yield
 
     async def WatchLoad(self, request: Any, context: Any) -> AsyncIterator[Any]:
         self.connected_s.append(time.monotonic())

@@ -435,7 +435,7 @@ def attempt_of(arrival: int, **changes: object) -> Attempt[str]:
 CALIBRATION = calibration.calibrated(measured())
 
 
-def rows_of(book: AttemptBook[str], *, available_bytes: int = 0, **changes: object) -> ActiveRows:
+def rows_of(book: AttemptBook[str], *, available_bytes: int = 0, **changes: Any) -> ActiveRows[str]:
     return ActiveRows(
         book,
         order=Order(),
