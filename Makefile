@@ -7,7 +7,7 @@ TOOLS := out/tools
 # Tests that start no nodes, so that two processes can share them out.
 ALONE := $(addprefix tests/,api cluster dispatch mutants proto scheduler store tasks worker)
 
-.PHONY: demo test test-newest mutants lint type proto bench figures lock validate-deploy bundle clean install
+.PHONY: demo test test-newest mutants seeds lint type proto bench figures lock validate-deploy bundle clean install
 
 install: $(INSTALLED)
 
@@ -57,6 +57,11 @@ proto: install
 	cd proto && ../$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. \
 		--grpc_python_out=. --plugin=../$(BIN)/protoc-gen-mypy_grpc --mypy_grpc_out=. \
 		dedgeai/v1/node.proto dedgeai/v1/worker.proto
+
+# The simulated cluster through N seeds, or through one again: make seeds SEED=17.
+N ?= 1000
+seeds: install
+	$(BIN)/python -m tests.cluster --seeds $(N) $(if $(SEED),--seed $(SEED))
 
 # The quick ones; each script's --help says how to run the long ones.
 bench: install

@@ -103,8 +103,8 @@ class PeerLinks:
         self._clock = clock
         self._open: dict[LinkId, _OpenLink] = {}
         self._closing: set[asyncio.Task[None]] = set()
-        # One for every stream of own states that is under way; set when there is news.
-        self._changed: set[asyncio.Event] = set()
+        # One for every stream of own states that is under way, in their order; set at news.
+        self._changed: dict[asyncio.Event, None] = {}
 
     async def start(self) -> None:
         """Opens the configured links; they come and go on their own from here."""
@@ -167,7 +167,7 @@ class PeerLinks:
     async def own_states(self) -> AsyncGenerator[NodeState, None]:
         """This node's state now, at every change and every heartbeat; a goodbye is the last."""
         changed = asyncio.Event()
-        self._changed.add(changed)
+        self._changed[changed] = None
         try:
             while True:
                 leaving = self._membership.leaving
@@ -182,7 +182,7 @@ class PeerLinks:
                         await changed.wait()
                 changed.clear()
         finally:
-            self._changed.discard(changed)
+            del self._changed[changed]
 
     # Carrying out.
 

@@ -101,6 +101,11 @@ class SimulatedLedger:
         now_s = self._mount.now_s()
         return now_s < max(self._disk.store_away_until_s, self._disk.no_sync_until_s)
 
+    @property
+    def flushed(self) -> bool:
+        """Whether nothing waits to be written."""
+        return not self._behind and not self._wanted_back
+
     async def write_behind(self) -> None:
         """The background writer: in order, whenever the store is there."""
         while True:

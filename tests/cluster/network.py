@@ -24,6 +24,10 @@ class Broken(Exception):
     """The connection is gone; what became of the call is unknown."""
 
 
+class Unanswered(Broken):
+    """The connection is there, and nothing comes over it."""
+
+
 class Process(Protocol):
     """What the network reaches at an address."""
 
@@ -56,6 +60,8 @@ class _Call:
         self.serving: list[asyncio.Task[None]] = []
         self.arrived: asyncio.Queue[_Item[Any] | _End] = asyncio.Queue()
         self.over = False
+        # Neither end is told, and nothing passes any more.
+        self.swallowed = False
         # A stream keeps its order: nothing arrives before what was sent earlier.
         self.last_arrival_s = 0.0
 
@@ -138,7 +144,7 @@ class Network:
         *,
         timeout_s: float = 5.0,
     ) -> T:
-        """Calls for one answer; Broken after `timeout_s` without it."""
+        """Calls for one answer; Broken or, after `timeout_s` without it, Unanswered."""
 
         async def answer(process: Any) -> AsyncGenerator[T, None]:
             yield await serve(process)
@@ -150,7 +156,7 @@ class Network:
                         return one
         except TimeoutError:
             pass
-        raise Broken(f"no answer from {address}")
+        raise Unanswered(f"no answer from {address}")
 
     def send(self, source: Process, address: str, arrive: Callable[[Any], None]) -> None:
         """Sends one message to whichever process listens when it arrives."""
@@ -202,9 +208,14 @@ class Network:
         if source == "clients" or not self.faulty:
             self._deliver_at(call, 0.001, deliver)
             return True
-        if self._is_cut(source, address) or (call.wild and self._rng.random() < self.loss):
+        lost = call.wild and self._rng.random() < self.loss
+        if lost and self._rng.random() < 0.5:
+            call.swallowed = True
+        if lost or call.swallowed or self._is_cut(source, address):
             return False
-        self._deliver_at(call, float(self._rng.exponential(self.delay_s)), deliver)
+        straggles = self._rng.random() < 0.03
+        delay_s = float(self._rng.exponential(self.delay_s * (20 if straggles else 1)))
+        self._deliver_at(call, delay_s, deliver)
         if call.wild and self._rng.random() < self.duplication:
             self._deliver_at(call, float(self._rng.exponential(self.delay_s)), deliver)
         return True
@@ -244,7 +255,7 @@ class Network:
         call.serving.append(asyncio.create_task(run()))
 
     def _reply(self, call: _Call, target: Process, item: _Item[Any] | _End) -> None:
-        if call.source.name == "clients" or isinstance(item, _End):
+        if call.source.name == "clients" or (isinstance(item, _End) and not call.wild):
             # The end of a stream is the transport's: where it is lost, the connection is.
             self._deliver_at(call, 0.001, lambda: self._arrive(call, item))
         else:

@@ -205,10 +205,13 @@ class NodeProcess:
         self.heard: dict[tuple[str, int], asyncio.Queue[NodeState]] = {}
         self.numbers = itertools.count(1)
         self.note_bug = note_bug
+        self.began_s = time.now_s
         self.started = False
         self.gone = False
         # Why attempts of this origin ended.
         self.reasons: Counter[str] = Counter()
+        # The highest attempt of each task that was ever offered here.
+        self.highest: dict[TaskId, int] = {}
         began_s, skew_s = 1000.0 * float(rng.integers(1, 9)), float(rng.uniform(-0.2, 0.2))
         self.clock = Skewed(time, began_s=began_s, skew_s=skew_s)
         place.disk.incarnation += 1
@@ -302,6 +305,11 @@ class NodeProcess:
 
     def _worker_changed(self) -> None:
         self.dispatcher.own_node.worker_changed()
+
+    def offered(self, offload: Offload) -> None:
+        """An attempt came in, to be taken or refused."""
+        highest = self.highest.get(offload.task_id, 0)
+        self.highest[offload.task_id] = max(highest, offload.attempt)
 
     def bug(self, error: Exception) -> None:
         """What is none of our errors came out of a call."""

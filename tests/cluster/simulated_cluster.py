@@ -28,8 +28,10 @@ from tests.cluster.virtual_time import VirtualTime
 
 FAULTS_END_S = 22.0
 HEALED_END_S = 200.0
-# Longer than a message takes where nothing fails, and shorter than a heartbeat.
-FRESH_S = 0.05
+# Links that broke are tried again by then, and whoever was frozen is awake.
+MEETING_S = 5.0
+# Longer than messages take where nothing fails, and shorter than a heartbeat.
+SOON_S = 0.05
 FAULTS = (
     *("crash", "freeze", "cut", "worker_crash", "worker_hang", "disk_full", "disk_slow"),
     *("no_sync", "store_away", "buggy_disk", "buggy_draw", "leave", "membership"),
@@ -60,6 +62,8 @@ class SimulatedCluster:
         self.bugs: list[str] = []
         self.faults: list[str] = []
         self.seen: Counter[str] = Counter()
+        # Since when something is otherwise than it should be soon.
+        self._otherwise_s: dict[str, float] = {}
         self._running: dict[str, NodeProcess] = {}
         self._past: list[NodeProcess] = []
         self.network = Network(self.time, self.rng, at=self._at)
@@ -88,7 +92,9 @@ class SimulatedCluster:
         return list(self._running.values())
 
     def _is_running(self, node_id: NodeId) -> bool:
-        return any(process.name == node_id for process in self.nodes)
+        """Long enough for others to have met it."""
+        before_s = self.time.now_s - MEETING_S
+        return any(one.name == node_id and one.began_s < before_s for one in self.nodes)
 
     def _at(self, address: str) -> NodeProcess | None:
         return self._running.get(address)
@@ -226,6 +232,8 @@ class SimulatedCluster:
                 self.seen[f"{name}.{type(instruction).__name__}"] += 1
                 if isinstance(instruction, life.AttemptEnded):
                     process.reasons[instruction.reason] += 1
+            if isinstance(event, hosted.OffloadReceived):
+                process.offered(event.offload)
             machine.validate()
             return instructions
 
@@ -245,6 +253,8 @@ class SimulatedCluster:
 
     def _check_node(self, node: NodeProcess) -> None:
         for task_id, attempt in node.worker.drawing:
+            if attempt < node.highest.get(task_id, 0):
+                raise InvariantBroken(f"{node.name} draws the stale attempt {task_id}/{attempt}")
             if not node.hosting.is_hosted(task_id, attempt):
                 raise InvariantBroken(f"{node.name} draws {task_id}/{attempt} for nobody")
         if self.quiet:
@@ -255,20 +265,40 @@ class SimulatedCluster:
         unexpected = node.reasons.keys() - {"finished", "moved", "cancelled", "deadline_exceeded"}
         if unexpected:
             raise InvariantBroken(f"{node.name} gave attempts up: {unexpected}")
-        for view in node.view.views(now_s=node.clock.now_s()):
-            for other in self.nodes:
-                if other.name == view.state.node_id and other is not node:
-                    self._check_fresh(node, view.state, other)
+        views = {view.state.node_id: view.state for view in node.view.views(now_s=0.0)}
+        for other in self.nodes:
+            seen = views.get(NodeId(other.name))
+            if seen is not None or other is node:
+                self._check_fresh(node, seen, other)
+        for task_id, attempt in node.worker.drawing:
+            (origin,) = [one for one in self.nodes if one.name == origin_of(task_id)]
+            record = origin.lifecycle.record(task_id)
+            wanted = record is not None and not record.status.is_final
+            wanted = wanted and record is not None and record.attempt == attempt
+            self._check_soon(f"{node.name} draws {task_id}/{attempt}, unwanted", wanted)
 
-    def _check_fresh(self, node: NodeProcess, seen: NodeState, other: NodeProcess) -> None:
+    def _check_fresh(self, node: NodeProcess, seen: NodeState | None, other: NodeProcess) -> None:
         now = other.dispatcher.own_node.state()
-        age_s = other.clock.now_s() - now.changed_s
-        if seen.sequence != now.sequence and age_s > FRESH_S:
-            raise InvariantBroken(f"{node.name} does not know of {other.name} for {age_s:.3f} s")
+        # What only shrinks as it is drawn is extrapolated, and not told step by step.
+        known = seen is not None and (seen.sequence, seen.queued + seen.running) == (
+            now.sequence,
+            now.queued + now.running,
+        )
+        self._check_soon(f"{node.name} does not know of {other.name}", known)
+
+    def _check_soon(self, what: str, is_so: bool) -> None:
+        """It may be otherwise, but not for long."""
+        if is_so:
+            self._otherwise_s.pop(what, None)
+        elif self.time.now_s - self._otherwise_s.setdefault(what, self.time.now_s) > SOON_S:
+            raise InvariantBroken(f"{what} for more than {SOON_S} s")
 
     def _settled(self) -> bool:
         quiet = all(
-            node.started and node.lifecycle.in_flight == 0 and not node.hosting.hosted()
+            node.started
+            and node.lifecycle.in_flight == 0
+            and not node.hosting.hosted()
+            and node.ledger.flushed
             for node in self.nodes
         )
         told = self.users.told.values()
@@ -302,6 +332,11 @@ class SimulatedCluster:
         unwanted = told.cancelled or told.kind == "synchronous"
         if record.status is TaskStatus.CANCELLED and not unwanted:
             raise InvariantBroken(f"{told.task_id} was cancelled by nobody")
+        late_s = 0.0
+        if self.quiet and told.final is not None and told.deadline_unix_s is not None:
+            late_s = told.final.unix_s - told.deadline_unix_s
+        if late_s > 1.0:
+            raise InvariantBroken(f"{told.task_id} ended {late_s:.3f} s after its deadline")
         if told.final is None:
             if told.kind != "synchronous":
                 raise InvariantBroken(f"{told.task_id} ended, and its user heard nothing")
@@ -310,7 +345,8 @@ class SimulatedCluster:
             image = disk.images.get(told.task_id)
             if image is None or not image.content.decode().startswith(expected):
                 raise InvariantBroken(f"{told.task_id} is finished and has no image")
-            if not told.undone and told.image != image.content:
+            seen = not told.undone and not told.gave_up
+            if seen and told.image != image.content:
                 raise InvariantBroken(f"{told.task_id}: {told.image!r} shown for {image.content!r}")
 
     def _may_fail(self, told: Told, code: str) -> bool:
@@ -366,8 +402,9 @@ def run_quiet(seed: int) -> SimulatedCluster:
 
 
 def _has_ended(told: Told) -> bool:
-    if told.kind == "synchronous" or told.gave_up or told.final is None:
-        return told.final is not None or told.kind == "synchronous"
+    """Whether its user waits for nothing more."""
+    if told.gave_up or told.final is None:
+        return told.gave_up or told.kind == "synchronous"
     return told.final.kind.value != "finished" or told.image is not None
 
 

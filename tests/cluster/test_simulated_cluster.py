@@ -1,6 +1,6 @@
 """Nodes under hundreds of seeds of faults: nothing is lost, nothing contradicts itself.
 
-`make seeds N=5000` runs more of them; `SEED=17 make seeds` one again, with its story.
+`make seeds N=5000` runs more of them; `make seeds SEED=17` one again, with its story.
 """
 
 from __future__ import annotations

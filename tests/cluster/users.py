@@ -35,7 +35,7 @@ from edge_node.errors import (
     TaskNotFound,
 )
 from edge_node.ports import Idempotency, Submission
-from tests.cluster.network import Broken, Network
+from tests.cluster.network import Broken, Network, Unanswered
 from tests.cluster.virtual_time import VirtualTime, process_loop
 
 T = TypeVar("T")
@@ -73,7 +73,7 @@ class Users:
         network: leads to the nodes.
         rng: what they want, and when.
         addresses: of all nodes.
-        is_running: whether the node of that name has a process.
+        is_running: whether the node of that name has run for a while.
         told: by task.
         conflicts: how often another request under a known key was told so.
         complaints: what should not have been.
@@ -159,6 +159,8 @@ class Users:
                 known = (AdmissionRefused, NodeNotReady, StoreUnavailable)
                 if not isinstance(error, known) and error.code != "internal_error":
                     raise InvariantBroken(f"refused for no reason: {error!r}") from error
+            except Unanswered:
+                raise InvariantBroken(f"{address} left a client without an answer") from None
             except Broken:
                 pass
             if not again or self.time.now_s > 60.0:

@@ -1,0 +1,221 @@
+"""Defects planted in the machines and in the shell, one at a time: the seeds find every one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from edge_node.clock import Moment
+from edge_node.dispatch.dispatcher import Dispatcher
+from edge_node.dispatch.executor import Executor
+from edge_node.dispatch.inbox import Inbox
+from edge_node.dispatch.offloads import Offloads
+from edge_node.dispatch.own_node import OwnNode
+from edge_node.dispatch.own_tasks import OwnTasks
+from edge_node.dispatch.placer import Placer
+from edge_node.dispatch.timekeeper import Timekeeper
+from edge_node.peering.peer_links import PeerLinks
+from edge_node.peering.service import PeerService
+from edge_node.tasks import hosting as hosted
+from edge_node.tasks import lifecycle_protocol as life
+from edge_node.tasks.cluster_view import ClusterView
+from edge_node.tasks.hosting import Hosting
+from edge_node.tasks.lifecycle import Lifecycle
+from tests.cluster.simulated_cluster import run_faulty, run_quiet
+from tests.cluster.users import InvariantBroken
+
+# Enough for the defect that is found least often.
+FAULTY_SEEDS_MAX = 200
+QUIET_SEEDS_MAX = 20
+
+Plant = Callable[[pytest.MonkeyPatch], None]
+
+
+def nothing(*_: object, **__: object) -> None:
+    """Instead of what should be done."""
+
+
+async def nothing_at_all(*_: object, **__: object) -> None:
+    """Instead of what should be done in its time."""
+
+
+def skipped(owner: type, name: str) -> Plant:
+    """A part that does nothing where it should."""
+    return lambda patch: patch.setattr(owner, name, nothing)
+
+
+def says(owner: type, name: str, answer: object) -> Plant:
+    """A question that has always the same answer."""
+    return lambda patch: patch.setattr(owner, name, lambda *_, **__: answer)
+
+
+def without(*events: type) -> Plant:
+    """Events that never reach the machines."""
+
+    def plant(patch: pytest.MonkeyPatch) -> None:
+        apply = Inbox.apply
+
+        def deaf(self: Inbox, event: Any) -> None:
+            if not isinstance(event, events):
+                apply(self, event)
+
+        patch.setattr(Inbox, "apply", deaf)
+
+    return plant
+
+
+def changed(owner: type, change: Callable[[Any, list[Any]], list[Any]]) -> Plant:
+    """A machine that says something else than it should; `change` is given the event, too."""
+
+    def plant(patch: pytest.MonkeyPatch) -> None:
+        handle = owner.handle  # type: ignore[attr-defined]
+
+        def handle_changed(self: Any, event: Any, *at: Any, **named: Any) -> list[Any]:
+            return change(event, handle(self, event, *at, **named))
+
+        patch.setattr(owner, "handle", handle_changed)
+
+    return plant
+
+
+def yes_before_append(event: life.Event, told: list[life.Instruction]) -> list[life.Instruction]:
+    if not isinstance(event, life.TasksSubmitted) or not isinstance(told[0], life.AppendTasks):
+        return told
+    return [life.AnswerAccepted(task_ids=tuple(task.id for task in event.tasks)), *told]
+
+
+def init_image_left_behind(_: life.Event, told: list[life.Instruction]) -> list[life.Instruction]:
+    return [
+        replace(
+            one,
+            offload=replace(
+                one.offload, drawing=replace(one.offload.drawing, init_image_sha256="lost")
+            ),
+        )
+        if isinstance(one, life.StartAttempt) and one.offload.attempt > 1
+        else one
+        for one in told
+    ]
+
+
+def end_before_record(patch: pytest.MonkeyPatch) -> None:
+    end = Lifecycle._end
+
+    def both(self: Lifecycle, entry: Any, status: Any, at: Moment, **named: Any) -> list[Any]:
+        return [*end(self, entry, status, at, **named), *self._finalise(entry, at)]
+
+    patch.setattr(Lifecycle, "_end", both)
+
+
+def lease_not_renewed_by_reports(patch: pytest.MonkeyPatch) -> None:
+    reported = Lifecycle._reported
+
+    def forgetful(self: Lifecycle, event: life.AttemptReported, at: Moment) -> list[Any]:
+        entry = self._live.get(event.task_id)
+        until_s = 0.0 if entry is None else entry.lease_until_s
+        told = reported(self, event, at)
+        if entry is not None:
+            entry.lease_until_s = until_s
+        return told
+
+    patch.setattr(Lifecycle, "_reported", forgetful)
+
+
+def never_hung_up(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Executor, "unhost", nothing)
+    patch.setattr(PeerService, "cancel_offload", nothing)
+
+
+def draws_stay_when_the_worker_is_lost(patch: pytest.MonkeyPatch) -> None:
+    draw = Executor._draw
+
+    async def hopeful(self: Executor, start: hosted.StartDrawing) -> None:
+        reported = self._reported
+
+        def only_good(start: hosted.StartDrawing, report: Any) -> None:
+            if type(report).__name__ != "AttemptFailed":
+                reported(start, report)
+
+        self._reported = only_good  # type: ignore[method-assign]
+        await draw(self, start)
+
+    patch.setattr(Executor, "_draw", hopeful)
+
+
+def key_forgotten(patch: pytest.MonkeyPatch) -> None:
+    append = OwnTasks._append
+
+    async def keyless(self: OwnTasks, tasks: Any) -> None:
+        self._idempotency.clear()
+        await append(self, tasks)
+
+    patch.setattr(OwnTasks, "_append", keyless)
+
+
+FAULTY: dict[str, Plant] = {
+    # The machines.
+    "no fence at the origin": says(Lifecycle, "_is_current", True),
+    "no fence at the executor": says(Hosting, "_is_stale", False),
+    "yes before it is on disk": changed(Lifecycle, yes_before_append),
+    "a lost attempt is not placed again": says(Lifecycle, "_give_up_attempt", []),
+    "the init image stays behind": changed(Lifecycle, init_image_left_behind),
+    "leases never lapse": says(Lifecycle, "_lease_lapsed", False),
+    "the end before its record": end_before_record,
+    # The shell: the executor's side.
+    "StopDrawing does nothing": skipped(Executor, "stop_drawing"),
+    "a worker that is lost ends nothing": draws_stay_when_the_worker_is_lost,
+    # The origin's side.
+    "reports of peers are not passed on": skipped(Offloads, "reported"),
+    "watchers are not woken": skipped(OwnTasks, "wake_watchers"),
+    "refusals are not told": skipped(OwnTasks, "refused"),
+    "images are not written": skipped(OwnTasks, "store_image"),
+    "ends are not recorded": skipped(OwnTasks, "record_final"),
+    "ends are not noted": skipped(OwnTasks, "note"),
+    "Idempotency-Keys are forgotten": key_forgotten,
+    # Placing, state and time.
+    "impossible placements are forgotten": without(life.PlacementImpossible),
+    "ended dispatches are still counted": skipped(ClusterView, "dispatch_ended"),
+    "time does not pass": without(life.ClockAdvanced),
+    "recovered tasks are not taken up": without(life.TasksRecovered),
+    # Membership.
+    "states of peers are not taken in": skipped(Dispatcher, "peer_state_received"),
+}
+
+QUIET: dict[str, Plant] = {
+    "heartbeats are never sent": without(hosted.HeartbeatDue),
+    "leases are not renewed by reports": lease_not_renewed_by_reports,
+    "state is not pushed": skipped(PeerLinks, "push_state"),
+    "a changed queue is not told": skipped(OwnNode, "changed"),
+    "own dispatches are not seen by oneself": skipped(OwnNode, "look"),
+    "nothing is placed": skipped(Placer, "place"),
+    "an origin that hung up is drawn for": never_hung_up,
+    "StopAttempt does nothing": skipped(Offloads, "stop_attempt"),
+    "nobody looks at the time": lambda patch: patch.setattr(Timekeeper, "run", nothing_at_all),
+}
+
+
+def find(run: Callable[[int], object], seeds: int) -> int:
+    """The first seed that finds a defect; fails if none does."""
+    for seed in range(seeds):
+        try:
+            run(seed)
+        except InvariantBroken:
+            return seed
+    pytest.fail(f"none of {seeds} seeds finds it")
+
+
+@pytest.mark.parametrize("defect", FAULTY)
+def test_a_defect_is_found_by_faults(defect: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    FAULTY[defect](monkeypatch)
+    assert find(run_faulty, FAULTY_SEEDS_MAX) < FAULTY_SEEDS_MAX
+
+
+@pytest.mark.parametrize("defect", QUIET)
+def test_a_defect_is_found_where_nothing_fails(
+    defect: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    QUIET[defect](monkeypatch)
+    assert find(run_quiet, QUIET_SEEDS_MAX) < QUIET_SEEDS_MAX
