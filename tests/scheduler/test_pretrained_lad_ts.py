@@ -53,7 +53,7 @@ def mean_delay_s(choose: Callable[[Observation], int], servers: int) -> float:
     """Of tasks of 10 units at load .8, on nodes up to four times as fast as the slowest."""
     rng = np.random.default_rng(servers)
     capacity_B, backlog_B, delays_s = np.linspace(1.0, 4.0, servers), np.zeros(servers), []
-    for _ in range(300 + 40 * servers):
+    for _ in range(100 + 25 * servers):
         backlog_B = np.maximum(
             backlog_B - capacity_B * rng.exponential(10.0 / (0.8 * capacity_B.sum())), 0.0
         )

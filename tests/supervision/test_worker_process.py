@@ -234,8 +234,6 @@ def test_a_worker_that_answers_but_does_no_step_hangs(run_dir: pathlib.Path) -> 
         # One step takes longer than the watchdog's patience.
         options = ("--engine", "emulated", "--emulated-profile", "orin-64gb-15w")
         async with kept(settings(run_dir, *options, hang_s=1.0)) as worker:
-            await asyncio.sleep(1.5)
-            assert worker.hangs == 0, "an idle worker does no step, and does not hang"
             with pytest.raises(WorkerUnavailable):
                 await drawn(worker, drawing=LONG)
             assert worker.hangs == 1
@@ -300,9 +298,11 @@ def test_told_to_stop_it_does_not_wait_for_a_long_step(run_dir: pathlib.Path) ->
         async with kept(settings(run_dir, *options)) as worker:
             drawing_it = asyncio.create_task(drawn(worker, drawing=drawing(**SLOW_STEP)))
             await until(lambda: worker.load is not None and worker.load.running == 1)
-            before_s = time.monotonic()
+            assert worker._child is not None
+            ending = asyncio.create_task(worker._child.wait())
             await worker.stop()
-            assert time.monotonic() - before_s < 5.0
+            # By itself: one that waits for its step is killed after the grace, which is shorter.
+            assert (await ending).code == 0
             assert worker.pid is None
             with pytest.raises(WorkerUnavailable):
                 await drawing_it

@@ -6,8 +6,8 @@ import contextlib
 import dataclasses
 import io
 import itertools
+import os
 import pathlib
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -331,39 +331,64 @@ def test_png_tells_its_parameters_unless_told_not_to() -> None:
         assert bare.info == {}
 
 
-def test_host_work_between_steps_is_no_time_of_an_emulated_device() -> None:
+@dataclass
+class VirtualTime:
+    """Passes when somebody sleeps, and not before."""
+
+    now_s: float = 100.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+    def sleep(self, seconds: float) -> None:
+        self.now_s += seconds
+
+
+@pytest.fixture
+def virtual_time(monkeypatch: pytest.MonkeyPatch) -> VirtualTime:
+    """The emulated device's, in place of the machine's."""
+    made = VirtualTime()
+    monkeypatch.setattr(emulated, "time", made)
+    return made
+
+
+def test_host_work_between_steps_is_no_time_of_an_emulated_device(
+    virtual_time: VirtualTime,
+) -> None:
     device = emulated.EmulatedDenoiser(
         emulated.profile("orin-64gb-maxn"), model_name="m", time_scale=20.0
     )
     row = device.begin(DRAWING, b"")
     step_s = emulated.profile("orin-64gb-maxn").guided_step_s / 20.0
-    begun_s = time.monotonic()
-    for _ in range(10):
+    for number in range(1, 11):
         device.step([row])
-        time.sleep(0.004)
-    taken_s = time.monotonic() - begun_s
-    assert 10 * step_s <= taken_s < 10 * (step_s + 0.003)
-    time.sleep(0.05)
-    idle_s = time.monotonic()
+        assert virtual_time.now_s == pytest.approx(100.0 + number * step_s)
+        virtual_time.sleep(0.004)
+    # Longer than the device could have been kept busy with: it was idle, and has all of a step.
+    virtual_time.sleep(emulated.OVERLAP_S_MAX)
+    idle_s = virtual_time.now_s
     device.step([row])
-    assert time.monotonic() - idle_s >= step_s
+    assert virtual_time.now_s - idle_s == pytest.approx(step_s)
 
 
-def test_an_emulated_device_becomes_what_its_mode_file_names(tmp_path: pathlib.Path) -> None:
+def test_an_emulated_device_becomes_what_its_mode_file_names(
+    tmp_path: pathlib.Path, virtual_time: VirtualTime
+) -> None:
     mode_path = tmp_path / "mode"
     device = emulated.EmulatedDenoiser(
-        emulated.profile("orin-64gb-maxn"), model_name="m", time_scale=100.0, mode_path=mode_path
+        emulated.profile("orin-64gb-maxn"), model_name="m", mode_path=mode_path
     )
     row = device.begin(DRAWING, b"")
-    seconds = []
-    for name in ("", "orin-64gb-15w"):
+    for name in ("", "orin-64gb-15w", "orin-64gb-50w"):
         if name:
             mode_path.write_text(name)
-        time.sleep(0.02)
-        begun_s = time.monotonic()
+            # Of two writes within one tick of the file system's clock the second is not seen.
+            virtual_time.sleep(1.0)
+            os.utime(mode_path, (virtual_time.now_s, virtual_time.now_s))
+        begun_s = virtual_time.now_s
         device.step([row])
-        seconds.append(time.monotonic() - begun_s)
-    assert seconds[1] >= emulated.profile("orin-64gb-15w").guided_step_s / 100.0 > seconds[0]
+        expected_s = emulated.profile(name or "orin-64gb-maxn").guided_step_s
+        assert virtual_time.now_s - begun_s == pytest.approx(expected_s)
 
 
 def test_what_made_a_picture_another_one_is_told() -> None:
