@@ -11,9 +11,7 @@ from pathlib import Path
 
 from edge_node.config import NodeConfig
 from edge_node.errors import InvalidRequest
-
-# Policies that decide with weights; a guard stands beside each.
-LEARNED_POLICIES = frozenset({"lad_ts", "lad_ts_plus"})
+from edge_node.guard.deciding import policy_spec, takes_published_weights
 
 
 def worker_options(config: NodeConfig) -> list[str]:
@@ -132,7 +130,7 @@ def worker_lock(config: NodeConfig) -> Path:
 
 def judge_options(config: NodeConfig) -> list[str]:
     """What the learner shall replay for the guard; nothing where there is no guard."""
-    if config.policy not in LEARNED_POLICIES:
+    if not policy_spec(config).learned:
         return []
     options = ["--judge", config.policy, "--judge-rule", config.guard_rule]
     options += ["--judge-window", str(config.guard_window_tasks)]
@@ -141,8 +139,3 @@ def judge_options(config: NodeConfig) -> list[str]:
     if takes_published_weights(config):
         options.append("--judge-published")
     return options
-
-
-def takes_published_weights(config: NodeConfig) -> bool:
-    """Whether what this node's learner publishes replaces the weights it started with."""
-    return config.policy == "lad_ts" and not config.policy_options

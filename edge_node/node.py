@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
-import hashlib
 import importlib.metadata
 import logging
 import signal
@@ -19,18 +18,12 @@ from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import uvicorn
 
 from edge_node.api.app import create_app
 from edge_node.api.uploads import UploadLimits
-from edge_node.child_options import (
-    LEARNED_POLICIES,
-    learner_command,
-    takes_published_weights,
-    worker_options,
-)
-from edge_node.clock import Clock, Moment, SystemClock, moment
+from edge_node.child_options import learner_command, worker_options
+from edge_node.clock import Moment, SystemClock, moment
 from edge_node.config import NodeConfig
 from edge_node.dispatch.dispatcher import Dispatcher, DispatcherSettings
 from edge_node.dispatch.front_desk import FrontDesk, FrontDeskSettings
@@ -39,6 +32,12 @@ from edge_node.dispatch.own_tasks import OwnTasksSettings
 from edge_node.dispatch.timekeeper import TimekeeperSettings
 from edge_node.domain import NodeId
 from edge_node.errors import InvalidRequest, StoreUnavailable
+from edge_node.guard.deciding import (
+    guard_settings,
+    policy_coin,
+    policy_of,
+    takes_published_weights,
+)
 from edge_node.guard.feed import GuardFeed
 from edge_node.peering.client import PeerClient
 from edge_node.peering.discovery import Discovery, DiscoverySettings, require_zeroconf
@@ -70,28 +69,18 @@ from edge_node.tasks.membership import MembershipSettings
 from edge_node.tasks.slots import SlotMemory, SlotSettings
 from edge_node.telemetry.jetson import DeviceCollector
 from edge_node.telemetry.metrics import NodeMetrics
-from scheduler.guard.guard import Guard, GuardSettings
-from scheduler.guard.verdict import configured_version
-from scheduler.policy import Policy
-from scheduler.registry import create
+from scheduler.guard.guard import Guard
 
 log = logging.getLogger(__name__)
 
 STORE_START_S_MAX = 30.0
 HOUSEKEEPING_S = 60.0
 EXPIRED_TASKS_MAX = 1000
-# Policies that place a task where it is expected to be drawn soonest.
-BY_EXPECTED_DELAY = LEARNED_POLICIES | {"least_expected_delay", "slow_server_aware"}
 # Idle connections are the client's to close: one that the server closes may just be in use again.
 # Clients keep theirs for seconds (httpx, and so OpenAI's SDK: 5), proxies for a minute.
 KEEP_ALIVE_S = 75
 STOP_GRACE_S = 1.0
 FLUSH_S_MAX = 5.0
-# Weights that ship and were measured against the rules: docs/scheduling.md. LAD-TS as published
-# loses to a coin there, so it has to convince its guard first.
-VALIDATED = frozenset({configured_version("lad_ts_plus", {})})
-# How long a failure of the learned policy stands where no slot is configured.
-GUARD_SLOT_S = 1.0
 
 
 async def run_node(read_config: Callable[[], NodeConfig]) -> int:
@@ -507,60 +496,6 @@ def sole_owner(data_folder: Path) -> Iterator[None]:
         yield
 
 
-def policy_coin(config: NodeConfig) -> np.random.Generator:
-    """Each node's own, though all of a cluster may share a seed: equal coins choose equal nodes."""
-    if config.policy_seed is None:
-        return np.random.default_rng()
-    name = hashlib.sha256(config.node_id.encode()).digest()
-    return np.random.default_rng([config.policy_seed, int.from_bytes(name[:8], "big")])
-
-
-def policy_of(config: NodeConfig, *, clock: Clock) -> Policy:
-    """The policy that the operator wants, under guard if it is a learned one.
-
-    Raises:
-        InvalidRequest: it, its options or the guard's rule cannot be had.
-    """
-    rng = policy_coin(config)
-    try:
-        policy = create(config.policy, rng=rng, **config.policy_options)
-    except ValueError as error:
-        raise InvalidRequest(f"{error}.", param="policy") from None
-    if config.policy not in LEARNED_POLICIES:
-        return policy
-    if config.guard_rule in LEARNED_POLICIES:
-        raise InvalidRequest(
-            f"guard_rule {config.guard_rule} is learned; name a rule.", param="guard_rule"
-        )
-    try:
-        rule = create(config.guard_rule, rng=rng)
-    except ValueError as error:
-        raise InvalidRequest(f"{error}.", param="guard_rule") from None
-    return Guard(
-        guard_settings(config),
-        learned=policy,
-        version=configured_version(config.policy, config.policy_options),
-        rule=rule,
-        now_s=clock.now_s,
-        unix_s=clock.unix_s,
-    )
-
-
-def guard_settings(config: NodeConfig) -> GuardSettings:
-    """What the guard takes from the configuration."""
-    return GuardSettings(
-        wanted=config.policy,
-        rule=config.guard_rule,
-        pinned=config.pin_policy,
-        margin=config.guard_margin,
-        decision_budget_s=config.decision_budget_s,
-        slot_s=config.slot_s or GUARD_SLOT_S,
-        window_s=config.guard_window_s,
-        window_tasks=config.guard_window_tasks,
-        trusted_versions=VALIDATED,
-    )
-
-
 def membership_settings(config: NodeConfig) -> MembershipSettings:
     """What membership takes from the configuration."""
     return MembershipSettings(
@@ -604,20 +539,8 @@ def dispatcher_settings(config: NodeConfig) -> DispatcherSettings:
             ),
             deadline_s_default=config.deadline_s_default,
         ),
-        time=TimekeeperSettings(
-            tick_s=config.tick_s,
-            heartbeat_s=config.heartbeat_s,
-            lease_s=config.lease_s,
-            move_waiting=moves_waiting(config),
-        ),
+        time=TimekeeperSettings.of(config),
     )
-
-
-def moves_waiting(config: NodeConfig) -> bool:
-    """Whether tasks that wait are moved."""
-    if config.move_waiting is not None:
-        return config.move_waiting
-    return config.policy in BY_EXPECTED_DELAY
 
 
 def lifecycle_limits(config: NodeConfig) -> LifecycleLimits:

@@ -1,12 +1,14 @@
-"""Policies by name, as configurations and command lines give them.
+"""Policies by name, as configurations and command lines give them, and what each of them is.
 
-Owns the names; loads nothing heavier than numpy.
+Owns the names and every fact about a policy that others act on; loads nothing heavier than numpy.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -14,37 +16,87 @@ import numpy as np
 from scheduler.policies import heuristics, lad_ts_plus, pretrained_lad_ts
 from scheduler.policy import Policy
 
-_FACTORIES: dict[str, Callable[..., Policy]] = {
-    "local": heuristics.local,
-    "random": heuristics.random,
-    "round_robin": heuristics.round_robin,
-    "smooth_wrr": heuristics.smooth_wrr,
-    "capacity_random": heuristics.capacity_random,
-    "power_of_two": heuristics.power_of_two,
-    "least_queue": heuristics.least_queue,
-    "least_expected_delay": heuristics.least_expected_delay,
-    "slow_server_aware": heuristics.slow_server_aware,
-    "lad_ts_plus": lad_ts_plus.lad_ts_plus,
-}
-# These raise UnknownMembership for candidates that their weights are not for.
-_LEARNED: dict[str, Callable[..., Policy]] = {"lad_ts": pretrained_lad_ts.lad_ts}
+
+@dataclass(frozen=True, kw_only=True)
+class PolicySpec:
+    """What a policy is.
+
+    Attributes:
+        factory: makes one in its initial state; its keyword parameters are the policy's options.
+        by_expected_delay: it places a task where it is expected to be drawn soonest, so that a
+            task which waits may be moved by the same measure.
+        learned: it decides with weights that nobody has read; a guard stands beside it.
+        validated: the weights that ship were measured against the rules (docs/scheduling.md) and
+            may decide at once; others have to convince the guard first.
+        any_candidates: it decides for any candidates; else it raises UnknownMembership for those
+            that its weights are not for.
+        takes_published: a node's learner publishes weights for it, unless options name others.
+    """
+
+    factory: Callable[..., Policy]
+    by_expected_delay: bool = False
+    learned: bool = False
+    validated: bool = False
+    any_candidates: bool = True
+    takes_published: bool = False
+
+    def __post_init__(self) -> None:
+        has_weights = self.validated or self.takes_published or not self.any_candidates
+        assert self.learned or not has_weights, "only a learned policy has weights"
+
+
+SPECS: Mapping[str, PolicySpec] = MappingProxyType(
+    {
+        "local": PolicySpec(factory=heuristics.local),
+        "random": PolicySpec(factory=heuristics.random),
+        "round_robin": PolicySpec(factory=heuristics.round_robin),
+        "smooth_wrr": PolicySpec(factory=heuristics.smooth_wrr),
+        "capacity_random": PolicySpec(factory=heuristics.capacity_random),
+        "power_of_two": PolicySpec(factory=heuristics.power_of_two),
+        "least_queue": PolicySpec(factory=heuristics.least_queue),
+        "least_expected_delay": PolicySpec(
+            factory=heuristics.least_expected_delay, by_expected_delay=True
+        ),
+        "slow_server_aware": PolicySpec(
+            factory=heuristics.slow_server_aware, by_expected_delay=True
+        ),
+        "lad_ts_plus": PolicySpec(
+            factory=lad_ts_plus.lad_ts_plus, by_expected_delay=True, learned=True, validated=True
+        ),
+        # As published it loses to a coin (docs/scheduling.md): not validated.
+        "lad_ts": PolicySpec(
+            factory=pretrained_lad_ts.lad_ts,
+            by_expected_delay=True,
+            learned=True,
+            any_candidates=False,
+            takes_published=True,
+        ),
+    }
+)
+
+
+def spec_of(name: str) -> PolicySpec:
+    """What the policy of that name is.
+
+    Raises:
+        ValueError: there is none.
+    """
+    spec = SPECS.get(name)
+    if spec is None:
+        raise ValueError(f"unknown policy {name!r}; choose one of {', '.join(SPECS)}")
+    return spec
 
 
 def names() -> tuple[str, ...]:
-    """Every name that `create` knows and that decides for any candidates."""
-    return tuple(_FACTORIES)
-
-
-def learned_names() -> tuple[str, ...]:
-    """Every other name that `create` knows: policies whose weights are for some candidates."""
-    return tuple(_LEARNED)
+    """Every policy that decides for any candidates."""
+    return tuple(name for name, spec in SPECS.items() if spec.any_candidates)
 
 
 def create(name: str, *, rng: np.random.Generator, **options: Any) -> Policy:
     """A policy in its initial state.
 
     Args:
-        name: one of `names()` or `learned_names()`.
+        name: a key of SPECS.
         rng: the policy's only source of randomness.
         options: keyword parameters of that policy's factory.
 
@@ -52,10 +104,7 @@ def create(name: str, *, rng: np.random.Generator, **options: Any) -> Policy:
         ValueError: the name or an option is unknown, an option is missing, or an option's value
             is out of range or names an unusable checkpoint.
     """
-    factory = (_FACTORIES | _LEARNED).get(name)
-    if factory is None:
-        known = ", ".join((*names(), *learned_names()))
-        raise ValueError(f"unknown policy {name!r}; choose one of {known}")
+    factory = spec_of(name).factory
     parameters = inspect.signature(factory).parameters
     allowed = sorted(parameters.keys() - {"rng"})
     unknown = sorted(options.keys() - set(allowed))

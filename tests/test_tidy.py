@@ -29,7 +29,7 @@ ALLOWED = {
     "edge_node.clock": set(),
     "edge_node.config": set(),
     "edge_node.config_sources": {"config", "errors"},
-    "edge_node.child_options": {"config", "errors", "worker.tiny_sd3"},
+    "edge_node.child_options": {"config", "errors", "guard.deciding", "worker.tiny_sd3"},
     "edge_node.reloading": {"config", "errors"},
     "edge_node.ports": {"domain", "scheduler"},
     "edge_node.socket_path": set(),

@@ -10,6 +10,7 @@ import logging
 from dataclasses import dataclass
 
 from edge_node.clock import Clock
+from edge_node.config import NodeConfig
 from edge_node.dispatch.inbox import Inbox
 from edge_node.dispatch.own_node import OwnNode
 from edge_node.dispatch.placer import Placer
@@ -21,6 +22,7 @@ from edge_node.tasks.cluster_view import ClusterView
 from edge_node.tasks.lifecycle import Lifecycle
 from edge_node.tasks.moving import is_turn, task_to_move
 from edge_node.telemetry.metrics import NodeMetrics
+from scheduler.registry import spec_of
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +45,19 @@ class TimekeeperSettings:
     heartbeat_s: float
     lease_s: float
     move_waiting: bool = False
+
+    @classmethod
+    def of(cls, config: NodeConfig) -> TimekeeperSettings:
+        """From the node's settings; tasks move by default where placement weighs delays, too."""
+        move_waiting = config.move_waiting
+        if move_waiting is None:
+            move_waiting = spec_of(config.policy).by_expected_delay
+        return cls(
+            tick_s=config.tick_s,
+            heartbeat_s=config.heartbeat_s,
+            lease_s=config.lease_s,
+            move_waiting=move_waiting,
+        )
 
 
 class Timekeeper:

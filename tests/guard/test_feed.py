@@ -12,9 +12,9 @@ import pytest
 from edge_node.clock import SystemClock
 from edge_node.config import NodeConfig
 from edge_node.errors import InvalidRequest, StoreUnavailable
+from edge_node.guard.deciding import policy_of
 from edge_node.guard.feed import GuardFeed
 from edge_node.guard.judge import Judge, JudgeSettings
-from edge_node.node import policy_of
 from edge_node.store.connection import StoreConnection
 from edge_node.store.verdicts import VerdictStore
 from scheduler.experience import PooledDecision, RecordedDecision

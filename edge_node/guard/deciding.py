@@ -1,0 +1,92 @@
+"""Who decides placements, as the operator configured it: a rule, or a learned policy under guard.
+
+Owns the way from settings to a policy. What a policy is stands in `scheduler.registry`, when a
+learned one decides in `scheduler.guard`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+
+from edge_node.clock import Clock
+from edge_node.config import NodeConfig
+from edge_node.errors import InvalidRequest
+from scheduler.guard.guard import Guard, GuardSettings
+from scheduler.guard.verdict import configured_version
+from scheduler.policy import Policy
+from scheduler.registry import SPECS, PolicySpec, create, spec_of
+
+# How long a failure of the learned policy stands where no slot is configured.
+GUARD_SLOT_S = 1.0
+
+
+def policy_spec(config: NodeConfig) -> PolicySpec:
+    """What the policy is that the operator wants.
+
+    Raises:
+        InvalidRequest: there is none of that name.
+    """
+    try:
+        return spec_of(config.policy)
+    except ValueError as error:
+        raise InvalidRequest(f"{error}.", param="policy") from None
+
+
+def policy_of(config: NodeConfig, *, clock: Clock) -> Policy:
+    """The policy that the operator wants, under guard if it is a learned one.
+
+    Raises:
+        InvalidRequest: it, its options or the guard's rule cannot be had.
+    """
+    rng = policy_coin(config)
+    try:
+        policy = create(config.policy, rng=rng, **config.policy_options)
+    except ValueError as error:
+        raise InvalidRequest(f"{error}.", param="policy") from None
+    if not policy_spec(config).learned:
+        return policy
+    try:
+        if spec_of(config.guard_rule).learned:
+            raise ValueError(f"guard_rule {config.guard_rule} is learned; name a rule")
+        rule = create(config.guard_rule, rng=rng)
+    except ValueError as error:
+        raise InvalidRequest(f"{error}.", param="guard_rule") from None
+    return Guard(
+        guard_settings(config),
+        learned=policy,
+        version=configured_version(config.policy, config.policy_options),
+        rule=rule,
+        now_s=clock.now_s,
+        unix_s=clock.unix_s,
+    )
+
+
+def guard_settings(config: NodeConfig) -> GuardSettings:
+    """What the guard takes from the configuration."""
+    validated = (name for name, spec in SPECS.items() if spec.validated)
+    return GuardSettings(
+        wanted=config.policy,
+        rule=config.guard_rule,
+        pinned=config.pin_policy,
+        margin=config.guard_margin,
+        decision_budget_s=config.decision_budget_s,
+        slot_s=config.slot_s or GUARD_SLOT_S,
+        window_s=config.guard_window_s,
+        window_tasks=config.guard_window_tasks,
+        trusted_versions=frozenset(configured_version(name, {}) for name in validated),
+    )
+
+
+def policy_coin(config: NodeConfig) -> np.random.Generator:
+    """Each node's own, though all of a cluster may share a seed: equal coins choose equal nodes."""
+    if config.policy_seed is None:
+        return np.random.default_rng()
+    name = hashlib.sha256(config.node_id.encode()).digest()
+    return np.random.default_rng([config.policy_seed, int.from_bytes(name[:8], "big")])
+
+
+def takes_published_weights(config: NodeConfig) -> bool:
+    """Whether what this node's learner publishes replaces the weights it started with."""
+    return policy_spec(config).takes_published and not config.policy_options

@@ -1,0 +1,81 @@
+"""What a policy is stands once: the facts that a node acts on, and that they are so."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from edge_node.config import NodeConfig
+from edge_node.dispatch.timekeeper import TimekeeperSettings
+from edge_node.guard.deciding import guard_settings, takes_published_weights
+from scheduler.observation import Observation
+from scheduler.policies import heuristics
+from scheduler.policy import UnknownMembership
+from scheduler.registry import SPECS, PolicySpec, create, names, spec_of
+
+
+def chosen(name: str, servers: int) -> int:
+    ones_B = np.ones(servers)
+    observation = Observation(
+        node_ids=tuple(f"node-{index}" for index in range(servers)),
+        local=0,
+        work=10.0,
+        input_bits=8000,
+        backlog_B=0.0 * ones_B,
+        own_B=0.0 * ones_B,
+        capacity_B=ones_B,
+        link_s_B=0.0 * ones_B,
+        staleness_s_B=0.0 * ones_B,
+        alive_B=ones_B > 0.0,
+    )
+    return create(name, rng=np.random.default_rng(0)).decide(observation).choice
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_a_policy_decides_for_the_candidates_that_it_says(name: str) -> None:
+    if spec_of(name).any_candidates:
+        assert name in names()
+        assert 0 <= chosen(name, 1) < 1
+        assert 0 <= chosen(name, 60) < 60
+    else:
+        assert name not in names()
+        with pytest.raises(UnknownMembership):
+            chosen(name, 60)
+
+
+def test_a_name_that_nobody_knows_is_answered_with_those_that_are() -> None:
+    with pytest.raises(ValueError, match=r"unknown policy 'x'; choose one of local, .*, lad_ts$"):
+        spec_of("x")
+
+
+def test_only_a_learned_policy_has_weights() -> None:
+    for facts in ({"validated": True}, {"takes_published": True}, {"any_candidates": False}):
+        with pytest.raises(AssertionError):
+            PolicySpec(factory=heuristics.local, **facts)
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_what_a_node_does_follows_from_what_its_policy_is(name: str) -> None:
+    config, spec = NodeConfig(policy=name), spec_of(name)
+    assert TimekeeperSettings.of(config).move_waiting == spec.by_expected_delay
+    assert (name in guard_settings(config).trusted_versions) == spec.validated
+    assert takes_published_weights(config) == spec.takes_published
+    told = config.model_copy(update={"move_waiting": not spec.by_expected_delay})
+    assert TimekeeperSettings.of(told).move_waiting != spec.by_expected_delay
+
+
+def test_weights_that_are_named_are_not_replaced() -> None:
+    config = NodeConfig(policy="lad_ts", policy_options={"checkpoint": "weights.safetensors"})
+    assert not takes_published_weights(config)
+
+
+def test_the_facts_of_policies_that_are_easily_mistaken() -> None:
+    def having(fact: str) -> set[str]:
+        return {name for name, spec in SPECS.items() if getattr(spec, fact)}
+
+    assert having("learned") == {"lad_ts", "lad_ts_plus"}
+    assert having("validated") == {"lad_ts_plus"}
+    assert having("by_expected_delay") == having("learned") | {
+        "least_expected_delay",
+        "slow_server_aware",
+    }
