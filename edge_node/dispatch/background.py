@@ -17,12 +17,13 @@ class Background(Generic[Key]):
 
     def __init__(self) -> None:
         self._keyed: dict[Key, asyncio.Task[None]] = {}
-        self._running: set[asyncio.Task[None]] = set()
+        # In their order, so that a simulated run is the same every time.
+        self._running: dict[asyncio.Task[None], None] = {}
 
     def start(self, coroutine: Coroutine[Any, Any, None], *, key: Key | None = None) -> None:
         """Runs `coroutine`; `key` finds it until it has ended."""
         task = asyncio.create_task(coroutine)
-        self._running.add(task)
+        self._running[task] = None
         if key is not None:
             self._keyed[key] = task
         task.add_done_callback(lambda _: self._ended(task, key))
@@ -41,7 +42,7 @@ class Background(Generic[Key]):
         await asyncio.gather(*running, return_exceptions=True)
 
     def _ended(self, task: asyncio.Task[None], key: Key | None) -> None:
-        self._running.discard(task)
+        self._running.pop(task, None)
         if key is not None and self._keyed.get(key) is task:
             del self._keyed[key]
         if not task.cancelled() and (bug := task.exception()) is not None:

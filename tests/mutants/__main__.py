@@ -25,6 +25,7 @@ import tomllib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -32,7 +33,7 @@ from typing import Any
 from benchmarks import machine
 from tests.mutants.areas import ROOT, area_of, files_of_sample, groups_of
 from tests.mutants.mutations import Mutant, mutants_of
-from tests.mutants.trial import AreaFails, Copy, Verdict
+from tests.mutants.trial import AreaFails, Copy, Proven, Verdict
 
 KEPT = ROOT / "out" / "mutants"
 REASONS = Path(__file__).parent / "equivalent.toml"
@@ -107,10 +108,11 @@ def tried_out(planned: Sequence[Planned], *, jobs: int) -> Iterator[dict[str, An
     if not _git("status", "--porcelain"):
         lines = kept.read_text("utf-8").splitlines() if kept.exists() else []
         before = {row["digest"]: row for row in map(json.loads, lines)}
-    with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
+    with tempfile.TemporaryDirectory(prefix="mutants-") as folder, ExitStack() as closing:
         copies: SimpleQueue[Copy] = SimpleQueue()
+        proven = Proven()
         for index in range(jobs):
-            copies.put(Copy(Path(folder) / str(index)))
+            copies.put(closing.enter_context(Copy(Path(folder) / str(index), proven)))
 
         def one(planned: Planned) -> dict[str, Any]:
             name = digest(*planned)

@@ -6,23 +6,46 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
+# Of all tests here: fewer seeds of the simulated cluster than `make test` runs.
+ENVIRONMENT = {"SEEDS": "25"}
+CLUSTER = "tests/cluster/test_simulated_cluster.py"
 
 # The longest prefix of a file counts. Every room here is in the sample; a file with a test of its
 # own name in the first folder is tested by that before all else.
 AREAS: dict[str, tuple[str, ...]] = {
-    "edge_node/dispatch": ("tests/dispatch", "tests/cluster"),
+    "edge_node/dispatch": ("tests/dispatch", CLUSTER),
     "edge_node/domain.py": ("tests/tasks", "tests/dispatch", "tests/store", "tests/peering"),
     "edge_node/peering/codec.py": ("tests/peering", "tests/upgrade/test_golden.py"),
     "edge_node/peering/node_codec.py": ("tests/peering", "tests/upgrade/test_golden.py"),
+    "edge_node/peering/peer_links.py": ("tests/peering", CLUSTER),
+    "edge_node/peering/service.py": ("tests/peering", CLUSTER),
     "edge_node/store/pending_writes.py": ("tests/store",),
     "edge_node/store/record_codec.py": ("tests/store", "tests/upgrade/test_golden.py"),
-    "edge_node/tasks": ("tests/tasks", "tests/dispatch", "tests/cluster"),
-    "edge_node/worker/active_rows.py": ("tests/worker/test_step_engine.py",),
-    "edge_node/worker/attempts.py": ("tests/worker/test_step_engine.py",),
-    "edge_node/worker/queue_order.py": ("tests/worker",),
+    "edge_node/tasks": ("tests/tasks", "tests/dispatch", CLUSTER),
+    "edge_node/worker/active_rows.py": (
+        "tests/worker/test_pure_parts.py",
+        "tests/worker/test_step_engine.py",
+    ),
+    "edge_node/worker/attempts.py": (
+        "tests/worker/test_pure_parts.py",
+        "tests/worker/test_step_engine.py",
+    ),
+    "edge_node/worker/queue_order.py": (
+        "tests/worker/test_pure_parts.py",
+        "tests/worker/test_queue_order.py",
+        "tests/worker/test_step_engine.py",
+    ),
     "scheduler/checkpoint.py": ("tests/scheduler/test_checkpoint.py",),
     "scheduler/experience_codec.py": ("tests/store/test_experience_pool.py",),
-    "scheduler/features.py": ("tests/scheduler",),
+    "scheduler/features.py": (
+        "tests/scheduler/simulator/test_environment.py",
+        "tests/scheduler/learning/test_replay.py",
+        "tests/scheduler/learning/test_station_slots.py",
+        "tests/scheduler/test_heuristics.py",
+        "tests/scheduler/test_lad_ts_plus_policy.py",
+        "tests/scheduler/test_lad_ts_policy.py",
+        "tests/scheduler/test_pretrained_lad_ts.py",
+    ),
     "scheduler/guard": ("tests/scheduler/guard",),
     "scheduler/policies": (
         "tests/scheduler/test_heuristics.py",

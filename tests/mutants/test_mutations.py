@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from tests.mutants import __main__ as command
+from tests.mutants import trial
 from tests.mutants.areas import ROOT, area_of, files_of_sample, groups_of
 from tests.mutants.mutations import mutants_of
-from tests.mutants.trial import AreaFails, Copy
+from tests.mutants.trial import AreaFails, Copy, Proven
 
 
 def changes(source: str) -> set[tuple[str, str]]:
@@ -101,37 +102,55 @@ def test_known_equivalents_are_told_from_holes() -> None:
 
 
 @pytest.mark.system
-def test_mutants_are_tried_in_a_copy_and_found_by_the_tests_of_their_area(tmp_path: Path) -> None:
+def test_mutants_are_tried_in_a_copy_and_found_by_the_tests_of_their_area(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = "edge_node/tasks/traffic.py"
     source = (ROOT / file).read_text("utf-8")
-    copy = Copy(tmp_path)
-    tests = tmp_path / "tests" / "tasks"
-    (tests / "test_traffic.py").write_text(
-        "from pathlib import Path\nfrom edge_node.tasks import traffic\n\ndef test():\n"
-        f"    assert traffic.__file__ == {str(tmp_path / file)!r}\n"
-        f"    assert len(Path(traffic.__file__).read_text()) == {len(source)}\n"
-    )
-    for name in ("tests/dispatch", "tests/cluster"):
-        (tmp_path / name).rename(tmp_path / f"{name}_away")
-    for path in tests.glob("test_*.py"):
-        if path.name != "test_traffic.py":
-            path.unlink()
-    copy.prove(file)
-    mutants = mutants_of(source)
-    longer = next(one for one in mutants if len(one.source) != len(source))
-    same = next(one for one in mutants if len(one.source) == len(source))
-    assert copy.try_out(file, longer).outcome == "killed"
-    assert copy.try_out(file, same).outcome == "survived"
+    monkeypatch.setattr(trial, "TIMEOUT_S_MIN", 5.0)
+    with Copy(tmp_path, Proven()) as copy:
+        tests = alone_in(tmp_path)
+        tests.write_text(
+            "from pathlib import Path\nfrom edge_node.tasks import traffic\n\ndef test():\n"
+            f"    assert traffic.__file__ == {str(tmp_path / file)!r}\n"
+            f"    assert len(Path(traffic.__file__).read_text()) == {len(source)}\n"
+        )
+        copy.prove(file)
+        mutants = mutants_of(source)
+        longer = next(one for one in mutants if len(one.source) != len(source))
+        same = next(one for one in mutants if len(one.source) == len(source))
+        assert copy.try_out(file, longer).outcome == "killed"
+        assert copy.try_out(file, same).outcome == "survived"
+        tests.write_text(
+            "from pathlib import Path\nfrom edge_node.tasks import traffic\n\ndef test():\n"
+            f"    while len(Path(traffic.__file__).read_text()) != {len(source)}:\n        pass\n"
+        )
+        # A mutant that goes on for ever is ended, and the next one is tried.
+        assert copy.try_out(file, same).outcome == "survived"
+        monkeypatch.setattr(trial, "PATIENCE", 0.0)
+        monkeypatch.setattr(trial, "TIMEOUT_S_MIN", 2.0)
+        assert copy.try_out(file, longer).outcome == "timeout"
+        assert copy.try_out(file, same).outcome == "survived"
     assert (tmp_path / file).read_text("utf-8") == (ROOT / file).read_text("utf-8") == source
-    (tests / "test_traffic.py").write_text("def test():\n    assert False\n")
-    with pytest.raises(AreaFails, match=r"tests/tasks/test_traffic.py fails as it is"):
-        fresh(copy).prove(file)
+    tests.write_text("def test():\n    assert False\n")
+    with fresh(copy), pytest.raises(AreaFails, match=r"tests/tasks/test_traffic.py fails as it is"):
+        copy.prove(file)
 
 
 def fresh(copy: Copy) -> Copy:
     """`copy` as if nothing had been run in it."""
-    copy._alone_s.clear()
+    copy._proven.alone_s.clear()
     return copy
+
+
+def alone_in(folder: Path) -> Path:
+    """The one file of tests that is left of those of traffic.py."""
+    for name in ("tests/dispatch", "tests/cluster"):
+        (folder / name).rename(folder / f"{name}_away")
+    for path in (folder / "tests" / "tasks").glob("test_*.py"):
+        if path.name != "test_traffic.py":
+            path.unlink()
+    return folder / "tests" / "tasks" / "test_traffic.py"
 
 
 def test_the_command_says_what_it_takes() -> None:
