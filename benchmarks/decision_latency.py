@@ -29,7 +29,7 @@ import torch
 
 from benchmarks import machine
 from benchmarks.unbatched_agents import SoftAgent
-from edge_node.domain import Drawing, NodeId, NodeState, Offload, Task, TaskId
+from edge_node.domain import Drawing, Fence, NodeId, NodeState, Offload, Task, TaskId
 from edge_node.tasks.cluster_view import ClusterView
 from edge_node.tasks.hosting import Hosting, HostingLimits, OffloadReceived
 from edge_node.tasks.placement import place
@@ -174,7 +174,7 @@ class DecidingNode:
     def _offload(self, number: int) -> Offload:
         return Offload(
             task_id=TaskId(f"node-01-{number}"),
-            attempt=1,
+            fence=Fence(1, 1),
             origin=self._node_ids[1],
             incarnation=1,
             dispatch=number,

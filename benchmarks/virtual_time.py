@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from PIL import Image as PillowImage
 
-from edge_node.domain import AttemptFailed, AttemptFinished, Drawing, TaskId
+from edge_node.domain import AttemptFailed, AttemptFinished, Drawing, Fence, TaskId
 from edge_node.worker import calibration, queue_order
 from edge_node.worker.denoiser import Denoiser, ModelFacts
 from edge_node.worker.step_engine import EngineLimits, StepEngine
@@ -183,7 +183,7 @@ class VirtualRun:
                 self.served[number].arrived_step = self._steps
                 self._engine.submit(
                     task_id=TaskId(f"benchmark-{number}"),
-                    attempt=1,
+                    fence=Fence(1, 1),
                     drawing=self._requests[number].drawing,
                     priority=0,
                     on_report=self._reported,

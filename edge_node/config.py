@@ -396,7 +396,7 @@ class NodeConfig(BaseModel):
         5.0, "silence about one task after which it is placed again", unit="s", gt=0
     )
     tick_s: float = _setting(0.1, "between two looks at deadlines and leases", unit="s", gt=0)
-    attempts_max: int = _setting(5, "placements of one task", unit="attempts", gt=0)
+    attempts_max: int = _setting(5, "placements of one task", unit="attempts", gt=0, le=1000)
     drain_s: float = _setting(
         20.0, "that a node which is told to stop gives to what is under way", unit="s", ge=0
     )

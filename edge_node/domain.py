@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
-from typing import NewType
+from typing import NamedTuple, NewType
 
 NodeId = NewType("NodeId", str)
 TaskId = NewType("TaskId", str)
@@ -17,8 +17,50 @@ ModelFingerprint = NewType("ModelFingerprint", str)
 
 
 def origin_of(identifier: str) -> NodeId:
-    """Node that owns a task or job: everything before the last dash of `<origin>-<ulid>`."""
+    """Node that accepted a task or job: everything before the last dash of `<origin>-<ulid>`."""
     return NodeId(identifier.rpartition("-")[0])
+
+
+def owner(subject: Task | TaskId | JobId) -> NodeId:
+    """Who decides what becomes of a task or job, and answers for it.
+
+    The one place that says so: a task knows its owner; of an identifier alone it is the origin.
+    """
+    if isinstance(subject, Task):
+        return subject.owner or subject.origin
+    return origin_of(subject)
+
+
+class Fence(NamedTuple):
+    """Which placement of a task something belongs to; a later one is greater.
+
+    Attributes:
+        term: the life of the owner that placed it; every one is greater than all before it,
+            durably. 0 is a node of version 0.1.0, which knew attempts only.
+        attempt: placements of the task within the term, from 1.
+    """
+
+    term: int
+    attempt: int
+
+    def __str__(self) -> str:
+        return f"{self.term}.{self.attempt}"
+
+    @property
+    def integer(self) -> int:
+        """The fence as version 0.1.0 reads it, a 32-bit number in the same order."""
+        return min(self.term, TERMS_MAX) * ATTEMPTS_OF_A_TERM + self.attempt
+
+    @staticmethod
+    def of_integer(number: int) -> Fence:
+        """What a node of version 0.1.0 sent, or kept of what it was sent."""
+        return Fence(*divmod(number, ATTEMPTS_OF_A_TERM))
+
+
+ATTEMPTS_OF_A_TERM = 4096
+TERMS_MAX = 2**20 - 1
+# Nothing was placed before it.
+NO_FENCE = Fence(0, 0)
 
 
 class TaskStatus(enum.StrEnum):
@@ -168,9 +210,9 @@ class Task:
         deadline_unix_s: after which the image is of no use; None when it always is.
         priority: larger is served first.
         durability: what was promised when it was accepted.
-        attempt_floor: attempts of this life of the origin start above it. A former life issued at
-            most `attempt_numbers_max` above its own floor, so a recovered task is fenced without a
-            write at every placement.
+        owner: the node that decides what becomes of it; None where it is its origin.
+        term: the owner's life that took it up last; on disk before anything is placed in it, so a
+            recovered task is fenced without a write at every placement.
     """
 
     id: TaskId
@@ -182,11 +224,12 @@ class Task:
     deadline_unix_s: float | None = None
     priority: int = 0
     durability: Durability = Durability.DISK
-    attempt_floor: int = 0
+    owner: NodeId | None = None
+    term: int = 1
 
     @property
     def origin(self) -> NodeId:
-        """The node that accepted the task and owns its fate."""
+        """The node that accepted the task."""
         return origin_of(self.id)
 
 
@@ -203,6 +246,7 @@ class TaskRecord:
     """A task and its fate: what the ledger keeps and what clients are shown.
 
     Attributes:
+        attempt: number of the current placement within the task's term.
         step: denoising steps done in the current attempt (never written to the ledger).
         queue_position: place in the executor's queue, 0 when running (never written).
         queue_s, compute_s: measured by the executor.
@@ -227,6 +271,11 @@ class TaskRecord:
     compute_s: float = 0.0
     policy: str = ""
     policy_reason: str = ""
+
+    @property
+    def fence(self) -> Fence:
+        """Of the current attempt."""
+        return Fence(self.task.term, self.attempt)
 
     @property
     def service_delay_s(self) -> float:
@@ -346,7 +395,7 @@ class Offload:
     """
 
     task_id: TaskId
-    attempt: int
+    fence: Fence
     origin: NodeId
     incarnation: int
     dispatch: int

@@ -150,14 +150,14 @@ class _Node:
         self._reloader.tell(lambda new: images.set_bounds(**image_bounds(new)))
         await images.start()
         await self._init_images.start()
-        incarnation = await ledger.next_incarnation()
-        recovered = await ledger.recover(
-            attempts_max=lifecycle_limits(self._config).attempt_numbers_max
+        me = identity(
+            self._config, incarnation=await ledger.next_incarnation(), term=await ledger.next_term()
         )
+        recovered = await ledger.recover(term=me.term)
         worker = self._worker()
         view = ClusterView(
             own_id=NodeId(self._config.node_id),
-            incarnation=incarnation,
+            incarnation=me.incarnation,
             limits=ClusterViewLimits(
                 suspect_s=self._config.suspect_s, heartbeat_s=self._config.heartbeat_s
             ),
@@ -168,7 +168,7 @@ class _Node:
         await self._start_guard_feed(store_url)
         pool = await self._start_pool(store_url)
         dispatcher = self._dispatcher(
-            ledger, images, worker, view, incarnation, memory=memory, latents=latents, pool=pool
+            ledger, images, worker, view, me, memory=memory, latents=latents, pool=pool
         )
         self._reloader.tell(lambda new: dispatcher.reconfigure(dispatcher_settings(new)))
         self._worker_changed = lambda: self._tell_worker_changed(worker, dispatcher)
@@ -350,7 +350,7 @@ class _Node:
         images: ImageFiles,
         worker: WorkerProcess,
         view: ClusterView,
-        incarnation: int,
+        me: Identity,
         *,
         memory: SlotMemory,
         latents: LatentMemory,
@@ -358,9 +358,9 @@ class _Node:
     ) -> Dispatcher:
         config = self._config
         return Dispatcher(
-            identity(config, incarnation),
+            me,
             dispatcher_settings(config),
-            lifecycle=Lifecycle(lifecycle_limits(config), incarnation=incarnation),
+            lifecycle=Lifecycle(lifecycle_limits(config), term=me.term),
             hosting=Hosting(HostingLimits(hosted_max=config.hosted_tasks_max)),
             view=view,
             policy=self._policy,
@@ -520,11 +520,12 @@ def init_image_bounds(config: NodeConfig) -> dict[str, Any]:
     }
 
 
-def identity(config: NodeConfig, incarnation: int) -> Identity:
+def identity(config: NodeConfig, *, incarnation: int, term: int) -> Identity:
     """Who the node is in this life."""
     return Identity(
         node_id=NodeId(config.node_id),
         incarnation=incarnation,
+        term=term,
         rest_url=f"http://{advertised(config.rest_host)}:{config.rest_port}",
         grpc_address=f"{advertised(config.grpc_host)}:{config.grpc_port}",
     )

@@ -12,6 +12,7 @@ from typing import Protocol
 from edge_node.domain import (
     AttemptReport,
     Drawing,
+    Fence,
     Image,
     JobId,
     NodeId,
@@ -141,7 +142,7 @@ class Worker(Protocol):
         self,
         *,
         task_id: TaskId,
-        attempt: int,
+        fence: Fence,
         drawing: Drawing,
         priority: int,
         init_image: bytes,
@@ -160,7 +161,7 @@ class Peer(Protocol):
         """Places an attempt there, with the image it starts from, and yields what it reports."""
         ...
 
-    async def cancel_offload(self, task_id: TaskId, attempt: int) -> None:
+    async def cancel_offload(self, task_id: TaskId, fence: Fence) -> None:
         """Ends an attempt there."""
         ...
 

@@ -209,13 +209,13 @@ class Dispatcher:
 
     def _not_carried_out(self, instruction: life.Instruction | hosted.Instruction) -> None:
         match instruction:
-            case life.PlaceTask(task=task, attempt=attempt):
-                self._inbox.apply(life.PlacementImpossible(task_id=task.id, attempt=attempt))
+            case life.PlaceTask(task=task, fence=fence):
+                self._inbox.apply(life.PlacementImpossible(task_id=task.id, fence=fence))
             case life.StartAttempt(executor=executor, offload=offload):
                 failure = AttemptFailed(
                     code="internal_error", message="The attempt was not sent.", retryable=True
                 )
-                self._offloads.reported(executor, offload.task_id, offload.attempt, failure)
+                self._offloads.reported(executor, offload.task_id, offload.fence, failure)
 
     def _obey_lifecycle(self, instruction: life.Instruction) -> None:
         match instruction:
@@ -231,8 +231,8 @@ class Dispatcher:
                 self.placer.place(instruction)
             case life.StartAttempt(executor=executor, offload=offload):
                 self._offloads.start_attempt(executor, offload)
-            case life.StopAttempt(executor=executor, task_id=task_id, attempt=attempt):
-                self._offloads.stop_attempt(executor, task_id, attempt)
+            case life.StopAttempt(executor=executor, task_id=task_id, fence=fence):
+                self._offloads.stop_attempt(executor, task_id, fence)
             case life.StoreImage():
                 self.own_tasks.store_image(instruction)
             case life.NoteRecord(record=record):
@@ -243,18 +243,18 @@ class Dispatcher:
                 self.own_tasks.wake_watchers(task_id)
             case life.AttemptEnded():
                 self.placer.attempt_ended(instruction)
-            case life.TaskEnded(record=record, attempts=attempts):
+            case life.TaskEnded(record=record, fences=fences):
                 self.own_tasks.ended(record)
-                self.placer.task_ended(record, attempts)
+                self.placer.task_ended(record, fences)
 
     def _obey_hosting(self, instruction: hosted.Instruction) -> None:
         match instruction:
             case hosted.StartDrawing():
                 self.executor.start_drawing(instruction)
-            case hosted.StopDrawing(task_id=task_id, attempt=attempt):
-                self.executor.stop_drawing(task_id, attempt)
-            case hosted.ReportAttempt(origin=origin, task_id=task_id, attempt=attempt):
+            case hosted.StopDrawing(task_id=task_id, fence=fence):
+                self.executor.stop_drawing(task_id, fence)
+            case hosted.ReportAttempt(origin=origin, task_id=task_id, fence=fence):
                 if origin == self.own_node.id:
-                    self._offloads.reported(origin, task_id, attempt, instruction.report)
+                    self._offloads.reported(origin, task_id, fence, instruction.report)
                 else:
-                    self.executor.report(task_id, attempt, instruction.report)
+                    self.executor.report(task_id, fence, instruction.report)

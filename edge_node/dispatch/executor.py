@@ -14,7 +14,7 @@ from edge_node.dispatch.background import Background
 from edge_node.dispatch.inbox import Inbox
 from edge_node.dispatch.init_images import init_image_lost, init_image_of
 from edge_node.dispatch.own_node import OwnNode
-from edge_node.domain import AttemptFailed, AttemptReport, Offload, TaskId, origin_of
+from edge_node.domain import AttemptFailed, AttemptReport, Fence, Offload, TaskId, owner
 from edge_node.errors import DEdgeAIError, InitImageGone, WorkerUnavailable
 from edge_node.ports import InitImages, Worker
 from edge_node.tasks import hosting as hosted
@@ -51,8 +51,8 @@ class Executor:
         self._worker = worker
         self._init_images = init_images
         self._clock = clock
-        self._reports: dict[tuple[TaskId, int], asyncio.Queue[AttemptReport]] = {}
-        self._drawings: Background[tuple[TaskId, int]] = Background()
+        self._reports: dict[tuple[TaskId, Fence], asyncio.Queue[AttemptReport]] = {}
+        self._drawings: Background[tuple[TaskId, Fence]] = Background()
 
     async def stop(self) -> None:
         """Ends every drawing."""
@@ -68,7 +68,7 @@ class Executor:
         `init_image` is kept before anything else happens, so that drawing it finds it here.
         """
         reports: asyncio.Queue[AttemptReport] = asyncio.Queue()
-        key = (offload.task_id, offload.attempt)
+        key = (offload.task_id, offload.fence)
         try:
             if init_image:
                 await self._keep_sent_image(init_image, offload)
@@ -85,29 +85,29 @@ class Executor:
         self._inbox.apply(hosted.OffloadReceived(offload=offload))
         return reports
 
-    def unhost(self, task_id: TaskId, attempt: int, reports: asyncio.Queue[AttemptReport]) -> None:
+    def unhost(self, task_id: TaskId, fence: Fence, reports: asyncio.Queue[AttemptReport]) -> None:
         """The origin no longer listens to `reports`."""
-        if self._reports.get((task_id, attempt)) is reports:
-            del self._reports[task_id, attempt]
-            self._inbox.apply(hosted.OffloadCancelled(task_id=task_id, attempt=attempt))
+        if self._reports.get((task_id, fence)) is reports:
+            del self._reports[task_id, fence]
+            self._inbox.apply(hosted.OffloadCancelled(task_id=task_id, fence=fence))
 
-    def cancel_hosted(self, task_id: TaskId, attempt: int) -> None:
+    def cancel_hosted(self, task_id: TaskId, fence: Fence) -> None:
         """The origin does not want the attempt any more."""
-        self._inbox.apply(hosted.OffloadCancelled(task_id=task_id, attempt=attempt))
+        self._inbox.apply(hosted.OffloadCancelled(task_id=task_id, fence=fence))
 
     # What the hosting machine wants.
 
     def start_drawing(self, start: hosted.StartDrawing) -> None:
         """Hands an attempt to the worker; the hosting machine hears of it."""
-        self._drawings.start(self._draw(start), key=(start.task_id, start.attempt))
+        self._drawings.start(self._draw(start), key=(start.task_id, start.fence))
 
-    def stop_drawing(self, task_id: TaskId, attempt: int) -> None:
+    def stop_drawing(self, task_id: TaskId, fence: Fence) -> None:
         """Takes an attempt back from the worker."""
-        self._drawings.cancel((task_id, attempt))
+        self._drawings.cancel((task_id, fence))
 
-    def report(self, task_id: TaskId, attempt: int, report: AttemptReport) -> None:
+    def report(self, task_id: TaskId, fence: Fence, report: AttemptReport) -> None:
         """Tells another origin, if it still listens."""
-        reports = self._reports.get((task_id, attempt))
+        reports = self._reports.get((task_id, fence))
         if reports is not None:
             reports.put_nowait(report)
 
@@ -116,7 +116,7 @@ class Executor:
         try:
             drawing = self._worker.draw(
                 task_id=start.task_id,
-                attempt=start.attempt,
+                fence=start.fence,
                 drawing=start.drawing,
                 priority=start.priority,
                 init_image=await init_image_of(start.drawing, self._init_images),
@@ -130,7 +130,7 @@ class Executor:
             failure = AttemptFailed(code="worker_lost", message=error.message, retryable=True)
         except InitImageGone as error:
             # What an executor has lost, its origin can send again.
-            hosted_for_another = origin_of(start.task_id) != self._node.id
+            hosted_for_another = owner(start.task_id) != self._node.id
             failure = init_image_lost(error, retryable=hosted_for_another)
         except DEdgeAIError as error:
             failure = AttemptFailed(code=error.code, message=error.message, retryable=True)
@@ -144,7 +144,7 @@ class Executor:
         self._reported(start, failure)
 
     def _reported(self, start: hosted.StartDrawing, report: AttemptReport) -> None:
-        event = hosted.DrawingReported(task_id=start.task_id, attempt=start.attempt, report=report)
+        event = hosted.DrawingReported(task_id=start.task_id, fence=start.fence, report=report)
         self._inbox.apply(event)
 
     async def _keep_sent_image(self, init_image: bytes, offload: Offload) -> None:

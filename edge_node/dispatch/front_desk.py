@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from edge_node.clock import Clock
 from edge_node.dispatch.dispatcher import Dispatcher
-from edge_node.domain import Drawing, JobId, NodeId, TaskEvent, TaskId, TaskRecord, origin_of
+from edge_node.domain import Drawing, JobId, NodeId, TaskEvent, TaskId, TaskRecord, owner
 from edge_node.errors import NodeNotReady, OriginUnavailable, TaskNotFound
 from edge_node.ports import (
     ClusterSnapshot,
@@ -129,34 +129,34 @@ class FrontDesk:
 
     async def read_task(self, task_id: TaskId) -> TaskRecord:
         """Any node's task; raises TaskNotFound or OriginUnavailable."""
-        origin = self._origin(task_id)
-        if origin is None:
+        owning = self._owner(task_id)
+        if owning is None:
             return await self._dispatcher.own_tasks.read_task(task_id)
-        return await origin.read_task(task_id)
+        return await owning.read_task(task_id)
 
     async def read_job(self, job_id: JobId) -> tuple[TaskRecord, ...]:
         """Any node's job; raises TaskNotFound or OriginUnavailable."""
-        origin = self._origin(job_id)
-        if origin is None:
+        owning = self._owner(job_id)
+        if owning is None:
             return await self._dispatcher.own_tasks.read_job(job_id)
-        return await origin.read_job(job_id)
+        return await owning.read_job(job_id)
 
     async def cancel_task(self, task_id: TaskId) -> TaskRecord:
         """Cancels any node's task; one that is final stays as it is."""
-        origin = self._origin(task_id)
-        if origin is None:
+        owning = self._owner(task_id)
+        if owning is None:
             return await self._dispatcher.own_tasks.cancel(task_id)
-        return await origin.cancel_task(task_id)
+        return await owning.cancel_task(task_id)
 
     async def watch_task(
         self, task_id: TaskId, *, after: int = 0
     ) -> AsyncGenerator[TaskEvent, None]:
         """Events of any node's task with a sequence above `after`, to the final one."""
-        origin = self._origin(task_id)
+        owning = self._owner(task_id)
         events = (
             self._dispatcher.own_tasks.watch(task_id, after=after)
-            if origin is None
-            else origin.watch_task(task_id, after=after)
+            if owning is None
+            else owning.watch_task(task_id, after=after)
         )
         async with aclosing(events) as open_events:
             async for event in open_events:
@@ -164,10 +164,10 @@ class FrontDesk:
 
     async def read_image(self, task_id: TaskId) -> tuple[bytes, str]:
         """Content and media type; raises TaskNotFound, ImageNotReady or ImageGone."""
-        origin = self._origin(task_id)
-        if origin is None:
+        owning = self._owner(task_id)
+        if owning is None:
             return await self._dispatcher.own_tasks.read_image(task_id)
-        return await origin.fetch_image(task_id)
+        return await owning.fetch_image(task_id)
 
     def cluster(self) -> ClusterSnapshot:
         """All nodes as this one sees them."""
@@ -209,9 +209,9 @@ class FrontDesk:
             reasons.append("the store is away")
         return tuple(reasons)
 
-    def _origin(self, identifier: str) -> Peer | None:
+    def _owner(self, identifier: TaskId | JobId) -> Peer | None:
         """Who owns a task or job: None for this node, or the peer; raises if it is neither."""
-        node_id = origin_of(identifier)
+        node_id = owner(identifier)
         if node_id == self._settings.node_id:
             return None
         peer = self._peers.client(node_id)

@@ -20,6 +20,7 @@ from edge_node.domain import (
     AttemptFailed,
     AttemptFinished,
     AttemptReport,
+    Fence,
     NodeId,
     Offload,
     TaskId,
@@ -59,7 +60,7 @@ class Offloads:
         self._init_images = init_images
         self._clock = clock
         self._peers: Peers | None = None
-        self._streams: Background[tuple[TaskId, int]] = Background()
+        self._streams: Background[tuple[TaskId, Fence]] = Background()
 
     def start(self, peers: Peers) -> None:
         """From now on other nodes can be reached."""
@@ -74,31 +75,31 @@ class Offloads:
         if executor == self._node.id:
             self._inbox.apply(hosted.OffloadReceived(offload=offload))
         else:
-            key = (offload.task_id, offload.attempt)
+            key = (offload.task_id, offload.fence)
             self._streams.start(self._follow(executor, offload), key=key)
 
-    def stop_attempt(self, executor: NodeId, task_id: TaskId, attempt: int) -> None:
+    def stop_attempt(self, executor: NodeId, task_id: TaskId, fence: Fence) -> None:
         """Tells an executor that an attempt is not wanted any more."""
         if executor == self._node.id:
-            self._inbox.apply(hosted.OffloadCancelled(task_id=task_id, attempt=attempt))
+            self._inbox.apply(hosted.OffloadCancelled(task_id=task_id, fence=fence))
             return
-        self._streams.cancel((task_id, attempt))
-        self._streams.start(self._cancel(executor, task_id, attempt))
+        self._streams.cancel((task_id, fence))
+        self._streams.start(self._cancel(executor, task_id, fence))
 
     def reported(
-        self, executor: NodeId, task_id: TaskId, attempt: int, report: AttemptReport
+        self, executor: NodeId, task_id: TaskId, fence: Fence, report: AttemptReport
     ) -> None:
         """An executor said something of an attempt."""
         self._inbox.apply(
-            life.AttemptReported(task_id=task_id, attempt=attempt, executor=executor, report=report)
+            life.AttemptReported(task_id=task_id, fence=fence, executor=executor, report=report)
         )
 
-    async def _cancel(self, executor: NodeId, task_id: TaskId, attempt: int) -> None:
+    async def _cancel(self, executor: NodeId, task_id: TaskId, fence: Fence) -> None:
         peer = self._peers.client(executor) if self._peers else None
         if peer is not None:
             # Best effort: a peer that does not answer learns it from the broken stream.
             with contextlib.suppress(DEdgeAIError):
-                await peer.cancel_offload(task_id, attempt)
+                await peer.cancel_offload(task_id, fence)
 
     async def _follow(self, executor: NodeId, offload: Offload) -> None:
         failure = AttemptFailed(
@@ -115,7 +116,7 @@ class Offloads:
             # Our own bug must not leave the task with a peer that has ended it.
             log.exception("following %s at %s failed", offload.task_id, executor)
         if not ended:
-            self.reported(executor, offload.task_id, offload.attempt, failure)
+            self.reported(executor, offload.task_id, offload.fence, failure)
 
     async def _stream(self, executor: NodeId, offload: Offload) -> bool:
         """Passes a peer's reports on; returns whether the last one was an end."""
@@ -135,5 +136,5 @@ class Offloads:
                     seconds = self._clock.now_s() - start_s
                     self._view.offload_answered(executor, input_bits=bits, seconds=seconds)
                 ended = isinstance(report, AttemptFinished | AttemptFailed)
-                self.reported(executor, offload.task_id, offload.attempt, report)
+                self.reported(executor, offload.task_id, offload.fence, report)
         return ended

@@ -23,10 +23,16 @@ CAPACITY_CHANGE_SHOWN = 0.02
 
 @dataclass(frozen=True, kw_only=True)
 class Identity:
-    """Who this node is in this life, and where it is reached."""
+    """Who this node is in this life, and where it is reached.
+
+    Attributes:
+        incarnation: tells its states from those of former lives.
+        term: of the fences of this life.
+    """
 
     node_id: NodeId
     incarnation: int
+    term: int
     rest_url: str
     grpc_address: str
 

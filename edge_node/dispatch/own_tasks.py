@@ -328,17 +328,17 @@ class OwnTasks:
             waiting.set_result(answer)
 
     async def _store_image(self, wanted: life.StoreImage) -> None:
-        task_id, attempt = wanted.task_id, wanted.attempt
+        task_id, fence = wanted.task_id, wanted.fence
         try:
             await self._images.write(task_id, wanted.image)
         except Exception as error:
             log.exception("image of %s not stored", task_id)
             message = f"The image was drawn and could not be stored: {error}."
-            failed = life.ImageStoreFailed(task_id=task_id, attempt=attempt, message=message)
+            failed = life.ImageStoreFailed(task_id=task_id, fence=fence, message=message)
             self._inbox.apply(failed)
             return
         size = len(wanted.image.content)
-        self._inbox.apply(life.ImageStored(task_id=task_id, attempt=attempt, image_bytes=size))
+        self._inbox.apply(life.ImageStored(task_id=task_id, fence=fence, image_bytes=size))
 
     async def _record_final(self, record: TaskRecord) -> None:
         for pause_s in (*RECORD_AGAIN_S, None):
@@ -388,6 +388,7 @@ class OwnTasks:
                 deadline_unix_s=now_unix_s + (deadline_s or self.settings.deadline_s_default),
                 priority=priority,
                 durability=durability,
+                term=self._node.identity.term,
             )
             for drawing in drawings
         )

@@ -12,7 +12,7 @@ from functools import partial
 from edge_node.clock import Clock, moment
 from edge_node.dispatch.inbox import Inbox
 from edge_node.dispatch.own_node import OwnNode
-from edge_node.domain import TaskRecord, TaskStatus
+from edge_node.domain import Fence, TaskRecord, TaskStatus
 from edge_node.ports import ExperiencePool, LatentStore
 from edge_node.tasks import lifecycle_protocol as life
 from edge_node.tasks.cluster_view import ClusterView
@@ -76,7 +76,7 @@ class Placer:
 
     def place(self, wanted: life.PlaceTask) -> None:
         """Chooses an executor; the lifecycle hears of it."""
-        task, attempt = wanted.task, wanted.attempt
+        task, fence = wanted.task, wanted.fence
         start_s = self._clock.now_s()
         self._node.look()
         self.let_slot_pass(start_s)
@@ -90,7 +90,7 @@ class Placer:
             recall=lambda node_ids: self._memory.recall(nth, node_ids),
         )
         if placement is None:
-            self._inbox.apply(life.PlacementImpossible(task_id=task.id, attempt=attempt))
+            self._inbox.apply(life.PlacementImpossible(task_id=task.id, fence=fence))
             return
         self._memory.decided(nth, placement.observation.node_ids, placement.decision)
         seconds = self._clock.now_s() - start_s
@@ -101,7 +101,7 @@ class Placer:
         self._inbox.apply(
             life.PlacementMade(
                 task_id=task.id,
-                attempt=attempt,
+                fence=fence,
                 executor=placement.executor,
                 incarnation=self._node.identity.incarnation,
                 dispatch=placement.dispatch,
@@ -117,14 +117,14 @@ class Placer:
         remote = ended.executor != self._node.id
         self._metrics.attempt_ended(remote=remote, reason=ended.reason)
 
-    def task_ended(self, record: TaskRecord, attempts: Sequence[int]) -> None:
+    def task_ended(self, record: TaskRecord, fences: Sequence[Fence]) -> None:
         """The delay of a task that is final is what its decisions led to."""
         if record.status is TaskStatus.CANCELLED:
             return
         completed = record.status is TaskStatus.COMPLETED
-        for attempt in attempts:
+        for fence in fences:
             outcome = Outcome(
-                decision_id=f"{record.task.id}/{attempt}",
+                decision_id=f"{record.task.id}/{fence}",
                 service_delay_s=record.service_delay_s if completed else FAILURE_PENALTY_S,
                 completed=completed,
             )
@@ -161,7 +161,7 @@ class Placer:
         if decision.latent_B is not None:
             self._metrics.latent_read(found=seen.latent_B is not None)
         recorded = RecordedDecision(
-            decision_id=f"{wanted.task.id}/{wanted.attempt}",
+            decision_id=f"{wanted.task.id}/{wanted.fence}",
             node_id=self._node.id,
             decided_unix_s=self._clock.unix_s(),
             slot=nth.slot,

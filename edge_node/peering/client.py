@@ -14,6 +14,7 @@ from dedgeai.v1 import node_pb2, node_pb2_grpc
 
 from edge_node.domain import (
     AttemptReport,
+    Fence,
     JobId,
     NodeState,
     Offload,
@@ -109,9 +110,11 @@ class PeerClient:
         finally:
             call.cancel()
 
-    async def cancel_offload(self, task_id: TaskId, attempt: int) -> None:
+    async def cancel_offload(self, task_id: TaskId, fence: Fence) -> None:
         """Ends an attempt at the peer, also when its stream is gone."""
-        request = node_pb2.CancelOffloadRequest(task_id=task_id, attempt=attempt)
+        request = node_pb2.CancelOffloadRequest(
+            task_id=task_id, attempt=fence.integer, fence=codec.fence_to_proto(fence)
+        )
         await self._call(self._stub.CancelOffload(request, timeout=CALL_S_MAX))
 
     async def read_task(self, task_id: TaskId) -> TaskRecord:

@@ -6,6 +6,8 @@ or decide anything; callers of both sides see domain types only.
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from dedgeai.v1 import worker_pb2
 
 from edge_node.domain import (
@@ -14,6 +16,7 @@ from edge_node.domain import (
     AttemptQueued,
     AttemptStarted,
     Drawing,
+    Fence,
     Image,
     ModelFingerprint,
     StepFinished,
@@ -44,6 +47,32 @@ _STATE_NAMES = {number: name for name, number in _STATE_NUMBERS.items()}
 def deadline_to_proto(deadline_s: float | None) -> float:
     """Seconds left as they are sent."""
     return 0.0 if deadline_s is None else max(deadline_s, DEADLINE_S_MIN)
+
+
+# Which placement of a task something belongs to.
+
+
+class HasFence(Protocol):
+    """A message of this version, with a fence, or of version 0.1.0, with a number instead."""
+
+    attempt: int
+
+    @property
+    def fence(self) -> worker_pb2.Fence:
+        """All zeros where there is none."""
+        ...
+
+
+def fence_to_proto(fence: Fence) -> worker_pb2.Fence:
+    """Fence as a message; `attempt` beside it is `fence.integer`."""
+    return worker_pb2.Fence(term=fence.term, attempt=fence.attempt)
+
+
+def fence_from_proto(message: HasFence) -> Fence:
+    """Fence of a message of either version."""
+    if message.fence.attempt == 0:
+        return Fence.of_integer(message.attempt)
+    return Fence(message.fence.term, message.fence.attempt)
 
 
 # What to draw, and the image.

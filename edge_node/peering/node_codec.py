@@ -94,7 +94,8 @@ def offload_to_proto(offload: Offload, *, init_image: bytes = b"") -> node_pb2.O
     """An attempt as a message, with the PNG that it starts from."""
     return node_pb2.OffloadRequest(
         task_id=offload.task_id,
-        attempt=offload.attempt,
+        attempt=offload.fence.integer,
+        fence=codec.fence_to_proto(offload.fence),
         origin=offload.origin,
         origin_incarnation=offload.incarnation,
         dispatch=offload.dispatch,
@@ -110,7 +111,7 @@ def offload_from_proto(message: node_pb2.OffloadRequest) -> Offload:
     """An attempt of a message; its init image stays with the message."""
     return Offload(
         task_id=TaskId(message.task_id),
-        attempt=message.attempt,
+        fence=codec.fence_from_proto(message),
         origin=NodeId(message.origin),
         incarnation=message.origin_incarnation,
         dispatch=message.dispatch,

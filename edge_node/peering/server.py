@@ -71,7 +71,7 @@ class NodeServicer(node_pb2_grpc.NodeServiceServicer):
     async def CancelOffload(
         self, request: node_pb2.CancelOffloadRequest, context: Context
     ) -> node_pb2.CancelOffloadResponse:
-        self._service.cancel_offload(TaskId(request.task_id), request.attempt)
+        self._service.cancel_offload(TaskId(request.task_id), codec.fence_from_proto(request))
         return node_pb2.CancelOffloadResponse()
 
     async def GetTask(

@@ -16,6 +16,7 @@ from edge_node.domain import (
     AttemptFailed,
     AttemptFinished,
     AttemptReport,
+    Fence,
     JobId,
     NodeState,
     Offload,
@@ -82,11 +83,11 @@ class PeerService:
                     return
         finally:
             # Also when the origin hung up or died: it will have placed the task again.
-            self._dispatcher.executor.unhost(offload.task_id, offload.attempt, reports)
+            self._dispatcher.executor.unhost(offload.task_id, offload.fence, reports)
 
-    def cancel_offload(self, task_id: TaskId, attempt: int) -> None:
+    def cancel_offload(self, task_id: TaskId, fence: Fence) -> None:
         """The origin does not want the attempt any more."""
-        self._dispatcher.executor.cancel_hosted(task_id, attempt)
+        self._dispatcher.executor.cancel_hosted(task_id, fence)
 
     async def read_task(self, task_id: TaskId) -> TaskRecord:
         """A task of this node, or TaskNotFound."""

@@ -11,8 +11,10 @@ import json
 from typing import Any
 
 from edge_node.domain import (
+    ATTEMPTS_OF_A_TERM,
     Drawing,
     Durability,
+    Fence,
     JobId,
     NodeId,
     Task,
@@ -48,7 +50,11 @@ def encode_record(record: TaskRecord) -> str:
             "deadline_unix_s": task.deadline_unix_s,
             "priority": task.priority,
             "durability": task.durability,
-            "attempt_floor": task.attempt_floor,
+            "owner": task.owner,
+            "term": task.term,
+            # For version 0.1.0, if the node is rolled back to it: it places above this number, and
+            # raises it by the attempts of each of its lives, far from those of the next term.
+            "attempt_floor": Fence(task.term, ATTEMPTS_OF_A_TERM // 2).integer,
         },
         "status": record.status,
         "executor": record.executor,
@@ -111,7 +117,8 @@ def _task(document: dict[str, Any]) -> Task:
         deadline_unix_s=_number_or_none(document["deadline_unix_s"]),
         priority=int(document["priority"]),
         durability=Durability(document["durability"]),
-        attempt_floor=int(document["attempt_floor"]),
+        owner=None if document.get("owner") is None else NodeId(str(document["owner"])),
+        term=int(document.get("term", Fence.of_integer(int(document["attempt_floor"])).term)),
     )
 
 

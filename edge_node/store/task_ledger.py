@@ -7,6 +7,7 @@ queue positions and lease renewals are never written.
 Keys, all under one prefix:
 
     incarnation        counter, raised at every start of the node
+    term               counter, raised at every start: the first number of every fence
     task:<id>          hash: record (JSON), keyed (1 when an idempotency key came with it), job
     open               set of the ids of tasks that are not final
     finished           sorted set of the ids of final tasks, by the unix second of their end
@@ -255,15 +256,24 @@ class TaskLedger:
         while self._pending or self._retractions:
             await self._writer.write_once()
 
-    async def recover(self, *, attempts_max: int) -> list[TaskRecord]:
+    async def next_term(self) -> int:
+        """Number of this life in fences: greater than in every earlier one, durably.
+
+        Raises:
+            StoreUnavailable: the store is away.
+        """
+        key = f"{self._settings.key_prefix}term"
+        return int((await self._connection.execute([("INCR", key)], durable=True))[0])
+
+    async def recover(self, *, term: int) -> list[TaskRecord]:
         """The tasks of a former life that this one owes, oldest first, queued again.
 
-        Their `attempt_floor` is raised by `attempts_max` on disk before they are returned, so
-        that no attempt of the former life can pass for one of this life. Tasks whose promise was
+        They are in `term` on disk before they are returned, so that no attempt of a former life can
+        pass for one of this life. Tasks whose promise was
         their client's connection end as failed with `client_gone`.
 
         Raises:
-            StoreUnavailable: the store is away; nothing is recovered twice with one floor.
+            StoreUnavailable: the store is away; nothing is recovered twice in one term.
         """
         open_key = f"{self._settings.key_prefix}open"
         members = (await self._connection.execute([("SMEMBERS", open_key)], durable=False))[0]
@@ -271,7 +281,7 @@ class TaskLedger:
         recovered: list[TaskRecord] = []
         for start in range(0, len(task_ids), self._settings.batch_max):
             batch = task_ids[start : start + self._settings.batch_max]
-            mended = await self._mend(batch, attempts_max=attempts_max)
+            mended = await self._mend(batch, term=term)
             recovered += [record for record in mended if not record.status.is_final]
         return sorted(recovered, key=lambda record: record.task.created_unix_s)
 
@@ -317,7 +327,7 @@ class TaskLedger:
             await self._connection.execute(forget, durable=False)
         return task_ids
 
-    async def _mend(self, task_ids: Iterable[TaskId], *, attempts_max: int) -> list[TaskRecord]:
+    async def _mend(self, task_ids: Iterable[TaskId], *, term: int) -> list[TaskRecord]:
         """Writes what a new life makes of open tasks, durably, and returns it."""
         reads: list[Command] = [
             ("HMGET", self._task_key(task_id), "record", "keyed") for task_id in task_ids
@@ -327,15 +337,15 @@ class TaskLedger:
         for task_id, (text, keyed) in zip(task_ids, replies, strict=True):
             record = None if text is None else _readable(task_id, text)
             if record is not None:
-                mended.append(self._in_new_life(record, keyed=bool(keyed), above=attempts_max))
+                mended.append(self._in_new_life(record, keyed=bool(keyed), term=term))
         writes = [self._keep(record, text=encode_record(record)) for record in mended]
         if writes:
             await self._connection.execute(writes, durable=True)
         return mended
 
-    def _in_new_life(self, record: TaskRecord, *, keyed: bool, above: int) -> TaskRecord:
+    def _in_new_life(self, record: TaskRecord, *, keyed: bool, term: int) -> TaskRecord:
         if record.task.durability is Durability.DISK or keyed:
-            task = replace(record.task, attempt_floor=record.task.attempt_floor + above)
+            task = replace(record.task, term=term)
             return replace(
                 record, task=task, status=TaskStatus.QUEUED, executor=None, started_unix_s=None
             )

@@ -16,7 +16,7 @@ import grpc.aio
 from dedgeai.v1 import worker_pb2, worker_pb2_grpc
 
 from edge_node import errors
-from edge_node.domain import AttemptReport, Drawing, TaskId, WorkerDescription, WorkerLoad
+from edge_node.domain import AttemptReport, Drawing, Fence, TaskId, WorkerDescription, WorkerLoad
 from edge_node.peering import codec
 from edge_node.socket_path import check_socket_path
 
@@ -64,7 +64,7 @@ class WorkerClient:
         self,
         *,
         task_id: TaskId,
-        attempt: int,
+        fence: Fence,
         drawing: Drawing,
         priority: int = 0,
         init_image: bytes = b"",
@@ -76,7 +76,7 @@ class WorkerClient:
 
         Args:
             task_id: of the task.
-            attempt: distinguishes a later placement of it from an earlier one.
+            fence: distinguishes a later placement of it from an earlier one.
             drawing: what to draw.
             priority: larger is served first.
             init_image: PNG of the drawing's size that it names as the one to start from.
@@ -88,7 +88,8 @@ class WorkerClient:
         """
         request = worker_pb2.DrawRequest(
             task_id=task_id,
-            attempt=attempt,
+            attempt=fence.integer,
+            fence=codec.fence_to_proto(fence),
             drawing=codec.drawing_to_proto(drawing),
             priority=priority,
             init_image=init_image,

@@ -16,7 +16,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 
-from edge_node.domain import AttemptReport, Drawing, TaskId, WorkerDescription, WorkerLoad
+from edge_node.domain import AttemptReport, Drawing, Fence, TaskId, WorkerDescription, WorkerLoad
 from edge_node.errors import WorkerUnavailable
 from edge_node.supervision.child_process import (
     Backoff,
@@ -141,7 +141,7 @@ class WorkerProcess:
         self,
         *,
         task_id: TaskId,
-        attempt: int,
+        fence: Fence,
         drawing: Drawing,
         priority: int = 0,
         init_image: bytes = b"",
@@ -152,7 +152,7 @@ class WorkerProcess:
             raise WorkerUnavailable(self._why_not_ready())
         return self._client.draw(
             task_id=task_id,
-            attempt=attempt,
+            fence=fence,
             drawing=drawing,
             priority=priority,
             init_image=init_image,

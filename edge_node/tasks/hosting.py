@@ -1,6 +1,6 @@
 """Attempts that this node draws, whoever their origin: events in, instructions out.
 
-The executor's half of the offload protocol. Owns the fence on this side (an attempt lower than
+The executor's half of the offload protocol. Owns the fence on this side (a fence lower than
 one already seen is refused) and the account of the backlog that peers are told. A node's own
 tasks come through here too: the local case is the remote case without the wire.
 """
@@ -11,12 +11,14 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 from edge_node.domain import (
+    NO_FENCE,
     AttemptFailed,
     AttemptFinished,
     AttemptHeartbeat,
     AttemptReport,
     AttemptStarted,
     Drawing,
+    Fence,
     NodeId,
     Offload,
     StepFinished,
@@ -30,11 +32,11 @@ class HostingLimits:
 
     Attributes:
         hosted_max: attempts queued and running at once.
-        attempts_remembered_max: tasks whose highest attempt is remembered for the fence.
+        fences_remembered_max: tasks whose highest fence is remembered.
     """
 
     hosted_max: int = 2000
-    attempts_remembered_max: int = 50_000
+    fences_remembered_max: int = 50_000
 
 
 # Events.
@@ -52,7 +54,7 @@ class OffloadCancelled:
     """The origin does not want the attempt any more, or its stream broke."""
 
     task_id: TaskId
-    attempt: int
+    fence: Fence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +62,7 @@ class DrawingReported:
     """The worker reported on an attempt."""
 
     task_id: TaskId
-    attempt: int
+    fence: Fence
     report: AttemptReport
 
 
@@ -80,7 +82,7 @@ class StartDrawing:
     """Hand the attempt to the worker; answer with DrawingReported. `deadline_s` is seconds left."""
 
     task_id: TaskId
-    attempt: int
+    fence: Fence
     drawing: Drawing
     priority: int
     deadline_s: float | None
@@ -91,7 +93,7 @@ class StopDrawing:
     """Take the attempt back from the worker."""
 
     task_id: TaskId
-    attempt: int
+    fence: Fence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +102,7 @@ class ReportAttempt:
 
     origin: NodeId
     task_id: TaskId
-    attempt: int
+    fence: Fence
     report: AttemptReport
 
 
@@ -129,7 +131,7 @@ class Hosting:
         # Sums over `_hosted`, as they are told to every peer after every step.
         self._backlog = 0.0
         self._started = 0
-        self._attempt_highest: OrderedDict[TaskId, int] = OrderedDict()
+        self._fence_highest: OrderedDict[TaskId, Fence] = OrderedDict()
         self._dispatches_seen: dict[NodeId, tuple[int, int]] = {}
         self._changes = 0
 
@@ -160,14 +162,14 @@ class Hosting:
         """Per origin: its incarnation and its last dispatch included in the backlog."""
         return dict(self._dispatches_seen)
 
-    def is_hosted(self, task_id: TaskId, attempt: int) -> bool:
+    def is_hosted(self, task_id: TaskId, fence: Fence) -> bool:
         """Whether this very attempt is queued or running."""
         hosted = self._hosted.get(task_id)
-        return hosted is not None and hosted.offload.attempt == attempt
+        return hosted is not None and hosted.offload.fence == fence
 
-    def hosted(self) -> tuple[tuple[TaskId, int], ...]:
+    def hosted(self) -> tuple[tuple[TaskId, Fence], ...]:
         """Every (task, attempt) queued or running."""
-        return tuple((task_id, h.offload.attempt) for task_id, h in self._hosted.items())
+        return tuple((task_id, h.offload.fence) for task_id, h in self._hosted.items())
 
     def validate(self) -> None:
         """Asserts what holds after every event; for tests, because it looks at every attempt."""
@@ -179,8 +181,8 @@ class Hosting:
         assert hosted or self._backlog == 0.0, "work of nobody"
         for task_id, one in self._hosted.items():
             assert one.offload.task_id == task_id, f"{task_id} is another task"
-            highest = self._attempt_highest.get(task_id, 0)
-            assert one.offload.attempt == highest, f"{task_id}: {one.offload.attempt} is stale"
+            highest = self._fence_highest.get(task_id)
+            assert one.offload.fence == highest, f"{task_id}: {one.offload.fence} is stale"
             assert 0.0 <= one.share_done <= 1.0, f"{task_id}: {one.share_done} of it is done"
 
     # What can happen.
@@ -191,7 +193,7 @@ class Hosting:
             case OffloadReceived():
                 return self._received(event.offload)
             case OffloadCancelled():
-                return self._cancelled(event.task_id, event.attempt)
+                return self._cancelled(event.task_id, event.fence)
             case DrawingReported():
                 return self._reported(event)
             case HeartbeatDue():
@@ -199,22 +201,20 @@ class Hosting:
 
     def _is_stale(self, offload: Offload) -> bool:
         """The fence: whether this attempt, or a later one of the task, was seen before."""
-        return offload.attempt <= self._attempt_highest.get(offload.task_id, 0)
+        return offload.fence <= self._fence_highest.get(offload.task_id, NO_FENCE)
 
     def _received(self, offload: Offload) -> list[Instruction]:
         self._see_dispatch(offload)
         if self._is_stale(offload):
-            if self.is_hosted(offload.task_id, offload.attempt):
+            if self.is_hosted(offload.task_id, offload.fence):
                 return []  # the same message twice
             message = "A later attempt of this task was seen here."
             return [self._refusal(offload, "stale_attempt", message)]
         instructions: list[Instruction] = []
         former = self._drop(offload.task_id)
         if former is not None:
-            instructions.append(
-                StopDrawing(task_id=offload.task_id, attempt=former.offload.attempt)
-            )
-        self._remember_attempt(offload)
+            instructions.append(StopDrawing(task_id=offload.task_id, fence=former.offload.fence))
+        self._remember_fence(offload)
         if len(self._hosted) >= self._limits.hosted_max:
             message = f"The queue holds {self._limits.hosted_max} tasks."
             return [*instructions, self._refusal(offload, "queue_full", message)]
@@ -223,7 +223,7 @@ class Hosting:
         self._changes += 1
         start = StartDrawing(
             task_id=offload.task_id,
-            attempt=offload.attempt,
+            fence=offload.fence,
             drawing=offload.drawing,
             priority=offload.priority,
             deadline_s=offload.deadline_s,
@@ -249,29 +249,29 @@ class Hosting:
         seen = self._dispatches_seen.get(offload.origin, (0, 0))
         self._dispatches_seen[offload.origin] = max(seen, (offload.incarnation, offload.dispatch))
 
-    def _remember_attempt(self, offload: Offload) -> None:
-        self._attempt_highest[offload.task_id] = offload.attempt
-        self._attempt_highest.move_to_end(offload.task_id)
-        while len(self._attempt_highest) > self._limits.attempts_remembered_max:
-            self._attempt_highest.popitem(last=False)
+    def _remember_fence(self, offload: Offload) -> None:
+        self._fence_highest[offload.task_id] = offload.fence
+        self._fence_highest.move_to_end(offload.task_id)
+        while len(self._fence_highest) > self._limits.fences_remembered_max:
+            self._fence_highest.popitem(last=False)
 
     def _refusal(self, offload: Offload, code: str, message: str) -> ReportAttempt:
         report = AttemptFailed(code=code, message=message, retryable=True)
         return ReportAttempt(
             origin=offload.origin,
             task_id=offload.task_id,
-            attempt=offload.attempt,
+            fence=offload.fence,
             report=report,
         )
 
-    def _cancelled(self, task_id: TaskId, attempt: int) -> list[Instruction]:
-        if not self.is_hosted(task_id, attempt):
+    def _cancelled(self, task_id: TaskId, fence: Fence) -> list[Instruction]:
+        if not self.is_hosted(task_id, fence):
             return []
         self._drop(task_id)
-        return [StopDrawing(task_id=task_id, attempt=attempt)]
+        return [StopDrawing(task_id=task_id, fence=fence)]
 
     def _reported(self, event: DrawingReported) -> list[Instruction]:
-        if not self.is_hosted(event.task_id, event.attempt):
+        if not self.is_hosted(event.task_id, event.fence):
             return []
         hosted = self._hosted[event.task_id]
         match event.report:
@@ -286,7 +286,7 @@ class Hosting:
             ReportAttempt(
                 origin=hosted.offload.origin,
                 task_id=event.task_id,
-                attempt=event.attempt,
+                fence=event.fence,
                 report=event.report,
             )
         ]
@@ -301,7 +301,7 @@ class Hosting:
                 ReportAttempt(
                     origin=hosted.offload.origin,
                     task_id=task_id,
-                    attempt=hosted.offload.attempt,
+                    fence=hosted.offload.fence,
                     report=report,
                 )
             )

@@ -9,8 +9,8 @@ and carries out what it says, in order; the simulated cluster in tests does the 
                                 |  waiting   | lost, lease lapsed, failed but retryable, or moved
                                 +------------+
 
-The fence: every placement of a task carries a higher attempt number than all before it, and a
-report counts only if it comes from the current attempt.
+The fence: every placement of a task carries a greater one than all before it, those of the node's
+former lives included, and a report counts only if it comes from the current one.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from edge_node.domain import (
     AttemptQueued,
     AttemptStarted,
     Durability,
+    Fence,
     NodeId,
     Offload,
     StepFinished,
@@ -83,7 +84,7 @@ class LifecycleLimits:
     """Bounds of waiting and trying.
 
     Attributes:
-        attempts_max: placements of one task in one life of its origin, but for moves.
+        attempts_max: placements of one task in one life of its owner, but for moves.
         moves_max: placements that a task gets besides because it would be drawn sooner elsewhere.
         lease_s: silence of an executor after which its attempt is given up.
         placement_retry_s: pause before another try when no node can take the task.
@@ -95,11 +96,6 @@ class LifecycleLimits:
     lease_s: float = 5.0
     placement_retry_s: float = 0.25
     finished_kept_max: int = 2000
-
-    @property
-    def attempt_numbers_max(self) -> int:
-        """By how much the attempt number of a task can grow in one life of its origin."""
-        return self.attempts_max + self.moves_max
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +156,7 @@ class _Entry:
     lease_until_s: float = 0.0
     retry_at_s: float = 0.0
     avoided: set[NodeId] = field(default_factory=set)
-    moved: list[int] = field(default_factory=list)
+    moved: list[Fence] = field(default_factory=list)
     # Events of this life count from here; those of a former life have lower numbers.
     sequence_before: int = 0
     events: list[TaskEvent] = field(default_factory=list)
@@ -169,6 +165,10 @@ class _Entry:
     @property
     def task(self) -> Task:
         return self.record.task
+
+    @property
+    def fence(self) -> Fence:
+        return Fence(self.task.term, self.attempt)
 
     def enter(self, phase: Phase, at: Moment, why: str) -> None:
         """Changes the phase, and tells of it."""
@@ -189,10 +189,10 @@ class _Entry:
 class Lifecycle:
     """All tasks of this origin. `handle` is the one way to change them."""
 
-    def __init__(self, limits: LifecycleLimits, *, incarnation: int) -> None:
-        """`incarnation` grows with every life of the node."""
+    def __init__(self, limits: LifecycleLimits, *, term: int) -> None:
+        """`term` is this life of the node, in which all tasks here are placed."""
         self._limits = limits
-        self._incarnation = incarnation
+        self._term = term
         self._live: dict[TaskId, _Entry] = {}
         self._finished: OrderedDict[TaskId, _Entry] = OrderedDict()
 
@@ -252,7 +252,7 @@ class Lifecycle:
         placed = phase not in (Phase.PLACING, Phase.WAITING)
         wrong = {
             "a final task is live": phase is Phase.FINAL,
-            "an attempt below the floor": entry.attempt < entry.task.attempt_floor,
+            "placed in another life": entry.task.term != self._term,
             "moved too often": len(entry.moved) > self._limits.moves_max,
             "its status is not its phase": record.status.is_final != (phase is Phase.RECORDING),
             "nobody draws it": drawn and record.executor is None,
@@ -321,15 +321,13 @@ class Lifecycle:
             if self._find(task.id) is not None:
                 continue
             entry = self._take_up(task, at)
-            entry.sequence_before = self._incarnation * EVENTS_OF_A_LIFE_MAX
+            entry.sequence_before = self._term * EVENTS_OF_A_LIFE_MAX
             instructions += self._publish(entry, TaskEventKind.QUEUED, at)
             instructions += self._place(entry, at, "recovered")
         return instructions
 
     def _take_up(self, task: Task, at: Moment) -> _Entry:
-        entry = _Entry(
-            record=TaskRecord(task=task), phase=Phase.APPENDING, attempt=task.attempt_floor
-        )
+        entry = _Entry(record=TaskRecord(task=task), phase=Phase.APPENDING, attempt=0)
         self._live[task.id] = entry
         entry.tell(at, "taken up")
         return entry
@@ -346,11 +344,11 @@ class Lifecycle:
             entry.record, status=TaskStatus.QUEUED, step=0, attempt=entry.attempt, executor=None
         )
         avoided = frozenset(entry.avoided | ({leaving} if leaving else set()))
-        return [PlaceTask(task=entry.task, attempt=entry.attempt, avoided=avoided)]
+        return [PlaceTask(task=entry.task, fence=entry.fence, avoided=avoided)]
 
     def _placement_made(self, event: PlacementMade, at: Moment) -> list[Instruction]:
         entry = self._live.get(event.task_id)
-        if entry is None or entry.phase is not Phase.PLACING or entry.attempt != event.attempt:
+        if entry is None or entry.phase is not Phase.PLACING or entry.fence != event.fence:
             # The task ended while placement thought about it.
             return [self._ended(event.executor, event.dispatch, event, "not_wanted")]
         entry.dispatch = event.dispatch
@@ -367,7 +365,7 @@ class Lifecycle:
         deadline_s = None if task.deadline_unix_s is None else task.deadline_unix_s - at.unix_s
         offload = Offload(
             task_id=task.id,
-            attempt=entry.attempt,
+            fence=entry.fence,
             origin=task.origin,
             incarnation=event.incarnation,
             dispatch=event.dispatch,
@@ -384,16 +382,16 @@ class Lifecycle:
 
     def _placement_impossible(self, event: PlacementImpossible, at: Moment) -> list[Instruction]:
         entry = self._live.get(event.task_id)
-        if entry is not None and entry.phase is Phase.PLACING and entry.attempt == event.attempt:
+        if entry is not None and entry.phase is Phase.PLACING and entry.fence == event.fence:
             entry.enter(Phase.WAITING, at, "nobody can take it")
             entry.retry_at_s = at.now_s + self._limits.placement_retry_s
         return []
 
     # Attempts.
 
-    def _is_current(self, entry: _Entry, attempt: int) -> bool:
-        """The fence: whether a report of `attempt` may still change the task."""
-        return entry.attempt == attempt
+    def _is_current(self, entry: _Entry, fence: Fence) -> bool:
+        """Whether a report of that placement may still change the task."""
+        return entry.fence == fence
 
     def _reported(self, event: AttemptReported, at: Moment) -> list[Instruction]:
         entry = self._live.get(event.task_id)
@@ -401,13 +399,11 @@ class Lifecycle:
         if (
             entry is None
             or entry.phase is not Phase.ATTEMPTING
-            or not self._is_current(entry, event.attempt)
+            or not self._is_current(entry, event.fence)
         ):
             if isinstance(report, AttemptFinished | AttemptFailed):
                 return []
-            stop = StopAttempt(
-                executor=event.executor, task_id=event.task_id, attempt=event.attempt
-            )
+            stop = StopAttempt(executor=event.executor, task_id=event.task_id, fence=event.fence)
             return [stop]
         entry.lease_until_s = at.now_s + self._limits.lease_s
         match report:
@@ -445,7 +441,7 @@ class Lifecycle:
         entry.record = replace(
             entry.record,
             executor=event.executor,
-            attempt=event.attempt,
+            attempt=event.fence.attempt,
             step=entry.task.drawing.denoising_steps,
             emulated_device=report.image.emulated_device,
             queue_s=report.queue_s,
@@ -453,7 +449,7 @@ class Lifecycle:
         )
         return [
             self._ended(event.executor, entry.dispatch, event, "finished"),
-            StoreImage(task_id=event.task_id, attempt=event.attempt, image=report.image),
+            StoreImage(task_id=event.task_id, fence=event.fence, image=report.image),
         ]
 
     def _attempt_failed(
@@ -474,7 +470,7 @@ class Lifecycle:
         assert executor is not None
         entry.avoided.add(executor)
         instructions: list[Instruction] = [self._ended(executor, entry.dispatch, entry, reason)]
-        failed = entry.attempt - entry.task.attempt_floor - len(entry.moved)
+        failed = entry.attempt - len(entry.moved)
         if failed >= self._limits.attempts_max:
             error = TaskError(
                 code="attempts_exhausted",
@@ -505,7 +501,7 @@ class Lifecycle:
             return []  # it was begun, or ended, in the meantime
         executor = entry.record.executor
         instructions = self._stop(entry, "moved")
-        entry.moved.append(entry.attempt)
+        entry.moved.append(entry.fence)
         return instructions + self._place(entry, at, "moved", leaving=executor)
 
     def _cancelled(self, task_id: TaskId, at: Moment) -> list[Instruction]:
@@ -520,7 +516,7 @@ class Lifecycle:
         executor = entry.record.executor
         assert executor is not None
         return [
-            StopAttempt(executor=executor, task_id=entry.task.id, attempt=entry.attempt),
+            StopAttempt(executor=executor, task_id=entry.task.id, fence=entry.fence),
             self._ended(executor, entry.dispatch, entry, reason),
         ]
 
@@ -543,7 +539,7 @@ class Lifecycle:
             elif entry.phase is Phase.ATTEMPTING and self._lease_lapsed(entry, at):
                 executor = entry.record.executor
                 assert executor is not None
-                stop = StopAttempt(executor=executor, task_id=entry.task.id, attempt=entry.attempt)
+                stop = StopAttempt(executor=executor, task_id=entry.task.id, fence=entry.fence)
                 message = f"node {executor} fell silent"
                 instructions.append(stop)
                 instructions += self._give_up_attempt(entry, "lease_lapsed", message, at)
@@ -611,8 +607,8 @@ class Lifecycle:
         self._finished[entry.task.id] = entry
         while len(self._finished) > self._limits.finished_kept_max:
             self._finished.popitem(last=False)
-        attempts = (*entry.moved, entry.record.attempt)
-        return [*instructions, TaskEnded(record=entry.record, attempts=attempts)]
+        fences = (*entry.moved, entry.record.fence)
+        return [*instructions, TaskEnded(record=entry.record, fences=fences)]
 
     # Small parts.
 
@@ -635,7 +631,7 @@ class Lifecycle:
             executor=executor,
             dispatch=dispatch,
             task_id=task_id,
-            attempt=subject.attempt,
+            fence=subject.fence,
             reason=reason,
         )
 

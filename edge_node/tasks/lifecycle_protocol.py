@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from edge_node.domain import (
     AttemptReport,
+    Fence,
     Image,
     NodeId,
     Offload,
@@ -51,7 +52,7 @@ class PlacementMade:
     """Placement chose an executor for the attempt; `dispatch` numbers it at that executor."""
 
     task_id: TaskId
-    attempt: int
+    fence: Fence
     executor: NodeId
     incarnation: int
     dispatch: int
@@ -65,7 +66,7 @@ class PlacementImpossible:
     """No node can take the attempt at present."""
 
     task_id: TaskId
-    attempt: int
+    fence: Fence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +74,7 @@ class AttemptReported:
     """An executor reported on an attempt."""
 
     task_id: TaskId
-    attempt: int
+    fence: Fence
     executor: NodeId
     report: AttemptReport
 
@@ -104,7 +105,7 @@ class ImageStored:
     """The image file is on disk."""
 
     task_id: TaskId
-    attempt: int
+    fence: Fence
     image_bytes: int
 
 
@@ -113,7 +114,7 @@ class ImageStoreFailed:
     """The image file could not be written."""
 
     task_id: TaskId
-    attempt: int
+    fence: Fence
     message: str
 
 
@@ -183,7 +184,7 @@ class PlaceTask:
     """Ask placement for an executor, best none of `avoided`; answer with PlacementMade."""
 
     task: Task
-    attempt: int
+    fence: Fence
     avoided: frozenset[NodeId]
 
 
@@ -201,7 +202,7 @@ class StopAttempt:
 
     executor: NodeId
     task_id: TaskId
-    attempt: int
+    fence: Fence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,7 +210,7 @@ class StoreImage:
     """Write the image file; answer with ImageStored or ImageStoreFailed."""
 
     task_id: TaskId
-    attempt: int
+    fence: Fence
     image: Image
 
 
@@ -242,7 +243,7 @@ class AttemptEnded:
     executor: NodeId
     dispatch: int
     task_id: TaskId
-    attempt: int
+    fence: Fence
     reason: str
 
 
@@ -250,11 +251,11 @@ class AttemptEnded:
 class TaskEnded:
     """The task is final: service delay, experience and metrics.
 
-    `attempts` are those whose placements led here: those that were moved on, and the last.
+    `fences` are of those placements that led here: those that were moved on, and the last.
     """
 
     record: TaskRecord
-    attempts: tuple[int, ...]
+    fences: tuple[Fence, ...]
 
 
 Instruction = (

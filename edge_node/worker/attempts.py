@@ -1,6 +1,6 @@
 """The drawings that a worker holds: what each has done and which of them exist.
 
-Owns their stages (waiting, begun, finishing), fencing by attempt number and the account of work
+Owns their stages (waiting, begun, finishing), fencing and the account of work
 left. It decides nothing, draws nothing and knows no threads: the engine guards it with its lock.
 """
 
@@ -13,11 +13,13 @@ from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
 from edge_node.domain import (
+    NO_FENCE,
     AttemptFailed,
     AttemptFinished,
     AttemptQueued,
     AttemptStarted,
     Drawing,
+    Fence,
     StepFinished,
     TaskId,
     WorkModel,
@@ -25,7 +27,7 @@ from edge_node.domain import (
 from edge_node.worker import calibration
 from edge_node.worker.queue_order import Entry
 
-# Tasks whose highest attempt is remembered; far more than can be in flight at once.
+# Tasks whose highest fence is remembered; far more than can be in flight at once.
 FENCED_TASKS_MAX = 10_000
 
 Report = AttemptQueued | AttemptStarted | StepFinished | AttemptFinished | AttemptFailed
@@ -48,7 +50,7 @@ class Attempt(Generic[Row]):
         self,
         *,
         task_id: TaskId,
-        attempt: int,
+        fence: Fence,
         arrival: int,
         drawing: Drawing,
         init_image: bytes,
@@ -60,7 +62,7 @@ class Attempt(Generic[Row]):
         on_report: Callable[[Report], None],
     ) -> None:
         self.task_id = task_id
-        self.attempt = attempt
+        self.fence = fence
         self.arrival = arrival
         self.drawing = drawing
         self.init_image = init_image
@@ -129,7 +131,7 @@ class AttemptBook(Generic[Row]):
         self.waiting: dict[int, Attempt[Row]] = {}
         self.begun: dict[int, Attempt[Row]] = {}
         self.finishing: dict[int, Attempt[Row]] = {}
-        self._attempts_seen: OrderedDict[TaskId, int] = OrderedDict()
+        self._fences_seen: OrderedDict[TaskId, Fence] = OrderedDict()
 
     def held(self) -> Iterator[Attempt[Row]]:
         """All of every stage."""
@@ -143,16 +145,16 @@ class AttemptBook(Generic[Row]):
         """Work units of all that is still wanted."""
         return sum(attempt.work_left for attempt in self.held() if not attempt.over)
 
-    def is_stale(self, task_id: TaskId, attempt: int) -> bool:
+    def is_stale(self, task_id: TaskId, fence: Fence) -> bool:
         """Whether a later attempt of the task was seen."""
-        return attempt < self._attempts_seen.get(task_id, 0)
+        return fence < self._fences_seen.get(task_id, NO_FENCE)
 
     def add(self, attempt: Attempt[Row]) -> None:
         """Takes in a drawing, and fences what comes from earlier attempts of its task."""
-        self._attempts_seen[attempt.task_id] = attempt.attempt
-        self._attempts_seen.move_to_end(attempt.task_id)
-        if len(self._attempts_seen) > FENCED_TASKS_MAX:
-            self._attempts_seen.popitem(last=False)
+        self._fences_seen[attempt.task_id] = attempt.fence
+        self._fences_seen.move_to_end(attempt.task_id)
+        if len(self._fences_seen) > FENCED_TASKS_MAX:
+            self._fences_seen.popitem(last=False)
         self.waiting[attempt.arrival] = attempt
 
     def attempts_of(self, task_id: TaskId) -> list[Attempt[Row]]:

@@ -75,7 +75,7 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
         try:
             arrival = self._engine.submit(
                 task_id=TaskId(request.task_id),
-                attempt=request.attempt,
+                fence=codec.fence_from_proto(request),
                 drawing=codec.drawing_from_proto(request.drawing),
                 init_image=request.init_image,
                 priority=request.priority,

@@ -28,6 +28,7 @@ from edge_node.domain import (
     AttemptQueued,
     AttemptStarted,
     Drawing,
+    Fence,
     StepFinished,
     TaskId,
     WorkerDescription,
@@ -161,7 +162,7 @@ class StepEngine(Generic[Row]):
         self,
         *,
         task_id: TaskId,
-        attempt: int,
+        fence: Fence,
         drawing: Drawing,
         init_image: bytes = b"",
         priority: int,
@@ -172,7 +173,7 @@ class StepEngine(Generic[Row]):
 
         Args:
             task_id: of the task, whose earlier attempts here end.
-            attempt: number of this placement of the task.
+            fence: of this placement of the task.
             drawing: what to draw.
             init_image: PNG to start from, or empty.
             priority: larger is served first.
@@ -187,8 +188,8 @@ class StepEngine(Generic[Row]):
         """
         with self._changed:
             refuse_unless_drawable(drawing, self._description)
-            if self._book.is_stale(task_id, attempt):
-                raise StaleAttempt(f"a later attempt than {attempt} of task {task_id} was seen")
+            if self._book.is_stale(task_id, fence):
+                raise StaleAttempt(f"a later attempt than {fence} of task {task_id} was seen")
             for earlier in self._book.attempts_of(task_id):
                 self._book.end(earlier)
                 self._reporter.send(earlier, reporting.PLACED_AGAIN)
@@ -198,7 +199,7 @@ class StepEngine(Generic[Row]):
             arrival, now_s = self._arrivals, self._clock.now_s()
             submitted: Attempt[Row] = Attempt(
                 task_id=task_id,
-                attempt=attempt,
+                fence=fence,
                 arrival=arrival,
                 drawing=drawing,
                 init_image=init_image,

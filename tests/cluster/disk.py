@@ -198,16 +198,15 @@ class SimulatedLedger:
     async def read_job(self, job_id: JobId) -> tuple[TaskId, ...] | None:
         return self._disk.jobs.get(job_id)
 
-    def recover(self, *, attempts_max: int) -> list[TaskRecord]:
-        """What this life owes, its floors raised; as TaskLedger.recover."""
+    def recover(self, *, term: int) -> list[TaskRecord]:
+        """What this life owes, in its term; as TaskLedger.recover."""
         owed = []
         keyed = {task_id for _, known in self._disk.keys.values() for task_id in known.task_ids}
         for task_id, record in self._disk.records.items():
             if record.status.is_final:
                 continue
             if record.task.durability is Durability.DISK or task_id in keyed:
-                floor = record.task.attempt_floor + attempts_max
-                record = TaskRecord(task=replace(record.task, attempt_floor=floor))
+                record = TaskRecord(task=replace(record.task, term=term))
                 owed.append(record)
             else:
                 error = TaskError(code="client_gone", message="The node restarted.")

@@ -19,7 +19,9 @@ from edge_node.dispatch.own_node import Identity
 from edge_node.dispatch.own_tasks import OwnTasksSettings
 from edge_node.dispatch.timekeeper import TimekeeperSettings
 from edge_node.domain import (
+    NO_FENCE,
     AttemptReport,
+    Fence,
     JobId,
     NodeId,
     NodeState,
@@ -139,9 +141,9 @@ class Connection:
     ) -> AsyncGenerator[AttemptReport, None]:
         return self._stream(lambda p: p.service.offload(offload, init_image=init_image), wild=True)
 
-    async def cancel_offload(self, task_id: TaskId, attempt: int) -> None:
+    async def cancel_offload(self, task_id: TaskId, fence: Fence) -> None:
         async def cancel(process: NodeProcess) -> None:
-            process.service.cancel_offload(task_id, attempt)
+            process.service.cancel_offload(task_id, fence)
 
         await self._once(cancel)
 
@@ -210,8 +212,8 @@ class NodeProcess:
         self.gone = False
         # Why attempts of this origin ended.
         self.reasons: Counter[str] = Counter()
-        # The highest attempt of each task that was ever offered here.
-        self.highest: dict[TaskId, int] = {}
+        # The highest fence of each task that was ever offered here.
+        self.highest: dict[TaskId, Fence] = {}
         began_s, skew_s = 1000.0 * float(rng.integers(1, 9)), float(rng.uniform(-0.2, 0.2))
         self.clock = Skewed(time, began_s=began_s, skew_s=skew_s)
         place.disk.incarnation += 1
@@ -221,7 +223,7 @@ class NodeProcess:
         self.worker = SimulatedWorker(
             place.node_id, step_s=place.step_s, on_change=lambda: self._worker_changed()
         )
-        self.lifecycle = Lifecycle(LIMITS, incarnation=self.incarnation)
+        self.lifecycle = Lifecycle(LIMITS, term=self.incarnation)
         self.hosting = Hosting(HostingLimits(hosted_max=8))
         self.view = ClusterView(
             own_id=place.node_id,
@@ -256,6 +258,7 @@ class NodeProcess:
             Identity(
                 node_id=self.place.node_id,
                 incarnation=self.incarnation,
+                term=self.incarnation,
                 rest_url=f"http://{self.address}",
                 grpc_address=self.address,
             ),
@@ -308,8 +311,8 @@ class NodeProcess:
 
     def offered(self, offload: Offload) -> None:
         """An attempt came in, to be taken or refused."""
-        highest = self.highest.get(offload.task_id, 0)
-        self.highest[offload.task_id] = max(highest, offload.attempt)
+        highest = self.highest.get(offload.task_id, NO_FENCE)
+        self.highest[offload.task_id] = max(highest, offload.fence)
 
     def bug(self, error: Exception) -> None:
         """What is none of our errors came out of a call."""
@@ -322,7 +325,7 @@ class NodeProcess:
 
         async def run() -> None:
             self._writing = asyncio.create_task(self.ledger.write_behind())
-            recovered = self.ledger.recover(attempts_max=LIMITS.attempt_numbers_max)
+            recovered = self.ledger.recover(term=self.incarnation)
             self.worker.start()
             await self.links.start()
             self.dispatcher.start(self.links, [record.task for record in recovered])

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from edge_node.domain import NodeId, NodeState, TaskStatus
+from edge_node.domain import NO_FENCE, NodeId, NodeState, TaskStatus
 from edge_node.tasks import hosting as hosted
 from edge_node.tasks import lifecycle_protocol as life
 from edge_node.tasks import membership as member
@@ -252,11 +252,11 @@ class SimulatedCluster:
         return self.time.now_s > FAULTS_END_S + 5 and self._settled()
 
     def _check_node(self, node: NodeProcess) -> None:
-        for task_id, attempt in node.worker.drawing:
-            if attempt < node.highest.get(task_id, 0):
-                raise InvariantBroken(f"{node.name} draws the stale attempt {task_id}/{attempt}")
-            if not node.hosting.is_hosted(task_id, attempt):
-                raise InvariantBroken(f"{node.name} draws {task_id}/{attempt} for nobody")
+        for task_id, fence in node.worker.drawing:
+            if fence < node.highest.get(task_id, NO_FENCE):
+                raise InvariantBroken(f"{node.name} draws the stale attempt {task_id}/{fence}")
+            if not node.hosting.is_hosted(task_id, fence):
+                raise InvariantBroken(f"{node.name} draws {task_id}/{fence} for nobody")
         if self.quiet:
             self._check_quiet(node)
 
@@ -270,12 +270,12 @@ class SimulatedCluster:
             seen = views.get(NodeId(other.name))
             if seen is not None or other is node:
                 self._check_fresh(node, seen, other)
-        for task_id, attempt in node.worker.drawing:
+        for task_id, fence in node.worker.drawing:
             (origin,) = [one for one in self.nodes if one.name == origin_of(task_id)]
             record = origin.lifecycle.record(task_id)
             wanted = record is not None and not record.status.is_final
-            wanted = wanted and record is not None and record.attempt == attempt
-            self._check_soon(f"{node.name} draws {task_id}/{attempt}, unwanted", wanted)
+            wanted = wanted and record is not None and record.fence == fence
+            self._check_soon(f"{node.name} draws {task_id}/{fence}, unwanted", wanted)
 
     def _check_fresh(self, node: NodeProcess, seen: NodeState | None, other: NodeProcess) -> None:
         now = other.dispatcher.own_node.state()

@@ -95,7 +95,7 @@ def init_image_left_behind(_: life.Event, told: list[life.Instruction]) -> list[
                 one.offload, drawing=replace(one.offload.drawing, init_image_sha256="lost")
             ),
         )
-        if isinstance(one, life.StartAttempt) and one.offload.attempt > 1
+        if isinstance(one, life.StartAttempt) and one.offload.fence.attempt > 1
         else one
         for one in told
     ]

@@ -11,6 +11,7 @@ from edge_node.domain import (
     AttemptReport,
     AttemptStarted,
     Drawing,
+    Fence,
     Image,
     ModelFingerprint,
     StepFinished,
@@ -39,7 +40,7 @@ class SimulatedWorker:
     def __init__(self, name: str, *, step_s: float, on_change: Callable[[], None]) -> None:
         self.name = name
         self.step_s = step_s
-        self.drawing: dict[tuple[TaskId, int], Drawing] = {}
+        self.drawing: dict[tuple[TaskId, Fence], Drawing] = {}
         self.steps_drawn = 0
         self.buggy_draws = 0
         self._on_change = on_change
@@ -96,7 +97,7 @@ class SimulatedWorker:
         self,
         *,
         task_id: TaskId,
-        attempt: int,
+        fence: Fence,
         drawing: Drawing,
         priority: int,
         init_image: bytes,
@@ -108,8 +109,8 @@ class SimulatedWorker:
             self.buggy_draws -= 1
             raise PlantedBug("planted")
         assert bool(drawing.init_image_sha256) == bool(init_image), "drawn without its init image"
-        assert (task_id, attempt) not in self.drawing, f"{task_id}/{attempt} is drawn twice"
-        self.drawing[task_id, attempt] = drawing
+        assert (task_id, fence) not in self.drawing, f"{task_id}/{fence} is drawn twice"
+        self.drawing[task_id, fence] = drawing
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queue.append(turn)
         try:
@@ -121,11 +122,11 @@ class SimulatedWorker:
                 await self._step()
                 yield StepFinished(step=step, steps=drawing.denoising_steps)
             await self._step()
-            content = f"{task_id}/{attempt}/{self.name}/{drawing.seed}".encode()
+            content = f"{task_id}/{fence}/{self.name}/{drawing.seed}".encode()
             image = Image(content=content, format="png", width_px=64, height_px=64)
             yield AttemptFinished(image=image, queue_s=0.0, compute_s=1.0)
         finally:
-            del self.drawing[task_id, attempt]
+            del self.drawing[task_id, fence]
             self._queue.remove(turn)
             self._next()
 

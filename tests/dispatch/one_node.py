@@ -19,6 +19,7 @@ from edge_node.domain import (
     AttemptFinished,
     AttemptReport,
     Drawing,
+    Fence,
     Image,
     NodeId,
     NodeState,
@@ -56,7 +57,7 @@ DRAWING = Drawing(
 )
 OFFLOAD = Offload(
     task_id=TaskId("peer-1"),
-    attempt=1,
+    fence=Fence(1, 1),
     origin=PEER,
     incarnation=1,
     dispatch=1,
@@ -164,9 +165,9 @@ class Node:
         )
         self.policy = create(policy, rng=np.random.default_rng(1))
         self.dispatcher = Dispatcher(
-            Identity(node_id=OWN, incarnation=1, rest_url="", grpc_address=""),
+            Identity(node_id=OWN, incarnation=1, term=1, rest_url="", grpc_address=""),
             self.settings,
-            lifecycle=Lifecycle(LifecycleLimits(), incarnation=1),
+            lifecycle=Lifecycle(LifecycleLimits(), term=1),
             hosting=Hosting(HostingLimits()),
             view=ClusterView(own_id=OWN, incarnation=1),
             policy=self.policy,

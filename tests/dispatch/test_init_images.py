@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from edge_node.dispatch.own_tasks import OwnTasksSettings
-from edge_node.domain import AttemptFailed, AttemptReport, Offload, Task, TaskId
+from edge_node.domain import AttemptFailed, AttemptReport, Fence, Offload, Task, TaskId
 from edge_node.errors import AdmissionRefused, InitImagesFull
 from edge_node.tasks.admission import AdmissionLimits
 from tests.dispatch.one_node import DONE, DRAWING, OFFLOAD, OWN, PEER, PNG, SHA256, Node, run
@@ -159,7 +159,7 @@ def test_an_executor_keeps_what_it_is_sent_and_draws_from_it(tmp_path: Path) -> 
         assert node.own_device.asked[0]["init_image"] == PNG
         assert node.own_device.asked[0]["deadline_s"] == 60.0
         # Kept by its content: a second attempt may come without it.
-        again = replace(OFFLOAD, attempt=2)
+        again = replace(OFFLOAD, fence=Fence(1, 2))
         assert await hosted(node, again, b"") == DONE
         assert node.own_device.asked[1]["init_image"] == PNG
 

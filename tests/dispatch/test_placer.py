@@ -26,14 +26,14 @@ def test_decisions_and_outcomes_are_for_the_pool_and_latents_for_the_store(tmp_p
         while len(node.pool.outcomes) < 2:
             await asyncio.sleep(0.01)
         cold, warm = node.pool.decisions
-        assert (cold.decision_id, cold.steps, cold.index_in_slot) == (f"{first}/1", 2, 0)
+        assert (cold.decision_id, cold.steps, cold.index_in_slot) == (f"{first}/1.1", 2, 0)
         assert cold.observation.latent_B is None
         assert warm.slot > cold.slot
         kept = np.frombuffer(node.snapshots[0].latents[0], np.float32)
         assert warm.observation.latent_B is not None
         assert warm.observation.latent_B.tolist() == kept.tolist()
         assert kept.tolist() == pytest.approx(cold.decision.latent_B)
-        assert [o.decision_id for o in node.pool.outcomes] == [f"{first}/1", f"{second}/1"]
+        assert [o.decision_id for o in node.pool.outcomes] == [f"{first}/1.1", f"{second}/1.1"]
         assert all(outcome.completed for outcome in node.pool.outcomes)
         assert warm.observation.traffic is not None
         assert warm.observation.traffic.mean_work == pytest.approx(warm.observation.work)

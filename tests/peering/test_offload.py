@@ -15,6 +15,7 @@ from edge_node.domain import (
     AttemptReport,
     AttemptStarted,
     Drawing,
+    Fence,
     NodeId,
     Offload,
     TaskId,
@@ -26,7 +27,7 @@ from edge_node.peering.service import PeerService
 
 OFFLOAD = Offload(
     task_id=TaskId("a-1"),
-    attempt=2,
+    fence=Fence(1, 2),
     origin=NodeId("a"),
     incarnation=3,
     dispatch=4,
@@ -131,4 +132,4 @@ def test_an_executor_does_not_draw_on_for_an_origin_that_hung_up(how: str) -> No
                 following.exception()
 
     asyncio.run(story())
-    assert executor.given_back == [(OFFLOAD.task_id, OFFLOAD.attempt)]
+    assert executor.given_back == [(OFFLOAD.task_id, OFFLOAD.fence)]

@@ -15,6 +15,7 @@ from edge_node.domain import (
     AttemptHeartbeat,
     AttemptReport,
     Drawing,
+    Fence,
     NodeId,
     NodeState,
     Offload,
@@ -25,7 +26,7 @@ from edge_node.peering.service import PeerService
 
 OFFLOAD = Offload(
     task_id=TaskId("a-1"),
-    attempt=2,
+    fence=Fence(1, 2),
     origin=NodeId("a"),
     incarnation=3,
     dispatch=4,
@@ -43,7 +44,7 @@ class Rest:
     """The dispatcher and the links, as far as they are asked."""
 
     reports: asyncio.Queue[AttemptReport] = field(default_factory=asyncio.Queue)
-    unhosted: list[tuple[TaskId, int, object]] = field(default_factory=list)
+    unhosted: list[tuple[TaskId, Fence, object]] = field(default_factory=list)
     greeted: list[tuple[NodeState, str | None]] = field(default_factory=list)
     streams: int = 0
     refusal: Exception | None = None
@@ -58,8 +59,8 @@ class Rest:
             raise self.refusal
         return self.reports
 
-    def unhost(self, task_id: TaskId, attempt: int, reports: object) -> None:
-        self.unhosted.append((task_id, attempt, reports))
+    def unhost(self, task_id: TaskId, fence: Fence, reports: object) -> None:
+        self.unhosted.append((task_id, fence, reports))
 
     def hello(self, state: NodeState, *, host: str | None) -> None:
         self.greeted.append((state, host))
@@ -94,7 +95,7 @@ def test_an_attempt_is_followed_to_its_end_and_given_back() -> None:
             rest.reports.put_nowait(report)
         told = [r async for r in service(rest).offload(OFFLOAD, init_image=b"png")]
         assert told == [AttemptHeartbeat(queue_position=1), END]
-        assert rest.unhosted == [(TaskId("a-1"), 2, rest.reports)]
+        assert rest.unhosted == [(TaskId("a-1"), Fence(1, 2), rest.reports)]
 
     run(story)
 
@@ -119,7 +120,7 @@ def test_an_origin_that_hangs_up_gives_its_attempt_back(how: str) -> None:
             assert rest.unhosted == []
             following.cancel()
         await asyncio.gather(following, return_exceptions=True)
-        assert rest.unhosted == [(TaskId("a-1"), 2, rest.reports)]
+        assert rest.unhosted == [(TaskId("a-1"), Fence(1, 2), rest.reports)]
 
     run(story)
 

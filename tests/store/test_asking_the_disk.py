@@ -61,7 +61,7 @@ async def end(ledger: TaskLedger) -> None:
 
 
 async def recover(ledger: TaskLedger) -> None:
-    await ledger.recover(attempts_max=1)
+    await ledger.recover(term=2)
 
 
 PROMISES = (incarnate, accept, end, recover)
@@ -174,7 +174,7 @@ def test_who_asks_again_at_once_is_not_answered_with_what_is_taken_back(
             assert await ledger.read(task_id(1)) is not None
         store.held_may_pass.set()
         assert await asking == Appended(task_ids=(task_id(2),), job_id=None)
-        assert [record.task.id for record in await ledger.recover(attempts_max=1)] == [task_id(2)]
+        assert [record.task.id for record in await ledger.recover(term=2)] == [task_id(2)]
 
     run(valkey, story)
 

@@ -83,7 +83,7 @@ def test_an_accepted_task_outlives_a_power_cut(store: Store) -> None:
         await ledger.append_accepted([task(1)], job_id=None, idempotency=None)
 
     async def recover(ledger: TaskLedger) -> None:
-        recovered.extend(await ledger.recover(attempts_max=1))
+        recovered.extend(await ledger.recover(term=2))
 
     store.run(accept)
     store.come_back()

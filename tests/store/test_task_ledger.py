@@ -87,7 +87,7 @@ def test_an_accepted_task_survives_a_kill_right_after(valkey: ValkeyProcess) -> 
 
     async def look(ledger: TaskLedger) -> None:
         assert await ledger.read_job(JobId("orin-a-job")) == (task_id(3), task_id(1), task_id(2))
-        assert [record.task.id for record in await ledger.recover(attempts_max=4)] == [
+        assert [record.task.id for record in await ledger.recover(term=2)] == [
             task_id(1),
             task_id(2),
             task_id(3),
@@ -101,17 +101,18 @@ def test_an_accepted_task_survives_a_kill_right_after(valkey: ValkeyProcess) -> 
     run(valkey, look)
 
 
-def test_recovery_raises_the_floor_on_disk_each_time(valkey: ValkeyProcess) -> None:
+def test_recovery_is_in_a_new_term_on_disk_each_time(valkey: ValkeyProcess) -> None:
     async def accept(ledger: TaskLedger) -> None:
         await ledger.append_accepted([task(1)], job_id=None, idempotency=None)
         ledger.note(placed(task(1), attempt=2))
         await ledger.flush()
 
-    floors: list[int] = []
+    terms: list[int] = []
 
     async def recover(ledger: TaskLedger) -> None:
-        (record,) = await ledger.recover(attempts_max=4)
-        floors.append(record.task.attempt_floor)
+        (record,) = await ledger.recover(term=await ledger.next_term())
+        terms.append(record.task.term)
+        assert (await ledger.read(record.task.id)) == record, "on disk"
         assert (record.status, record.executor) == (TaskStatus.QUEUED, None)
         assert record.attempt == 2
         valkey.kill()
@@ -120,14 +121,14 @@ def test_recovery_raises_the_floor_on_disk_each_time(valkey: ValkeyProcess) -> N
     for _ in range(3):
         run(valkey, recover)
         valkey.start()
-    assert floors == [4, 8, 12]
+    assert terms == [1, 2, 3]
 
 
 def test_recovery_takes_the_oldest_first_however_many_there_are(valkey: ValkeyProcess) -> None:
     async def story(ledger: TaskLedger) -> None:
         tasks = [replace(task(n), created_unix_s=1000.0 + (7 * n) % 5) for n in range(5)]
         await ledger.append_accepted(tasks, job_id=None, idempotency=None)
-        recovered = await ledger.recover(attempts_max=1)
+        recovered = await ledger.recover(term=2)
         created = [record.task.created_unix_s for record in recovered]
         assert created == [1000.0, 1001.0, 1002.0, 1003.0, 1004.0]
 
@@ -145,7 +146,7 @@ def test_recovery_ends_what_only_a_connection_had_asked_for(valkey: ValkeyProces
         await ledger.flush()
 
     async def recover(ledger: TaskLedger) -> None:
-        assert [record.task.id for record in await ledger.recover(attempts_max=3)] == [task_id(2)]
+        assert [record.task.id for record in await ledger.recover(term=2)] == [task_id(2)]
         gone = await ledger.read(task_id(1))
         assert gone is not None
         assert gone.error is not None
@@ -164,7 +165,7 @@ def test_an_unreadable_record_is_skipped_and_logged(
         await ledger.append_accepted([task(1), task(2)], job_id=None, idempotency=None)
 
     async def recover(ledger: TaskLedger) -> None:
-        assert [record.task.id for record in await ledger.recover(attempts_max=1)] == [task_id(2)]
+        assert [record.task.id for record in await ledger.recover(term=2)] == [task_id(2)]
         assert await ledger.read(task_id(1)) is None
 
     run(valkey, accept)
@@ -185,7 +186,7 @@ def test_one_key_of_many_at_once_is_accepted_once(valkey: ValkeyProcess) -> None
         )
         assert sum(isinstance(answer, Appended) for answer in answers) == 1
         assert len({answer.task_ids for answer in answers}) == 1
-        assert len(await ledger.recover(attempts_max=1)) == 1
+        assert len(await ledger.recover(term=2)) == 1
         with redis.Redis(unix_socket_path=str(valkey.socket_path)) as client:
             (key,) = client.keys("dedgeai:ledger:key:*")
             assert 490 < client.ttl(key) <= 500
@@ -206,7 +207,7 @@ def test_away_is_said_at_once_and_held_ends_are_written_later(valkey: ValkeyProc
             ledger.append_accepted([task(3)], job_id=None, idempotency=None),
             ledger.append_final(finished(task(1))),
             ledger.flush(),
-            ledger.recover(attempts_max=1),
+            ledger.recover(term=2),
         ):
             with pytest.raises(StoreUnavailable) as refusal:
                 await call
@@ -217,7 +218,7 @@ def test_away_is_said_at_once_and_held_ends_are_written_later(valkey: ValkeyProc
         await asyncio.to_thread(valkey.start)
         await until(lambda: ledger.available)
         await ledger.flush()
-        assert await ledger.recover(attempts_max=1) == []
+        assert await ledger.recover(term=2) == []
         assert await ledger.read(task_id(1)) == finished(task(1))
 
     run(valkey, story)
@@ -234,7 +235,7 @@ def test_what_was_refused_in_doubt_is_taken_back(valkey: ValkeyProcess) -> None:
         again = await ledger.append_accepted([task(2)], job_id=None, idempotency=KEY)
         assert again == Appended(task_ids=(task_id(2),), job_id=None)
         assert await ledger.read(task_id(1)) is None
-        assert [record.task.id for record in await ledger.recover(attempts_max=1)] == [task_id(2)]
+        assert [record.task.id for record in await ledger.recover(term=2)] == [task_id(2)]
 
     run(valkey, story)
 
@@ -252,7 +253,7 @@ def test_a_cancelled_accept_leaves_nothing_and_confuses_nobody(valkey: ValkeyPro
                 ledger.note(finished(task(number)))
         await ledger.flush()
         assert ledger.available
-        assert await ledger.recover(attempts_max=1) == []
+        assert await ledger.recover(term=2) == []
 
     run(valkey, story)
 
@@ -264,7 +265,7 @@ def test_a_late_placement_does_not_revive_a_finished_task(valkey: ValkeyProcess)
         ledger.note(placed(task(1)))
         await ledger.flush()
         assert await ledger.read(task_id(1)) == finished(task(1))
-        assert await ledger.recover(attempts_max=1) == []
+        assert await ledger.recover(term=2) == []
 
     run(valkey, story)
 

@@ -12,7 +12,7 @@ import grpc.aio
 import pytest
 from dedgeai.v1 import worker_pb2, worker_pb2_grpc
 
-from edge_node.domain import AttemptReport, AttemptStarted, Drawing, TaskId
+from edge_node.domain import AttemptReport, AttemptStarted, Drawing, Fence, TaskId
 from edge_node.peering import codec
 from edge_node.supervision.worker_client import WorkerClient
 
@@ -50,7 +50,7 @@ def said(run_dir: pathlib.Path, **changes: Any) -> worker_pb2.DrawRequest:
         server.add_insecure_port(f"unix:{run_dir / 'w.sock'}")
         await server.start()
         client = WorkerClient(run_dir / "w.sock")
-        drawing = client.draw(task_id=TaskId("a-1"), attempt=2, drawing=DRAWING, **changes)
+        drawing = client.draw(task_id=TaskId("a-1"), fence=Fence(1, 2), drawing=DRAWING, **changes)
         try:
             return [report async for report in drawing]
         finally:

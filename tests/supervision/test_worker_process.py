@@ -28,6 +28,7 @@ from edge_node.domain import (
     AttemptReport,
     AttemptStarted,
     Drawing,
+    Fence,
     StepFinished,
     TaskId,
     WorkerLoad,
@@ -103,7 +104,7 @@ def load_of(worker: WorkerProcess) -> WorkerLoad:
 
 
 async def drawn(worker: WorkerProcess | WorkerClient, **changes: Any) -> list[Any]:
-    request = {"task_id": TaskId("a-1"), "attempt": 1, "drawing": drawing(), "priority": 0}
+    request = {"task_id": TaskId("a-1"), "fence": Fence(1, 1), "drawing": drawing(), "priority": 0}
     return [report async for report in worker.draw(**{**request, **changes})]
 
 
@@ -121,13 +122,13 @@ def test_a_drawing_from_queue_to_image(run_dir: pathlib.Path) -> None:
             assert worker.description.capacity > 0
             reports = await drawn(worker, drawing=drawing(previews=1))
             with pytest.raises(InvalidRequest, match="multiple of 16 from 256 to 1024"):
-                await drawn(worker, drawing=drawing(width_px=100), attempt=2)
+                await drawn(worker, drawing=drawing(width_px=100), fence=Fence(1, 2))
             with pytest.raises(InvalidRequest, match="steps is 1000"):
-                await drawn(worker, drawing=drawing(steps=1000), attempt=2)
+                await drawn(worker, drawing=drawing(steps=1000), fence=Fence(1, 2))
             with pytest.raises(ModelNotFound, match="not sdxl"):
-                await drawn(worker, drawing=drawing(model="sdxl"), attempt=2)
+                await drawn(worker, drawing=drawing(model="sdxl"), fence=Fence(1, 2))
             with pytest.raises(StaleAttempt):
-                await drawn(worker, attempt=0)
+                await drawn(worker, fence=Fence(1, 0))
             return reports
 
     queued, started, *steps, finished = asyncio.run(scenario())
@@ -144,7 +145,7 @@ def test_a_drawing_from_queue_to_image(run_dir: pathlib.Path) -> None:
 def test_cancelling_frees_the_row_for_the_next(run_dir: pathlib.Path) -> None:
     async def scenario() -> None:
         async with kept(settings(run_dir, *FAST)) as worker:
-            long = worker.draw(task_id=TaskId("a-1"), attempt=1, drawing=LONG)
+            long = worker.draw(task_id=TaskId("a-1"), fence=Fence(1, 1), drawing=LONG)
             await first_step(long)
             assert worker.load is not None
             await until(lambda: load_of(worker).running == 1 and load_of(worker).backlog > 40)
@@ -160,7 +161,7 @@ def test_cancelling_frees_the_row_for_the_next(run_dir: pathlib.Path) -> None:
 def test_the_queue_is_bounded_ordered_and_fenced(run_dir: pathlib.Path) -> None:
     async def scenario() -> None:
         async with kept(settings(run_dir, *FAST, "--queue-max", "2")) as worker:
-            running = worker.draw(task_id=TaskId("a-0"), attempt=3, drawing=LONG)
+            running = worker.draw(task_id=TaskId("a-0"), fence=Fence(1, 3), drawing=LONG)
             await first_step(running)
             finished: list[str] = []
 
@@ -175,11 +176,11 @@ def test_the_queue_is_bounded_ordered_and_fenced(run_dir: pathlib.Path) -> None:
             with pytest.raises(AdmissionRefused, match="queue of 2 is full"):
                 await drawn(worker, task_id=TaskId("a-3"))
             with pytest.raises(StaleAttempt):
-                await drawn(worker, task_id=TaskId("a-0"), attempt=2)
+                await drawn(worker, task_id=TaskId("a-0"), fence=Fence(1, 2))
             # A new attempt of a task that is under way takes its place.
             low.cancel()
             await until(lambda: worker.load is not None and worker.load.queued == 1)
-            again = asyncio.create_task(drawn(worker, task_id=TaskId("a-0"), attempt=4))
+            again = asyncio.create_task(drawn(worker, task_id=TaskId("a-0"), fence=Fence(1, 4)))
             superseded = [report async for report in running][-1]
             assert isinstance(superseded, AttemptFailed)
             assert (superseded.code, superseded.retryable) == ("stale_attempt", False)
@@ -193,7 +194,7 @@ def test_the_queue_is_bounded_ordered_and_fenced(run_dir: pathlib.Path) -> None:
 def test_a_killed_worker_breaks_the_stream_and_comes_back(run_dir: pathlib.Path) -> None:
     async def scenario() -> None:
         async with kept(settings(run_dir, *FAST)) as worker:
-            reports = worker.draw(task_id=TaskId("a-1"), attempt=1, drawing=LONG)
+            reports = worker.draw(task_id=TaskId("a-1"), fence=Fence(1, 1), drawing=LONG)
             await first_step(reports)
             assert worker.pid is not None
             killed = worker.pid
@@ -216,7 +217,7 @@ def test_a_killed_worker_breaks_the_stream_and_comes_back(run_dir: pathlib.Path)
 def test_a_stopped_worker_is_found_killed_and_replaced(run_dir: pathlib.Path) -> None:
     async def scenario() -> None:
         async with kept(settings(run_dir, *FAST, hang_s=1.5)) as worker:
-            reports = worker.draw(task_id=TaskId("a-1"), attempt=1, drawing=LONG)
+            reports = worker.draw(task_id=TaskId("a-1"), fence=Fence(1, 1), drawing=LONG)
             await first_step(reports)
             assert worker.pid is not None
             os.kill(worker.pid, signal.SIGSTOP)

@@ -12,6 +12,7 @@ from edge_node.domain import (
     AttemptReport,
     AttemptStarted,
     Drawing,
+    Fence,
     NodeId,
     Offload,
     StepFinished,
@@ -32,6 +33,10 @@ from edge_node.tasks.hosting import (
 STEPS = 4
 
 
+def nth(attempt: int) -> Fence:
+    return Fence(1, attempt)
+
+
 def offload(
     number: int,
     *,
@@ -43,7 +48,7 @@ def offload(
 ) -> Offload:
     return Offload(
         task_id=TaskId(f"task-{number}"),
-        attempt=attempt,
+        fence=nth(attempt),
         origin=NodeId(origin),
         incarnation=incarnation,
         dispatch=attempt if dispatch is None else dispatch,
@@ -65,7 +70,7 @@ def test_the_backlog_is_the_work_that_is_left() -> None:
     for number in range(2):
         hosting.handle(OffloadReceived(offload=offload(number, attempt=1, work=10.0)))
     step = StepFinished(step=2, steps=STEPS)
-    hosting.handle(DrawingReported(task_id=TaskId("task-0"), attempt=1, report=step))
+    hosting.handle(DrawingReported(task_id=TaskId("task-0"), fence=nth(1), report=step))
     # Two of four steps and the decoding, which counts as a fifth.
     assert hosting.backlog == pytest.approx(10.0 * 3 / 5 + 10.0)
     assert (hosting.queued, hosting.running) == (1, 1)
@@ -89,7 +94,7 @@ def test_sums_follow_every_history(seed: int) -> None:
                 if others < 6:
                     left[number] = (attempt, work, -1)
             case "cancel" if known:
-                hosting.handle(OffloadCancelled(task_id=task_id, attempt=known[0]))
+                hosting.handle(OffloadCancelled(task_id=task_id, fence=nth(known[0])))
                 del left[number]
             case "start" | "step" | "end" as what if known:
                 done = max(known[2], 0) if what == "start" else min(max(known[2], 0) + 1, STEPS)
@@ -101,14 +106,14 @@ def test_sums_follow_every_history(seed: int) -> None:
                     del left[number]
                 else:
                     left[number] = (known[0], known[1], done)
-                hosting.handle(DrawingReported(task_id=task_id, attempt=known[0], report=report))
+                hosting.handle(DrawingReported(task_id=task_id, fence=nth(known[0]), report=report))
         expected = sum(work * (1 - max(done, 0) / (STEPS + 1)) for _, work, done in left.values())
         assert hosting.backlog == pytest.approx(expected, abs=1e-9)
         assert hosting.running == sum(done >= 0 for _, _, done in left.values())
         assert hosting.queued == len(left) - hosting.running
         hosting.validate()
     for number, (attempt, *_) in left.items():
-        hosting.handle(OffloadCancelled(task_id=TaskId(f"task-{number}"), attempt=attempt))
+        hosting.handle(OffloadCancelled(task_id=TaskId(f"task-{number}"), fence=nth(attempt)))
     assert hosting.backlog == 0.0
 
 
@@ -163,9 +168,9 @@ def test_heartbeats_tell_the_place_among_those_that_wait() -> None:
         receive(hosting, number, origin=f"node-{number}")
     for number in (1, 3):
         task_id = TaskId(f"task-{number}")
-        hosting.handle(DrawingReported(task_id=task_id, attempt=1, report=AttemptStarted()))
+        hosting.handle(DrawingReported(task_id=task_id, fence=nth(1), report=AttemptStarted()))
     told = [
-        (report.origin, report.task_id, report.attempt, report.report.queue_position)
+        (report.origin, report.task_id, report.fence.attempt, report.report.queue_position)
         for report in hosting.handle(HeartbeatDue())
         if isinstance(report, ReportAttempt) and isinstance(report.report, AttemptHeartbeat)
     ]
@@ -183,35 +188,35 @@ def test_a_later_attempt_takes_the_place_of_the_earlier_and_a_full_queue_keeps_n
     assert first == [
         StartDrawing(
             task_id=TaskId("task-0"),
-            attempt=1,
+            fence=nth(1),
             drawing=offload(0, attempt=1).drawing,
             priority=0,
             deadline_s=None,
         )
     ]
     stop, start = receive(hosting, 0, attempt=3, work=7.0)
-    assert stop == StopDrawing(task_id=TaskId("task-0"), attempt=1)
+    assert stop == StopDrawing(task_id=TaskId("task-0"), fence=nth(1))
     assert isinstance(start, StartDrawing)
-    assert (start.attempt, hosting.backlog) == (3, 7.0)
+    assert (start.fence.attempt, hosting.backlog) == (3, 7.0)
     assert refusal_of(receive(hosting, 0, attempt=2)) == "stale_attempt"
-    assert hosting.is_hosted(TaskId("task-0"), 3)
-    assert not hosting.is_hosted(TaskId("task-0"), 2)
+    assert hosting.is_hosted(TaskId("task-0"), nth(3))
+    assert not hosting.is_hosted(TaskId("task-0"), nth(2))
     # Of a task that was refused no earlier attempt may come in either.
     assert refusal_of(receive(hosting, 1, attempt=2)) == "queue_full"
-    stop = StopDrawing(task_id=TaskId("task-0"), attempt=3)
-    assert hosting.handle(OffloadCancelled(task_id=TaskId("task-0"), attempt=3)) == [stop]
+    stop = StopDrawing(task_id=TaskId("task-0"), fence=nth(3))
+    assert hosting.handle(OffloadCancelled(task_id=TaskId("task-0"), fence=nth(3))) == [stop]
     assert refusal_of(receive(hosting, 1, attempt=1)) == "stale_attempt"
     assert isinstance(receive(hosting, 1, attempt=3)[0], StartDrawing)
 
 
 def test_the_fence_remembers_the_tasks_seen_last() -> None:
-    hosting = Hosting(HostingLimits(attempts_remembered_max=2))
+    hosting = Hosting(HostingLimits(fences_remembered_max=2))
     for number in (0, 1, 0, 2):
-        attempt = 1 + hosting.is_hosted(TaskId(f"task-{number}"), 1)
+        attempt = 1 + hosting.is_hosted(TaskId(f"task-{number}"), nth(1))
         receive(hosting, number, attempt=attempt)
     for number in range(3):
         for attempt in (1, 2):
-            gone = OffloadCancelled(task_id=TaskId(f"task-{number}"), attempt=attempt)
+            gone = OffloadCancelled(task_id=TaskId(f"task-{number}"), fence=nth(attempt))
             hosting.handle(gone)
     assert refusal_of(receive(hosting, 0, attempt=2)) == "stale_attempt"
     assert isinstance(receive(hosting, 1, attempt=1)[0], StartDrawing), "forgotten"
@@ -221,16 +226,18 @@ def test_a_cancel_of_another_attempt_and_a_report_of_another_change_nothing() ->
     hosting = Hosting(HostingLimits())
     receive(hosting, 0, attempt=2, work=3.0)
     changes = hosting.changes
-    assert hosting.handle(OffloadCancelled(task_id=TaskId("task-0"), attempt=1)) == []
+    assert hosting.handle(OffloadCancelled(task_id=TaskId("task-0"), fence=nth(1))) == []
     failed = AttemptFailed(code="internal", message="", retryable=True)
     for attempt, report in ((1, failed), (3, AttemptStarted())):
-        done = DrawingReported(task_id=TaskId("task-0"), attempt=attempt, report=report)
+        done = DrawingReported(task_id=TaskId("task-0"), fence=nth(attempt), report=report)
         assert hosting.handle(done) == []
     assert (hosting.backlog, hosting.running, hosting.changes) == (3.0, 0, changes)
-    assert hosting.hosted() == ((TaskId("task-0"), 2),)
-    told = hosting.handle(DrawingReported(task_id=TaskId("task-0"), attempt=2, report=failed))
+    assert hosting.hosted() == ((TaskId("task-0"), nth(2)),)
+    told = hosting.handle(DrawingReported(task_id=TaskId("task-0"), fence=nth(2), report=failed))
     assert told == [
-        ReportAttempt(origin=NodeId("node-1"), task_id=TaskId("task-0"), attempt=2, report=failed)
+        ReportAttempt(
+            origin=NodeId("node-1"), task_id=TaskId("task-0"), fence=nth(2), report=failed
+        )
     ]
     assert hosting.changes > changes, "peers are told"
     assert hosting.hosted() == ()

@@ -16,6 +16,7 @@ from edge_node.domain import (
     AttemptStarted,
     Drawing,
     Durability,
+    Fence,
     Image,
     NodeId,
     Offload,
@@ -44,6 +45,10 @@ DRAWING = Drawing(
 IMAGE = Image(content=b"png", format="png", width_px=64, height_px=64)
 
 
+def nth(attempt: int) -> Fence:
+    return Fence(1, attempt)
+
+
 def at(now_s: float) -> Moment:
     return Moment(now_s=now_s, unix_s=1000.0 + now_s)
 
@@ -63,7 +68,7 @@ def task(**changes: Any) -> Task:
 def placed(machine: Lifecycle, *, attempt: int = 1, now_s: float = 0.0) -> list[life.Instruction]:
     event = life.PlacementMade(
         task_id=TASK_ID,
-        attempt=attempt,
+        fence=nth(attempt),
         executor=B,
         incarnation=1,
         dispatch=attempt,
@@ -74,12 +79,12 @@ def placed(machine: Lifecycle, *, attempt: int = 1, now_s: float = 0.0) -> list[
 
 
 def report(machine: Lifecycle, what: object, *, attempt: int = 1) -> list[life.Instruction]:
-    event = life.AttemptReported(task_id=TASK_ID, attempt=attempt, executor=B, report=what)  # type: ignore[arg-type]
+    event = life.AttemptReported(task_id=TASK_ID, fence=nth(attempt), executor=B, report=what)  # type: ignore[arg-type]
     return machine.handle(event, at(1.0))
 
 
 def submitted(**changes: Any) -> Lifecycle:
-    machine = Lifecycle(LifecycleLimits(attempts_max=2, lease_s=5.0), incarnation=1)
+    machine = Lifecycle(LifecycleLimits(attempts_max=2, lease_s=5.0), term=1)
     machine.handle(life.TasksSubmitted(tasks=(task(**changes),)), at(0.0))
     if machine.record(TASK_ID) is None:
         machine.handle(life.TasksAppended(task_ids=(TASK_ID,)), at(0.0))
@@ -87,7 +92,7 @@ def submitted(**changes: Any) -> Lifecycle:
 
 
 def test_a_task_is_unknown_until_it_is_on_disk() -> None:
-    machine = Lifecycle(LifecycleLimits(), incarnation=1)
+    machine = Lifecycle(LifecycleLimits(), term=1)
     told = machine.handle(life.TasksSubmitted(tasks=(task(),)), at(0.0))
     assert told == [life.AppendTasks(tasks=(task(),))]
     assert machine.record(TASK_ID) is None
@@ -97,7 +102,7 @@ def test_a_task_is_unknown_until_it_is_on_disk() -> None:
 
 
 def test_a_synchronous_task_does_not_wait_for_the_disk() -> None:
-    machine = Lifecycle(LifecycleLimits(), incarnation=1)
+    machine = Lifecycle(LifecycleLimits(), term=1)
     one = task(durability=Durability.JOURNALLED)
     kinds = [type(i) for i in machine.handle(life.TasksSubmitted(tasks=(one,)), at(0.0))]
     assert kinds == [life.JournalTasks, life.AnswerAccepted, life.PublishEvent, life.PlaceTask]
@@ -111,7 +116,7 @@ def test_the_whole_way_to_an_image() -> None:
     report(machine, StepFinished(step=1, steps=3))  # late: no way back
     told = report(machine, AttemptFinished(image=IMAGE, queue_s=0.5, compute_s=2.0))
     assert [type(i) for i in told] == [life.AttemptEnded, life.StoreImage]
-    told = machine.handle(life.ImageStored(task_id=TASK_ID, attempt=1, image_bytes=3), at(2.0))
+    told = machine.handle(life.ImageStored(task_id=TASK_ID, fence=nth(1), image_bytes=3), at(2.0))
     assert [type(i) for i in told] == [life.RecordFinal]
     events = machine.events(TASK_ID)
     assert events is not None
@@ -151,7 +156,7 @@ def test_a_waiting_task_moves_a_few_times_and_no_failure_is_counted() -> None:
         assert [type(i) for i in told] == [life.StopAttempt, life.AttemptEnded, life.PlaceTask]
         # Away from where it waits, this once.
         assert isinstance(told[2], life.PlaceTask)
-        assert (told[2].attempt, told[2].avoided) == (attempt + 1, {B})
+        assert (told[2].fence.attempt, told[2].avoided) == (attempt + 1, {B})
     placed(machine, attempt=4)
     assert machine.waiting() == []
     assert machine.handle(life.MoveRequested(task_id=TASK_ID), at(1.0)) == []
@@ -165,7 +170,7 @@ def test_a_waiting_task_moves_a_few_times_and_no_failure_is_counted() -> None:
     told = machine.handle(life.FinalRecorded(task_id=TASK_ID), at(2.0))
     ended = told[-1]
     assert isinstance(ended, life.TaskEnded)
-    assert ended.attempts == (1, 2, 3, 5)
+    assert [fence.attempt for fence in ended.fences] == [1, 2, 3, 5]
 
 
 def test_what_has_begun_stays_where_it_is() -> None:
@@ -183,7 +188,7 @@ def test_attempts_are_bounded_and_the_failure_is_honest() -> None:
     told = report(machine, failure)
     again = told[-1]
     assert isinstance(again, life.PlaceTask)
-    assert (again.attempt, again.avoided) == (2, {B})
+    assert (again.fence.attempt, again.avoided) == (2, {B})
     placed(machine, attempt=2)
     told = report(machine, failure, attempt=2)
     final = told[-1]
@@ -216,16 +221,18 @@ def test_deadline_stops_the_attempt() -> None:
 def test_nobody_to_ask_costs_no_attempt() -> None:
     machine = submitted()
     for _ in range(10):
-        machine.handle(life.PlacementImpossible(task_id=TASK_ID, attempt=1), at(0.0))
+        machine.handle(life.PlacementImpossible(task_id=TASK_ID, fence=nth(1)), at(0.0))
         told = machine.handle(life.ClockAdvanced(), at(1.0))
-        assert [i.attempt for i in told if isinstance(i, life.PlaceTask)] == [1]
+        assert [i.fence.attempt for i in told if isinstance(i, life.PlaceTask)] == [1]
 
 
 def test_an_image_that_cannot_be_stored_is_a_failure_with_the_reason() -> None:
     machine = submitted(durability=Durability.NONE)
     placed(machine)
     report(machine, AttemptFinished(image=IMAGE, queue_s=0.0, compute_s=1.0))
-    machine.handle(life.ImageStoreFailed(task_id=TASK_ID, attempt=1, message="disk full"), at(2.0))
+    machine.handle(
+        life.ImageStoreFailed(task_id=TASK_ID, fence=nth(1), message="disk full"), at(2.0)
+    )
     record = machine.record(TASK_ID)
     assert record is not None
     assert record.error is not None
@@ -236,15 +243,15 @@ def test_an_image_that_cannot_be_stored_is_a_failure_with_the_reason() -> None:
 
 
 def test_recovered_attempts_stand_above_the_former_lifes() -> None:
-    machine = Lifecycle(LifecycleLimits(attempts_max=2), incarnation=1)
-    told = machine.handle(life.TasksRecovered(tasks=(task(attempt_floor=2),)), at(0.0))
+    machine = Lifecycle(LifecycleLimits(attempts_max=2), term=3)
+    told = machine.handle(life.TasksRecovered(tasks=(task(term=3),)), at(0.0))
     place = told[-1]
     assert isinstance(place, life.PlaceTask)
-    assert place.attempt == 3
+    assert place.fence == Fence(3, 1) > Fence(2, 99)
 
 
 def test_finished_tasks_in_memory_are_bounded() -> None:
-    machine = Lifecycle(LifecycleLimits(finished_kept_max=3), incarnation=1)
+    machine = Lifecycle(LifecycleLimits(finished_kept_max=3), term=1)
     for index in range(5):
         one = task(id=TaskId(f"a-{index}"), durability=Durability.NONE)
         machine.handle(life.TasksSubmitted(tasks=(one,)), at(0.0))
@@ -272,7 +279,7 @@ def test_an_image_that_is_being_stored_is_no_longer_cancelled() -> None:
     report(machine, AttemptFinished(image=IMAGE, queue_s=0.5, compute_s=2.0))
     assert machine.handle(life.ClockAdvanced(), at(9e9)) == [], "nor is it too late"
     assert machine.handle(life.CancelRequested(task_id=TASK_ID), at(2.0)) == []
-    told = machine.handle(life.ImageStored(task_id=TASK_ID, attempt=1, image_bytes=3), at(2.0))
+    told = machine.handle(life.ImageStored(task_id=TASK_ID, fence=nth(1), image_bytes=3), at(2.0))
     assert isinstance(told[0], life.RecordFinal)
     assert told[0].record.status is TaskStatus.COMPLETED
     # Nor while its end is being written: that would be a second end.
@@ -285,7 +292,7 @@ def test_an_image_that_is_being_stored_is_no_longer_cancelled() -> None:
 
 
 def test_a_task_is_not_cancelled_before_its_client_can_know_of_it() -> None:
-    machine = Lifecycle(LifecycleLimits(), incarnation=1)
+    machine = Lifecycle(LifecycleLimits(), term=1)
     machine.handle(life.TasksSubmitted(tasks=(task(),)), at(0.0))
     assert machine.handle(life.CancelRequested(task_id=TASK_ID), at(0.0)) == []
     told = machine.handle(life.TasksAppended(task_ids=(TASK_ID,)), at(0.0))
@@ -297,9 +304,9 @@ def test_cancelling_stops_the_executor_and_accounts_for_its_dispatch() -> None:
     placed(machine)
     told = machine.handle(life.CancelRequested(task_id=TASK_ID), at(1.0))
     ended = life.AttemptEnded(
-        executor=B, dispatch=1, task_id=TASK_ID, attempt=1, reason="cancelled"
+        executor=B, dispatch=1, task_id=TASK_ID, fence=nth(1), reason="cancelled"
     )
-    assert told[:2] == [life.StopAttempt(executor=B, task_id=TASK_ID, attempt=1), ended]
+    assert told[:2] == [life.StopAttempt(executor=B, task_id=TASK_ID, fence=nth(1)), ended]
     assert isinstance(told[2], life.RecordFinal)
     assert told[2].record.status is TaskStatus.CANCELLED
     assert told[2].record.finished_unix_s == 1001.0
@@ -309,7 +316,7 @@ def test_cancelling_stops_the_executor_and_accounts_for_its_dispatch() -> None:
 def test_the_deadline_passes_while_no_node_can_take_it(impossible: bool) -> None:
     machine = submitted(deadline_unix_s=1003.0)
     if impossible:
-        machine.handle(life.PlacementImpossible(task_id=TASK_ID, attempt=1), at(2.9))
+        machine.handle(life.PlacementImpossible(task_id=TASK_ID, fence=nth(1)), at(2.9))
     told = machine.handle(life.ClockAdvanced(), at(3.0))
     # Nobody has it, so that nobody is told to stop.
     assert [type(i) for i in told] == [life.RecordFinal]
@@ -324,7 +331,7 @@ def test_the_deadline_passes_while_no_node_can_take_it(impossible: bool) -> None
 
 def test_what_is_left_of_the_deadline_is_counted_when_the_task_is_sent() -> None:
     machine = submitted(deadline_unix_s=1003.0)
-    machine.handle(life.PlacementImpossible(task_id=TASK_ID, attempt=1), at(0.0))
+    machine.handle(life.PlacementImpossible(task_id=TASK_ID, fence=nth(1)), at(0.0))
     machine.handle(life.ClockAdvanced(), at(2.0))
     start = placed(machine, now_s=2.25)[-1]
     assert isinstance(start, life.StartAttempt)
@@ -338,7 +345,7 @@ def test_the_offload_is_the_task_as_it_was_accepted() -> None:
         executor=B,
         offload=Offload(
             task_id=TASK_ID,
-            attempt=1,
+            fence=nth(1),
             origin=NodeId("a"),
             incarnation=1,
             dispatch=1,
@@ -353,11 +360,11 @@ def test_the_offload_is_the_task_as_it_was_accepted() -> None:
 def test_where_and_why_it_was_placed_is_noted_and_shown_until_it_ends() -> None:
     machine = submitted()
     report_queued = life.AttemptReported(
-        task_id=TASK_ID, attempt=1, executor=B, report=AttemptQueued(position=2)
+        task_id=TASK_ID, fence=nth(1), executor=B, report=AttemptQueued(position=2)
     )
     made = life.PlacementMade(
         task_id=TASK_ID,
-        attempt=1,
+        fence=nth(1),
         executor=B,
         incarnation=1,
         dispatch=1,
@@ -377,7 +384,7 @@ def test_where_and_why_it_was_placed_is_noted_and_shown_until_it_ends() -> None:
     emulated = replace(IMAGE, emulated_device="orin")
     report(machine, AttemptFinished(image=emulated, queue_s=0.5, compute_s=2.0))
     assert record_of(machine).emulated_device == "orin"
-    machine.handle(life.ImageStored(task_id=TASK_ID, attempt=1, image_bytes=3), at(2.0))
+    machine.handle(life.ImageStored(task_id=TASK_ID, fence=nth(1), image_bytes=3), at(2.0))
     assert record_of(machine).eta_s == 0.0
 
 
@@ -387,7 +394,7 @@ def test_where_it_waited_is_avoided_by_the_next_move_only() -> None:
     machine.handle(life.MoveRequested(task_id=TASK_ID), at(1.0))
     made = life.PlacementMade(
         task_id=TASK_ID,
-        attempt=2,
+        fence=nth(2),
         executor=NodeId("c"),
         incarnation=1,
         dispatch=1,
@@ -420,7 +427,7 @@ def test_a_second_attempt_counts_its_own_steps_from_the_first_ones_beginning() -
     assert (again.status, again.step, again.attempt) == (TaskStatus.QUEUED, 0, 2)
     assert again.executor is None
     placed(machine, attempt=2)
-    event = life.AttemptReported(task_id=TASK_ID, attempt=2, executor=B, report=AttemptStarted())
+    event = life.AttemptReported(task_id=TASK_ID, fence=nth(2), executor=B, report=AttemptStarted())
     machine.handle(event, at(4.0))
     assert len(report(machine, StepFinished(step=1, steps=3), attempt=2)) == 1
     again = record_of(machine)
@@ -434,18 +441,18 @@ def test_the_end_of_a_synchronous_task_waits_for_nothing(durability: Durability)
     machine = submitted(durability=durability)
     placed(machine)
     report(machine, AttemptFinished(image=IMAGE, queue_s=0.5, compute_s=2.0))
-    told = machine.handle(life.ImageStored(task_id=TASK_ID, attempt=1, image_bytes=3), at(2.0))
+    told = machine.handle(life.ImageStored(task_id=TASK_ID, fence=nth(1), image_bytes=3), at(2.0))
     record = record_of(machine)
     assert (record.status, record.queue_s, record.compute_s) == (TaskStatus.COMPLETED, 0.5, 2.0)
     note = [life.NoteRecord(record=record)] if durability is Durability.JOURNALLED else []
     assert told[:-2] == note
     assert [type(i) for i in told[-2:]] == [life.PublishEvent, life.TaskEnded]
-    assert told[-1] == life.TaskEnded(record=record, attempts=(1,))
+    assert told[-1] == life.TaskEnded(record=record, fences=(nth(1),))
     assert machine.in_flight == 0
 
 
 def test_a_task_that_promised_nothing_is_journalled_nowhere() -> None:
-    machine = Lifecycle(LifecycleLimits(), incarnation=1)
+    machine = Lifecycle(LifecycleLimits(), term=1)
     told = machine.handle(
         life.TasksSubmitted(
             tasks=(
@@ -466,18 +473,21 @@ def test_any_report_renews_the_lease_and_silence_ends_it() -> None:
     placed(machine)
     machine.handle(
         life.AttemptReported(
-            task_id=TASK_ID, attempt=1, executor=B, report=AttemptHeartbeat(queue_position=4)
+            task_id=TASK_ID,
+            fence=nth(1),
+            executor=B,
+            report=AttemptHeartbeat(queue_position=4),
         ),
         at(3.0),
     )
     assert record_of(machine).queue_position == 4
     assert machine.handle(life.ClockAdvanced(), at(7.9)) == []
     stop, ended, place = machine.handle(life.ClockAdvanced(), at(8.0))
-    assert stop == life.StopAttempt(executor=B, task_id=TASK_ID, attempt=1)
+    assert stop == life.StopAttempt(executor=B, task_id=TASK_ID, fence=nth(1))
     assert isinstance(ended, life.AttemptEnded)
     assert ended.reason == "lease_lapsed"
     assert isinstance(place, life.PlaceTask)
-    assert (place.attempt, place.avoided) == (2, {B})
+    assert (place.fence.attempt, place.avoided) == (2, {B})
 
 
 def test_an_executor_that_never_says_a_word_is_given_up() -> None:
@@ -502,7 +512,7 @@ def test_an_attempt_that_is_not_wanted_is_stopped_and_its_image_ignored() -> Non
     machine = submitted()
     placed(machine)
     machine.handle(life.PeerFailed(node_id=B), at(0.0))
-    stop = life.StopAttempt(executor=B, task_id=TASK_ID, attempt=1)
+    stop = life.StopAttempt(executor=B, task_id=TASK_ID, fence=nth(1))
     assert report(machine, AttemptStarted()) == [stop], "placement thinks about the next"
     placed(machine, attempt=2)
     assert report(machine, StepFinished(step=3, steps=3)) == [stop]
@@ -514,7 +524,8 @@ def test_an_attempt_that_is_not_wanted_is_stopped_and_its_image_ignored() -> Non
     assert record_of(machine).attempt == 2
     # Nor may its image be taken for that of the attempt that counts.
     assert (
-        machine.handle(life.ImageStored(task_id=TASK_ID, attempt=1, image_bytes=3), at(2.0)) == []
+        machine.handle(life.ImageStored(task_id=TASK_ID, fence=nth(1), image_bytes=3), at(2.0))
+        == []
     )
 
 
@@ -525,26 +536,26 @@ def test_a_placement_of_an_attempt_that_was_given_up_is_not_started() -> None:
     (ended,) = placed(machine, attempt=1)
     assert isinstance(ended, life.AttemptEnded)
     assert ended.reason == "not_wanted"
-    assert machine.handle(life.PlacementImpossible(task_id=TASK_ID, attempt=1), at(0.0)) == []
+    assert machine.handle(life.PlacementImpossible(task_id=TASK_ID, fence=nth(1)), at(0.0)) == []
     assert isinstance(placed(machine, attempt=2)[-1], life.StartAttempt)
 
 
 def test_no_node_is_asked_again_before_the_pause_is_over() -> None:
     machine = submitted()
-    machine.handle(life.PlacementImpossible(task_id=TASK_ID, attempt=1), at(1.0))
+    machine.handle(life.PlacementImpossible(task_id=TASK_ID, fence=nth(1)), at(1.0))
     assert machine.handle(life.ClockAdvanced(), at(1.24)) == []
     (place,) = machine.handle(life.ClockAdvanced(), at(1.25))
     assert isinstance(place, life.PlaceTask)
 
 
 def test_a_recovered_task_is_taken_once_and_is_not_appended_again() -> None:
-    machine = Lifecycle(LifecycleLimits(attempts_max=2), incarnation=1)
-    recovered = life.TasksRecovered(tasks=(task(attempt_floor=2),))
+    machine = Lifecycle(LifecycleLimits(attempts_max=2), term=1)
+    recovered = life.TasksRecovered(tasks=(task(),))
     told = machine.handle(recovered, at(0.0))
     assert [type(i) for i in told] == [life.PublishEvent, life.PlaceTask]
     # What a former life tried is not counted: as many attempts as ever follow.
-    placed(machine, attempt=3)
-    assert isinstance(report(machine, LOST, attempt=3)[-1], life.PlaceTask)
+    placed(machine)
+    assert isinstance(report(machine, LOST)[-1], life.PlaceTask)
     assert record_of(machine).status is TaskStatus.QUEUED
     assert machine.handle(recovered, at(1.0)) == []
     assert machine.in_flight == 1

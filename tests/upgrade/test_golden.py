@@ -137,6 +137,8 @@ def test_a_record_of_0_1_0_says_what_it_said_and_is_written_so_that_0_1_0_can_re
     for key, former in records.items():
         written = json.loads(encode_record(decode_record(json.dumps(former))))
         assert written["format"] == former["format"] == 1, key
+        # The fence of the term at hand as 0.1.0 reads it: a floor may rise, and never fall.
+        assert written["task"]["attempt_floor"] >= former["task"].pop("attempt_floor"), key
         assert contained(former, written), key
 
 
@@ -186,7 +188,7 @@ def test_a_store_of_0_1_0_is_taken_over(valkey: ValkeyProcess) -> None:
     fill(client)
 
     async def story(ledger: TaskLedger) -> None:
-        recovered = await ledger.recover(attempts_max=8)
+        recovered = await ledger.recover(term=await ledger.next_term())
         assert [record.task.id for record in recovered] == [task_id(n) for n in OPEN.values()]
         for record in recovered:
             assert record.status is TaskStatus.QUEUED
@@ -224,7 +226,7 @@ def test_no_attempt_of_a_former_life_passes_for_one_of_this_life(valkey: ValkeyP
     floors: list[int] = []
 
     async def story(ledger: TaskLedger) -> None:
-        await ledger.recover(attempts_max=8)
+        await ledger.recover(term=await ledger.next_term())
 
     for _ in range(3):
         written = json.loads(client.hget(f"{PREFIX}task:{task_id(2)}", "record"))

@@ -24,6 +24,7 @@ from edge_node.domain import (
     AttemptFailed,
     AttemptFinished,
     Drawing,
+    Fence,
     ModelFingerprint,
     TaskId,
 )
@@ -148,7 +149,7 @@ class ScriptedRun:
             if number not in self._arrivals and request.arrives <= step:
                 self._arrivals[number] = self.engine.submit(
                     task_id=TaskId(f"a-{number}"),
-                    attempt=1,
+                    fence=Fence(1, 1),
                     drawing=request.drawing,
                     init_image=init_image(request.drawing),
                     priority=request.priority,

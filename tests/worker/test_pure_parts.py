@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from PIL import Image as PillowImage
 
-from edge_node.domain import Drawing, TaskId, WorkModel
+from edge_node.domain import Drawing, Fence, TaskId, WorkModel
 from edge_node.worker import calibration, emulated, image_encoding, memory_guard
 from edge_node.worker.active_rows import ActiveRows
 from edge_node.worker.attempts import FENCED_TASKS_MAX, Attempt, AttemptBook
@@ -443,7 +443,7 @@ def attempt_of(arrival: int, **changes: object) -> Attempt[str]:
     fields = {**vars(DRAWING), "width_px": 64, "height_px": 64, "steps": 4, **changes}
     return Attempt(
         task_id=TaskId(f"a-{arrival}"),
-        attempt=1,
+        fence=Fence(1, 1),
         arrival=arrival,
         drawing=Drawing(**fields),
         init_image=b"",
@@ -547,12 +547,12 @@ def test_the_fence_forgets_the_tasks_that_were_seen_longest_ago() -> None:
     book: AttemptBook[str] = AttemptBook()
     for arrival in range(FENCED_TASKS_MAX):
         again = attempt_of(arrival)
-        again.attempt = 2
+        again.fence = Fence(1, 2)
         book.add(again)
         book.release(again)
-    assert book.is_stale(TaskId("a-0"), 1)
+    assert book.is_stale(TaskId("a-0"), Fence(1, 1))
     book.add(attempt_of(0))
     book.add(attempt_of(FENCED_TASKS_MAX))
-    assert not book.is_stale(TaskId("a-1"), 1), "forgotten"
-    assert book.is_stale(TaskId("a-2"), 1)
-    assert not book.is_stale(TaskId("a-2"), 2), "the same attempt may come again"
+    assert not book.is_stale(TaskId("a-1"), Fence(1, 1)), "forgotten"
+    assert book.is_stale(TaskId("a-2"), Fence(1, 1))
+    assert not book.is_stale(TaskId("a-2"), Fence(1, 2)), "the same attempt may come again"

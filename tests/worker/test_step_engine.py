@@ -21,6 +21,7 @@ from edge_node.domain import (
     AttemptQueued,
     AttemptStarted,
     Drawing,
+    Fence,
     ModelFingerprint,
     StepFinished,
     TaskId,
@@ -204,7 +205,7 @@ class Bench:
         self.reports[key] = []
         self.arrivals[key] = self.engine.submit(
             task_id=TaskId(name),
-            attempt=attempt,
+            fence=Fence(1, attempt),
             drawing=drawing(**changes),
             priority=priority,
             deadline_s=deadline_s,

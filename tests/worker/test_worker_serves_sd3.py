@@ -18,7 +18,14 @@ import pytest
 from PIL import Image as PillowImage
 from PIL import ImageChops
 
-from edge_node.domain import AttemptFinished, Drawing, StepFinished, TaskId, WorkerDescription
+from edge_node.domain import (
+    AttemptFinished,
+    Drawing,
+    Fence,
+    StepFinished,
+    TaskId,
+    WorkerDescription,
+)
 from edge_node.errors import WorkerUnavailable
 from edge_node.supervision.worker_client import WorkerClient
 
@@ -73,7 +80,7 @@ def test_it_draws_two_sizes_at_once_and_the_seed_decides(
         }
         drawing = Drawing(**{**base, **changes})
         last = None
-        async for last in client.draw(task_id=TaskId(name), attempt=1, drawing=drawing):
+        async for last in client.draw(task_id=TaskId(name), fence=Fence(1, 1), drawing=drawing):
             if isinstance(last, StepFinished) and last.preview:
                 assert PillowImage.open(io.BytesIO(last.preview)).size == (32, 32)
         assert isinstance(last, AttemptFinished), last
@@ -140,7 +147,7 @@ def test_a_model_it_cannot_load_is_told_with_what_to_do(
         with pytest.raises(WorkerUnavailable, match=str(folder)):
             async for _ in client.draw(
                 task_id=TaskId("a-1"),
-                attempt=1,
+                fence=Fence(1, 1),
                 drawing=Drawing(
                     prompt="",
                     width_px=32,

@@ -96,7 +96,7 @@ class ExchangeStateResponse(_message.Message):
     def __init__(self, state: _Optional[_Union[NodeState, _Mapping]] = ...) -> None: ...
 
 class OffloadRequest(_message.Message):
-    __slots__ = ("task_id", "attempt", "origin", "origin_incarnation", "dispatch", "drawing", "work", "priority", "deadline_s", "init_image")
+    __slots__ = ("task_id", "attempt", "origin", "origin_incarnation", "dispatch", "drawing", "work", "priority", "deadline_s", "init_image", "fence")
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     ORIGIN_FIELD_NUMBER: _ClassVar[int]
@@ -107,6 +107,7 @@ class OffloadRequest(_message.Message):
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     DEADLINE_S_FIELD_NUMBER: _ClassVar[int]
     INIT_IMAGE_FIELD_NUMBER: _ClassVar[int]
+    FENCE_FIELD_NUMBER: _ClassVar[int]
     task_id: str
     attempt: int
     origin: str
@@ -117,7 +118,8 @@ class OffloadRequest(_message.Message):
     priority: int
     deadline_s: float
     init_image: bytes
-    def __init__(self, task_id: _Optional[str] = ..., attempt: _Optional[int] = ..., origin: _Optional[str] = ..., origin_incarnation: _Optional[int] = ..., dispatch: _Optional[int] = ..., drawing: _Optional[_Union[_worker_pb2.Drawing, _Mapping]] = ..., work: _Optional[float] = ..., priority: _Optional[int] = ..., deadline_s: _Optional[float] = ..., init_image: _Optional[bytes] = ...) -> None: ...
+    fence: _worker_pb2.Fence
+    def __init__(self, task_id: _Optional[str] = ..., attempt: _Optional[int] = ..., origin: _Optional[str] = ..., origin_incarnation: _Optional[int] = ..., dispatch: _Optional[int] = ..., drawing: _Optional[_Union[_worker_pb2.Drawing, _Mapping]] = ..., work: _Optional[float] = ..., priority: _Optional[int] = ..., deadline_s: _Optional[float] = ..., init_image: _Optional[bytes] = ..., fence: _Optional[_Union[_worker_pb2.Fence, _Mapping]] = ...) -> None: ...
 
 class OffloadResponse(_message.Message):
     __slots__ = ("queued", "started", "step_finished", "finished", "failed", "heartbeat")
@@ -146,12 +148,14 @@ class OffloadResponse(_message.Message):
     def __init__(self, queued: _Optional[_Union[OffloadResponse.Queued, _Mapping]] = ..., started: _Optional[_Union[_worker_pb2.DrawResponse.Started, _Mapping]] = ..., step_finished: _Optional[_Union[_worker_pb2.DrawResponse.StepFinished, _Mapping]] = ..., finished: _Optional[_Union[_worker_pb2.DrawResponse.Finished, _Mapping]] = ..., failed: _Optional[_Union[_worker_pb2.DrawResponse.Failed, _Mapping]] = ..., heartbeat: _Optional[_Union[OffloadResponse.Heartbeat, _Mapping]] = ...) -> None: ...
 
 class CancelOffloadRequest(_message.Message):
-    __slots__ = ("task_id", "attempt")
+    __slots__ = ("task_id", "attempt", "fence")
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    FENCE_FIELD_NUMBER: _ClassVar[int]
     task_id: str
     attempt: int
-    def __init__(self, task_id: _Optional[str] = ..., attempt: _Optional[int] = ...) -> None: ...
+    fence: _worker_pb2.Fence
+    def __init__(self, task_id: _Optional[str] = ..., attempt: _Optional[int] = ..., fence: _Optional[_Union[_worker_pb2.Fence, _Mapping]] = ...) -> None: ...
 
 class CancelOffloadResponse(_message.Message):
     __slots__ = ()

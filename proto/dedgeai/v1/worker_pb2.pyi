@@ -126,21 +126,31 @@ class DescribeResponse(_message.Message):
     order: str
     def __init__(self, state: _Optional[_Union[DescribeResponse.State, str]] = ..., detail: _Optional[str] = ..., engine: _Optional[str] = ..., model: _Optional[str] = ..., model_fingerprint: _Optional[str] = ..., capacity: _Optional[float] = ..., work_model: _Optional[_Union[WorkModel, _Mapping]] = ..., size_px_min: _Optional[int] = ..., size_px_max: _Optional[int] = ..., size_px_multiple: _Optional[int] = ..., steps_max: _Optional[int] = ..., rows_max: _Optional[int] = ..., emulated_device: _Optional[str] = ..., pace_s: _Optional[float] = ..., device: _Optional[str] = ..., order: _Optional[str] = ...) -> None: ...
 
+class Fence(_message.Message):
+    __slots__ = ("term", "attempt")
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    term: int
+    attempt: int
+    def __init__(self, term: _Optional[int] = ..., attempt: _Optional[int] = ...) -> None: ...
+
 class DrawRequest(_message.Message):
-    __slots__ = ("task_id", "attempt", "drawing", "priority", "init_image", "deadline_s")
+    __slots__ = ("task_id", "attempt", "drawing", "priority", "init_image", "deadline_s", "fence")
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     DRAWING_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     INIT_IMAGE_FIELD_NUMBER: _ClassVar[int]
     DEADLINE_S_FIELD_NUMBER: _ClassVar[int]
+    FENCE_FIELD_NUMBER: _ClassVar[int]
     task_id: str
     attempt: int
     drawing: Drawing
     priority: int
     init_image: bytes
     deadline_s: float
-    def __init__(self, task_id: _Optional[str] = ..., attempt: _Optional[int] = ..., drawing: _Optional[_Union[Drawing, _Mapping]] = ..., priority: _Optional[int] = ..., init_image: _Optional[bytes] = ..., deadline_s: _Optional[float] = ...) -> None: ...
+    fence: Fence
+    def __init__(self, task_id: _Optional[str] = ..., attempt: _Optional[int] = ..., drawing: _Optional[_Union[Drawing, _Mapping]] = ..., priority: _Optional[int] = ..., init_image: _Optional[bytes] = ..., deadline_s: _Optional[float] = ..., fence: _Optional[_Union[Fence, _Mapping]] = ...) -> None: ...
 
 class DrawResponse(_message.Message):
     __slots__ = ("queued", "started", "step_finished", "finished", "failed")
