@@ -1,7 +1,7 @@
-"""Command lines of the processes beside a node: what worker and learner are told of its settings.
+"""Command lines of the processes beside a node, worker and learner.
 
-Owns the translation only. Whoever starts them, the node or an operator's compose file, gives them
-the same.
+Owns how they are started; what a worker is told is `worker_options.py`'s. Whoever starts
+them, the node or an operator's compose file, gives them the same.
 """
 
 from __future__ import annotations
@@ -12,59 +12,7 @@ from pathlib import Path
 from edge_node.config import NodeConfig
 from edge_node.errors import InvalidRequest
 from edge_node.guard.deciding import policy_spec, takes_published_weights
-
-
-def worker_options(config: NodeConfig) -> list[str]:
-    """Command line of the worker that `config` asks for."""
-    options = ["--engine", config.engine, "--queue-max", str(config.hosted_tasks_max)]
-    if config.engine == "emulated":
-        options += ["--emulated-profile", config.emulated_profile]
-        options += ["--time-scale", str(config.time_scale)]
-        if config.emulated_mode_file:
-            options += ["--emulated-mode-file", str(config.emulated_mode_file)]
-    else:
-        options += [*model_options(config), "--pace", str(config.pace_s)]
-    if config.model_name:
-        options += ["--model-name", config.model_name]
-    if config.torch_threads:
-        options += ["--threads", str(config.torch_threads)]
-    if config.rows_max:
-        options += ["--rows-max", str(config.rows_max)]
-    options += ["--order", config.queue_order, "--memory-floor", str(config.memory_floor_bytes)]
-    if config.queue_ageing is not None:
-        options += ["--ageing", str(config.queue_ageing)]
-    if config.queue_promotion is not None:
-        options += ["--promotion", ",".join(map(str, config.queue_promotion))]
-    options += ["--lock", str(worker_lock(config))]
-    options.append("--metadata" if config.image_metadata else "--no-metadata")
-    return options
-
-
-def model_options(config: NodeConfig) -> list[str]:
-    """The worker's options about the model, and how it is run."""
-    from edge_node.worker.tiny_sd3 import model_folder
-
-    options = ["--dtype", config.dtype, "--context-mode", config.context_mode]
-    options += ["--compile", config.compile_model]
-    if config.model is None:
-        options += ["--model", str(model_folder()), "--model-name", "tiny-sd3"]
-    else:
-        options += ["--model", str(config.model)]
-    if config.clip_files:
-        options += ["--clip", *map(str, config.clip_files)]
-    if config.single_file_configs:
-        options += ["--model-config", str(config.single_file_configs)]
-    if config.stability_license_accepted:
-        options.append("--stability-license-accepted")
-    if config.taesd3_folder:
-        options += ["--taesd3", str(config.taesd3_folder)]
-    if config.int8_weights:
-        options.append("--int8-weights")
-    if config.guidance_interval:
-        options += ["--guidance-interval", *map(str, config.guidance_interval)]
-    if config.step_cache is not None:
-        options += ["--step-cache", str(config.step_cache)]
-    return options
+from edge_node.worker_options import WorkerOptions
 
 
 def attached_worker(config: NodeConfig) -> list[str]:
@@ -79,8 +27,7 @@ def attached_worker(config: NodeConfig) -> list[str]:
             "socket that the two shall share.",
             param="worker_socket",
         )
-    socket = ["--socket", str(config.worker_socket)]
-    return [sys.executable, "-m", "edge_node.worker", *socket, *worker_options(config)]
+    return WorkerOptions.of(config).command(config.worker_socket)
 
 
 def learner_command(config: NodeConfig, store_url: str) -> list[str]:
@@ -121,11 +68,6 @@ def attached_learner(config: NodeConfig) -> list[str]:
 def learner_alive_path(config: NodeConfig) -> Path:
     """File that a working learner touches every second."""
     return config.data_folder.resolve() / "learned" / "alive"
-
-
-def worker_lock(config: NodeConfig) -> Path:
-    """File that stands for the accelerator."""
-    return config.worker_lock or config.data_folder.resolve() / "run" / "accelerator.lock"
 
 
 def judge_options(config: NodeConfig) -> list[str]:

@@ -260,7 +260,8 @@ def _node(options: argparse.Namespace) -> int:
 
 
 def _worker(options: argparse.Namespace) -> int:
-    from edge_node.child_options import attached_worker, worker_lock
+    from edge_node.child_options import attached_worker
+    from edge_node.worker_options import worker_lock
 
     config = _load_config(options)
     command = attached_worker(config)

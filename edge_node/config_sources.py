@@ -59,14 +59,26 @@ def load(path: Path | None, overrides: Mapping[str, Any]) -> LoadedConfig:
     ):
         values |= found
         sources |= dict.fromkeys(found, source)
-    problems = [_unknown(key, sources[key]) for key in values if key not in SETTINGS]
+    config = validated(values, sources=sources, known=tuple(SETTINGS))
+    return LoadedConfig(config=config, sources=sources)
+
+
+def validated(
+    values: Mapping[str, Any], *, sources: Mapping[str, str], known: Sequence[str]
+) -> NodeConfig:
+    """Settings of these values, by default where there is none; only those in `known` may be given.
+
+    Raises:
+        InvalidConfig: as `load`.
+    """
+    problems = [_unknown(key, sources[key], known) for key in values if key not in known]
     try:
-        config = NodeConfig(**{key: values[key] for key in values if key in SETTINGS})
+        config = NodeConfig(**{key: values[key] for key in values if key in known})
     except ValidationError as error:
         problems += _explained(error, sources)
     if problems:
         raise InvalidConfig(problems)
-    return LoadedConfig(config=config, sources=sources)
+    return config
 
 
 def parse_overrides(texts: Sequence[str]) -> dict[str, str]:
@@ -104,10 +116,11 @@ def _from_environment() -> dict[str, str]:
     }
 
 
-def _unknown(key: str, source: str) -> str:
-    near = difflib.get_close_matches(key, SETTINGS, n=1)
+def _unknown(key: str, source: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(key, known, n=1)
     hint = f" Did you mean {near[0]}?" if near else ""
-    return f"{key} ({source}) is not a setting.{hint}"
+    kind = "not for a worker" if key in SETTINGS else "not a setting"
+    return f"{key} ({source}) is {kind}.{hint}"
 
 
 def _explained(error: ValidationError, sources: Mapping[str, str]) -> list[str]:

@@ -22,7 +22,7 @@ import uvicorn
 
 from edge_node.api.app import create_app
 from edge_node.api.uploads import UploadLimits
-from edge_node.child_options import learner_command, worker_options
+from edge_node.child_options import learner_command
 from edge_node.clock import Moment, SystemClock, moment
 from edge_node.config import NodeConfig
 from edge_node.dispatch.dispatcher import Dispatcher, DispatcherSettings
@@ -69,6 +69,7 @@ from edge_node.tasks.membership import MembershipSettings
 from edge_node.tasks.slots import SlotMemory, SlotSettings
 from edge_node.telemetry.jetson import DeviceCollector
 from edge_node.telemetry.metrics import NodeMetrics
+from edge_node.worker_options import WorkerOptions
 from scheduler.guard.guard import Guard
 
 log = logging.getLogger(__name__)
@@ -333,7 +334,7 @@ class _Node:
             return WorkerProcess(settings, on_change=lambda: self._worker_changed())
         path = self._sockets / "worker.sock"
         command = worker_command(
-            socket_path=path, run_dir=self._folder / "run", options=worker_options(config)
+            socket_path=path, run_dir=self._folder / "run", options=WorkerOptions.of(config)
         )
         settings = WorkerSettings(socket_path=path, command=command)
         return WorkerProcess(settings, on_change=lambda: self._worker_changed())

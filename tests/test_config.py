@@ -10,14 +10,11 @@ from edge_node.child_options import (
     attached_learner,
     attached_worker,
     learner_alive_path,
-    worker_options,
 )
 from edge_node.config import SETTINGS, NodeConfig
 from edge_node.config_sources import InvalidConfig, load, load_config
 from edge_node.errors import InvalidRequest
 from edge_node.worker.__main__ import parse_arguments
-from edge_node.worker.approximations import Approximations
-from edge_node.worker.queue_order import Order
 
 
 def test_file_then_environment_then_overrides(
@@ -113,66 +110,13 @@ def test_the_commands_beside_a_node_need_what_it_shares(tmp_path: Path) -> None:
     }
     config = load_config(None, shared)
     worker = parse_arguments(attached_worker(config)[3:])
-    assert worker.socket == Path("/run/w.sock")
-    assert worker.lock == tmp_path / "run" / "accelerator.lock"
+    assert worker.socket_path == Path("/run/w.sock")
+    assert worker.options.worker_lock == tmp_path / "run" / "accelerator.lock"
     learner = attached_learner(config)
     assert learner[learner.index("--store") + 1] == "unix:///run/v.sock"
     assert learner[learner.index("--alive") + 1] == str(learner_alive_path(config))
     with pytest.raises(InvalidRequest, match="two would learn"):
         attached_learner(load_config(None, shared | {"learner": True}))
-
-
-def test_the_order_reaches_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DEDGEAI_QUEUE_PROMOTION", "15,1")
-    options = worker_options(load_config(None, {"queue_order": "srpt", "queue_ageing": 0.5}))
-    parsed = parse_arguments(["--socket", "s", *options])
-    assert parsed.order == Order(discipline="srpt", ageing=0.5, promotion=(15.0, 1.0))
-    assert parsed.memory_floor == 2**30
-    with pytest.raises(SystemExit):
-        parse_arguments(["--socket", "s", *options, "--order", "fcfs"])
-
-
-def test_choices_about_the_model_reach_the_worker() -> None:
-    config = load_config(
-        None,
-        {
-            "model": "sd3_medium.safetensors",
-            "clip_files": ("l.safetensors", "g.safetensors"),
-            "single_file_configs": "configs",
-            "stability_license_accepted": True,
-            "dtype": "bfloat16",
-            "context_mode": "paper",
-            "compile_model": "never",
-            "taesd3_folder": "taesd3",
-            "int8_weights": True,
-            "guidance_interval": (0.1, 0.9),
-            "step_cache": 0.05,
-        },
-    )
-    parsed = parse_arguments(["--socket", "s", *worker_options(config)])
-    assert parsed.model == Path("sd3_medium.safetensors")
-    assert parsed.clip == [Path("l.safetensors"), Path("g.safetensors")]
-    assert (parsed.dtype, parsed.context_mode, parsed.compile) == ("bfloat16", "paper", "never")
-    assert parsed.stability_license_accepted
-    assert parsed.model_config == Path("configs")
-    assert parsed.approximations == Approximations(
-        taesd3=Path("taesd3"), int8_weights=True, guidance_interval=(0.1, 0.9), step_cache=0.05
-    )
-
-
-@pytest.mark.parametrize(
-    ("values", "name"),
-    [
-        ({}, "tiny-sd3"),
-        ({"model_name": "sd3"}, "sd3"),
-        ({"model": "sd3_medium.safetensors"}, None),
-        ({"model": "sd3_medium.safetensors", "model_name": "sd3"}, "sd3"),
-        ({"engine": "emulated", "model_name": "sd3"}, "sd3"),
-    ],
-)
-def test_a_model_is_served_under_the_name_it_is_given(values: dict[str, str], name: str) -> None:
-    options = worker_options(load_config(None, values))
-    assert parse_arguments(["--socket", "s", *options]).model_name == name
 
 
 def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:

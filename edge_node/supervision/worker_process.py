@@ -11,9 +11,8 @@ import contextlib
 import dataclasses
 import logging
 import pathlib
-import sys
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 
 from edge_node.domain import AttemptReport, Drawing, Fence, TaskId, WorkerDescription, WorkerLoad
@@ -26,6 +25,7 @@ from edge_node.supervision.child_process import (
     supervise,
 )
 from edge_node.supervision.worker_client import WorkerClient
+from edge_node.worker_options import WorkerOptions
 
 LOG = logging.getLogger(__name__)
 
@@ -56,25 +56,18 @@ class WorkerSettings:
 
 
 def worker_command(
-    *, socket_path: pathlib.Path, run_dir: pathlib.Path, options: Sequence[str]
+    *, socket_path: pathlib.Path, run_dir: pathlib.Path, options: WorkerOptions
 ) -> ChildCommand:
     """Command that spawns a worker.
 
     Args:
         socket_path: that it shall serve.
         run_dir: of its pid file and log.
-        options: further command line of `python -m edge_node.worker`.
+        options: what it is told.
     """
     return ChildCommand(
         name="worker",
-        arguments=(
-            sys.executable,
-            "-m",
-            "edge_node.worker",
-            "--socket",
-            str(socket_path),
-            *options,
-        ),
+        arguments=tuple(options.command(socket_path)),
         pid_path=run_dir / "worker.pid",
         log_path=run_dir / "worker.log",
     )

@@ -22,7 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, cast, get_args
+from typing import Literal, get_args
 
 Discipline = Literal["fcfs", "sjf", "srpt"]
 
@@ -56,36 +56,6 @@ class Order:
                 raise ValueError(f"fcfs goes by age already: leave {name} out, or give sjf or srpt")
             if not all(math.isfinite(number) and number >= 0.0 for number in numbers):
                 raise ValueError(f"{name} is {getattr(self, name)!r}: give 0 or more")
-
-    @classmethod
-    def parse(
-        cls, discipline: str, *, ageing: str | None = None, promotion: str | None = None
-    ) -> Order:
-        """An order as command lines give it: `parse("srpt", promotion="15,1")`.
-
-        Raises:
-            ValueError: a value is no number, or the combination is impossible.
-        """
-        slope = _numbers("ageing", ageing, count=1)
-        pair = _numbers("promotion", promotion, count=2)
-        return cls(
-            discipline=cast(Discipline, discipline),
-            ageing=slope[0] if slope else None,
-            promotion=(pair[0], pair[1]) if pair else None,
-        )
-
-
-def _numbers(name: str, text: str | None, *, count: int) -> tuple[float, ...]:
-    if text is None:
-        return ()
-    try:
-        numbers = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        numbers = ()
-    if len(numbers) != count:
-        wanted = "a number" if count == 1 else f"{count} numbers with a comma between them"
-        raise ValueError(f"{name} is {text!r}: give {wanted}")
-    return numbers
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

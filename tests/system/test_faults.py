@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import httpx
@@ -13,6 +12,7 @@ import pytest
 
 from edge_node.console.local_cluster import LocalCluster
 from edge_node.console.rest_client import RestClient
+from edge_node.worker_options import WorkerOptions
 from tests.system.local import (
     EMULATED,
     QUICK_LEASE,
@@ -140,8 +140,8 @@ def test_a_client_that_hangs_up_frees_the_device(tmp_path: Path) -> None:
 
 def test_a_worker_of_somebody_elses_is_attached_and_outlives_the_node(tmp_path: Path) -> None:
     path = tmp_path / "w.sock"
-    arguments = ["--socket", str(path), "--engine", "emulated", "--time-scale", "20"]
-    with subprocess.Popen([sys.executable, "-m", "edge_node.worker", *arguments]) as worker:
+    options = WorkerOptions.from_json('{"engine": "emulated", "time_scale": 20}')
+    with subprocess.Popen(options.command(path)) as worker:
 
         async def test(cluster: LocalCluster, http: httpx.AsyncClient) -> None:
             task = await submit(http, cluster.urls[0], num_inference_steps=2)

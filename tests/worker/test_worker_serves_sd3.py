@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import os
 import pathlib
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -28,6 +28,7 @@ from edge_node.domain import (
 )
 from edge_node.errors import WorkerUnavailable
 from edge_node.supervision.worker_client import WorkerClient
+from edge_node.worker_options import WorkerOptions
 
 pytestmark = [pytest.mark.system, pytest.mark.model]
 
@@ -39,9 +40,9 @@ def socket_path() -> Iterator[pathlib.Path]:
 
 
 def started(socket_path: pathlib.Path, folder: pathlib.Path) -> subprocess.Popen[bytes]:
-    arguments = ["--socket", str(socket_path), "--engine", "sd3", "--model", str(folder)]
+    options = WorkerOptions.from_json(json.dumps({"model": str(folder)}))
     return subprocess.Popen(
-        [sys.executable, "-m", "edge_node.worker", *arguments],
+        options.command(socket_path),
         # A proxy that leads nowhere: whoever asks a hub fails at once.
         env={**os.environ, "https_proxy": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0"},
         stderr=subprocess.DEVNULL,
