@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from edge_node.api import init_image
 from edge_node.api.error_responses import RequestTooLarge
+from edge_node.config import NodeConfig
 from edge_node.errors import AdmissionRefused
 
 _PLACE_RETRY_S = 1.0
@@ -33,6 +34,16 @@ class UploadLimits:
     pixels_max: int
     at_once_max: int
     arrival_s_max: float
+
+    @classmethod
+    def of(cls, config: NodeConfig) -> UploadLimits:
+        """From the node's settings."""
+        return cls(
+            bytes_max=config.init_image_upload_bytes_max,
+            pixels_max=config.init_image_pixels_max,
+            at_once_max=config.init_image_uploads_max,
+            arrival_s_max=config.init_image_upload_s_max,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

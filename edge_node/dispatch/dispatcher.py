@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from ulid import ULID
 
 from edge_node.clock import Clock
+from edge_node.config import NodeConfig
 from edge_node.dispatch.background import Background
 from edge_node.dispatch.executor import Executor
 from edge_node.dispatch.inbox import Inbox
@@ -50,6 +51,11 @@ class DispatcherSettings:
 
     own_tasks: OwnTasksSettings
     time: TimekeeperSettings
+
+    @classmethod
+    def of(cls, config: NodeConfig) -> DispatcherSettings:
+        """From the node's settings."""
+        return cls(own_tasks=OwnTasksSettings.of(config), time=TimekeeperSettings.of(config))
 
 
 class Dispatcher:

@@ -11,6 +11,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from edge_node.clock import Clock
+from edge_node.config import NodeConfig
 from edge_node.dispatch.dispatcher import Dispatcher
 from edge_node.domain import Drawing, JobId, NodeId, TaskEvent, TaskId, TaskRecord, owner
 from edge_node.errors import NodeNotReady, OriginUnavailable, TaskNotFound
@@ -46,6 +47,21 @@ class FrontDeskSettings:
     strength_default: float
     images_per_request_max: int
     deadline_s_max: float
+
+    @classmethod
+    def of(cls, config: NodeConfig) -> FrontDeskSettings:
+        """From the node's settings."""
+        return cls(
+            node_id=NodeId(config.node_id),
+            policy_name=config.policy,
+            prompt_chars_max=config.prompt_chars_max,
+            steps_default=config.steps_default,
+            guidance_scale_default=config.guidance_scale_default,
+            guidance_scale_max=config.guidance_scale_max,
+            strength_default=config.strength_default,
+            images_per_request_max=config.images_per_request_max,
+            deadline_s_max=config.deadline_s_max,
+        )
 
 
 class FrontDesk:

@@ -6,10 +6,12 @@ doubt about a worker that dropped a drawing.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from edge_node.clock import Clock
+from edge_node.config import NodeConfig
 from edge_node.domain import NodeId, NodeState, WorkerDescription
 from edge_node.ports import Worker
 from edge_node.tasks.cluster_view import ClusterView
@@ -35,6 +37,22 @@ class Identity:
     term: int
     rest_url: str
     grpc_address: str
+
+    @classmethod
+    def of(cls, config: NodeConfig, *, incarnation: int, term: int) -> Identity:
+        """From the node's settings, and which life this is."""
+        return cls(
+            node_id=NodeId(config.node_id),
+            incarnation=incarnation,
+            term=term,
+            rest_url=f"http://{advertised(config.rest_host)}:{config.rest_port}",
+            grpc_address=f"{advertised(config.grpc_host)}:{config.grpc_port}",
+        )
+
+
+def advertised(host: str) -> str:
+    """The name under which others reach a listener on `host`."""
+    return socket.getfqdn() if host in ("0.0.0.0", "::") else host
 
 
 class OwnNode:

@@ -14,6 +14,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from edge_node.clock import Clock
+from edge_node.config import NodeConfig
 from edge_node.dispatch.background import Background
 from edge_node.dispatch.inbox import Inbox
 from edge_node.dispatch.own_node import OwnNode
@@ -65,6 +66,13 @@ class OwnTasksSettings:
 
     admission: AdmissionLimits
     deadline_s_default: float
+
+    @classmethod
+    def of(cls, config: NodeConfig) -> OwnTasksSettings:
+        """From the node's settings."""
+        return cls(
+            admission=AdmissionLimits.of(config), deadline_s_default=config.deadline_s_default
+        )
 
 
 class OwnTasks:

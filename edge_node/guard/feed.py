@@ -10,8 +10,10 @@ import logging
 
 import numpy as np
 
+from edge_node.config import NodeConfig
 from edge_node.errors import StoreUnavailable
-from edge_node.store.connection import StoreConnection
+from edge_node.guard.deciding import policy_coin, takes_published_weights
+from edge_node.store.connection import StoreConnection, StoreSettings
 from edge_node.store.published_weights import PublishedWeights, UnusableWeights, load_published
 from edge_node.store.verdicts import UnreadableVerdict, VerdictStore
 from scheduler.guard.guard import Guard
@@ -19,6 +21,23 @@ from scheduler.guard.guard import Guard
 log = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 1.0
+
+
+async def keep_up_to_date(guard: Guard, config: NodeConfig, *, store_url: str) -> None:
+    """Feeds the node's guard from its store, until it is cancelled."""
+    connection = StoreConnection(StoreSettings(url=store_url, connections_max=2))
+    await connection.start()
+    try:
+        feed = GuardFeed(
+            guard,
+            connection,
+            node_id=config.node_id,
+            takes_weights=takes_published_weights(config),
+            rng=policy_coin(config),
+        )
+        await feed.run()
+    finally:
+        await connection.close()
 
 
 class GuardFeed:

@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from edge_node.config import NodeConfig
 from edge_node.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -39,6 +40,16 @@ class DiscoverySettings:
     cluster_name: str
     host: str
     port: int
+
+    @classmethod
+    def of(cls, config: NodeConfig) -> DiscoverySettings:
+        """From the node's settings."""
+        return cls(
+            node_id=config.node_id,
+            cluster_name=config.cluster_name,
+            host=config.grpc_host,
+            port=config.grpc_port,
+        )
 
 
 class Discovery:

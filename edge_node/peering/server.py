@@ -5,7 +5,9 @@ Owns the listener, health and reflection. It decides nothing.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from typing import Any
 from urllib.parse import unquote
@@ -23,6 +25,10 @@ from edge_node.peering.client import KEEPALIVE_OPTIONS
 from edge_node.peering.service import PeerService
 from edge_node.peering.status import abort
 
+log = logging.getLogger(__name__)
+
+# Between two looks at whether the node is ready.
+READINESS_LOOK_S = 0.25
 IMAGE_CHUNK_BYTES = 256 * 1024
 SERVICE_NAME = node_pb2.DESCRIPTOR.services_by_name["NodeService"].full_name
 
@@ -148,6 +154,7 @@ class PeerServer:
 
     async def start(self) -> int:
         """Binds and serves; returns the port. Raises RuntimeError if it is taken."""
+        await self.set_serving(False)  # or it would be until the first look at the readiness
         self._server = grpc.aio.server(
             options=[
                 *KEEPALIVE_OPTIONS,
@@ -170,6 +177,21 @@ class PeerServer:
         value = status.SERVING if serving else status.NOT_SERVING
         for service in ("", SERVICE_NAME):
             await self._health.set(service, value)
+
+    async def follow(self, readiness: Callable[[], tuple[str, ...]]) -> None:
+        """Tells health checks what the node says of itself, until it is cancelled.
+
+        `readiness` gives the reasons for which requests should go elsewhere, none when they need
+        not.
+        """
+        said: tuple[str, ...] | None = None
+        while True:
+            reasons = readiness()
+            if reasons != said:
+                log.info("not ready: %s", "; ".join(reasons)) if reasons else log.info("ready")
+                await self.set_serving(not reasons)
+                said = reasons
+            await asyncio.sleep(READINESS_LOOK_S)
 
     async def stop(self, *, grace_s: float) -> None:
         """Takes no new calls and ends those under way after `grace_s`."""

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from edge_node.clock import Clock
+from edge_node.config import NodeConfig
 from edge_node.store.background_writer import BackgroundWriter
 from edge_node.store.connection import Command, StoreConnection, StoreSettings
 from scheduler.experience import PooledDecision, RecordedDecision
@@ -49,6 +50,15 @@ class PoolSettings:
     waiting_max: int = 4_000
     batch_max: int = 256
     write_every_s: float = 0.2
+
+    @classmethod
+    def of(cls, config: NodeConfig, store_url: str) -> PoolSettings:
+        """From the node's settings, and where its store is."""
+        return cls(
+            store=StoreSettings(url=store_url, connections_max=2),
+            node_id=config.node_id,
+            entries_max=config.experience_max,
+        )
 
     @property
     def key(self) -> str:

@@ -11,8 +11,10 @@ import re
 import threading
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 from edge_node.clock import Clock
+from edge_node.config import NodeConfig
 from edge_node.domain import Image, TaskId
 from edge_node.errors import ImageGone
 from edge_node.store.durable_file import TEMPORARY_SUFFIX, write_durably
@@ -28,6 +30,18 @@ class _StoredImage:
     format: str
     size_bytes: int
     written_unix_s: float
+
+
+class ImageBounds(TypedDict):
+    """Arguments of ImageFiles that change with the settings."""
+
+    bytes_max: int
+    age_s_max: float
+
+
+def image_bounds(config: NodeConfig) -> ImageBounds:
+    """What is kept of finished images."""
+    return {"bytes_max": config.image_bytes_total_max, "age_s_max": config.image_keep_s}
 
 
 class ImageFiles:

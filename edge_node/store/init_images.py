@@ -14,8 +14,10 @@ import re
 import threading
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 from edge_node.clock import Clock
+from edge_node.config import NodeConfig
 from edge_node.errors import InitImageGone, InitImagesFull, InvalidRequest, StoreUnavailable
 from edge_node.store.durable_file import TEMPORARY_SUFFIX, touch_durably, write_durably
 
@@ -27,6 +29,21 @@ _DISK_RETRY_S = 5.0
 class _KeptImage:
     size_bytes: int
     needed_until_unix_s: float
+
+
+class InitImageBounds(TypedDict):
+    """Arguments of InitImages that change with the settings."""
+
+    bytes_max: int
+    keep_s_max: float
+
+
+def init_image_bounds(config: NodeConfig) -> InitImageBounds:
+    """What is kept of init images; no task lasts longer than either deadline."""
+    return {
+        "bytes_max": config.init_image_bytes_total_max,
+        "keep_s_max": max(config.deadline_s_max, config.deadline_s_default),
+    }
 
 
 class InitImages:

@@ -24,6 +24,7 @@ from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from edge_node.config import NodeConfig
 from edge_node.ports import LatentSnapshot
 from edge_node.store.background_writer import BackgroundWriter
 from edge_node.store.connection import Command, StoreConnection, StoreSettings
@@ -61,6 +62,16 @@ class LatentMemorySettings:
     key_prefix: str
     latents_max: int = 64
     keep_s: float = 86_400.0
+
+    @classmethod
+    def of(cls, config: NodeConfig, store_url: str) -> LatentMemorySettings:
+        """From the node's settings, and where its store is."""
+        return cls(
+            store=StoreSettings(url=store_url, connections_max=2),
+            key_prefix=f"dedgeai:{config.node_id}:latents:",
+            latents_max=config.latent_slots_max,
+            keep_s=config.latent_keep_s,
+        )
 
 
 class LatentMemory:

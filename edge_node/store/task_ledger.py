@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from edge_node.clock import Clock
+from edge_node.config import NodeConfig
 from edge_node.domain import (
     Durability,
     JobId,
@@ -124,6 +125,15 @@ class LedgerSettings:
     pending_max: int = 10_000
     batch_max: int = 64
     idempotency_age_s_max: int = 24 * 3600
+
+    @classmethod
+    def of(cls, config: NodeConfig, store_url: str) -> LedgerSettings:
+        """From the node's settings, and where its store is."""
+        return cls(
+            store=StoreSettings(url=store_url),
+            key_prefix=f"dedgeai:{config.node_id}:ledger:",
+            idempotency_age_s_max=int(config.idempotency_keep_s),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

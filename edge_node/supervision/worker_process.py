@@ -15,6 +15,7 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 
+from edge_node.config import NodeConfig
 from edge_node.domain import AttemptReport, Drawing, Fence, TaskId, WorkerDescription, WorkerLoad
 from edge_node.errors import WorkerUnavailable
 from edge_node.supervision.child_process import (
@@ -53,6 +54,17 @@ class WorkerSettings:
     hang_s: float = 60.0
     startup_s: float = 600.0
     backoff: Backoff = field(default_factory=Backoff)
+
+    @classmethod
+    def of(
+        cls, config: NodeConfig, *, socket_path: pathlib.Path, run_dir: pathlib.Path
+    ) -> WorkerSettings:
+        """From the node's settings; a worker that it starts serves `socket_path`."""
+        if config.worker_socket is not None:
+            return cls(socket_path=config.worker_socket, command=None)
+        options = WorkerOptions.of(config)
+        command = worker_command(socket_path=socket_path, run_dir=run_dir, options=options)
+        return cls(socket_path=socket_path, command=command)
 
 
 def worker_command(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from edge_node.config import NodeConfig
+
 
 @dataclass(frozen=True, kw_only=True)
 class AdmissionLimits:
@@ -16,6 +18,13 @@ class AdmissionLimits:
 
     tasks_in_flight_max: int = 2000
     wait_s_max: float = 3600.0
+
+    @classmethod
+    def of(cls, config: NodeConfig) -> AdmissionLimits:
+        """From the node's settings."""
+        return cls(
+            tasks_in_flight_max=config.tasks_in_flight_max, wait_s_max=config.queue_wait_s_max
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from edge_node.config import NodeConfig
 from edge_node.domain import NodeId, NodeState, Task
 from edge_node.tasks.links import LinkEstimate, ReportDelay
 from edge_node.tasks.traffic import AcceptedWork
@@ -57,6 +58,11 @@ class ClusterViewLimits:
     traffic_s: float = 60.0
     report_period_s: float = 0.05
     horizon_s: float = 60.0
+
+    @classmethod
+    def of(cls, config: NodeConfig) -> ClusterViewLimits:
+        """From the node's settings."""
+        return cls(suspect_s=config.suspect_s, heartbeat_s=config.heartbeat_s)
 
 
 @dataclass(kw_only=True)

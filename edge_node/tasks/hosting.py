@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 
+from edge_node.config import NodeConfig
 from edge_node.domain import (
     NO_FENCE,
     AttemptFailed,
@@ -37,6 +38,11 @@ class HostingLimits:
 
     hosted_max: int = 2000
     fences_remembered_max: int = 50_000
+
+    @classmethod
+    def of(cls, config: NodeConfig) -> HostingLimits:
+        """From the node's settings."""
+        return cls(hosted_max=config.hosted_tasks_max)
 
 
 # Events.

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from edge_node.clock import Moment
+from edge_node.config import NodeConfig
 from edge_node.domain import (
     AttemptFailed,
     AttemptFinished,
@@ -96,6 +97,11 @@ class LifecycleLimits:
     lease_s: float = 5.0
     placement_retry_s: float = 0.25
     finished_kept_max: int = 2000
+
+    @classmethod
+    def of(cls, config: NodeConfig) -> LifecycleLimits:
+        """From the node's settings."""
+        return cls(attempts_max=config.attempts_max, lease_s=config.lease_s)
 
 
 @dataclass(frozen=True, kw_only=True)

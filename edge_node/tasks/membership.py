@@ -23,6 +23,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import NewType
 
+from edge_node.config import NodeConfig
 from edge_node.domain import NodeId, NodeState
 
 # Links beyond the configured ones, and names of strangers: anyone on the network may say hello.
@@ -50,6 +51,17 @@ class MembershipSettings:
     heartbeat_s: float
     accept_new_peers: bool
     forget_s: float
+
+    @classmethod
+    def of(cls, config: NodeConfig) -> MembershipSettings:
+        """From the node's settings."""
+        return cls(
+            addresses=config.peers,
+            cluster_name=config.cluster_name,
+            heartbeat_s=config.heartbeat_s,
+            accept_new_peers=config.accept_new_peers,
+            forget_s=config.forget_s,
+        )
 
 
 # Events: what happened.

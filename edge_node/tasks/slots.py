@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_node.clock import Moment
+from edge_node.config import NodeConfig
 from edge_node.ports import LatentSnapshot
 from scheduler.observation import FloatArray
 from scheduler.policy import Decision
@@ -48,6 +49,11 @@ class SlotSettings:
 
     slot_s: float | None = None
     latents_max: int = 64
+
+    @classmethod
+    def of(cls, config: NodeConfig) -> SlotSettings:
+        """From the node's settings."""
+        return cls(slot_s=config.slot_s, latents_max=config.latent_slots_max)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,9 +18,10 @@ from edge_node.clock import SystemClock
 from edge_node.config_sources import load_config
 from edge_node.console import deploy as deploy_command
 from edge_node.console.inventory import read_inventory, render
-from edge_node.node import FLUSH_S_MAX, STOP_GRACE_S
+from edge_node.node import STOP_GRACE_S
 from edge_node.store.connection import StoreSettings
 from edge_node.store.embedded_valkey import valkey_command, wait_until_ready
+from edge_node.store.opening import FLUSH_S_MAX
 from edge_node.store.task_ledger import LedgerSettings, TaskLedger
 
 from .files import DEPLOY, compose

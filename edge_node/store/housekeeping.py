@@ -1,0 +1,72 @@
+"""Removes what is older than the operator wants to keep: images, init images, tasks.
+
+Owns how often, and that a round which fails is only that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+
+from edge_node.clock import Clock
+from edge_node.errors import StoreUnavailable
+from edge_node.store.image_files import ImageFiles
+from edge_node.store.init_images import InitImages
+from edge_node.store.task_ledger import TaskLedger
+
+log = logging.getLogger(__name__)
+
+HOUSEKEEPING_S = 60.0
+EXPIRED_TASKS_MAX = 1000
+
+
+class Housekeeper:
+    """One round after another.
+
+    Args:
+        ledger, images, init_images: what is looked through.
+        task_keep_s: gives how long finished tasks are kept, as configured now.
+        on_stored: told the bytes of all images kept.
+        clock: tells how old things are.
+    """
+
+    def __init__(
+        self,
+        *,
+        ledger: TaskLedger,
+        images: ImageFiles,
+        init_images: InitImages,
+        task_keep_s: Callable[[], float],
+        on_stored: Callable[[int], None],
+        clock: Clock,
+    ) -> None:
+        self._ledger = ledger
+        self._images = images
+        self._init_images = init_images
+        self._task_keep_s = task_keep_s
+        self._on_stored = on_stored
+        self._clock = clock
+
+    async def run(self) -> None:
+        """Keeps house until it is cancelled."""
+        while True:
+            try:
+                await self.clean()
+            except Exception:
+                # A folder that cannot be read now may be in a minute, and fills until then.
+                log.exception("housekeeping failed")
+            await asyncio.sleep(HOUSEKEEPING_S)
+
+    async def clean(self) -> None:
+        """One round; without the store, of files alone."""
+        await self._images.evict()
+        await self._init_images.evict()
+        finished_before = self._clock.unix_s() - self._task_keep_s()
+        with contextlib.suppress(StoreUnavailable):
+            for task_id in await self._ledger.expire(
+                finished_before_unix_s=finished_before, count_max=EXPIRED_TASKS_MAX
+            ):
+                await self._images.remove(task_id)
+        self._on_stored(self._images.bytes_stored)
