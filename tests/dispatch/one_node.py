@@ -203,7 +203,7 @@ class Node:
 
 def run(node: Node, story: Callable[[], Awaitable[None]]) -> None:
     async def life() -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(5):
             try:
                 await story()
             finally:

@@ -38,6 +38,7 @@ class RecordingStore:
         self.holds_next_script = False
         self.held_may_pass = asyncio.Event()
         self.held_passed = asyncio.Event()
+        self._connections: set[asyncio.Task[None]] = set()
 
     def begin(self) -> None:
         """Forgets what was asked until now."""
@@ -58,31 +59,49 @@ class RecordingStore:
             yield self
         finally:
             server.close()
+            for connection in self._connections:
+                connection.cancel()
+            await asyncio.gather(*self._connections, return_exceptions=True)
+            await asyncio.sleep(0)  # for the sockets to close
             self._socket_path.unlink(missing_ok=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there_reader, there_writer = await asyncio.open_unix_connection(self._server)
-        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
-            while True:
-                raw = await _one_value(reader)
-                # An array of strings: every other part of it is a string's length.
-                command = tuple(raw.split(b"\r\n")[2::2])
-                self.asked.append(command)
-                held = self.holds_next_script and command[0] == b"EVAL"
-                if held:
-                    self.holds_next_script = False
-                    await self.held_may_pass.wait()
-                there_writer.write(raw)
-                answer = await _one_value(there_reader)
-                if held:
-                    self.held_passed.set()
-                if command[0] == b"WAITAOF":
-                    self.disk_asked.set()
-                    await self.disk_may_answer.wait()
-                    answer = self.disk_says or answer
-                writer.write(answer)
-        there_writer.close()
-        writer.close()
+        serving = asyncio.current_task()
+        assert serving is not None
+        self._connections.add(serving)
+        serving.add_done_callback(self._connections.discard)
+        with contextlib.closing(writer):
+            there_reader, there_writer = await asyncio.open_unix_connection(self._server)
+            with (
+                contextlib.closing(there_writer),
+                contextlib.suppress(asyncio.IncompleteReadError, ConnectionError),
+            ):
+                while True:
+                    answer = await self._answer(
+                        await _one_value(reader), there_reader, there_writer
+                    )
+                    writer.write(answer)
+
+    async def _answer(
+        self, raw: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> bytes:
+        """What is said to a command: mostly what the server says."""
+        # An array of strings: every other part of it is a string's length.
+        command = tuple(raw.split(b"\r\n")[2::2])
+        self.asked.append(command)
+        held = self.holds_next_script and command[0] == b"EVAL"
+        if held:
+            self.holds_next_script = False
+            await self.held_may_pass.wait()
+        writer.write(raw)
+        answer = await _one_value(reader)
+        if held:
+            self.held_passed.set()
+        if command[0] == b"WAITAOF":
+            self.disk_asked.set()
+            await self.disk_may_answer.wait()
+            answer = self.disk_says or answer
+        return answer
 
 
 async def _one_value(reader: asyncio.StreamReader) -> bytes:
