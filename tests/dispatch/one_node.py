@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from edge_node.clock import SystemClock
+from edge_node.clock import Clock, SystemClock
 from edge_node.dispatch.dispatcher import Dispatcher, DispatcherSettings
 from edge_node.dispatch.own_node import Identity
 from edge_node.dispatch.own_tasks import OwnTasksSettings
@@ -148,32 +148,45 @@ class Snapshots(list[LatentSnapshot]):
 
 
 class Node:
-    """A dispatcher between an own worker and one peer, with `policy` to choose."""
+    """A dispatcher between an own worker and one peer, with `policy` to choose.
 
-    def __init__(self, folder: Path, *, policy: str = "local", bytes_max: int = 1000) -> None:
-        clock = SystemClock()
+    Ledger, image files and clock are those given, or say yes and tell the time.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        policy: str = "local",
+        bytes_max: int = 1000,
+        stores: Any = None,
+        images: Any = None,
+        clock: Clock | None = None,
+    ) -> None:
+        clock = clock or SystemClock()
         self.own_device, self.peer = Device(), Device()
         self.pool, self.snapshots = Pool(), Snapshots()
         self.metrics = NodeMetrics()
         self.init_images = InitImages(folder, bytes_max=bytes_max, keep_s_max=1000.0, clock=clock)
-        stores: Any = Stores()
+        stores = stores or Stores()
         self.settings = DispatcherSettings(
             own_tasks=OwnTasksSettings(
                 admission=AdmissionLimits(tasks_in_flight_max=2), deadline_s_default=100.0
             ),
             time=TimekeeperSettings(tick_s=0.01, heartbeat_s=0.05, lease_s=5.0),
         )
+        self.view = ClusterView(own_id=OWN, incarnation=1, began_s=clock.now_s())
         self.policy = create(policy, rng=np.random.default_rng(1))
         self.dispatcher = Dispatcher(
             Identity(node_id=OWN, incarnation=1, term=1, rest_url="", grpc_address=""),
             self.settings,
             lifecycle=Lifecycle(LifecycleLimits(), term=1),
             hosting=Hosting(HostingLimits()),
-            view=ClusterView(own_id=OWN, incarnation=1),
+            view=self.view,
             policy=self.policy,
             memory=SlotMemory(SlotSettings(), now_s=clock.now_s()),
             ledger=stores,
-            images=stores,
+            images=images or stores,
             init_images=self.init_images,
             worker=self.own_device,
             metrics=self.metrics,
