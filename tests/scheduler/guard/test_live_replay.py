@@ -11,6 +11,7 @@ from scheduler.experience import PooledDecision, RecordedDecision
 from scheduler.guard.live_replay import (
     BATCHES,
     TASKS_MIN,
+    Arrival,
     judge,
     play,
     relative_bounds,
@@ -18,7 +19,7 @@ from scheduler.guard.live_replay import (
     window_of,
 )
 from scheduler.guard.verdict import ReplayVerdict
-from scheduler.observation import Observation
+from scheduler.observation import Observation, Traffic
 from scheduler.policy import Decision, Outcome, Policy
 from scheduler.registry import create
 from scheduler.simulator import scenarios
@@ -259,3 +260,172 @@ def test_bounds_hold_the_ratio_and_narrow() -> None:
     assert high - low < 0.03
     few_low, few_high = relative_bounds(ours[: 4 * BATCHES], theirs[: 4 * BATCHES])
     assert few_high - few_low > high - low
+
+
+@pytest.mark.parametrize(
+    ("nodes", "name", "expected"),
+    [
+        (1, "lad_ts_plus", (9.426589650, 9.404466265, -0.00952304419, 0.0142279121)),
+        (1, "power_of_two", (13.70571287, 9.404466265, 0.292062672, 0.622661562)),
+        (5, "lad_ts_plus", (7.894131881, 8.017548200, -0.0310274214, 0.000240872675)),
+        (5, "power_of_two", (12.11123383, 8.017548200, 0.379745051, 0.641436368)),
+    ],
+)
+def test_the_figures_of_a_run(nodes: int, name: str, expected: tuple[float, ...]) -> None:
+    """Found once, for others' arrivals, ages, latents and bounds all go into them."""
+    asked = {f"node-{node}" for node in range(nodes)}
+    records = [record for record in ran(RULE)[0] if record.node_id in asked]
+    found = verdict_on(records, name, seed=3)
+    figures = (found.learned_mean_s, found.rule_mean_s, found.worse_low, found.worse_high)
+    assert figures == pytest.approx(expected, rel=1e-6)
+    assert (found.tasks, found.failed) == (len(records), 0)
+    assert (found.version, found.rule, found.judged_unix_s) == ("v", RULE, 5.0)
+
+
+def test_bounds_of_two_lines_by_hand() -> None:
+    """Opposite trends are one long batch: the correlation found is cut off at its largest."""
+    low, high = relative_bounds(np.arange(1.0, 41.0), np.arange(41.0, 1.0, -1.0))
+    ratio, batches = 820 / 860, 20
+    residual = np.array([(4 * j + 3) - ratio * (81 - 4 * j) for j in range(batches)]) / 43
+    spread = np.sqrt((residual**2).sum() / (batches - 1) / batches * 1.8 / 0.2)
+    # 19 batches are worth two; Student's 95 % quantile for two is 2.92.
+    assert (high - low) / 2 == pytest.approx(2.919986 * spread, rel=1e-5)
+    assert (high + low) / 2 == pytest.approx(ratio - 1)
+
+
+# Others' work, by hand.
+
+
+def decided(
+    at_s: float, *, load: tuple[float, float], choice: int, work: float = 6.0, **changes: object
+) -> RecordedDecision:
+    """A decision of node a, beside the silent node b, each of 2 work units per second."""
+    seen = Observation(
+        node_ids=("a", "b"),
+        local=0,
+        work=work,
+        input_bits=8,
+        backlog_B=np.array(load),
+        own_B=np.zeros(2),
+        capacity_B=np.full(2, 2.0),
+        link_s_B=np.array([0.0, 0.5]),
+        staleness_s_B=np.array([0.0, 0.25]),
+        alive_B=np.ones(2, np.bool_),
+    )
+    return RecordedDecision(
+        decision_id=f"{at_s}",
+        node_id="a",
+        decided_unix_s=1e9 + at_s,
+        slot=int(at_s // 4),
+        index_in_slot=0,
+        steps=1,
+        observation=replace(seen, **changes),  # type: ignore[arg-type]
+        decision=Decision(choice=choice, policy="p"),
+    )
+
+
+def others(records: list[RecordedDecision], seed: int = 0) -> list[Arrival]:
+    window = window_of(records, np.random.default_rng(seed))
+    assert window.recorded == len(records)
+    return [arrival for arrival in window.arrivals if arrival.node_id != "a"]
+
+
+def test_what_backlogs_showed_is_what_others_placed() -> None:
+    first = decided(0.0, load=(4.0, 1.0), choice=0)
+    # Own work is 10 - 2 x 2 = 6 at a; b has nothing left of its 1, and 18 are seen there.
+    second = decided(2.0, load=(6.0, 18.0), choice=1)
+    # a: 6 - 4 = 2 of 3 seen; b: 18 + 6 - 4 = 20 of 19 seen: one more at a, which makes no task.
+    third = decided(4.0, load=(3.0, 19.0), choice=0)
+    found = others([third, first, second])
+    assert len(found) == 3
+    assert all(0.0 < one.at_s < 2.0 and one.node_id == "b" for one in found)
+    assert [(one.slot, one.index_in_slot) for one in found] == [(0, 0), (0, 1), (0, 2)]
+    assert [one.at_s for one in found] == sorted(one.at_s for one in found)
+    one = found[0].seen
+    # b and a change places.
+    assert (one.local, one.work, one.latent_B) == (1, 6.0, None)
+    assert one.link_s_B.tolist() == [0.5, 0.0]
+    assert one.staleness_s_B.tolist() == [0.25, 0.0]
+
+
+def test_what_is_not_a_whole_task_yet_is_owed() -> None:
+    calm = [decided(0.0, load=(0.0, 0.0), choice=0)]
+    # Four more of others' at b each time, where the last ones were drawn within the two seconds.
+    calm += [decided(2.0 * n, load=(2.0, 4.0), choice=0, work=4.0) for n in range(1, 4)]
+    calm = [replace(one, observation=replace(one.observation, work=6.0)) for one in calm]
+    own = [replace(one, decision=Decision(choice=0, policy="p")) for one in calm]
+    assert [int(one.at_s // 2.0) for one in others(own)] == [1, 2]
+
+
+def test_what_came_and_went_unseen_is_as_much_as_the_load_says() -> None:
+    traffic = Traffic(mean_work=6.0, load=0.75, report_period_s=0.1)
+    records = [
+        decided(at_s, load=(0.0, 0.0), choice=0, traffic=traffic) for at_s in (0.0, 10.0, 40.0)
+    ]
+    # .75 x 4 x 40 s are 120 units, of which this node placed 12 after its first: 18 tasks.
+    found = others(records)
+    assert len(found) == 18
+    assert sum(one.at_s < 10.0 for one in found) in (4, 5)
+    # Where a node may not be chosen it draws nothing of it.
+    down = [
+        replace(r, observation=replace(r.observation, alive_B=np.array([True, False])))
+        for r in records
+    ]
+    assert len(others(down)) == 8
+
+
+def test_no_work_and_no_decision_are_nothing_to_play() -> None:
+    idle = decided(0.0, load=(0.0, 0.0), choice=0, work=0.0)
+    for records in ([], [idle]):
+        with pytest.raises(ValueError, match="no decision to play again"):
+            window_of(records, np.random.default_rng(0))
+    entries = [pooled(index, idle) for index in range(200)]
+    assert judged(entries) is None
+
+
+def test_a_task_is_late_by_its_link_its_queue_and_its_own_work() -> None:
+    records = [decided(0.0, load=(4.0, 1.0), choice=0), decided(2.0, load=(6.0, 0.0), choice=1)]
+    records = [replace(one, observation=replace(one.observation, work=6.0)) for one in records]
+    window = window_of(records, np.random.default_rng(0))
+    played = play(window, lambda rng: Always(1), fallback=factory(RULE), seed=0)
+    # 1 + 6 at 2 a second over half a second of link; 3 are left after 2 s, and 6 come.
+    assert played.delay_s_N.tolist() == [4.0, 5.0]
+
+
+def test_a_task_whose_candidate_never_works_again_counts_as_a_failed_one() -> None:
+    records = [decided(0.0, load=(0.0, 0.0), choice=0, capacity_B=np.array([2.0, 0.0]))]
+    window = window_of(records, np.random.default_rng(0))
+    played = play(window, lambda rng: Always(1), fallback=factory(RULE), seed=0)
+    assert played.delay_s_N.tolist() == [60.0]
+
+
+class Always(Broken):
+    """Chooses one candidate, and keeps what it saw."""
+
+    def __init__(self, choice: int) -> None:
+        self.choice = choice
+        self.seen: list[Observation] = []
+
+    def decide(self, observation: Observation) -> Decision:
+        self.seen.append(observation)
+        return Decision(choice=self.choice, policy="p")
+
+
+def test_reports_are_as_old_as_they_were() -> None:
+    """Own dispatches that a report cannot hold yet are own work, not backlog."""
+    aged = {"staleness_s_B": np.array([0.0, 1.0]), "queued_B": np.zeros(2)}
+    records = [
+        decided(at_s, load=(0.0, 0.0), choice=0, node_ids=("a", "a"), **aged)  # type: ignore[arg-type]
+        for at_s in (0.0, 0.5, 1.0, 1.25)
+    ]
+    watching = Always(1)
+    window = window_of(records, np.random.default_rng(0))
+    play(window, lambda rng: watching, fallback=factory(RULE), seed=0)
+    assert [one.own_B.tolist() for one in watching.seen] == [
+        *([0.0, 0.0], [0.0, 6.0], [0.0, 6.0], [0.0, 12.0]),
+    ]
+    assert [one.backlog_B.tolist() for one in watching.seen] == [
+        *([0.0, 0.0], [0.0, 0.0], [0.0, 4.0], [0.0, 3.5]),
+    ]
+    queued = [one.queued_B.tolist() for one in watching.seen if one.queued_B is not None]
+    assert queued == [[0.0, 0.0], [0.0, 0.0], [0.0, 1.0], [0.0, 1.0]]
