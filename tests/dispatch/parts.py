@@ -129,7 +129,9 @@ class SetPeers:
 def own_node(clock: HandClock, worker: SetWorker, **parts: Any) -> OwnNode:
     """This node, over a hosting account and a view of its own where none is given."""
     given: dict[str, Any] = {"hosting": Hosting(HostingLimits()), "view": a_view(clock), **parts}
-    identity = Identity(node_id=OWN, incarnation=7, rest_url="http://own", grpc_address="own:9080")
+    identity = Identity(
+        node_id=OWN, incarnation=7, term=1, rest_url="http://own", grpc_address="own:9080"
+    )
     node = OwnNode(identity, worker=worker, clock=clock, **given)
     node.worker_changed()
     return node

@@ -202,7 +202,7 @@ def test_what_membership_says_reaches_the_view(tmp_path: Path) -> None:
 def an_inbox() -> tuple[Inbox, list[Any], list[int]]:
     """One whose instructions are kept, and how often it said that attempts come or go."""
     inbox = Inbox(
-        lifecycle=Lifecycle(LifecycleLimits(), incarnation=1),
+        lifecycle=Lifecycle(LifecycleLimits(), term=1),
         hosting=Hosting(HostingLimits()),
         clock=HandClock(),
     )
@@ -218,7 +218,7 @@ RECEIVED = hosted.OffloadReceived(offload=replace(OFFLOAD, drawing=text()))
 def started(share: object) -> hosted.DrawingReported:
     return hosted.DrawingReported(
         task_id=OFFLOAD.task_id,
-        attempt=OFFLOAD.attempt,
+        fence=OFFLOAD.fence,
         report=share,  # type: ignore[arg-type]
     )
 

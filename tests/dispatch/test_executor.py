@@ -16,6 +16,7 @@ from edge_node.domain import (
     AttemptQueued,
     AttemptReport,
     AttemptStarted,
+    Fence,
     TaskId,
 )
 from edge_node.errors import InvalidRequest, WorkerUnavailable
@@ -26,11 +27,11 @@ from tests.dispatch.one_node import DONE, OFFLOAD, PNG, SHA256
 from tests.dispatch.parts import HandClock, Heard, SetWorker, own_node, text, turns
 
 OFFERED = replace(OFFLOAD, drawing=text())
-ID, ATTEMPT = OFFERED.task_id, OFFERED.attempt
+ID, FENCE = OFFERED.task_id, OFFERED.fence
 RECEIVED = hosted.OffloadReceived(offload=OFFERED)
-CANCELLED = hosted.OffloadCancelled(task_id=ID, attempt=ATTEMPT)
+CANCELLED = hosted.OffloadCancelled(task_id=ID, fence=FENCE)
 START = hosted.StartDrawing(
-    task_id=ID, attempt=ATTEMPT, drawing=OFFERED.drawing, priority=3, deadline_s=9.0
+    task_id=ID, fence=FENCE, drawing=OFFERED.drawing, priority=3, deadline_s=9.0
 )
 
 
@@ -56,7 +57,7 @@ class Drawn:
         """What was heard of the worker; what comes after an end is not heard by the machine."""
         for event in self.heard:
             assert isinstance(event, hosted.DrawingReported)
-            assert (event.task_id, event.attempt) == (ID, ATTEMPT)
+            assert (event.task_id, event.fence) == (ID, FENCE)
         return [event.report for event in self.heard]
 
 
@@ -77,8 +78,8 @@ def test_an_attempt_is_taken_and_what_happens_to_it_is_told(tmp_path: Path) -> N
         reports = await drawn.executor.host(OFFERED)
         assert drawn.heard == [RECEIVED]
         assert reports.empty()
-        drawn.executor.report(ID, ATTEMPT, AttemptStarted())
-        drawn.executor.report(ID, ATTEMPT + 1, DONE)  # of an attempt that nobody listens to
+        drawn.executor.report(ID, FENCE, AttemptStarted())
+        drawn.executor.report(ID, Fence(1, 9), DONE)  # of an attempt that nobody listens to
         assert reports.get_nowait() == AttemptStarted()
         assert reports.empty()
 
@@ -104,7 +105,7 @@ def test_what_cannot_be_taken_is_refused_and_no_machine_hears_of_it(
         assert reports.get_nowait() == AttemptFailed(code=why, message=message, retryable=True)
         assert drawn.heard == []
         # The first listener goes on hearing of its attempt.
-        drawn.executor.report(ID, ATTEMPT, DONE)
+        drawn.executor.report(ID, FENCE, DONE)
         assert first.get_nowait() == DONE
 
     run(drawn, story)
@@ -116,12 +117,12 @@ def test_an_origin_that_hangs_up_gives_the_attempt_back_once(tmp_path: Path) -> 
     async def story() -> None:
         reports = await drawn.executor.host(OFFERED)
         drawn.heard.clear()
-        drawn.executor.unhost(ID, ATTEMPT, asyncio.Queue())  # somebody else's
+        drawn.executor.unhost(ID, FENCE, asyncio.Queue())  # somebody else's
         assert drawn.heard == []
-        drawn.executor.unhost(ID, ATTEMPT, reports)
-        drawn.executor.unhost(ID, ATTEMPT, reports)
+        drawn.executor.unhost(ID, FENCE, reports)
+        drawn.executor.unhost(ID, FENCE, reports)
         assert drawn.heard == [CANCELLED]
-        drawn.executor.report(ID, ATTEMPT, DONE)
+        drawn.executor.report(ID, FENCE, DONE)
         assert reports.empty()
 
     run(drawn, story)
@@ -133,9 +134,9 @@ def test_an_origin_that_cancels_still_hears_the_rest(tmp_path: Path) -> None:
     async def story() -> None:
         reports = await drawn.executor.host(OFFERED)
         drawn.heard.clear()
-        drawn.executor.cancel_hosted(ID, ATTEMPT)
+        drawn.executor.cancel_hosted(ID, FENCE)
         assert drawn.heard == [CANCELLED]
-        drawn.executor.report(ID, ATTEMPT, DONE)
+        drawn.executor.report(ID, FENCE, DONE)
         assert reports.get_nowait() == DONE
 
     run(drawn, story)
@@ -152,7 +153,7 @@ def test_the_worker_is_asked_for_all_and_its_reports_are_heard(tmp_path: Path) -
         (asked,) = drawn.worker.asked
         assert asked == {
             "task_id": ID,
-            "attempt": ATTEMPT,
+            "fence": FENCE,
             "drawing": OFFERED.drawing,
             "priority": 3,
             "init_image": b"",
@@ -211,10 +212,10 @@ def test_a_drawing_that_is_stopped_is_taken_from_the_worker_and_heard_no_more(
     async def story() -> None:
         drawn.executor.start_drawing(START)
         await turns(10)
-        drawn.executor.stop_drawing(ID, ATTEMPT + 1)  # another one
+        drawn.executor.stop_drawing(ID, Fence(1, 9))  # another one
         await turns(10)
         assert drawn.worker.closed == 0
-        drawn.executor.stop_drawing(ID, ATTEMPT)
+        drawn.executor.stop_drawing(ID, FENCE)
         await turns(10)
         heard = len(drawn.heard)
         assert drawn.worker.closed == 1

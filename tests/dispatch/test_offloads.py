@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from edge_node.dispatch.offloads import Offloads
-from edge_node.domain import AttemptFailed, AttemptQueued, AttemptReport, Offload, TaskId
+from edge_node.domain import AttemptFailed, AttemptQueued, AttemptReport, Fence, Offload, TaskId
 from edge_node.errors import OriginUnavailable
 from edge_node.store.init_images import InitImages
 from edge_node.tasks import hosting as hosted
@@ -60,7 +60,7 @@ class Sent:
         for event in self.heard:
             assert isinstance(event, life.AttemptReported)
             assert (event.executor, event.task_id) == (PEER, OFFERED.task_id)
-            assert event.attempt == OFFERED.attempt
+            assert event.fence == OFFERED.fence
         return [event.report for event in self.heard]
 
 
@@ -117,7 +117,7 @@ def test_before_there_are_peers_nobody_is_reached(tmp_path: Path) -> None:
 
     async def story() -> None:
         sent.offloads.start_attempt(PEER, OFFERED)
-        sent.offloads.stop_attempt(PEER, OFFERED.task_id, 9)
+        sent.offloads.stop_attempt(PEER, OFFERED.task_id, Fence(1, 9))
         await turns()
         (failure,) = sent.reports()
         assert isinstance(failure, AttemptFailed)
@@ -133,10 +133,8 @@ def test_own_attempts_go_into_the_own_queue_and_out_of_it(tmp_path: Path) -> Non
         sent.offloads.start_attempt(OWN, OFFERED)
         assert sent.heard == [hosted.OffloadReceived(offload=OFFERED)]
         sent.heard.clear()
-        sent.offloads.stop_attempt(OWN, OFFERED.task_id, OFFERED.attempt)
-        assert sent.heard == [
-            hosted.OffloadCancelled(task_id=OFFERED.task_id, attempt=OFFERED.attempt)
-        ]
+        sent.offloads.stop_attempt(OWN, OFFERED.task_id, OFFERED.fence)
+        assert sent.heard == [hosted.OffloadCancelled(task_id=OFFERED.task_id, fence=OFFERED.fence)]
         await turns()
         assert sent.peers.offloads == sent.peers.cancelled == []
 
@@ -152,9 +150,9 @@ def test_an_attempt_that_is_stopped_is_cancelled_there_and_not_heard_any_more(
     async def story() -> None:
         sent.start()
         await turns()
-        sent.offloads.stop_attempt(PEER, OFFERED.task_id, OFFERED.attempt)
+        sent.offloads.stop_attempt(PEER, OFFERED.task_id, OFFERED.fence)
         await turns()
-        assert sent.peers.cancelled == [(OFFERED.task_id, OFFERED.attempt)]
+        assert sent.peers.cancelled == [(OFFERED.task_id, OFFERED.fence)]
         assert sent.reports() == [QUEUED]
 
     run(sent, story)
@@ -172,7 +170,7 @@ def test_a_peer_that_does_not_answer_a_cancel_is_no_fault(
 
     async def story() -> None:
         sent.start()
-        sent.offloads.stop_attempt(PEER, OFFERED.task_id, OFFERED.attempt)
+        sent.offloads.stop_attempt(PEER, OFFERED.task_id, OFFERED.fence)
         await turns()
 
     run(sent, story)

@@ -8,6 +8,7 @@ import pytest
 
 from edge_node.domain import (
     AttemptStarted,
+    Fence,
     ModelFingerprint,
     NodeState,
     TaskId,
@@ -32,7 +33,9 @@ def test_its_state_says_all_that_others_count_on() -> None:
     for number in (1, 2):
         offload = replace(OFFLOAD, task_id=TaskId(f"peer-{number}"), dispatch=number)
         hosting.handle(hosted.OffloadReceived(offload=offload))
-    started = hosted.DrawingReported(task_id=TaskId("peer-1"), attempt=1, report=AttemptStarted())
+    started = hosted.DrawingReported(
+        task_id=TaskId("peer-1"), fence=Fence(1, 1), report=AttemptStarted()
+    )
     hosting.handle(started)
     clock.time_s = 107.0
     view.task_accepted(6.0, now_s=107.0)

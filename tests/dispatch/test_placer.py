@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from edge_node.dispatch.placer import Placer
-from edge_node.domain import NodeId, Task, TaskId, TaskRecord, TaskStatus
+from edge_node.domain import Fence, NodeId, Task, TaskId, TaskRecord, TaskStatus
 from edge_node.tasks import lifecycle_protocol as life
 from edge_node.tasks.slots import SlotMemory, SlotSettings
 from edge_node.telemetry.metrics import NodeMetrics
@@ -130,7 +130,7 @@ def wanted(avoided: frozenset[NodeId] = frozenset()) -> life.PlaceTask:
         input_bits=8,
         created_unix_s=0.0,
     )
-    return life.PlaceTask(task=task, attempt=2, avoided=avoided)
+    return life.PlaceTask(task=task, fence=Fence(1, 2), avoided=avoided)
 
 
 def test_a_decision_is_told_booked_counted_and_recorded() -> None:
@@ -142,7 +142,7 @@ def test_a_decision_is_told_booked_counted_and_recorded() -> None:
     assert chosen.heard == [
         life.PlacementMade(
             task_id=TaskId("own-1"),
-            attempt=2,
+            fence=Fence(1, 2),
             executor=PEER,
             incarnation=7,
             dispatch=1,
@@ -154,7 +154,7 @@ def test_a_decision_is_told_booked_counted_and_recorded() -> None:
     peer = {v.state.node_id: v for v in chosen.view.views(now_s=100.0)}[PEER]
     assert peer.own_unseen_work == 5.0
     (recorded,) = chosen.pool.decisions
-    assert (recorded.decision_id, recorded.node_id) == ("own-1/2", OWN)
+    assert (recorded.decision_id, recorded.node_id) == ("own-1/1.2", OWN)
     assert (recorded.slot, recorded.index_in_slot, recorded.steps) == (0, 0, 4)
     assert recorded.decided_unix_s == 5100.25
     assert recorded.decision is chosen.decision
@@ -175,7 +175,7 @@ def test_whose_worker_just_went_is_not_chosen() -> None:
     chosen = Chosen()
     chosen.node.doubt_worker()
     chosen.placer.place(wanted())
-    impossible = life.PlacementImpossible(task_id=TaskId("own-1"), attempt=2)
+    impossible = life.PlacementImpossible(task_id=TaskId("own-1"), fence=Fence(1, 2))
     assert chosen.heard == [impossible]
     assert chosen.pool.decisions == []
     chosen.clock.time_s += 1.0
@@ -204,7 +204,11 @@ def test_what_an_attempt_leaves_behind(remote: bool, executor: NodeId) -> None:
     chosen.decision = replace(DECIDED, choice=int(remote))
     chosen.placer.place(wanted())
     ended = life.AttemptEnded(
-        executor=executor, dispatch=1, task_id=TaskId("own-1"), attempt=2, reason="worker_lost"
+        executor=executor,
+        dispatch=1,
+        task_id=TaskId("own-1"),
+        fence=Fence(1, 2),
+        reason="worker_lost",
     )
     chosen.placer.attempt_ended(ended)
     assert all(view.own_unseen_work == 0.0 for view in chosen.view.views(now_s=100.0))
@@ -222,10 +226,10 @@ def test_every_placement_that_led_to_an_end_hears_of_it(
     chosen = Chosen(store=store)
     task = replace(wanted().task, created_unix_s=50.0)
     record = TaskRecord(task=task, status=status, finished_unix_s=62.0)
-    chosen.placer.task_ended(record, (1, 3))
+    chosen.placer.task_ended(record, (Fence(1, 1), Fence(1, 3)))
     completed = status is TaskStatus.COMPLETED
     assert chosen.outcomes == [
-        Outcome(decision_id=f"own-1/{attempt}", service_delay_s=delay_s, completed=completed)
+        Outcome(decision_id=f"own-1/1.{attempt}", service_delay_s=delay_s, completed=completed)
         for attempt in (1, 3)
     ]
     assert chosen.pool.outcomes == (chosen.outcomes if store else [])
@@ -234,7 +238,7 @@ def test_every_placement_that_led_to_an_end_hears_of_it(
 def test_nothing_is_learned_of_what_was_cancelled() -> None:
     chosen = Chosen()
     record = TaskRecord(task=wanted().task, status=TaskStatus.CANCELLED, finished_unix_s=9.0)
-    chosen.placer.task_ended(record, (1,))
+    chosen.placer.task_ended(record, (Fence(1, 1),))
     assert chosen.outcomes == chosen.pool.outcomes == []
 
 
@@ -288,7 +292,7 @@ def test_a_rule_needs_no_guard_and_a_guard_is_told_and_shown() -> None:
     noted: list[RecordedDecision] = []
     guard.note_decision = noted.append  # type: ignore[method-assign, assignment]
     chosen.placer.place(wanted())
-    assert [one.decision_id for one in noted] == ["own-1/2"]
+    assert [one.decision_id for one in noted] == ["own-1/1.2"]
     status = chosen.placer.guard_status()
     assert status is not None
     assert status.decisions == 1

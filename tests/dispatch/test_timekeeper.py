@@ -51,7 +51,7 @@ class Kept:
         self.clock, self.heard, self.slots = HandClock(), Heard(), Slots()
         self.ledger, self.worker, self.metrics = Ledger(), SetWorker(), NodeMetrics()
         self.view, self.hosting = a_view(self.clock), Hosting(HostingLimits())
-        self.lifecycle = Lifecycle(LifecycleLimits(), incarnation=1)
+        self.lifecycle = Lifecycle(LifecycleLimits(), term=1)
         inbox: Any = self.heard
         others: Any = {"placer": self.slots, "ledger": self.ledger}
         self.keeper = Timekeeper(
@@ -209,7 +209,7 @@ def with_a_queue(settings: TimekeeperSettings) -> Kept:
     (placing,) = [one for one in told if isinstance(one, life.PlaceTask)]
     made = life.PlacementMade(
         task_id=task.id,
-        attempt=placing.attempt,
+        fence=placing.fence,
         executor=kept.keeper._node.id,
         incarnation=1,
         dispatch=1,
