@@ -7,8 +7,9 @@ tasks come through here too: the local case is the remote case without the wire.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from edge_node.config import NodeConfig
 from edge_node.domain import (
@@ -25,6 +26,10 @@ from edge_node.domain import (
     StepFinished,
     TaskId,
 )
+
+# Tasks whose story is kept, and its latest lines.
+STORIES_MAX = 1000
+STORY_LINES_MAX = 40
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +120,14 @@ class ReportAttempt:
 Instruction = StartDrawing | StopDrawing | ReportAttempt
 
 
+class HostedLine(NamedTuple):
+    """What happened to an attempt here, and which share of its work was done then."""
+
+    event: str
+    fence: Fence
+    share_done: float
+
+
 @dataclass(kw_only=True)
 class _Hosted:
     """One attempt in the queue or on the device."""
@@ -139,6 +152,7 @@ class Hosting:
         self._started = 0
         self._fence_highest: OrderedDict[TaskId, Fence] = OrderedDict()
         self._dispatches_seen: dict[NodeId, tuple[int, int]] = {}
+        self._stories: OrderedDict[TaskId, deque[HostedLine]] = OrderedDict()
         self._changes = 0
 
     # What can be read.
@@ -177,6 +191,10 @@ class Hosting:
         """Every (task, attempt) queued or running."""
         return tuple((task_id, h.offload.fence) for task_id, h in self._hosted.items())
 
+    def story(self, task_id: TaskId) -> tuple[HostedLine, ...]:
+        """The latest lines of a task's story here, oldest first; kept of recent tasks."""
+        return tuple(self._stories.get(task_id, ()))
+
     def validate(self) -> None:
         """Asserts what holds after every event; for tests, because it looks at every attempt."""
         hosted = self._hosted.values()
@@ -187,14 +205,15 @@ class Hosting:
         assert hosted or self._backlog == 0.0, "work of nobody"
         for task_id, one in self._hosted.items():
             assert one.offload.task_id == task_id, f"{task_id} is another task"
-            highest = self._fence_highest.get(task_id)
-            assert one.offload.fence == highest, f"{task_id}: {one.offload.fence} is stale"
-            assert 0.0 <= one.share_done <= 1.0, f"{task_id}: {one.share_done} of it is done"
+            stale = one.offload.fence != self._fence_highest.get(task_id)
+            wrong = stale or not 0.0 <= one.share_done <= 1.0
+            assert not wrong, "\n  ".join([f"{task_id}: {one}", *map(str, self.story(task_id))])
 
     # What can happen.
 
     def handle(self, event: Event) -> list[Instruction]:
         """Applies one event; returns what is to be done about it, in order."""
+        self._tell(event)
         match event:
             case OffloadReceived():
                 return self._received(event.offload)
@@ -204,6 +223,23 @@ class Hosting:
                 return self._reported(event)
             case HeartbeatDue():
                 return self._heartbeats()
+
+    def _tell(self, event: Event) -> None:
+        match event:
+            case OffloadReceived(offload=offload):
+                task_id, fence, what = offload.task_id, offload.fence, "OffloadReceived"
+            case OffloadCancelled(task_id=task_id, fence=fence):
+                what = "OffloadCancelled"
+            case DrawingReported(task_id=task_id, fence=fence, report=report):
+                what = type(report).__name__
+            case HeartbeatDue():
+                return
+        hosted = self._hosted.get(task_id)
+        story = self._stories.setdefault(task_id, deque(maxlen=STORY_LINES_MAX))
+        story.append(HostedLine(what, fence, 0.0 if hosted is None else hosted.share_done))
+        self._stories.move_to_end(task_id)
+        if len(self._stories) > STORIES_MAX:
+            self._stories.popitem(last=False)
 
     def _is_stale(self, offload: Offload) -> bool:
         """The fence: whether this attempt, or a later one of the task, was seen before."""

@@ -15,11 +15,9 @@ former lives included, and a report counts only if it comes from the current one
 
 from __future__ import annotations
 
-import enum
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from dataclasses import dataclass, replace
 
 from edge_node.clock import Moment
 from edge_node.config import NodeConfig
@@ -42,6 +40,7 @@ from edge_node.domain import (
     TaskRecord,
     TaskStatus,
 )
+from edge_node.tasks.fate import Fate, Phase, StoryLine
 from edge_node.tasks.lifecycle_protocol import (
     AnswerAccepted,
     AnswerRefused,
@@ -76,8 +75,6 @@ from edge_node.tasks.lifecycle_protocol import (
 
 # Far more than a task can have in one life of its node.
 EVENTS_OF_A_LIFE_MAX = 1_000_000
-# The last lines of a task's story; enough for several attempts.
-STORY_LINES_MAX = 40
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,85 +110,6 @@ class WaitingAttempt:
     dispatch: int
 
 
-class Phase(enum.Enum):
-    """What a task waits for."""
-
-    APPENDING = enum.auto()
-    PLACING = enum.auto()
-    WAITING = enum.auto()
-    ATTEMPTING = enum.auto()
-    STORING = enum.auto()
-    RECORDING = enum.auto()
-    FINAL = enum.auto()
-
-
-# Which phase can follow which. An end may come wherever a task waits for something.
-_CAN_FOLLOW: dict[Phase, frozenset[Phase]] = {
-    Phase.APPENDING: frozenset({Phase.PLACING}),
-    Phase.PLACING: frozenset({Phase.WAITING, Phase.ATTEMPTING, Phase.RECORDING, Phase.FINAL}),
-    Phase.WAITING: frozenset({Phase.PLACING, Phase.RECORDING, Phase.FINAL}),
-    Phase.ATTEMPTING: frozenset({Phase.PLACING, Phase.STORING, Phase.RECORDING, Phase.FINAL}),
-    Phase.STORING: frozenset({Phase.RECORDING, Phase.FINAL}),
-    Phase.RECORDING: frozenset({Phase.FINAL}),
-    Phase.FINAL: frozenset(),
-}
-
-
-class ImpossibleTransition(AssertionError):
-    """A bug of ours: a task is in a phase that cannot follow the one before; tells its story."""
-
-
-class StoryLine(NamedTuple):
-    """What happened to a task, and how it stood then: for whoever looks for a fault."""
-
-    now_s: float
-    event: str
-    phase: Phase
-    attempt: int
-    executor: NodeId | None
-
-
-@dataclass(kw_only=True)
-class _Entry:
-    """One task; mutable, and touched by Lifecycle alone."""
-
-    record: TaskRecord
-    phase: Phase
-    attempt: int
-    dispatch: int = 0
-    lease_until_s: float = 0.0
-    retry_at_s: float = 0.0
-    avoided: set[NodeId] = field(default_factory=set)
-    moved: list[Fence] = field(default_factory=list)
-    # Events of this life count from here; those of a former life have lower numbers.
-    sequence_before: int = 0
-    events: list[TaskEvent] = field(default_factory=list)
-    story: deque[StoryLine] = field(default_factory=lambda: deque(maxlen=STORY_LINES_MAX))
-
-    @property
-    def task(self) -> Task:
-        return self.record.task
-
-    @property
-    def fence(self) -> Fence:
-        return Fence(self.task.term, self.attempt)
-
-    def enter(self, phase: Phase, at: Moment, why: str) -> None:
-        """Changes the phase, and tells of it."""
-        if phase not in _CAN_FOLLOW[self.phase]:
-            told = "\n  ".join(map(str, self.story))
-            raise ImpossibleTransition(
-                f"{self.task.id} cannot go from {self.phase.name} to {phase.name}:\n  {told}"
-            )
-        self.phase = phase
-        self.tell(at, why)
-
-    def tell(self, at: Moment, what: str) -> None:
-        """Adds a line to the story."""
-        line = StoryLine(at.now_s, what, self.phase, self.attempt, self.record.executor)
-        self.story.append(line)
-
-
 class Lifecycle:
     """All tasks of this origin. `handle` is the one way to change them."""
 
@@ -199,8 +117,8 @@ class Lifecycle:
         """`term` is this life of the node, in which all tasks here are placed."""
         self._limits = limits
         self._term = term
-        self._live: dict[TaskId, _Entry] = {}
-        self._finished: OrderedDict[TaskId, _Entry] = OrderedDict()
+        self._live: dict[TaskId, Fate] = {}
+        self._finished: OrderedDict[TaskId, Fate] = OrderedDict()
 
     # What can be read.
 
@@ -243,30 +161,13 @@ class Lifecycle:
         assert not self._live.keys() & self._finished.keys(), "a task is live and finished"
         assert len(self._finished) <= self._limits.finished_kept_max, "too many finished tasks"
         for task_id, entry in self._live.items():
-            wrong = self._what_is_wrong(entry)
+            wrong = entry.what_is_wrong(moves_max=self._limits.moves_max, term=self._term)
             assert task_id == entry.task.id, "a task goes by another's name"
             assert not wrong, "\n  ".join([f"{task_id}: {wrong}", *map(str, entry.story)])
         for entry in self._finished.values():
             assert entry.phase is Phase.FINAL, "a finished task is not final"
             assert entry.record.status.is_final, "a finished task has no end"
             assert entry.events[-1].kind.is_final, "nobody was told of an end"
-
-    def _what_is_wrong(self, entry: _Entry) -> str:
-        """What a live task may not be; empty if nothing is."""
-        record, phase = entry.record, entry.phase
-        drawn = phase in (Phase.ATTEMPTING, Phase.STORING)
-        placed = phase not in (Phase.PLACING, Phase.WAITING)
-        wrong = {
-            "a final task is live": phase is Phase.FINAL,
-            "placed in another life": entry.task.term != self._term,
-            "moved too often": len(entry.moved) > self._limits.moves_max,
-            "its status is not its phase": record.status.is_final != (phase is Phase.RECORDING),
-            "nobody draws it": drawn and record.executor is None,
-            "another attempt is shown": drawn and record.attempt != entry.attempt,
-            "placed already": not placed and record.executor is not None,
-            "steps of nobody": not placed and record.step > 0,
-        }
-        return ", ".join(what for what, is_so in wrong.items() if is_so)
 
     # What can happen.
 
@@ -332,8 +233,8 @@ class Lifecycle:
             instructions += self._place(entry, at, "recovered")
         return instructions
 
-    def _take_up(self, task: Task, at: Moment) -> _Entry:
-        entry = _Entry(record=TaskRecord(task=task), phase=Phase.APPENDING, attempt=0)
+    def _take_up(self, task: Task, at: Moment) -> Fate:
+        entry = Fate(record=TaskRecord(task=task), phase=Phase.APPENDING, attempt=0)
         self._live[task.id] = entry
         entry.tell(at, "taken up")
         return entry
@@ -341,7 +242,7 @@ class Lifecycle:
     # Placement.
 
     def _place(
-        self, entry: _Entry, at: Moment, why: str, *, leaving: NodeId | None = None
+        self, entry: Fate, at: Moment, why: str, *, leaving: NodeId | None = None
     ) -> list[Instruction]:
         """Asks for the next placement; `leaving` is avoided this once."""
         entry.attempt += 1
@@ -395,7 +296,7 @@ class Lifecycle:
 
     # Attempts.
 
-    def _is_current(self, entry: _Entry, fence: Fence) -> bool:
+    def _is_current(self, entry: Fate, fence: Fence) -> bool:
         """Whether a report of that placement may still change the task."""
         return entry.fence == fence
 
@@ -425,7 +326,7 @@ class Lifecycle:
             case AttemptFailed():
                 return self._attempt_failed(entry, report, at)
 
-    def _started(self, entry: _Entry, at: Moment) -> list[Instruction]:
+    def _started(self, entry: Fate, at: Moment) -> list[Instruction]:
         entry.record = replace(
             entry.record,
             status=TaskStatus.IN_PROGRESS,
@@ -434,14 +335,14 @@ class Lifecycle:
         )
         return self._publish(entry, TaskEventKind.STARTED, at)
 
-    def _step_finished(self, entry: _Entry, report: StepFinished, at: Moment) -> list[Instruction]:
+    def _step_finished(self, entry: Fate, report: StepFinished, at: Moment) -> list[Instruction]:
         if report.step <= entry.record.step:
             return []
         entry.record = replace(entry.record, status=TaskStatus.IN_PROGRESS, step=report.step)
         return self._publish(entry, TaskEventKind.STEP, at, report=report)
 
     def _finished_drawing(
-        self, entry: _Entry, event: AttemptReported, report: AttemptFinished, at: Moment
+        self, entry: Fate, event: AttemptReported, report: AttemptFinished, at: Moment
     ) -> list[Instruction]:
         entry.enter(Phase.STORING, at, "drawn")
         entry.record = replace(
@@ -458,9 +359,7 @@ class Lifecycle:
             StoreImage(task_id=event.task_id, fence=event.fence, image=report.image),
         ]
 
-    def _attempt_failed(
-        self, entry: _Entry, report: AttemptFailed, at: Moment
-    ) -> list[Instruction]:
+    def _attempt_failed(self, entry: Fate, report: AttemptFailed, at: Moment) -> list[Instruction]:
         if report.retryable:
             return self._give_up_attempt(entry, report.code, report.message, at)
         assert entry.record.executor is not None
@@ -469,7 +368,7 @@ class Lifecycle:
         return [ended, *self._end(entry, TaskStatus.FAILED, at, error=error)]
 
     def _give_up_attempt(
-        self, entry: _Entry, reason: str, message: str, at: Moment
+        self, entry: Fate, reason: str, message: str, at: Moment
     ) -> list[Instruction]:
         """The hop failed: back at the origin, the task is placed again or fails honestly."""
         executor = entry.record.executor
@@ -494,7 +393,7 @@ class Lifecycle:
                 instructions += self._give_up_attempt(entry, "peer_failed", message, at)
         return instructions
 
-    def _may_move(self, entry: _Entry) -> bool:
+    def _may_move(self, entry: Fate) -> bool:
         return (
             entry.phase is Phase.ATTEMPTING
             and entry.record.status is TaskStatus.QUEUED
@@ -516,7 +415,7 @@ class Lifecycle:
             return []
         return [*self._stop(entry, "cancelled"), *self._end(entry, TaskStatus.CANCELLED, at)]
 
-    def _stop(self, entry: _Entry, reason: str) -> list[Instruction]:
+    def _stop(self, entry: Fate, reason: str) -> list[Instruction]:
         if entry.phase is not Phase.ATTEMPTING:
             return []
         executor = entry.record.executor
@@ -551,12 +450,12 @@ class Lifecycle:
                 instructions += self._give_up_attempt(entry, "lease_lapsed", message, at)
         return instructions
 
-    def _deadline_passed(self, entry: _Entry, at: Moment) -> bool:
+    def _deadline_passed(self, entry: Fate, at: Moment) -> bool:
         deadline_unix_s = entry.task.deadline_unix_s
         waiting = entry.phase in (Phase.PLACING, Phase.WAITING, Phase.ATTEMPTING)
         return waiting and deadline_unix_s is not None and at.unix_s >= deadline_unix_s
 
-    def _lease_lapsed(self, entry: _Entry, at: Moment) -> bool:
+    def _lease_lapsed(self, entry: Fate, at: Moment) -> bool:
         return at.now_s >= entry.lease_until_s
 
     # Ends.
@@ -576,7 +475,7 @@ class Lifecycle:
         return self._end(entry, TaskStatus.FAILED, at, error=error)
 
     def _end(
-        self, entry: _Entry, status: TaskStatus, at: Moment, *, error: TaskError | None = None
+        self, entry: Fate, status: TaskStatus, at: Moment, *, error: TaskError | None = None
     ) -> list[Instruction]:
         entry.record = replace(
             entry.record, status=status, error=error, finished_unix_s=at.unix_s, eta_s=0.0
@@ -587,7 +486,7 @@ class Lifecycle:
             return [RecordFinal(record=entry.record)]
         return self._note(entry) + self._finalise(entry, at)
 
-    def _note(self, entry: _Entry) -> list[Instruction]:
+    def _note(self, entry: Fate) -> list[Instruction]:
         """Writes behind how a task stands, unless the ledger knows nothing of it."""
         if entry.task.durability is Durability.NONE:
             return []
@@ -599,7 +498,7 @@ class Lifecycle:
             return []
         return self._finalise(entry, at)
 
-    def _finalise(self, entry: _Entry, at: Moment) -> list[Instruction]:
+    def _finalise(self, entry: Fate, at: Moment) -> list[Instruction]:
         kind = {
             TaskStatus.COMPLETED: TaskEventKind.FINISHED,
             TaskStatus.FAILED: TaskEventKind.FAILED,
@@ -618,10 +517,10 @@ class Lifecycle:
 
     # Small parts.
 
-    def _find(self, task_id: TaskId) -> _Entry | None:
+    def _find(self, task_id: TaskId) -> Fate | None:
         return self._live.get(task_id) or self._finished.get(task_id)
 
-    def _entries(self, task_ids: Iterable[TaskId], phase: Phase) -> Sequence[_Entry]:
+    def _entries(self, task_ids: Iterable[TaskId], phase: Phase) -> Sequence[Fate]:
         entries = (self._live.get(task_id) for task_id in task_ids)
         return [entry for entry in entries if entry is not None and entry.phase is phase]
 
@@ -629,10 +528,10 @@ class Lifecycle:
         self,
         executor: NodeId,
         dispatch: int,
-        subject: AttemptReported | PlacementMade | _Entry,
+        subject: AttemptReported | PlacementMade | Fate,
         reason: str,
     ) -> AttemptEnded:
-        task_id = subject.task.id if isinstance(subject, _Entry) else subject.task_id
+        task_id = subject.task.id if isinstance(subject, Fate) else subject.task_id
         return AttemptEnded(
             executor=executor,
             dispatch=dispatch,
@@ -643,7 +542,7 @@ class Lifecycle:
 
     def _publish(
         self,
-        entry: _Entry,
+        entry: Fate,
         kind: TaskEventKind,
         at: Moment,
         *,

@@ -9,6 +9,7 @@ has healed, that every accepted task ended as an image or as an honest failure.
 from __future__ import annotations
 
 import logging
+import re
 from collections import Counter
 from dataclasses import replace
 from typing import Any
@@ -371,11 +372,20 @@ class SimulatedCluster:
             self.time.run(until_s=HEALED_END_S, on_advance=self._check)
             self._check_end()
         except InvariantBroken as broken:
-            story = "\n  ".join([str(broken), *self.faults])
+            story = "\n  ".join([str(broken), *self.faults, *self._stories(str(broken))])
             raise InvariantBroken(f"seed {self.seed}, {self.time.now_s:.3f} s: {story}") from None
         finally:
             self._bury()
             logging.disable(logging.NOTSET)
+
+    def _stories(self, complaint: str) -> list[str]:
+        """What every node remembers of the tasks that the complaint names."""
+        lines = []
+        for task_id in dict.fromkeys(re.findall(r"n\d-\d{10}", complaint)):
+            for node in self.nodes:
+                told = [*node.lifecycle.story(task_id), *node.hosting.story(task_id)]
+                lines += [f"{task_id} at {node.name}: {line}" for line in told]
+        return lines
 
     def _bury(self) -> None:
         """Unwinds every coroutine, so that none is left to the garbage collector."""

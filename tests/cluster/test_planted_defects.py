@@ -219,3 +219,14 @@ def test_a_defect_is_found_where_nothing_fails(
 ) -> None:
     QUIET[defect](monkeypatch)
     assert find(run_quiet, QUIET_SEEDS_MAX) < QUIET_SEEDS_MAX
+
+
+def test_a_broken_seed_tells_the_story_of_its_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    QUIET["an origin that hung up is drawn for"](monkeypatch)
+    seed = find(run_quiet, QUIET_SEEDS_MAX)
+    with pytest.raises(InvariantBroken, match="unwanted") as broken:
+        run_quiet(seed)
+    story = str(broken.value)
+    assert story.startswith("seed ")
+    assert "StoryLine(" in story
+    assert "HostedLine(event='OffloadReceived'" in story

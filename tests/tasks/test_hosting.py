@@ -19,6 +19,7 @@ from edge_node.domain import (
     TaskId,
 )
 from edge_node.tasks.hosting import (
+    STORIES_MAX,
     DrawingReported,
     HeartbeatDue,
     Hosting,
@@ -241,3 +242,18 @@ def test_a_cancel_of_another_attempt_and_a_report_of_another_change_nothing() ->
     ]
     assert hosting.changes > changes, "peers are told"
     assert hosting.hosted() == ()
+
+
+def test_the_story_of_a_task_is_told_and_bounded() -> None:
+    hosting = Hosting(HostingLimits())
+    receive(hosting, 0, attempt=2)
+    step = DrawingReported(task_id=TaskId("task-0"), fence=nth(2), report=AttemptStarted())
+    hosting.handle(step)
+    hosting.handle(OffloadCancelled(task_id=TaskId("task-0"), fence=nth(2)))
+    assert [line.event for line in hosting.story(TaskId("task-0"))] == [
+        *("OffloadReceived", "AttemptStarted", "OffloadCancelled")
+    ]
+    for number in range(STORIES_MAX + 1):
+        receive(hosting, number, attempt=3)
+    assert hosting.story(TaskId("task-0")) == ()
+    assert len(hosting.story(TaskId(f"task-{STORIES_MAX}"))) == 1

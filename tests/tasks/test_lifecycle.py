@@ -28,6 +28,7 @@ from edge_node.domain import (
     TaskStatus,
 )
 from edge_node.tasks import lifecycle_protocol as life
+from edge_node.tasks.fate import ImpossibleTransition, Phase
 from edge_node.tasks.lifecycle import Lifecycle, LifecycleLimits
 
 TASK_ID = TaskId("a-1")
@@ -559,3 +560,19 @@ def test_a_recovered_task_is_taken_once_and_is_not_appended_again() -> None:
     assert record_of(machine).status is TaskStatus.QUEUED
     assert machine.handle(recovered, at(1.0)) == []
     assert machine.in_flight == 1
+
+
+def test_a_task_tells_its_story_and_goes_nowhere_it_cannot() -> None:
+    machine = submitted()
+    placed(machine)
+    report(machine, LOST)
+    assert [line.event for line in machine.story(TASK_ID)] == [
+        *("taken up", "accepted", "placed", LOST.code)
+    ]
+    machine.validate()
+    fate = machine._live[TASK_ID]
+    with pytest.raises(ImpossibleTransition, match="from PLACING to STORING"):
+        fate.enter(Phase.STORING, at(3.0), "nobody drew it")
+    fate.record = replace(fate.record, step=2)
+    with pytest.raises(AssertionError, match="steps of nobody"):
+        machine.validate()

@@ -1,0 +1,112 @@
+"""One task on its way: what it waits for, what can follow, and the story so far. Pure."""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from edge_node.clock import Moment
+from edge_node.domain import Fence, NodeId, Task, TaskEvent, TaskRecord
+
+# The last lines of a task's story; enough for several attempts.
+STORY_LINES_MAX = 40
+
+
+class Phase(enum.Enum):
+    """What a task waits for."""
+
+    APPENDING = enum.auto()
+    PLACING = enum.auto()
+    WAITING = enum.auto()
+    ATTEMPTING = enum.auto()
+    STORING = enum.auto()
+    RECORDING = enum.auto()
+    FINAL = enum.auto()
+
+
+# Which phase can follow which. An end may come wherever a task waits for something.
+_CAN_FOLLOW: dict[Phase, frozenset[Phase]] = {
+    Phase.APPENDING: frozenset({Phase.PLACING}),
+    Phase.PLACING: frozenset({Phase.WAITING, Phase.ATTEMPTING, Phase.RECORDING, Phase.FINAL}),
+    Phase.WAITING: frozenset({Phase.PLACING, Phase.RECORDING, Phase.FINAL}),
+    Phase.ATTEMPTING: frozenset({Phase.PLACING, Phase.STORING, Phase.RECORDING, Phase.FINAL}),
+    Phase.STORING: frozenset({Phase.RECORDING, Phase.FINAL}),
+    Phase.RECORDING: frozenset({Phase.FINAL}),
+    Phase.FINAL: frozenset(),
+}
+
+
+class ImpossibleTransition(AssertionError):
+    """A bug of ours: a task is in a phase that cannot follow the one before; tells its story."""
+
+
+class StoryLine(NamedTuple):
+    """What happened to a task, and how it stood then: for whoever looks for a fault."""
+
+    now_s: float
+    event: str
+    phase: Phase
+    attempt: int
+    executor: NodeId | None
+
+
+@dataclass(kw_only=True)
+class Fate:
+    """One task of this origin; mutable, and touched by Lifecycle alone."""
+
+    record: TaskRecord
+    phase: Phase
+    attempt: int
+    dispatch: int = 0
+    lease_until_s: float = 0.0
+    retry_at_s: float = 0.0
+    avoided: set[NodeId] = field(default_factory=set)
+    moved: list[Fence] = field(default_factory=list)
+    # Events of this life count from here; those of a former life have lower numbers.
+    sequence_before: int = 0
+    events: list[TaskEvent] = field(default_factory=list)
+    story: deque[StoryLine] = field(default_factory=lambda: deque(maxlen=STORY_LINES_MAX))
+
+    @property
+    def task(self) -> Task:
+        """What is to be drawn."""
+        return self.record.task
+
+    @property
+    def fence(self) -> Fence:
+        """Of the placement at hand."""
+        return Fence(self.task.term, self.attempt)
+
+    def enter(self, phase: Phase, at: Moment, why: str) -> None:
+        """Changes the phase, and tells of it."""
+        if phase not in _CAN_FOLLOW[self.phase]:
+            told = "\n  ".join(map(str, self.story))
+            raise ImpossibleTransition(
+                f"{self.task.id} cannot go from {self.phase.name} to {phase.name}:\n  {told}"
+            )
+        self.phase = phase
+        self.tell(at, why)
+
+    def tell(self, at: Moment, what: str) -> None:
+        """Adds a line to the story."""
+        line = StoryLine(at.now_s, what, self.phase, self.attempt, self.record.executor)
+        self.story.append(line)
+
+    def what_is_wrong(self, *, moves_max: int, term: int) -> str:
+        """What a task that is not over may not be; empty if nothing is."""
+        record, phase = self.record, self.phase
+        drawn = phase in (Phase.ATTEMPTING, Phase.STORING)
+        placed = phase not in (Phase.PLACING, Phase.WAITING)
+        wrong = {
+            "a final task is live": phase is Phase.FINAL,
+            "placed in another life": self.task.term != term,
+            "moved too often": len(self.moved) > moves_max,
+            "its status is not its phase": record.status.is_final != (phase is Phase.RECORDING),
+            "nobody draws it": drawn and record.executor is None,
+            "another attempt is shown": drawn and record.attempt != self.attempt,
+            "placed already": not placed and record.executor is not None,
+            "steps of nobody": not placed and record.step > 0,
+        }
+        return ", ".join(what for what, is_so in wrong.items() if is_so)
