@@ -42,8 +42,8 @@ from edge_node.store.experience_pool import ExperiencePool, PoolSettings
 from edge_node.store.housekeeping import Housekeeper
 from edge_node.store.image_files import ImageFiles, image_bounds
 from edge_node.store.init_images import InitImages, init_image_bounds
-from edge_node.store.latent_memory import LatentMemory, LatentMemorySettings
 from edge_node.store.opening import open_latents, open_ledger, open_pool
+from edge_node.store.stored_latents import StoredLatents, StoredLatentsSettings
 from edge_node.store.task_ledger import LedgerSettings
 from edge_node.supervision.worker_process import WorkerProcess, WorkerSettings
 from edge_node.tasks.cluster_view import ClusterView, ClusterViewLimits
@@ -207,10 +207,10 @@ class _Node:
         await init_images.start()
         return images, init_images
 
-    async def _start_latents(self, url: str, memory: SlotMemory) -> LatentMemory:
+    async def _start_latents(self, url: str, memory: SlotMemory) -> StoredLatents:
         latents = await self._stack.enter_async_context(
             open_latents(
-                LatentMemorySettings.of(self._config, url),
+                StoredLatentsSettings.of(self._config, url),
                 last=lambda: memory.snapshot(moment(self._clock)),
                 on_behind_changed=self._metrics.latent_memory_changed,
             )

@@ -233,7 +233,7 @@ class LatentSnapshot:
 
 
 class LatentStore(Protocol):
-    """Where X_b[n] outlives the node: store.latent_memory."""
+    """Where X_b[n] outlives the node: store.stored_latents."""
 
     def note(self, snapshot: LatentSnapshot) -> None:
         """Writes it without waiting; a later one replaces what was not written yet."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from scheduler.policies import heuristics, lad_ts_plus, pretrained_lad_ts
+from scheduler.policies import heuristics, lad_ts_plus_policy, pretrained_lad_ts
 from scheduler.policy import Policy
 
 
@@ -61,7 +61,10 @@ SPECS: Mapping[str, PolicySpec] = MappingProxyType(
             factory=heuristics.slow_server_aware, by_expected_delay=True
         ),
         "lad_ts_plus": PolicySpec(
-            factory=lad_ts_plus.lad_ts_plus, by_expected_delay=True, learned=True, validated=True
+            factory=lad_ts_plus_policy.lad_ts_plus,
+            by_expected_delay=True,
+            learned=True,
+            validated=True,
         ),
         # As published it loses to a coin (docs/scheduling.md): not validated.
         "lad_ts": PolicySpec(

@@ -9,14 +9,14 @@ from fastapi import FastAPI
 
 from edge_node.api import image_tasks, openai_images, operations
 from edge_node.api.error_responses import RequestFrame, add_error_handlers
-from edge_node.api.front_door import FrontDoor
+from edge_node.api.front_desk_port import FrontDeskPort
 from edge_node.api.surface import Surface
 from edge_node.api.uploads import UploadLimits, Uploads
 from edge_node.telemetry.metrics import NodeMetrics
 
 
 def create_app(
-    front_door: FrontDoor,
+    front_desk: FrontDeskPort,
     *,
     metrics: NodeMetrics,
     request_bytes_max: int,
@@ -26,7 +26,7 @@ def create_app(
     """The application; it starts nothing and needs no lifespan.
 
     Args:
-        front_door: the node.
+        front_desk: the node.
         metrics: shown at /metrics, and told of every request.
         request_bytes_max: of a request's body without an init image; beyond it is 413.
         upload_limits: of init images.
@@ -41,7 +41,7 @@ def create_app(
         redirect_slashes=False,
     )
     app.state.surface = Surface(
-        front_door=front_door,
+        front_desk=front_desk,
         metrics=metrics,
         request_bytes_max=request_bytes_max,
         uploads=Uploads(upload_limits),

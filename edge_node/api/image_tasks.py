@@ -40,7 +40,7 @@ async def submit_task(request: Request) -> JSONResponse:
         if upload is not None:
             place.take()
         order = await surface.order(wanted, previews_wanted=True, upload=upload)
-    submission = await surface.front_door.submit(
+    submission = await surface.front_desk.submit(
         order.drawings,
         durable=True,
         init_image=order.init_image,
@@ -93,28 +93,28 @@ def _upload_of(wanted: schemas.TaskRequest) -> Upload | None:
 @router.get("/v1/tasks/{task_id}", response_model=None)
 async def read_task(task_id: str, request: Request) -> JSONResponse:
     """Any node's task."""
-    record = await surface_of(request).front_door.read_task(TaskId(task_id))
+    record = await surface_of(request).front_desk.read_task(TaskId(task_id))
     return JSONResponse(schemas.task_object(record))
 
 
 @router.delete("/v1/tasks/{task_id}", response_model=None)
 async def cancel_task(task_id: str, request: Request) -> JSONResponse:
     """Cancels a task; one that is final stays as it is."""
-    record = await surface_of(request).front_door.cancel_task(TaskId(task_id))
+    record = await surface_of(request).front_desk.cancel_task(TaskId(task_id))
     return JSONResponse(schemas.task_object(record))
 
 
 @router.get("/v1/jobs/{job_id}", response_model=None)
 async def read_job(job_id: str, request: Request) -> JSONResponse:
     """Any node's job."""
-    records = await surface_of(request).front_door.read_job(JobId(job_id))
+    records = await surface_of(request).front_desk.read_job(JobId(job_id))
     return JSONResponse(schemas.job_object(JobId(job_id), records))
 
 
 @router.get("/v1/tasks/{task_id}/image", response_model=None)
 async def read_image(task_id: str, request: Request) -> Response:
     """The finished image itself."""
-    content, media_type = await surface_of(request).front_door.read_image(TaskId(task_id))
+    content, media_type = await surface_of(request).front_desk.read_image(TaskId(task_id))
     headers = {"Cache-Control": "private, max-age=31536000, immutable"}
     return Response(content, media_type=media_type, headers=headers)
 
@@ -127,13 +127,13 @@ async def follow_task(task_id: str, request: Request) -> Response:
     """
     surface = surface_of(request)
     after = _last_event_id(request)
-    record = await surface.front_door.read_task(TaskId(task_id))
+    record = await surface.front_desk.read_task(TaskId(task_id))
     if not record.status.is_final:
-        events = surface.front_door.watch_task(record.task.id, after=after)
+        events = surface.front_desk.watch_task(record.task.id, after=after)
         return event_response(_encoded(surface, events), keep_alive_s=surface.keep_alive_s)
     happened = [
         event
-        async for event in surface.front_door.watch_task(record.task.id)
+        async for event in surface.front_desk.watch_task(record.task.id)
         if event.sequence > after
     ]
     if not happened:

@@ -89,7 +89,7 @@ async def list_models(request: Request) -> JSONResponse:
     surface = surface_of(request)
     models = [
         schemas.model_object(name, created_unix_s=surface.started_unix_s)
-        for name in surface.front_door.models()
+        for name in surface.front_desk.models()
     ]
     return JSONResponse({"object": "list", "data": models})
 
@@ -98,7 +98,7 @@ async def list_models(request: Request) -> JSONResponse:
 async def read_model(model: str, request: Request) -> JSONResponse:
     """One of them."""
     surface = surface_of(request)
-    if model not in surface.front_door.models():
+    if model not in surface.front_desk.models():
         raise ModelNotFound(f"The model {model!r} is not served here.", param="model")
     return JSONResponse(schemas.model_object(model, created_unix_s=surface.started_unix_s))
 
@@ -155,7 +155,7 @@ def _sole_image(form: Form) -> bytes:
 async def _submit(
     surface: Surface, order: schemas.Order, idempotency: Idempotency | None
 ) -> Submission:
-    return await surface.front_door.submit(
+    return await surface.front_desk.submit(
         order.drawings,
         durable=idempotency is not None,
         init_image=order.init_image,
@@ -204,11 +204,11 @@ async def _until_final_or_gone(accepted: _Accepted, request: Request) -> list[Ta
 
 
 async def _completed(surface: Surface, task_id: TaskId) -> TaskRecord:
-    async with aclosing(surface.front_door.watch_task(task_id)) as events:
+    async with aclosing(surface.front_desk.watch_task(task_id)) as events:
         async for event in events:
             if event.kind.is_final:
                 break
-    record = await surface.front_door.read_task(task_id)
+    record = await surface.front_desk.read_task(task_id)
     if record.status is not TaskStatus.COMPLETED:
         raise _failure(record)
     return record
@@ -229,7 +229,7 @@ async def _answer(
         if accepted.wanted.response_format == "url":
             images.append({"url": f"{base_url}v1/tasks/{record.task.id}/image"})
         else:
-            content, _ = await accepted.surface.front_door.read_image(record.task.id)
+            content, _ = await accepted.surface.front_desk.read_image(record.task.id)
             images.append({"b64_json": base64.b64encode(content).decode()})
     body = {
         "created": int(records[0].finished_unix_s or records[0].task.created_unix_s),
@@ -284,10 +284,10 @@ async def _stream_one(
     accepted: _Accepted, task_id: TaskId, *, into: asyncio.Queue[bytes | DEdgeAIError | None]
 ) -> None:
     """Puts the events of one image into the queue, then None, or the error that ended it."""
-    front_door = accepted.surface.front_door
+    front_desk = accepted.surface.front_desk
     partial_index = 0
     try:
-        async with aclosing(front_door.watch_task(task_id)) as events:
+        async with aclosing(front_desk.watch_task(task_id)) as events:
             async for event in events:
                 if event.preview:
                     partial = _partial(
@@ -297,10 +297,10 @@ async def _stream_one(
                     partial_index += 1
                 if event.kind.is_final:
                     break
-        record = await front_door.read_task(task_id)
+        record = await front_desk.read_task(task_id)
         if record.status is not TaskStatus.COMPLETED:
             raise _failure(record)
-        content, _ = await front_door.read_image(task_id)
+        content, _ = await front_desk.read_image(task_id)
         # Clients that ask for partial images may wait for one: too few steps for a preview are
         # no reason to send none.
         if accepted.wanted.partial_images and partial_index == 0:

@@ -19,7 +19,7 @@ _NOT_READY_RETRY_AFTER_S = 2
 @router.get("/v1/cluster", response_model=None)
 async def read_cluster(request: Request) -> JSONResponse:
     """All nodes as this one sees them."""
-    return JSONResponse(schemas.cluster_object(surface_of(request).front_door.cluster()))
+    return JSONResponse(schemas.cluster_object(surface_of(request).front_desk.cluster()))
 
 
 @router.get("/livez", response_model=None)
@@ -31,7 +31,7 @@ async def is_alive() -> JSONResponse:
 @router.get("/readyz", response_model=None)
 async def is_ready(request: Request) -> JSONResponse:
     """Whether requests should come here, and if not, why."""
-    reasons = surface_of(request).front_door.readiness()
+    reasons = surface_of(request).front_desk.readiness()
     if not reasons:
         return JSONResponse({"status": "ready"})
     body = error_body(NodeNotReady(f"Not ready: {'; '.join(reasons)}."))

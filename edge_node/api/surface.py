@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from fastapi import Request
 
 from edge_node.api import schemas
-from edge_node.api.front_door import FrontDoor
+from edge_node.api.front_desk_port import FrontDeskPort
 from edge_node.api.uploads import Upload, Uploads
 from edge_node.domain import TaskId
 from edge_node.telemetry.metrics import NodeMetrics
@@ -26,7 +26,7 @@ class Surface:
         started_unix_s: shown as the age of the models.
     """
 
-    front_door: FrontDoor
+    front_desk: FrontDeskPort
     metrics: NodeMetrics
     request_bytes_max: int
     uploads: Uploads
@@ -47,7 +47,7 @@ class Surface:
             InvalidRequest, ModelNotFound: it cannot be served as it stands.
             NodeNotReady: the node does not know yet what it can draw.
         """
-        limits = self.front_door.limits()
+        limits = self.front_desk.limits()
         if upload is None:
             return schemas.order(wanted, limits, previews_wanted=previews_wanted)
         own_px = await self.uploads.own_size_px(upload)
@@ -64,7 +64,7 @@ class Surface:
         farewell.add_done_callback(self._farewells.discard)
 
     async def _client_gone(self, task_ids: Sequence[TaskId]) -> None:
-        await self.front_door.client_gone(task_ids)
+        await self.front_desk.client_gone(task_ids)
 
 
 def surface_of(request: Request) -> Surface:

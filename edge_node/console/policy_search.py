@@ -14,8 +14,8 @@ from rich.console import Console
 
 from edge_node.errors import InvalidRequest
 from scheduler import checkpoint
-from scheduler.algorithms import lad_ts_plus
-from scheduler.policies.lad_ts_plus import Weights, load_weights, unlearned
+from scheduler.algorithms import lad_ts_plus_search
+from scheduler.policies.lad_ts_plus_policy import Weights, load_weights, unlearned
 
 WEIGHTS_FILE = "lad_ts_plus.safetensors"
 SHOWN_GENERATIONS = 10
@@ -46,7 +46,7 @@ def run_search(request: SearchRequest, *, console: Console) -> int:
     Raises:
         InvalidRequest: a stage is unknown, or there is nothing to resume from.
     """
-    known = get_args(lad_ts_plus.Stage)
+    known = get_args(lad_ts_plus_search.Stage)
     for stage in request.stages:
         if stage not in known:
             raise InvalidRequest(f"no stage is called {stage!r}; they are {', '.join(known)}.")
@@ -57,18 +57,18 @@ def run_search(request: SearchRequest, *, console: Console) -> int:
         weights = load_weights(path) if request.resume else unlearned()
     except (OSError, checkpoint.InvalidCheckpoint) as error:
         raise InvalidRequest(f"cannot go on: {error}.") from error
-    config = replace(lad_ts_plus.Config(), seconds=request.seconds)
+    config = replace(lad_ts_plus_search.Config(), seconds=request.seconds)
 
     def save(generation: int, objective: float, found: Weights) -> None:
         if generation % SHOWN_GENERATIONS == 0:
             console.print(f"{stage}: generation {generation}, objective {objective:+.4f}")
             metrics = {"objective": objective, "generations": float(generation)}
-            lad_ts_plus.save_weights(path, found, config, seed=request.seed, metrics=metrics)
+            lad_ts_plus_search.save_weights(path, found, config, seed=request.seed, metrics=metrics)
 
     for stage in request.stages:
-        weights = lad_ts_plus.train(
-            cast(lad_ts_plus.Stage, stage), weights, config, seed=request.seed, progress=save
+        weights = lad_ts_plus_search.train(
+            cast(lad_ts_plus_search.Stage, stage), weights, config, seed=request.seed, progress=save
         )
-        lad_ts_plus.save_weights(path, weights, config, seed=request.seed, metrics={})
+        lad_ts_plus_search.save_weights(path, weights, config, seed=request.seed, metrics={})
     console.print(f"weights: {path}")
     return 0

@@ -16,7 +16,7 @@ from edge_node.clock import Clock
 from edge_node.errors import StoreUnavailable
 from edge_node.ports import LatentSnapshot
 from edge_node.store.experience_pool import ExperiencePool, PoolSettings
-from edge_node.store.latent_memory import LatentMemory, LatentMemorySettings
+from edge_node.store.stored_latents import StoredLatents, StoredLatentsSettings
 from edge_node.store.task_ledger import LedgerSettings, TaskLedger
 
 FLUSH_S_MAX = 5.0
@@ -44,13 +44,13 @@ async def open_ledger(
 
 @asynccontextmanager
 async def open_latents(
-    settings: LatentMemorySettings,
+    settings: StoredLatentsSettings,
     *,
     last: Callable[[], LatentSnapshot | None],
     on_behind_changed: Callable[[int], None],
-) -> AsyncIterator[LatentMemory]:
+) -> AsyncIterator[StoredLatents]:
     """The store's latents, connected; `last` gives what is to be written at the end."""
-    latents = LatentMemory(settings, on_behind_changed=on_behind_changed)
+    latents = StoredLatents(settings, on_behind_changed=on_behind_changed)
     await latents.connect()
     async with _flushed_and_closed(latents):
         try:

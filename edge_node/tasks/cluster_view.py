@@ -110,7 +110,7 @@ class _Serving:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PeerView:
+class NodeView:
     """One node as this node sees it; staleness and link in seconds, unseen work in units."""
 
     state: NodeState
@@ -243,10 +243,10 @@ class ClusterView:
         """Every node ever heard of, in a stable order."""
         return tuple(sorted(self._peers))
 
-    def views(self, *, now_s: float) -> tuple[PeerView, ...]:
+    def views(self, *, now_s: float) -> tuple[NodeView, ...]:
         """Every node, this one included."""
         return tuple(
-            PeerView(
+            NodeView(
                 state=self._peers[node_id].state,
                 alive=self.is_alive(node_id, now_s=now_s),
                 staleness_s=self._staleness_s(node_id, now_s=now_s),

@@ -1,7 +1,7 @@
 """The latent memory X_b[n] of a node: what each place in a slot last settled on (paper, V-A).
 
 Owns the slot's clock, the count of decisions within a slot and the latents. Pure: readings of the
-clock are passed in; `store.latent_memory` writes the snapshots down.
+clock are passed in; `store.stored_latents` writes the snapshots down.
 
 The n-th decision of a slot reads x_I: what the n-th decision left in the latest earlier slot that
 had one (docs/paper.md, "latent of the n-th task"). It leaves x_0, which is read from the next slot

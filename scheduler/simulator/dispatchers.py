@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from scheduler import checkpoint
-from scheduler.policies.lad_ts_plus import load_weights
+from scheduler.policies.lad_ts_plus_policy import load_weights
 from scheduler.simulator import rules
 from scheduler.simulator.dispatch import Dispatcher
-from scheduler.simulator.lad_ts_plus import LadTsPlusDispatcher
+from scheduler.simulator.lad_ts_plus_kernel import LadTsPlusDispatcher
 from scheduler.simulator.scenario import Scenario
 
 Option = bool | int | float | str

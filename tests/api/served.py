@@ -14,7 +14,7 @@ import uvicorn
 from edge_node.api.app import create_app
 from edge_node.api.uploads import UploadLimits
 from edge_node.telemetry.metrics import NodeMetrics
-from tests.api.memory_front_door import MemoryFrontDoor
+from tests.api.memory_front_desk import MemoryFrontDesk
 
 REQUEST_BYTES_MAX = 20_000
 UPLOADS = UploadLimits(bytes_max=300_000, pixels_max=2_000_000, at_once_max=2, arrival_s_max=15.0)
@@ -23,20 +23,20 @@ UPLOADS = UploadLimits(bytes_max=300_000, pixels_max=2_000_000, at_once_max=2, a
 @dataclass(frozen=True, kw_only=True)
 class Served:
     http: httpx.AsyncClient
-    front_door: MemoryFrontDoor
+    front_desk: MemoryFrontDesk
     url: str
 
 
 @contextlib.asynccontextmanager
 async def served(
-    front_door: MemoryFrontDoor | None = None,
+    front_desk: MemoryFrontDesk | None = None,
     *,
     keep_alive_s: float = 15.0,
     upload_limits: UploadLimits = UPLOADS,
 ) -> AsyncIterator[Served]:
-    front_door = front_door or MemoryFrontDoor()
+    front_desk = front_desk or MemoryFrontDesk()
     app = create_app(
-        front_door,
+        front_desk,
         metrics=NodeMetrics(),
         request_bytes_max=REQUEST_BYTES_MAX,
         upload_limits=upload_limits,
@@ -53,7 +53,7 @@ async def served(
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     try:
         async with httpx.AsyncClient(base_url=url, timeout=5.0, trust_env=False) as http:
-            yield Served(http=http, front_door=front_door, url=url)
+            yield Served(http=http, front_desk=front_desk, url=url)
     finally:
         server.should_exit = True
         await serving

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from edge_node.errors import AdmissionRefused, DEdgeAIError, StoreUnavailable
-from tests.api.memory_front_door import MemoryFrontDoor
+from tests.api.memory_front_desk import MemoryFrontDesk
 from tests.api.served import REQUEST_BYTES_MAX, UPLOADS, Served, served
 
 SURFACES = ("/v1/tasks", "/v1/images/generations")
@@ -175,7 +175,7 @@ def test_unknown_things_are_404_and_wrong_verbs_405() -> None:
 
 def test_an_image_that_is_not_there_yet_and_a_bad_event_id() -> None:
     async def story() -> None:
-        async with served(MemoryFrontDoor(held=True)) as node:
+        async with served(MemoryFrontDesk(held=True)) as node:
             task = (await node.http.post("/v1/tasks", json={"prompt": "a"})).json()
             image = await node.http.get(f"/v1/tasks/{task['id']}/image")
             check(image, status=409, code="image_not_ready")
@@ -203,7 +203,7 @@ def test_a_key_cannot_mean_two_requests(path: str) -> None:
             path, json={"prompt": "b"}, headers={"Idempotency-Key": "k" * 256}
         )
         check(long, status=400, code="invalid_request", param="Idempotency-Key")
-        assert len(node.front_door.submitted) == 1
+        assert len(node.front_desk.submitted) == 1
 
     async def told() -> None:
         async with served() as node:
@@ -249,9 +249,9 @@ def test_refusals_before_acceptance_may_be_retried(
     refusal: DEdgeAIError, status: int, retry_after: str
 ) -> None:
     async def story() -> None:
-        front_door = MemoryFrontDoor()
-        front_door.refusal = refusal
-        async with served(front_door) as node:
+        front_desk = MemoryFrontDesk()
+        front_desk.refusal = refusal
+        async with served(front_desk) as node:
             response = await node.http.post("/v1/images/generations", json={"prompt": "a"})
             check(response, status=status, code=refusal.code)
             assert response.headers["retry-after"] == retry_after
@@ -262,7 +262,7 @@ def test_refusals_before_acceptance_may_be_retried(
 
 def test_a_node_that_is_not_ready_says_so_everywhere() -> None:
     async def story() -> None:
-        async with served(MemoryFrontDoor(ready=False)) as node:
+        async with served(MemoryFrontDesk(ready=False)) as node:
             for path in SURFACES:
                 response = await node.http.post(path, json={"prompt": "a"})
                 check(response, status=503, code="node_not_ready")
@@ -279,9 +279,9 @@ def test_a_node_that_is_not_ready_says_so_everywhere() -> None:
 
 def test_the_unforeseen_is_a_500_of_the_same_shape(caplog: pytest.LogCaptureFixture) -> None:
     async def story() -> None:
-        front_door = MemoryFrontDoor()
-        front_door.unforeseen = KeyError("a secret path")
-        async with served(front_door) as node:
+        front_desk = MemoryFrontDesk()
+        front_desk.unforeseen = KeyError("a secret path")
+        async with served(front_desk) as node:
             response = await node.http.post(
                 "/v1/tasks", json={"prompt": "a"}, headers={"X-Request-Id": "mine-7"}
             )

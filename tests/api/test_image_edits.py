@@ -13,7 +13,7 @@ import pytest
 from openai import AsyncOpenAI, BadRequestError
 
 from edge_node.api import schemas
-from tests.api.memory_front_door import PNG, MemoryFrontDoor
+from tests.api.memory_front_desk import PNG, MemoryFrontDesk
 from tests.api.served import REQUEST_BYTES_MAX, UPLOADS, Served, served
 from tests.api.test_bad_input import check
 from tests.api.test_openai_images import sdk, until_gone
@@ -41,7 +41,7 @@ def test_an_edit_by_the_sdk() -> None:
         assert (images.size, images.quality) == ("96x64", "high")
         assert images.usage is not None
         assert images.usage.input_tokens_details.image_tokens == 2 * 6 * 4
-        (drawings, durable, _, _), init_image = node.front_door.submitted[0], init_of(node)
+        (drawings, durable, _, _), init_image = node.front_desk.submitted[0], init_of(node)
         assert not durable
         assert [drawing.seed for drawing in drawings] == [5, 6]
         for drawing in drawings:
@@ -57,7 +57,7 @@ def test_an_edit_by_the_sdk() -> None:
 
 
 def init_of(node: Served) -> bytes:
-    return node.front_door.init_images[-1]
+    return node.front_desk.init_images[-1]
 
 
 def by_the_sdk(story: Any) -> None:
@@ -77,8 +77,8 @@ def test_its_size_is_the_images_own_unless_another_is_given() -> None:
             await client.images.edit(image=[("p", photo)], prompt="a", **given)
         for expected in ((128, 80), (32, 32), (96, 64), (32, 128)):
             ((drawing,), *_), init_image = (
-                node.front_door.submitted.pop(0),
-                node.front_door.init_images.pop(0),
+                node.front_desk.submitted.pop(0),
+                node.front_desk.init_images.pop(0),
             )
             assert (drawing.width_px, drawing.height_px) == expected
             assert decoded(init_image).size == expected
@@ -115,7 +115,7 @@ def test_what_this_model_cannot_edit_is_said() -> None:
         with pytest.raises(BadRequestError, match="whole PNG, JPEG or WebP") as refused:
             await client.images.edit(image=("a", PHOTO[:300]), prompt="a")
         assert refused.value.param == "image"
-        assert node.front_door.submitted == []
+        assert node.front_desk.submitted == []
 
     by_the_sdk(story)
 
@@ -156,7 +156,7 @@ def test_every_bad_form_names_its_field() -> None:
                 response = await node.http.post(EDITS, **{"data": {"prompt": "a"}, **form})
                 message = check(response, status=400, code="invalid_request", param=param)
                 assert said in message, message
-            assert node.front_door.submitted == []
+            assert node.front_desk.submitted == []
             # What the SDK may send besides, and fields that were left empty, change nothing.
             left = {"prompt": "a", "n": "", "background": "auto", "made_up": "1"}
             assert (await node.http.post(EDITS, data=left, files=FILE)).status_code == 200
@@ -322,7 +322,7 @@ def test_a_key_stands_for_the_image_too() -> None:
 
 def test_a_client_that_hangs_up_takes_its_edit_along() -> None:
     async def story() -> None:
-        async with served(MemoryFrontDoor(held=True)) as node:
+        async with served(MemoryFrontDesk(held=True)) as node:
             with pytest.raises(httpx.ReadTimeout):
                 await node.http.post(EDITS, data={"prompt": "a"}, files=FILE, timeout=0.3)
             await until_gone(node, 1)
@@ -332,7 +332,7 @@ def test_a_client_that_hangs_up_takes_its_edit_along() -> None:
 
 def test_a_task_with_an_init_image() -> None:
     async def story() -> None:
-        async with served(MemoryFrontDoor(held=True)) as node:
+        async with served(MemoryFrontDesk(held=True)) as node:
             photo = encoded(noise(200, 200))
             assert len(photo) > REQUEST_BYTES_MAX, "longer than a request without one may be"
             text = in_base64(photo)
@@ -342,15 +342,15 @@ def test_a_task_with_an_init_image() -> None:
                 accepted = await node.http.post("/v1/tasks", json={**body, "strength": 0.35})
                 assert accepted.status_code == 202, accepted.text
                 tasks.append(accepted.json())
-            assert node.front_door.init_images[0] == node.front_door.init_images[1]
+            assert node.front_desk.init_images[0] == node.front_desk.init_images[1]
             sha256 = hashlib.sha256(init_of(node)).hexdigest()
             assert [task["init_image_sha256"] for task in tasks] == [sha256, sha256]
             assert (tasks[0]["strength"], tasks[0]["size"]) == (0.35, "128x128")
             assert tasks[0]["num_inference_steps"] == 10
-            await node.front_door.finish(tasks[0]["id"])
+            await node.front_desk.finish(tasks[0]["id"])
             done = (await node.http.get(f"/v1/tasks/{tasks[0]['id']}")).json()
             assert (done["progress"], done["steps_done"]) == (100, 4)
-            record = await node.front_door.read_task(tasks[1]["id"])
+            record = await node.front_desk.read_task(tasks[1]["id"])
             drawing = schemas.task_object(replace(record, step=1))
             assert (drawing["progress"], drawing["steps_done"]) == (25, 1)
             plain = (await node.http.post("/v1/tasks", json={"prompt": "a"})).json()
@@ -390,6 +390,6 @@ def test_every_bad_init_image_of_a_task_is_named() -> None:
             wordy = {"prompt": "a" * REQUEST_BYTES_MAX, "init_image": in_base64(PHOTO)}
             response = await node.http.post("/v1/tasks", json=wordy)
             check(response, status=413, code="request_too_large")
-            assert node.front_door.submitted == []
+            assert node.front_desk.submitted == []
 
     asyncio.run(story())

@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 from edge_node.domain import TaskEventKind, TaskId
-from tests.api.memory_front_door import PNG, MemoryFrontDoor
+from tests.api.memory_front_desk import PNG, MemoryFrontDesk
 from tests.api.served import served
 
 Event = dict[str, str]
@@ -20,7 +20,7 @@ def parse_events(text: str) -> list[Event]:
 
 def test_a_task_from_202_to_its_image() -> None:
     async def story() -> None:
-        async with served(MemoryFrontDoor(held=True)) as node:
+        async with served(MemoryFrontDesk(held=True)) as node:
             accepted = await node.http.post(
                 "/v1/tasks",
                 json={
@@ -41,8 +41,8 @@ def test_a_task_from_202_to_its_image() -> None:
             assert (task["node"], task["durability"]) == ("orin-a", "disk")
             assert (task["size"], task["num_inference_steps"]) == ("64x64", 4)
             assert (task["seed"], task["guidance_scale"]) == (2**60, 5.0)
-            assert node.front_door.submitted[0][1:] == (True, 30, 3)
-            await node.front_door.finish(task["id"])
+            assert node.front_desk.submitted[0][1:] == (True, 30, 3)
+            await node.front_desk.finish(task["id"])
             done = (await node.http.get(accepted.headers["location"])).json()
             assert (done["status"], done["progress"]) == ("completed", 100)
             assert done["executor"] == "orin-b"
@@ -68,9 +68,9 @@ def test_several_images_are_a_job_with_seeds_in_a_row() -> None:
 
 def test_a_cancelled_and_a_failed_task_say_so() -> None:
     async def story() -> None:
-        async with served(MemoryFrontDoor(held=True)) as node:
+        async with served(MemoryFrontDesk(held=True)) as node:
             task = (await node.http.post("/v1/tasks", json={"prompt": "fails"})).json()
-            await node.front_door.finish(task["id"])
+            await node.front_desk.finish(task["id"])
             failed = (await node.http.delete(f"/v1/tasks/{task['id']}")).json()
             assert failed["status"] == "failed"
             assert failed["error"] == {"code": "attempts_exhausted", "message": "No luck."}
@@ -83,15 +83,15 @@ def test_a_cancelled_and_a_failed_task_say_so() -> None:
 
 def test_events_resume_after_the_last_seen_and_end_with_the_final() -> None:
     async def story() -> None:
-        async with served(MemoryFrontDoor(held=True)) as node:
+        async with served(MemoryFrontDesk(held=True)) as node:
             task = await node.http.post("/v1/tasks", json={"prompt": "a\nb", "partial_images": 1})
             task_id = TaskId(task.json()["id"])
             path = f"/v1/tasks/{task_id}/events"
             watching = asyncio.create_task(node.http.get(path))
             resumed = asyncio.create_task(node.http.get(path, headers={"Last-Event-ID": "1"}))
             await asyncio.sleep(0.1)
-            await node.front_door.publish(task_id, TaskEventKind.STARTED)
-            await node.front_door.finish(task_id)
+            await node.front_desk.publish(task_id, TaskEventKind.STARTED)
+            await node.front_desk.finish(task_id)
             events = parse_events((await watching).text)
             assert [event["event"] for event in events] == ["queued", "started", "step", "finished"]
             assert [event["id"] for event in events] == ["1", "2", "3", "4"]
@@ -113,7 +113,7 @@ def test_events_resume_after_the_last_seen_and_end_with_the_final() -> None:
 
 def test_a_silent_stream_is_kept_alive_and_watchers_are_counted() -> None:
     async def story() -> None:
-        async with served(MemoryFrontDoor(held=True), keep_alive_s=0.05) as node:
+        async with served(MemoryFrontDesk(held=True), keep_alive_s=0.05) as node:
             task = (await node.http.post("/v1/tasks", json={"prompt": "a"})).json()
             path = f"/v1/tasks/{task['id']}/events"
             comments = 0

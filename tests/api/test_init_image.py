@@ -15,7 +15,7 @@ from PIL import Image
 
 from edge_node.api.init_image import fitted_size_px, own_size_px, png_of_size
 from edge_node.errors import InvalidRequest
-from tests.api.memory_front_door import LIMITS
+from tests.api.memory_front_desk import LIMITS
 from tests.api.uploaded import decoded, encoded, halves, noise
 
 PIXELS_MAX = 1_000_000

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from openai import APIError, AsyncOpenAI, BadRequestError, InternalServerError, NotFoundError
 
-from tests.api.memory_front_door import PNG, MemoryFrontDoor
+from tests.api.memory_front_desk import PNG, MemoryFrontDesk
 from tests.api.served import Served, served
 
 PATH = "/v1/images/generations"
@@ -50,7 +50,7 @@ def test_an_image_by_the_sdk() -> None:
             assert (images.size, images.quality) == ("64x64", "high")
             assert images.usage is not None
             assert (images.usage.input_tokens, images.usage.output_tokens) == (3, 16)
-            ((drawing,), durable, _, _) = node.front_door.submitted[0]
+            ((drawing,), durable, _, _) = node.front_desk.submitted[0]
             assert not durable
             assert (drawing.seed, drawing.steps, drawing.guidance_scale) == (5, 3, 1)
             assert (drawing.negative_prompt, drawing.previews) == ("rain", 0)
@@ -68,7 +68,7 @@ def test_several_images_as_urls_and_models() -> None:
             assert len(images.data) == 3
             for image in images.data:
                 assert (await node.http.get(image.url or "")).content == PNG
-            (drawings, _, _, _) = node.front_door.submitted[0]
+            (drawings, _, _, _) = node.front_desk.submitted[0]
             assert [drawing.seed for drawing in drawings] == [9, 10, 11]
             assert [model.id async for model in client.models.list()] == ["tiny-sd3"]
             assert (await client.models.retrieve("tiny-sd3")).owned_by == "dedgeai"
@@ -104,7 +104,7 @@ def test_a_stream_by_the_sdk(partial_images: int) -> None:
 
 
 def test_a_partial_image_is_sent_even_when_no_step_gave_one() -> None:
-    class NoPreviews(MemoryFrontDoor):
+    class NoPreviews(MemoryFrontDesk):
         async def publish(self, *arguments: object, **fields: Any) -> None:
             fields.pop("preview", None)
             await super().publish(*arguments, **fields)  # type: ignore[arg-type]
@@ -125,7 +125,7 @@ def test_a_failure_after_acceptance_is_not_retried() -> None:
                 await client.images.generate(prompt="it fails")
             assert failure.value.code == "attempts_exhausted"
             assert failure.value.response.headers["x-should-retry"] == "false"
-            assert len(node.front_door.submitted) == 1
+            assert len(node.front_desk.submitted) == 1
             late = await node.http.post(PATH, json={"prompt": "fails late"})
             assert (late.status_code, late.json()["error"]["code"]) == (504, "deadline_exceeded")
             stream = await client.images.generate(prompt="it fails", stream=True)
@@ -138,7 +138,7 @@ def test_a_failure_after_acceptance_is_not_retried() -> None:
 async def until_gone(node: Served, count: int) -> None:
     async with asyncio.timeout(3.0):
         while True:
-            if len(node.front_door.gone) >= count:
+            if len(node.front_desk.gone) >= count:
                 return
             await asyncio.sleep(0.01)
 
@@ -146,7 +146,7 @@ async def until_gone(node: Served, count: int) -> None:
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_client_that_hangs_up_takes_its_tasks_along(stream: bool) -> None:
     async def story() -> None:
-        async with served(MemoryFrontDoor(held=True)) as node:
+        async with served(MemoryFrontDesk(held=True)) as node:
             body = {"prompt": "a", "n": 2, "stream": stream, "partial_images": 1}
             with pytest.raises(httpx.ReadTimeout):
                 async with node.http.stream("POST", PATH, json=body, timeout=0.2) as response:
@@ -156,8 +156,8 @@ def test_a_client_that_hangs_up_takes_its_tasks_along(stream: bool) -> None:
             with pytest.raises(httpx.ReadTimeout):
                 await node.http.post(PATH, json={"prompt": "b"}, headers=key, timeout=0.2)
             await asyncio.sleep(0.1)
-            assert len(node.front_door.gone) == 2
-            assert node.front_door.submitted[1][1], "a keyed request is durable"
+            assert len(node.front_desk.gone) == 2
+            assert node.front_desk.submitted[1][1], "a keyed request is durable"
 
     asyncio.run(story())
 

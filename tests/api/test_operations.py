@@ -7,7 +7,7 @@ from typing import Any
 from edge_node.ports import ClusterSnapshot
 from scheduler.guard.status import GuardStatus
 from scheduler.guard.verdict import ReplayVerdict
-from tests.api.memory_front_door import MemoryFrontDoor
+from tests.api.memory_front_desk import MemoryFrontDesk
 from tests.api.served import served
 
 STATUS = GuardStatus(
@@ -35,7 +35,7 @@ STATUS = GuardStatus(
 )
 
 
-class GuardedFrontDoor(MemoryFrontDoor):
+class GuardedFrontDesk(MemoryFrontDesk):
     def __init__(self, guard: GuardStatus | None) -> None:
         super().__init__()
         self._guard = guard
@@ -46,7 +46,7 @@ class GuardedFrontDoor(MemoryFrontDoor):
 
 def cluster(guard: GuardStatus | None) -> dict[str, Any]:
     async def ask() -> dict[str, Any]:
-        async with served(GuardedFrontDoor(guard)) as node:
+        async with served(GuardedFrontDesk(guard)) as node:
             answer: dict[str, Any] = (await node.http.get("/v1/cluster")).json()
             return answer
 

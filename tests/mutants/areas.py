@@ -52,7 +52,7 @@ AREAS: dict[str, tuple[str, ...]] = {
         "tests/scheduler/test_lad_ts_plus_policy.py",
         "tests/scheduler/test_lad_ts_policy.py",
         "tests/scheduler/test_pretrained_lad_ts.py",
-        "tests/scheduler/simulator/test_lad_ts_plus.py",
+        "tests/scheduler/simulator/test_lad_ts_plus_kernel.py",
     ),
 }
 

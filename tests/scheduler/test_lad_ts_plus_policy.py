@@ -11,7 +11,13 @@ import pytest
 
 from scheduler import checkpoint, registry
 from scheduler.observation import Observation, Traffic
-from scheduler.policies.lad_ts_plus import PRETRAINED, SHAPES, LadTsPlus, load_weights, unlearned
+from scheduler.policies.lad_ts_plus_policy import (
+    PRETRAINED,
+    SHAPES,
+    LadTsPlus,
+    load_weights,
+    unlearned,
+)
 
 
 def observe(**changes: Any) -> Observation:

@@ -26,10 +26,10 @@ from typing import Literal
 import numpy as np
 
 from scheduler import checkpoint
-from scheduler.policies.lad_ts_plus import CONTEXT, GAINS, SHAPES, LadTsPlus, Weights
+from scheduler.policies.lad_ts_plus_policy import CONTEXT, GAINS, SHAPES, LadTsPlus, Weights
 from scheduler.simulator import rules
 from scheduler.simulator.bounds import mean_delay_bound_s
-from scheduler.simulator.lad_ts_plus import LadTsPlusDispatcher
+from scheduler.simulator.lad_ts_plus_kernel import LadTsPlusDispatcher
 from scheduler.simulator.queueing import FloatArray
 from scheduler.simulator.scenario import Scenario
 from scheduler.simulator.service import Discipline, service_delay_s

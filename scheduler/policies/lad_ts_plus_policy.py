@@ -8,8 +8,8 @@ place in an earlier slot, and leaves x_0 behind for the next. What is ours:
   any number of servers and no server can be learned by heart.
 - It predicts the action from a cost that is written down (expected delay, own work that no report
   shows yet, a price on the delay caused to others); what is learned is how much each term counts
-  in a context of load, cluster size and age of the reports. `scheduler.algorithms.lad_ts_plus`
-  learns it by policy search.
+  in a context of load, cluster size and age of the reports.
+  `scheduler.algorithms.lad_ts_plus_search` learns it by policy search.
 - One reverse step. The cost falls as x rises, so a second step would only sharpen what the first
   preferred: it never changes the most likely action.
 - A deterministic start, the ring. Stations that see the same reports decide the same and herd. A
@@ -300,7 +300,8 @@ def cost_terms(
 
     `queued_B` counts the tasks of each backlog; None takes them to be of mean size.
 
-    `scheduler.simulator.lad_ts_plus` computes the same, compiled; a test holds them together.
+    `scheduler.simulator.lad_ts_plus_kernel` computes the same, compiled; a test holds them
+    together.
     """
     servers = len(capacity_B)
     capacity = _sum(capacity_B)

@@ -16,7 +16,7 @@ from edge_node.clock import Moment
 from edge_node.domain import NodeId, NodeState, Task
 from edge_node.ports import LatentSnapshot
 from edge_node.store.connection import StoreSettings
-from edge_node.store.latent_memory import LatentMemory, LatentMemorySettings
+from edge_node.store.stored_latents import StoredLatents, StoredLatentsSettings
 from edge_node.tasks.cluster_view import ClusterView
 from edge_node.tasks.placement import place
 from edge_node.tasks.slots import SlotMemory, SlotSettings
@@ -47,13 +47,13 @@ SNAPSHOT = LatentSnapshot(
 @asynccontextmanager
 async def memory_at(
     valkey: ValkeyProcess, *, prefix: str = PREFIX, keep_s: float = 1000.0
-) -> AsyncIterator[LatentMemory]:
-    settings = LatentMemorySettings(
+) -> AsyncIterator[StoredLatents]:
+    settings = StoredLatentsSettings(
         store=StoreSettings(url=valkey.url, probe_interval_s=0.05, connections_max=2),
         key_prefix=prefix,
         keep_s=keep_s,
     )
-    memory = LatentMemory(settings)
+    memory = StoredLatents(settings)
     await memory.connect()
     try:
         yield memory

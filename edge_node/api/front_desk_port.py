@@ -1,4 +1,4 @@
-"""What the REST surface asks of the node behind it; the dispatcher is the real one."""
+"""What the REST surface asks of the node behind it; the real one is dispatch.front_desk."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from edge_node.domain import Drawing, JobId, TaskEvent, TaskId, TaskRecord
 from edge_node.ports import ClusterSnapshot, DrawingLimits, Idempotency, Submission
 
 
-class FrontDoor(Protocol):
+class FrontDeskPort(Protocol):
     """Tasks, jobs and images of the whole cluster, through one node. Raises DEdgeAIError only."""
 
     async def submit(

@@ -8,8 +8,15 @@ import numpy as np
 import pytest
 
 from scheduler.observation import Observation, Traffic
-from scheduler.policies.lad_ts_plus import CONTEXT, GAINS, MODULATION, SERVER, LadTsPlus, Weights
-from scheduler.simulator.lad_ts_plus import LadTsPlusDispatcher
+from scheduler.policies.lad_ts_plus_policy import (
+    CONTEXT,
+    GAINS,
+    MODULATION,
+    SERVER,
+    LadTsPlus,
+    Weights,
+)
+from scheduler.simulator.lad_ts_plus_kernel import LadTsPlusDispatcher
 from scheduler.simulator.queueing import FloatArray, IntArray
 from scheduler.simulator.scenario import CapacityChange, Scenario
 from scheduler.simulator.service import Discipline, service_delay_s

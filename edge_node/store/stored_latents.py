@@ -48,7 +48,7 @@ return 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class LatentMemorySettings:
+class StoredLatentsSettings:
     """Bounds of what is kept.
 
     Attributes:
@@ -64,7 +64,7 @@ class LatentMemorySettings:
     keep_s: float = 86_400.0
 
     @classmethod
-    def of(cls, config: NodeConfig, store_url: str) -> LatentMemorySettings:
+    def of(cls, config: NodeConfig, store_url: str) -> StoredLatentsSettings:
         """From the node's settings, and where its store is."""
         return cls(
             store=StoreSettings(url=store_url, connections_max=2),
@@ -74,12 +74,12 @@ class LatentMemorySettings:
         )
 
 
-class LatentMemory:
+class StoredLatents:
     """The latest snapshot of one node's latents, on its way to the store."""
 
     def __init__(
         self,
-        settings: LatentMemorySettings,
+        settings: StoredLatentsSettings,
         *,
         on_behind_changed: Callable[[int], None] = lambda slots: None,
     ) -> None:

@@ -58,7 +58,7 @@ ENDS = {
 }
 
 
-class MemoryFrontDoor:
+class MemoryFrontDesk:
     """`held` tasks wait for `finish`; prompts with "fails" fail."""
 
     def __init__(self, *, held: bool = False, ready: bool = True) -> None:

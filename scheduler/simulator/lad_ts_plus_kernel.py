@@ -1,4 +1,4 @@
-"""LAD-TS+ through a whole episode at a time: the compiled twin of `scheduler.policies.lad_ts_plus`.
+"""LAD-TS+ through a whole episode at a time: `lad_ts_plus_policy`, compiled.
 
 Owns what a simulated station knows: reports at multiples of the refresh period, its own
 dispatches since, the traffic measured up to the last report, its latents. Where servers take short
@@ -17,7 +17,7 @@ import numpy as np
 from numba import njit
 
 from scheduler.policies.heuristics import DEEP_TASKS
-from scheduler.policies.lad_ts_plus import (
+from scheduler.policies.lad_ts_plus_policy import (
     BEHIND_UNLEARNED,
     LATENT_STEP,
     LOAD_MAX,
@@ -72,7 +72,7 @@ class LadTsPlusDispatcher:
     Args:
         weights: what was learned.
         price: kappa, 0..1.
-        start: as in `scheduler.policies.lad_ts_plus`.
+        start: as in `scheduler.policies.lad_ts_plus_policy`.
         reorder: servers take short tasks first and report backlog by size class.
     """
 
