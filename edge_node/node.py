@@ -130,6 +130,7 @@ class _Node:
         )
         recovered = await ledger.recover(term=me.term)
         worker = self._worker()
+        self._metrics.watch_worker(lambda: worker.load)
         view = ClusterView(
             own_id=NodeId(self._config.node_id),
             incarnation=me.incarnation,

@@ -25,6 +25,7 @@ from edge_node.supervision.child_process import (
     ChildProcess,
     supervise,
 )
+from edge_node.supervision.progress import Progress
 from edge_node.supervision.worker_client import WorkerClient
 from edge_node.worker_options import WorkerOptions
 
@@ -43,8 +44,8 @@ class WorkerSettings:
     Attributes:
         socket_path: of WorkerService.
         command: how to spawn it; None when something else does and it is only attached.
-        hang_s: a ready worker that says nothing for so long, or does no step while it draws,
-            hangs. Longer than the longest step of the slowest device.
+        hang_s: a ready worker that says nothing for so long, or does no step while it has
+            something to draw, hangs. Longer than the longest step of the slowest device.
         startup_s: the same for one that does not answer yet or still loads.
         backoff: waits between restarts.
     """
@@ -99,9 +100,11 @@ class WorkerProcess:
         self._following: asyncio.Task[None] | None = None
         self._description: WorkerDescription | None = None
         self._load: WorkerLoad | None = None
-        # When the worker last said anything, and last had done a step or had nothing to do.
+        # When the worker last said anything, and whether it gets on.
         self._heard_s = 0.0
-        self._progressed_s = 0.0
+        self._progress = Progress(began_s=0.0)
+        # Drawings handed to it whose ends have not been heard.
+        self._given = 0
         self.last_exit: ChildExit | None = None
         self.starts = 0
         self.hangs = 0
@@ -155,7 +158,7 @@ class WorkerProcess:
         """As WorkerClient.draw; raises WorkerUnavailable at once while it is not ready."""
         if self._client is None or not self.ready:
             raise WorkerUnavailable(self._why_not_ready())
-        return self._client.draw(
+        drawing_it = self._client.draw(
             task_id=task_id,
             fence=fence,
             drawing=drawing,
@@ -163,6 +166,18 @@ class WorkerProcess:
             init_image=init_image,
             deadline_s=deadline_s,
         )
+        return self._counted(drawing_it)
+
+    async def _counted(
+        self, reports: AsyncGenerator[AttemptReport, None]
+    ) -> AsyncGenerator[AttemptReport, None]:
+        self._given += 1
+        try:
+            async with contextlib.aclosing(reports):
+                async for report in reports:
+                    yield report
+        finally:
+            self._given -= 1
 
     def _why_not_ready(self) -> str:
         if self._description is not None:
@@ -192,7 +207,7 @@ class WorkerProcess:
 
     async def _connect(self, pid: int) -> None:
         self.starts += 1
-        self._heard_s = self._progressed_s = time.monotonic()
+        self._begin_anew()
         self._client = WorkerClient(self._settings.socket_path)
         self._following = asyncio.create_task(self._follow(self._client), name="worker follower")
 
@@ -234,14 +249,12 @@ class WorkerProcess:
 
     def _hear(self, *, description: WorkerDescription, load: WorkerLoad | None) -> None:
         self._heard_s = time.monotonic()
-        if load is None or load.running == 0 or not self._same_steps(load):
-            self._progressed_s = self._heard_s
+        self._progress.heard(load, given=self._given, now_s=self._heard_s)
         self._take(description=description, load=load)
 
-    def _same_steps(self, load: WorkerLoad) -> bool:
-        """Whether it was drawing before and has done no step since."""
-        before = self._load
-        return before is not None and before.running > 0 and before.steps_done == load.steps_done
+    def _begin_anew(self) -> None:
+        self._heard_s = time.monotonic()
+        self._progress = Progress(began_s=self._heard_s)
 
     def _take(self, *, description: WorkerDescription | None, load: WorkerLoad | None) -> None:
         changed = description != self._description or _shown(load) != _shown(self._load)
@@ -260,7 +273,7 @@ class WorkerProcess:
             self.hangs += 1
             LOG.error("worker hangs, %s", silence)
             if self._child is not None:
-                self._heard_s = self._progressed_s = time.monotonic()
+                self._begin_anew()
                 self._child.kill()
             else:
                 await self._disconnect()
@@ -275,9 +288,9 @@ class WorkerProcess:
             return None
         if now_s - self._heard_s > allowed_s:
             return f"it has said nothing for {now_s - self._heard_s:.1f} s"
-        if self.ready and now_s - self._progressed_s > settings.hang_s:
-            return f"it draws but has done no step for {now_s - self._progressed_s:.1f} s"
-        return None
+        if not self.ready:
+            return None
+        return self._progress.stuck(now_s=now_s, allowed_s=settings.hang_s)
 
 
 def _shown(load: WorkerLoad | None) -> WorkerLoad | None:

@@ -30,6 +30,9 @@ Work is in work units (domain.WorkModel). No prompt and no identifier is ever a 
 | store_write_behind_length | tasks | states that the store has yet to confirm |
 | image_stored_bytes | bytes | images kept |
 | worker_ready | 0 or 1 | whether the worker would draw now |
+| worker_backlog_work_units | work units | by the worker's own account; 0 while it is away |
+| worker_queue_length | drawings | that it has not begun; 0 while it is away |
+| worker_resident_bytes | bytes | of its process; 0 while it is away |
 | worker_restarts_total | restarts | worker processes started after the first |
 | event_watchers | streams | clients that follow a task's events now |
 | http_requests_total | requests; surface, status | answered, by route template and status code |
@@ -49,6 +52,7 @@ at the scrape, and is absent where the machine does not tell it.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -58,6 +62,8 @@ from prometheus_client import (
     Histogram,
     generate_latest,
 )
+
+from edge_node.domain import WorkerLoad
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
@@ -174,6 +180,16 @@ class NodeMetrics:
         """Images on disk."""
         self._image_stored.set(size_bytes)
 
+    def watch_worker(self, load: Callable[[], WorkerLoad | None]) -> None:
+        """Asks for the worker's own account of its queue at every scrape; None while it is away."""
+
+        def shown(field: str) -> Callable[[], float]:
+            return lambda: 0.0 if (now := load()) is None else float(getattr(now, field))
+
+        self._worker_backlog.set_function(shown("backlog"))
+        self._worker_queue.set_function(shown("queued"))
+        self._worker_resident.set_function(shown("resident_bytes"))
+
     def worker_restarted(self) -> None:
         """A worker process was started in place of one that ended."""
         self._worker_restarts.inc()
@@ -243,6 +259,9 @@ class NodeMetrics:
         self._write_behind = self._gauge("store_write_behind_length", "States not yet written")
         self._image_stored = self._gauge("image_stored_bytes", "Images kept")
         self._worker_ready = self._gauge("worker_ready", "Whether the worker would draw")
+        self._worker_backlog = self._gauge("worker_backlog_work_units", "Work by its own account")
+        self._worker_queue = self._gauge("worker_queue_length", "Drawings that it has not begun")
+        self._worker_resident = self._gauge("worker_resident_bytes", "Memory of its process")
         self._worker_restarts = self._counter("worker_restarts_total", "Worker restarts")
         self._watchers = self._gauge("event_watchers", "Clients that follow events")
         self._requests = self._counter(

@@ -14,19 +14,30 @@ import grpc.aio
 import pytest
 from dedgeai.v1 import worker_pb2, worker_pb2_grpc
 
-from edge_node.domain import WorkerDescription, WorkerLoad
+from edge_node.domain import (
+    AttemptQueued,
+    Drawing,
+    Fence,
+    TaskId,
+    WorkerDescription,
+    WorkerLoad,
+)
+from edge_node.errors import WorkerUnavailable
 from edge_node.peering import codec
 from edge_node.supervision.worker_process import WorkerProcess, WorkerSettings
 
 HANG_S = 0.4
+DRAWING = Drawing(
+    prompt="p", width_px=64, height_px=64, steps=3, guidance_scale=5.0, seed=1, model="m"
+)
 # What is said, and how soon after what was said before; None is silence for good.
 Script = Iterator[WorkerLoad | None]
 
 
-def load(*, running: int, steps_done: int) -> WorkerLoad:
+def load(*, running: int, steps_done: int, queued: int = 0) -> WorkerLoad:
     return WorkerLoad(
         backlog=1.0,
-        queued=0,
+        queued=queued,
         running=running,
         capacity=1.0,
         steps_done=steps_done,
@@ -49,8 +60,8 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServiceServicer):
         return codec.description_to_proto(WorkerDescription(state=self.state))
 
     async def Draw(self, request: Any, context: Any) -> AsyncIterator[Any]:
-        raise NotImplementedError("nobody asks it to draw")
-        yield
+        yield worker_pb2.DrawResponse(queued=worker_pb2.DrawResponse.Queued(position=1))
+        await asyncio.sleep(60.0)
 
     async def WatchLoad(self, request: Any, context: Any) -> AsyncIterator[Any]:
         self.connected_s.append(time.monotonic())
@@ -95,6 +106,11 @@ def stuck() -> Script:
         yield load(running=1, steps_done=7)
 
 
+def waiting() -> Script:
+    while True:
+        yield load(running=0, steps_done=7, queued=2)
+
+
 def silent() -> Script:
     yield load(running=0, steps_done=7)
     yield None
@@ -117,7 +133,7 @@ def busy_by_turns() -> Script:
         yield load(running=said // 4 % 2, steps_done=7)
 
 
-@pytest.mark.parametrize("script", [stuck, silent])
+@pytest.mark.parametrize("script", [stuck, waiting, silent])
 def test_a_worker_that_hangs_is_given_up_and_the_next_gets_as_long(
     script: Callable[[], Script], run_dir: pathlib.Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -133,6 +149,7 @@ def test_a_worker_that_hangs_is_given_up_and_the_next_gets_as_long(
     asyncio.run(scenario())
     said = {
         stuck: "it draws but has done no step for 0.",
+        waiting: "it lets 2 drawings wait and has drawn nothing for 0.",
         silent: "it has said nothing for 0.",
     }[script]
     assert caplog.text.count(f"worker hangs, {said}") == 2
@@ -151,6 +168,29 @@ def test_a_worker_that_is_idle_or_slow_does_not_hang(
             assert worker.ready
 
     asyncio.run(scenario())
+
+
+def test_a_worker_that_forgets_a_drawing_is_given_up(
+    run_dir: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is idle by its own account; whoever waits for the image is told that it is lost."""
+
+    async def scenario() -> None:
+        scripted = ScriptedWorker(idle)
+        async with attached_to(scripted, run_dir) as worker:
+            await until(lambda: worker.ready)
+            reports = worker.draw(task_id=TaskId("a-1"), fence=Fence(1, 1), drawing=DRAWING)
+            assert await anext(reports) == AttemptQueued(position=1)
+            with pytest.raises(WorkerUnavailable):
+                await anext(reports)
+            assert worker.hangs == 1
+            # What has ended is not waited for.
+            told = scripted.told
+            await until(lambda: scripted.told > told + 16)
+            assert worker.hangs == 1
+
+    asyncio.run(scenario())
+    assert "it has not known of the 1 drawings that it was given for 0." in caplog.text
 
 
 @pytest.mark.parametrize("state", ["loading", "silent"])

@@ -5,6 +5,7 @@ import re
 from prometheus_client import CollectorRegistry
 
 from edge_node.clock import SystemClock
+from edge_node.domain import WorkerLoad
 from edge_node.telemetry import metrics as metrics_module
 from edge_node.telemetry.jetson import DeviceCollector
 from edge_node.telemetry.metrics import NodeMetrics
@@ -51,6 +52,22 @@ def test_the_table_lists_exactly_what_is_shown() -> None:
     }
     documented = re.findall(r"^\| (\w+) \|", metrics_module.__doc__ or "", re.MULTILINE)
     assert shown == {f"dedgeai_{name}" for name in documented}
+
+
+def test_the_workers_own_account_is_asked_for_at_the_scrape() -> None:
+    metrics = NodeMetrics()
+    load: WorkerLoad | None = None
+    metrics.watch_worker(lambda: load)
+    assert "dedgeai_worker_queue_length 0.0" in lines(metrics)
+    load = WorkerLoad(
+        backlog=7.5, queued=3, running=1, capacity=2.0, steps_done=9, resident_bytes=4096
+    )
+    shown = lines(metrics)
+    assert "dedgeai_worker_backlog_work_units 7.5" in shown
+    assert "dedgeai_worker_queue_length 3.0" in shown
+    assert "dedgeai_worker_resident_bytes 4096.0" in shown
+    load = None
+    assert "dedgeai_worker_resident_bytes 0.0" in lines(metrics)
 
 
 def test_two_nodes_in_one_process_count_apart() -> None:
