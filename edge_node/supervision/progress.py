@@ -24,7 +24,7 @@ class Progress:
         before, was_busy = self._load, self._busy
         self._load, self._given = load, given
         stepped = before is None or load is None or load.steps_done != before.steps_done
-        if stepped or not was_busy or not self._busy:
+        if stepped or not was_busy:
             self._since_s = now_s
 
     def stuck(self, *, now_s: float, allowed_s: float) -> str | None:
