@@ -406,6 +406,29 @@ class Offload:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ServedModel:
+    """What another node must know of a model to cost and to admit a task for it.
+
+    Attributes:
+        work_model: as the serving node calibrated it.
+        steps_default, guidance_scale_default, strength_default: where a request says nothing.
+    """
+
+    name: str
+    fingerprint: ModelFingerprint
+    work_model: WorkModel
+    size_px_min: int
+    size_px_max: int
+    size_px_multiple: int
+    steps_max: int
+    steps_default: int
+    guidance_scale_default: float
+    guidance_scale_max: float
+    strength_default: float
+    prompt_chars_max: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class NodeState:
     """A node's queue as others may count on it.
 
@@ -421,6 +444,8 @@ class NodeState:
             was sent; only differences mean anything elsewhere.
         cluster_name: of the cluster that the node belongs to; empty if it does not say.
         leaving: nothing follows from this incarnation.
+        serves: what it draws with, `model` first; empty before it can draw, and from a node of
+            version 0.1.0, which does not say.
     """
 
     node_id: NodeId
@@ -443,3 +468,4 @@ class NodeState:
     sent_s: float = 0.0
     cluster_name: str = ""
     leaving: bool = False
+    serves: tuple[ServedModel, ...] = ()

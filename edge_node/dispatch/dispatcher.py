@@ -19,7 +19,7 @@ from edge_node.dispatch.background import Background
 from edge_node.dispatch.executor import Executor
 from edge_node.dispatch.inbox import Inbox
 from edge_node.dispatch.offloads import Offloads
-from edge_node.dispatch.own_node import Identity, OwnNode
+from edge_node.dispatch.own_node import DrawingDefaults, Identity, OwnNode
 from edge_node.dispatch.own_tasks import OwnTasks, OwnTasksSettings
 from edge_node.dispatch.placer import Placer
 from edge_node.dispatch.timekeeper import Timekeeper, TimekeeperSettings
@@ -51,11 +51,16 @@ class DispatcherSettings:
 
     own_tasks: OwnTasksSettings
     time: TimekeeperSettings
+    drawing: DrawingDefaults
 
     @classmethod
     def of(cls, config: NodeConfig) -> DispatcherSettings:
         """From the node's settings."""
-        return cls(own_tasks=OwnTasksSettings.of(config), time=TimekeeperSettings.of(config))
+        return cls(
+            own_tasks=OwnTasksSettings.of(config),
+            time=TimekeeperSettings.of(config),
+            drawing=DrawingDefaults.of(config),
+        )
 
 
 class Dispatcher:
@@ -102,7 +107,7 @@ class Dispatcher:
         self._clock = clock
         self._inbox = inbox = Inbox(lifecycle=lifecycle, hosting=hosting, clock=clock)
         self.own_node = node = OwnNode(
-            identity, hosting=hosting, view=view, worker=worker, clock=clock
+            identity, settings.drawing, hosting=hosting, view=view, worker=worker, clock=clock
         )
         self.placer = Placer(
             node=node,
@@ -164,6 +169,7 @@ class Dispatcher:
 
     def reconfigure(self, settings: DispatcherSettings) -> None:
         """Takes other bounds for what is to come."""
+        self.own_node.reconfigure(settings.drawing)
         self.own_tasks.settings = settings.own_tasks
         self._timekeeper.settings = settings.time
 

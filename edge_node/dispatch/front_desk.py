@@ -36,15 +36,10 @@ MEETING_S = 2.0
 
 @dataclass(frozen=True, kw_only=True)
 class FrontDeskSettings:
-    """Bounds and defaults of requests; units in the names."""
+    """Bounds of requests; units in the names. Those of a drawing are the own node's."""
 
     node_id: NodeId
     policy_name: str
-    prompt_chars_max: int
-    steps_default: int
-    guidance_scale_default: float
-    guidance_scale_max: float
-    strength_default: float
     images_per_request_max: int
     deadline_s_max: float
 
@@ -54,11 +49,6 @@ class FrontDeskSettings:
         return cls(
             node_id=NodeId(config.node_id),
             policy_name=config.policy,
-            prompt_chars_max=config.prompt_chars_max,
-            steps_default=config.steps_default,
-            guidance_scale_default=config.guidance_scale_default,
-            guidance_scale_max=config.guidance_scale_max,
-            strength_default=config.strength_default,
             images_per_request_max=config.images_per_request_max,
             deadline_s_max=config.deadline_s_max,
         )
@@ -117,24 +107,24 @@ class FrontDesk:
 
     def limits(self) -> DrawingLimits:
         """What may be asked for; raises NodeNotReady until the worker was ready once."""
-        described, settings = self._dispatcher.own_node.described, self._settings
-        if not described.model:
+        served, settings = self._dispatcher.own_node.served, self._settings
+        if served is None:
             raise NodeNotReady(
                 "The model is still being loaded. Try again after the time in Retry-After.",
                 retry_after_s=2.0,
             )
         return DrawingLimits(
-            model=described.model,
-            size_px_min=described.size_px_min,
-            size_px_max=described.size_px_max,
-            size_px_multiple=described.size_px_multiple,
-            size_px_default=described.work_model.reference_px,
-            steps_max=described.steps_max,
-            steps_default=min(settings.steps_default, described.steps_max),
-            guidance_scale_max=settings.guidance_scale_max,
-            guidance_scale_default=settings.guidance_scale_default,
-            strength_default=settings.strength_default,
-            prompt_chars_max=settings.prompt_chars_max,
+            model=served.name,
+            size_px_min=served.size_px_min,
+            size_px_max=served.size_px_max,
+            size_px_multiple=served.size_px_multiple,
+            size_px_default=served.work_model.reference_px,
+            steps_max=served.steps_max,
+            steps_default=served.steps_default,
+            guidance_scale_max=served.guidance_scale_max,
+            guidance_scale_default=served.guidance_scale_default,
+            strength_default=served.strength_default,
+            prompt_chars_max=served.prompt_chars_max,
             images_per_request_max=settings.images_per_request_max,
             deadline_s_max=settings.deadline_s_max,
         )

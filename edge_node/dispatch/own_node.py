@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from edge_node.clock import Clock
 from edge_node.config import NodeConfig
-from edge_node.domain import NodeId, NodeState, WorkerDescription
+from edge_node.domain import NodeId, NodeState, ServedModel, WorkerDescription
 from edge_node.ports import Worker
 from edge_node.tasks.cluster_view import ClusterView
 from edge_node.tasks.hosting import Hosting
@@ -50,6 +50,28 @@ class Identity:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class DrawingDefaults:
+    """What this node takes where a request says nothing, and the most that it lets one say."""
+
+    steps_default: int
+    guidance_scale_default: float
+    guidance_scale_max: float
+    strength_default: float
+    prompt_chars_max: int
+
+    @classmethod
+    def of(cls, config: NodeConfig) -> DrawingDefaults:
+        """From the node's settings."""
+        return cls(
+            steps_default=config.steps_default,
+            guidance_scale_default=config.guidance_scale_default,
+            guidance_scale_max=config.guidance_scale_max,
+            strength_default=config.strength_default,
+            prompt_chars_max=config.prompt_chars_max,
+        )
+
+
 def advertised(host: str) -> str:
     """The name under which others reach a listener on `host`."""
     return socket.getfqdn() if host in ("0.0.0.0", "::") else host
@@ -60,6 +82,7 @@ class OwnNode:
 
     Args:
         identity: who it is.
+        defaults: of what it draws.
         hosting: the account of its queue.
         view: hears of this node as of any other.
         worker: its drawing process.
@@ -69,6 +92,7 @@ class OwnNode:
     def __init__(
         self,
         identity: Identity,
+        defaults: DrawingDefaults,
         *,
         hosting: Hosting,
         view: ClusterView,
@@ -76,6 +100,7 @@ class OwnNode:
         clock: Clock,
     ) -> None:
         self.identity = identity
+        self._defaults = defaults
         self._hosting = hosting
         self._view = view
         self._worker = worker
@@ -97,6 +122,33 @@ class OwnNode:
     def described(self) -> WorkerDescription:
         """The worker as it last was ready; without a model before it ever was."""
         return self._described
+
+    @property
+    def served(self) -> ServedModel | None:
+        """What it draws with; None before it ever could."""
+        described, defaults = self._described, self._defaults
+        if not described.model:
+            return None
+        return ServedModel(
+            name=described.model,
+            fingerprint=described.model_fingerprint,
+            work_model=described.work_model,
+            size_px_min=described.size_px_min,
+            size_px_max=described.size_px_max,
+            size_px_multiple=described.size_px_multiple,
+            steps_max=described.steps_max,
+            steps_default=min(defaults.steps_default, described.steps_max),
+            guidance_scale_default=defaults.guidance_scale_default,
+            guidance_scale_max=defaults.guidance_scale_max,
+            strength_default=defaults.strength_default,
+            prompt_chars_max=defaults.prompt_chars_max,
+        )
+
+    def reconfigure(self, defaults: DrawingDefaults) -> None:
+        """Takes other defaults, of which peers hear."""
+        if defaults != self._defaults:
+            self._defaults = defaults
+            self.changed()
 
     @property
     def draining(self) -> bool:
@@ -123,7 +175,7 @@ class OwnNode:
     def state(self) -> NodeState:
         """Its queue state, as it is now."""
         described, identity = self._described, self.identity
-        now_s = self._clock.now_s()
+        now_s, served = self._clock.now_s(), self.served
         return NodeState(
             node_id=identity.node_id,
             incarnation=identity.incarnation,
@@ -143,6 +195,7 @@ class OwnNode:
             accepted_work_s=self._view.accepted_work_s(now_s=now_s),
             changed_s=self._changed_s,
             sent_s=now_s,
+            serves=() if served is None else (served,),
         )
 
     def look(self) -> None:

@@ -20,6 +20,7 @@ from edge_node.domain import (
     NodeId,
     NodeState,
     Offload,
+    ServedModel,
     StepFinished,
     Task,
     TaskError,
@@ -58,6 +59,7 @@ def state_to_proto(state: NodeState) -> node_pb2.NodeState:
         sent_s=state.sent_s,
         cluster_name=state.cluster_name,
         leaving=state.leaving,
+        serves=[served_to_proto(served) for served in state.serves],
     )
 
 
@@ -87,6 +89,43 @@ def state_from_proto(message: node_pb2.NodeState) -> NodeState:
         sent_s=message.sent_s,
         cluster_name=message.cluster_name,
         leaving=message.leaving,
+        serves=tuple(served_from_proto(served) for served in message.serves),
+    )
+
+
+def served_to_proto(served: ServedModel) -> node_pb2.ServedModel:
+    """A model that a node serves, as a message."""
+    return node_pb2.ServedModel(
+        name=served.name,
+        fingerprint=served.fingerprint,
+        work_model=codec.work_model_to_proto(served.work_model),
+        size_px_min=served.size_px_min,
+        size_px_max=served.size_px_max,
+        size_px_multiple=served.size_px_multiple,
+        steps_max=served.steps_max,
+        steps_default=served.steps_default,
+        guidance_scale_default=served.guidance_scale_default,
+        guidance_scale_max=served.guidance_scale_max,
+        strength_default=served.strength_default,
+        prompt_chars_max=served.prompt_chars_max,
+    )
+
+
+def served_from_proto(message: node_pb2.ServedModel) -> ServedModel:
+    """A model that a node serves, of a message."""
+    return ServedModel(
+        name=message.name,
+        fingerprint=ModelFingerprint(message.fingerprint),
+        work_model=codec.work_model_from_proto(message.work_model),
+        size_px_min=message.size_px_min,
+        size_px_max=message.size_px_max,
+        size_px_multiple=message.size_px_multiple,
+        steps_max=message.steps_max,
+        steps_default=message.steps_default,
+        guidance_scale_default=message.guidance_scale_default,
+        guidance_scale_max=message.guidance_scale_max,
+        strength_default=message.strength_default,
+        prompt_chars_max=message.prompt_chars_max,
     )
 
 

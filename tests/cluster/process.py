@@ -15,7 +15,7 @@ import numpy as np
 from edge_node.clock import Clock
 from edge_node.dispatch.dispatcher import Dispatcher, DispatcherSettings
 from edge_node.dispatch.front_desk import FrontDesk, FrontDeskSettings
-from edge_node.dispatch.own_node import Identity
+from edge_node.dispatch.own_node import DrawingDefaults, Identity
 from edge_node.dispatch.own_tasks import OwnTasksSettings
 from edge_node.dispatch.timekeeper import TimekeeperSettings
 from edge_node.domain import (
@@ -270,6 +270,13 @@ class NodeProcess:
                 time=TimekeeperSettings(
                     tick_s=TICK_S, heartbeat_s=TICK_S, lease_s=LEASE_S, move_waiting=True
                 ),
+                drawing=DrawingDefaults(
+                    prompt_chars_max=1000,
+                    steps_default=4,
+                    guidance_scale_default=5.0,
+                    guidance_scale_max=10.0,
+                    strength_default=0.5,
+                ),
             ),
             lifecycle=self.lifecycle,
             hosting=self.hosting,
@@ -290,11 +297,6 @@ class NodeProcess:
             FrontDeskSettings(
                 node_id=self.place.node_id,
                 policy_name="simulated",
-                prompt_chars_max=1000,
-                steps_default=4,
-                guidance_scale_default=5.0,
-                guidance_scale_max=10.0,
-                strength_default=0.5,
                 images_per_request_max=4,
                 deadline_s_max=1000.0,
             ),

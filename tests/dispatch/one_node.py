@@ -12,7 +12,7 @@ import numpy as np
 
 from edge_node.clock import Clock, SystemClock
 from edge_node.dispatch.dispatcher import Dispatcher, DispatcherSettings
-from edge_node.dispatch.own_node import Identity
+from edge_node.dispatch.own_node import DrawingDefaults, Identity
 from edge_node.dispatch.own_tasks import OwnTasksSettings
 from edge_node.dispatch.timekeeper import TimekeeperSettings
 from edge_node.domain import (
@@ -44,6 +44,13 @@ from scheduler.registry import create
 OWN, PEER = NodeId("own"), NodeId("peer")
 PNG = b"\x89PNG" + bytes(96)
 SHA256 = hashlib.sha256(PNG).hexdigest()
+DEFAULTS = DrawingDefaults(
+    steps_default=28,
+    guidance_scale_default=5.0,
+    guidance_scale_max=10.0,
+    strength_default=0.6,
+    prompt_chars_max=1000,
+)
 DRAWING = Drawing(
     prompt="boat",
     width_px=64,
@@ -174,6 +181,7 @@ class Node:
                 admission=AdmissionLimits(tasks_in_flight_max=2), deadline_s_default=100.0
             ),
             time=TimekeeperSettings(tick_s=0.01, heartbeat_s=0.05, lease_s=5.0),
+            drawing=DEFAULTS,
         )
         self.view = ClusterView(own_id=OWN, incarnation=1, began_s=clock.now_s())
         self.policy = create(policy, rng=np.random.default_rng(1))

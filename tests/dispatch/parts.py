@@ -21,7 +21,7 @@ from edge_node.domain import (
 )
 from edge_node.tasks.cluster_view import ClusterView, ClusterViewLimits
 from edge_node.tasks.hosting import Hosting, HostingLimits
-from tests.dispatch.one_node import OWN, PEER
+from tests.dispatch.one_node import DEFAULTS, OWN, PEER
 
 READY = WorkerDescription(
     state="ready",
@@ -132,7 +132,7 @@ def own_node(clock: HandClock, worker: SetWorker, **parts: Any) -> OwnNode:
     identity = Identity(
         node_id=OWN, incarnation=7, term=1, rest_url="http://own", grpc_address="own:9080"
     )
-    node = OwnNode(identity, worker=worker, clock=clock, **given)
+    node = OwnNode(identity, DEFAULTS, worker=worker, clock=clock, **given)
     node.worker_changed()
     return node
 

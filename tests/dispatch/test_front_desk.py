@@ -21,11 +21,6 @@ from tests.dispatch.test_own_tasks import TASK, Origin
 SETTINGS = FrontDeskSettings(
     node_id=OWN,
     policy_name="local",
-    prompt_chars_max=1000,
-    steps_default=28,
-    guidance_scale_default=5.0,
-    guidance_scale_max=10.0,
-    strength_default=0.6,
     images_per_request_max=3,
     deadline_s_max=900.0,
 )
@@ -77,8 +72,13 @@ def test_bounds_are_of_the_worker_and_of_the_operator(desk: Desk) -> None:
         images_per_request_max=3,
         deadline_s_max=900.0,
     )
-    desk.desk.reconfigure(replace(SETTINGS, steps_default=4))
-    assert desk.desk.limits().steps_default == 4
+    desk.desk.reconfigure(replace(SETTINGS, images_per_request_max=2))
+    settings = desk.node.settings
+    desk.node.dispatcher.reconfigure(
+        replace(settings, drawing=replace(settings.drawing, steps_default=4))
+    )
+    limits = desk.desk.limits()
+    assert (limits.images_per_request_max, limits.steps_default) == (2, 4)
 
 
 def test_a_request_is_handed_on_whole(desk: Desk) -> None:

@@ -11,13 +11,14 @@ from edge_node.domain import (
     Fence,
     ModelFingerprint,
     NodeState,
+    ServedModel,
     TaskId,
     WorkerDescription,
     WorkerLoad,
 )
 from edge_node.tasks import hosting as hosted
 from edge_node.tasks.hosting import Hosting, HostingLimits
-from tests.dispatch.one_node import OFFLOAD, OWN, PEER
+from tests.dispatch.one_node import DEFAULTS, OFFLOAD, OWN, PEER
 from tests.dispatch.parts import READY, HandClock, SetWorker, a_view, own_node
 
 
@@ -60,8 +61,42 @@ def test_its_state_says_all_that_others_count_on() -> None:
         accepted_work_s=view.accepted_work_s(now_s=108.0),
         changed_s=107.0,
         sent_s=108.0,
+        serves=(
+            ServedModel(
+                name="m",
+                fingerprint=ModelFingerprint("f"),
+                work_model=READY.work_model,
+                size_px_min=READY.size_px_min,
+                size_px_max=READY.size_px_max,
+                size_px_multiple=READY.size_px_multiple,
+                steps_max=READY.steps_max,
+                steps_default=min(28, READY.steps_max),
+                guidance_scale_default=5.0,
+                guidance_scale_max=10.0,
+                strength_default=0.6,
+                prompt_chars_max=1000,
+            ),
+        ),
     )
     assert node.state().accepted_work_s > 0.0
+
+
+def test_peers_hear_of_other_defaults_and_of_nothing_before_there_is_a_model() -> None:
+    clock, worker = HandClock(), SetWorker()
+    node = own_node(clock, worker)
+    pushed: list[NodeState] = []
+    node.tell_peers_by(lambda: pushed.append(node.state()))
+    pushed.clear()
+    node.reconfigure(DEFAULTS)
+    assert pushed == []
+    node.reconfigure(replace(DEFAULTS, steps_default=3, guidance_scale_default=2.0))
+    ((served,),) = [state.serves for state in pushed]
+    assert (served.steps_default, served.guidance_scale_default) == (3, 2.0)
+    node.reconfigure(replace(DEFAULTS, steps_default=10_000))
+    assert node.state().serves[0].steps_default == READY.steps_max
+    loading = SetWorker()
+    loading.description = WorkerDescription(state="loading")
+    assert own_node(clock, loading).state().serves == ()
 
 
 def test_a_change_is_numbered_seen_here_and_pushed() -> None:

@@ -109,3 +109,9 @@ def test_a_deadline_that_is_over_is_not_taken_for_none(left_s: float) -> None:
 def test_a_report_that_this_version_does_not_know_is_none() -> None:
     message = type(node_codec.report_to_proto(AttemptStarted()))()
     assert node_codec.report_from_proto(message) is None
+
+
+def test_a_node_of_the_version_before_does_not_say_what_it_serves() -> None:
+    message = node_codec.state_to_proto(filled(NodeState))
+    message.ClearField("serves")
+    assert node_codec.state_from_proto(message).serves == ()

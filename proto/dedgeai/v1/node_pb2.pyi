@@ -30,7 +30,7 @@ class NodeServiceDescribeResponse(_message.Message):
     def __init__(self, node_id: _Optional[str] = ..., version: _Optional[str] = ..., model: _Optional[str] = ..., model_fingerprint: _Optional[str] = ..., rest_url: _Optional[str] = ..., device: _Optional[str] = ..., emulated_device: _Optional[str] = ...) -> None: ...
 
 class NodeState(_message.Message):
-    __slots__ = ("node_id", "incarnation", "sequence", "backlog", "capacity", "model", "model_fingerprint", "accepting", "queued", "running", "dispatches_seen", "rest_url", "device", "emulated_device", "grpc_address", "accepted_work_s", "changed_s", "sent_s", "cluster_name", "leaving")
+    __slots__ = ("node_id", "incarnation", "sequence", "backlog", "capacity", "model", "model_fingerprint", "accepting", "queued", "running", "dispatches_seen", "rest_url", "device", "emulated_device", "grpc_address", "accepted_work_s", "changed_s", "sent_s", "cluster_name", "leaving", "serves")
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
@@ -51,6 +51,7 @@ class NodeState(_message.Message):
     SENT_S_FIELD_NUMBER: _ClassVar[int]
     CLUSTER_NAME_FIELD_NUMBER: _ClassVar[int]
     LEAVING_FIELD_NUMBER: _ClassVar[int]
+    SERVES_FIELD_NUMBER: _ClassVar[int]
     node_id: str
     incarnation: int
     sequence: int
@@ -71,7 +72,36 @@ class NodeState(_message.Message):
     sent_s: float
     cluster_name: str
     leaving: bool
-    def __init__(self, node_id: _Optional[str] = ..., incarnation: _Optional[int] = ..., sequence: _Optional[int] = ..., backlog: _Optional[float] = ..., capacity: _Optional[float] = ..., model: _Optional[str] = ..., model_fingerprint: _Optional[str] = ..., accepting: _Optional[bool] = ..., queued: _Optional[int] = ..., running: _Optional[int] = ..., dispatches_seen: _Optional[_Iterable[_Union[DispatchSeen, _Mapping]]] = ..., rest_url: _Optional[str] = ..., device: _Optional[str] = ..., emulated_device: _Optional[str] = ..., grpc_address: _Optional[str] = ..., accepted_work_s: _Optional[float] = ..., changed_s: _Optional[float] = ..., sent_s: _Optional[float] = ..., cluster_name: _Optional[str] = ..., leaving: _Optional[bool] = ...) -> None: ...
+    serves: _containers.RepeatedCompositeFieldContainer[ServedModel]
+    def __init__(self, node_id: _Optional[str] = ..., incarnation: _Optional[int] = ..., sequence: _Optional[int] = ..., backlog: _Optional[float] = ..., capacity: _Optional[float] = ..., model: _Optional[str] = ..., model_fingerprint: _Optional[str] = ..., accepting: _Optional[bool] = ..., queued: _Optional[int] = ..., running: _Optional[int] = ..., dispatches_seen: _Optional[_Iterable[_Union[DispatchSeen, _Mapping]]] = ..., rest_url: _Optional[str] = ..., device: _Optional[str] = ..., emulated_device: _Optional[str] = ..., grpc_address: _Optional[str] = ..., accepted_work_s: _Optional[float] = ..., changed_s: _Optional[float] = ..., sent_s: _Optional[float] = ..., cluster_name: _Optional[str] = ..., leaving: _Optional[bool] = ..., serves: _Optional[_Iterable[_Union[ServedModel, _Mapping]]] = ...) -> None: ...
+
+class ServedModel(_message.Message):
+    __slots__ = ("name", "fingerprint", "work_model", "size_px_min", "size_px_max", "size_px_multiple", "steps_max", "steps_default", "guidance_scale_default", "guidance_scale_max", "strength_default", "prompt_chars_max")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    WORK_MODEL_FIELD_NUMBER: _ClassVar[int]
+    SIZE_PX_MIN_FIELD_NUMBER: _ClassVar[int]
+    SIZE_PX_MAX_FIELD_NUMBER: _ClassVar[int]
+    SIZE_PX_MULTIPLE_FIELD_NUMBER: _ClassVar[int]
+    STEPS_MAX_FIELD_NUMBER: _ClassVar[int]
+    STEPS_DEFAULT_FIELD_NUMBER: _ClassVar[int]
+    GUIDANCE_SCALE_DEFAULT_FIELD_NUMBER: _ClassVar[int]
+    GUIDANCE_SCALE_MAX_FIELD_NUMBER: _ClassVar[int]
+    STRENGTH_DEFAULT_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_CHARS_MAX_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    fingerprint: str
+    work_model: _worker_pb2.WorkModel
+    size_px_min: int
+    size_px_max: int
+    size_px_multiple: int
+    steps_max: int
+    steps_default: int
+    guidance_scale_default: float
+    guidance_scale_max: float
+    strength_default: float
+    prompt_chars_max: int
+    def __init__(self, name: _Optional[str] = ..., fingerprint: _Optional[str] = ..., work_model: _Optional[_Union[_worker_pb2.WorkModel, _Mapping]] = ..., size_px_min: _Optional[int] = ..., size_px_max: _Optional[int] = ..., size_px_multiple: _Optional[int] = ..., steps_max: _Optional[int] = ..., steps_default: _Optional[int] = ..., guidance_scale_default: _Optional[float] = ..., guidance_scale_max: _Optional[float] = ..., strength_default: _Optional[float] = ..., prompt_chars_max: _Optional[int] = ...) -> None: ...
 
 class DispatchSeen(_message.Message):
     __slots__ = ("origin", "dispatch", "incarnation")
