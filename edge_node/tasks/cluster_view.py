@@ -256,11 +256,6 @@ class ClusterView:
             for node_id in self.node_ids()
         )
 
-    def rest_url(self, node_id: NodeId) -> str:
-        """Where the node's REST surface is; empty when unknown."""
-        peer = self._peers.get(node_id)
-        return "" if peer is None else peer.state.rest_url
-
     def models(self, *, now_s: float) -> tuple[str, ...]:
         """Names of the models that a live node serves."""
         live = [p.state.model for n, p in self._peers.items() if self.is_alive(n, now_s=now_s)]

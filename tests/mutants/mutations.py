@@ -146,6 +146,8 @@ class _Finder:
     def _child(self, child: ast.AST, place: str, *, annotation: ast.AST | None) -> Iterator[Change]:
         if child is annotation or isinstance(child, ast.pattern):
             return
+        if isinstance(child, ast.keyword) and child.arg == "strict":
+            return  # zip's assertion
         if isinstance(child, ast.stmt):
             yield from self._statement(child, place)
         elif isinstance(child, ast.expr):

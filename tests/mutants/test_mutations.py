@@ -50,6 +50,7 @@ def test_what_becomes_of_a_line(line: str, expected: set[tuple[str, str]]) -> No
         "def f(a):\n    return None\n",
         "def f(a):\n    try:\n        a = 'b' + a\n    except (A, B):\n        pass\n",
         "A = B | C\n",
+        "A = zip(B, C, strict=True)\n",
     ],
 )
 def test_what_is_left_alone(source: str) -> None:

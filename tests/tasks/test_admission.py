@@ -39,3 +39,33 @@ def test_refuses_beyond_the_longest_wait() -> None:
 
 def test_waits_for_a_cluster_that_draws_nothing_yet() -> None:
     assert judge(tasks=1, in_flight=0, backlog=0.0, capacity=0.0) is None
+
+
+def test_the_last_place_is_given_away_and_the_longest_wait_allowed() -> None:
+    assert judge(tasks=3, in_flight=7, backlog=0.0, capacity=5.0) is None
+    assert judge(tasks=4, in_flight=7, backlog=0.0, capacity=5.0) is not None
+    assert judge(tasks=1, in_flight=0, backlog=300.0, capacity=5.0) is None
+    assert judge(tasks=1, in_flight=0, backlog=300.1, capacity=5.0) is not None
+
+
+def test_nobody_is_asked_back_within_a_second() -> None:
+    full = judge(tasks=1, in_flight=10, backlog=10.0, capacity=100.0)
+    assert full is not None
+    assert full.retry_after_s == 1.0
+    behind = judge(tasks=1, in_flight=0, backlog=60.5, capacity=1.0)
+    assert behind is not None
+    assert behind.retry_after_s == 1.0
+
+
+def test_a_request_larger_than_all_that_is_held_counts_itself() -> None:
+    # 20 of 10 units at 5 a second are 2 s each; ten of them are too many.
+    refusal = judge(tasks=20, in_flight=0, backlog=0.0, capacity=5.0)
+    assert refusal is not None
+    assert refusal.retry_after_s == pytest.approx(20.0)
+
+
+def test_a_full_node_does_not_wait_for_a_cluster_that_draws_nothing() -> None:
+    assert judge(tasks=30, in_flight=10, backlog=90.0, capacity=-1.0) is None
+    slow = judge(tasks=1, in_flight=10, backlog=10.0, capacity=0.5)
+    assert slow is not None
+    assert slow.retry_after_s == pytest.approx(2.0)

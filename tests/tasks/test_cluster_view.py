@@ -257,7 +257,7 @@ def test_nodes_that_offloaded_lately_count_as_dispatchers() -> None:
         state(PEER, sequence=3, dispatches_seen=echo | {OTHER: (1, 1)}), now_s=101.0
     )
     assert dispatchers(102.9) == 2
-    assert dispatchers(103.1) == 1
+    assert dispatchers(103.0) == 1
 
 
 def test_a_forgotten_node_is_no_candidate_and_whatever_it_says_next_is_news() -> None:
@@ -376,3 +376,122 @@ def test_a_node_that_takes_nothing_has_no_backlog_to_wait_for() -> None:
     assert view.backlog_and_capacity(now_s=100.0) == (1.0, 2.0)
     view.task_accepted(12.0, now_s=100.0)
     assert view.service_s(now_s=100.0) == 6.0
+
+
+def test_of_the_nodes_that_may_take_it_those_that_failed_it_are_the_last() -> None:
+    view = view_of(state(OWN), state(PEER), state(OTHER, accepting=False))
+    seen = view.observation(task(), avoided=frozenset({PEER}), now_s=100.0)
+    assert seen is not None
+    assert by_node(seen, seen.alive_B.astype(float)) == {"own": True, "peer": False, "other": False}
+    seen = view.observation(task(), avoided=frozenset({PEER, OWN}), now_s=100.0)
+    assert seen is not None
+    assert by_node(seen, seen.alive_B.astype(float)) == {"own": True, "peer": True, "other": False}
+
+
+def test_models_that_nobody_serves_fill_no_memory() -> None:
+    view = view_of(state(OWN), state(PEER))
+    held = []
+    for number in range(7):
+        assert view.observation(task(f"x{number}"), avoided=frozenset(), now_s=100.0) is None
+        held.append(len(view._serving))
+    assert held == [1, 2, 3, 1, 2, 3, 1]
+
+
+def test_a_node_that_does_not_say_when_it_sent_is_not_late() -> None:
+    view = view_of(state(OWN), state(PEER, changed_s=7.0, sent_s=7.0))
+    view.state_received(state(PEER, sequence=2), now_s=101.0)
+    assert observed(view, now_s=101.0).staleness_s_B[1] == 0.0
+
+
+def test_what_is_news_is_said_and_what_is_not_too() -> None:
+    view = view_of(state(OWN))
+    assert view.state_received(state(PEER, incarnation=2, sequence=5), now_s=100.0) is True
+    assert view.state_received(state(PEER, incarnation=2, sequence=5), now_s=100.0) is False
+    assert view.state_received(state(PEER, incarnation=2, sequence=4), now_s=100.0) is False
+    assert view.state_received(state(PEER, incarnation=3, sequence=1), now_s=100.0) is True
+
+
+def test_a_node_whose_beginning_is_not_told_began_with_its_clock() -> None:
+    view = ClusterView(own_id=OWN, incarnation=7)
+    view.state_received(state(OWN), now_s=1.0)
+    view.task_accepted(10.0, now_s=1.0)
+    traffic = observed(view, now_s=1.0).traffic
+    assert traffic is not None
+    # A second of 10 units in 6 s (the least it is taken over) at 2 a second; 50.05 s of belief.
+    assert traffic.load == pytest.approx((10 / 6 / 2 + 50.05) / 51.05, rel=1e-4)
+
+
+def test_the_first_report_period_is_the_limits() -> None:
+    limits = ClusterViewLimits(report_period_s=0.5, horizon_s=7.0, traffic_s=10.0)
+    view = ClusterView(own_id=OWN, incarnation=7, limits=limits)
+    view.state_received(state(OWN), now_s=100.0)
+    traffic = observed(view, now_s=100.0).traffic
+    assert traffic is not None
+    assert (traffic.report_period_s, traffic.horizon_s) == (0.5, 7.0)
+    # Nothing accepted: the mean is the task's at hand; and one without work is taken for 1.
+    assert traffic.mean_work == 10.0
+    seen = view.observation(task(work=0.0), avoided=frozenset(), now_s=100.0)
+    assert seen is not None
+    assert seen.traffic is not None
+    assert seen.traffic.mean_work == 1.0
+
+
+def test_own_dispatches_that_the_own_state_shows_say_nothing_of_reports() -> None:
+    view = view_of(state(OWN))
+    view.dispatched(OWN, 10.0, now_s=100.0)
+    before = observed(view, now_s=101.0).traffic
+    view.state_received(state(OWN, sequence=2, dispatches_seen={OWN: (7, 1)}), now_s=109.0)
+    after = observed(view, now_s=109.0).traffic
+    assert before is not None
+    assert after is not None
+    assert before.report_period_s == after.report_period_s == 0.05
+    assert observed(view, now_s=109.0).own_B.tolist() == [0.0]
+
+
+def test_a_forgotten_node_dispatches_no_more() -> None:
+    view = view_of(state(OWN), state(PEER), state(OTHER))
+    view.state_received(state(PEER, sequence=2, dispatches_seen={OTHER: (1, 1)}), now_s=101.0)
+    assert observed(view, now_s=101.0).dispatchers == 2
+    view.forget(OTHER)
+    assert observed(view, now_s=101.0).dispatchers == 1
+    assert view.node_ids() == (OWN, PEER)
+
+
+def test_views_tell_of_every_node_in_the_order_of_names() -> None:
+    view = view_of(state(PEER), state(OWN, backlog=1.0), state(OTHER))
+    view.round_trip_measured(PEER, 0.02)
+    view.dispatched(PEER, 4.0, now_s=100.0)
+    other, own, peer = view.views(now_s=102.0)
+    assert [one.state.node_id for one in (other, own, peer)] == [OTHER, OWN, PEER]
+    assert (peer.alive, peer.round_trip_s, peer.own_unseen_work) == (True, 0.02, 4.0)
+    assert peer.staleness_s == pytest.approx(0.01 + 2.0)
+    assert (own.alive, own.staleness_s, own.own_unseen_work) == (True, 0.0, 0.0)
+    silent, own, _ = view.views(now_s=103.0)
+    assert (silent.alive, own.alive) == (False, True)
+
+
+@pytest.mark.parametrize(("age_s", "staleness_s"), [(0.75, 0.0), (0.76, 0.76), (-1.0, 0.0)])
+def test_silence_counts_once_a_heartbeat_and_a_half_is_missing(
+    age_s: float, staleness_s: float
+) -> None:
+    view = view_of(state(OWN), state(PEER))
+    seen = observed(view, now_s=100.0 + age_s)
+    assert by_node(seen, seen.staleness_s_B)["peer"] == pytest.approx(staleness_s)
+    (_, peer) = view.views(now_s=100.0 + age_s)
+    assert peer.staleness_s == pytest.approx(staleness_s)
+
+
+def test_what_is_told_of_strangers_is_forgotten() -> None:
+    view = view_of(state(OWN))
+    view.round_trip_measured(PEER, 0.5)
+    view.offload_answered(PEER, input_bits=1e7, seconds=1.0)
+    view.dispatch_ended(PEER, 1)
+    assert view.node_ids() == (OWN,)
+    assert not view.is_alive(PEER, now_s=100.0)
+    view.state_received(state(PEER), now_s=100.0)
+    assert by_node(*links_of(view)) == pytest.approx({"own": 0.0, "peer": 0.001})
+
+
+def links_of(view: ClusterView) -> tuple[Observation, FloatArray]:
+    seen = observed(view, now_s=100.0)
+    return seen, seen.link_s_B

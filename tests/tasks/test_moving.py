@@ -62,3 +62,40 @@ def test_nodes_take_turns() -> None:
     ]
     assert all(sum(turn) == 1 for turn in turns)
     assert [sum(turn[i] for turn in turns) for i in range(3)] == [3, 3, 3]
+
+
+def test_no_gain_is_no_reason() -> None:
+    view = view_of(state(OWN), state(PEER, backlog=15.0))
+    assert task_to_move([waiting("a", PEER, input_bits=0)], view=view, now_s=100.0) is None
+
+
+def test_the_one_that_gains_most_moves_and_its_own_wait_elsewhere_counts() -> None:
+    view = view_of(state(OWN, backlog=20.0), state(PEER, backlog=60.0), state(OTHER, backlog=40.0))
+    there = [waiting("a", PEER, input_bits=0), waiting("b", OTHER, input_bits=0)]
+    # 30 s against 10 + 7.5, 20 s against the same.
+    assert task_to_move(there, view=view, now_s=100.0) == "a"
+    assert task_to_move(there[1:], view=view, now_s=100.0) == "b"
+    # 15 s are less than 17.5.
+    near = view_of(state(OWN, backlog=20.0), state(PEER, backlog=30.0))
+    assert task_to_move(there[:1], view=near, now_s=100.0) is None
+
+
+def test_the_first_sent_of_two_stays_whatever_their_order() -> None:
+    view = view_of(state(OWN), state(PEER, backlog=40.0))
+    there = [waiting("late", PEER, dispatch=2), waiting("early", PEER, dispatch=1)]
+    assert task_to_move(there, view=view, now_s=100.0) == "late"
+    same = [waiting("first", PEER), waiting("second", PEER)]
+    assert task_to_move(same, view=view, now_s=100.0) == "first"
+
+
+def test_an_executor_that_takes_nothing_more_keeps_what_it_has() -> None:
+    view = view_of(state(OWN), state(PEER, backlog=99.0, accepting=False), state(OTHER))
+    assert task_to_move([waiting("a", PEER)], view=view, now_s=100.0) is None
+
+
+def test_the_turn_is_by_name_and_the_clock_of_the_day() -> None:
+    names = [PEER, OWN, OTHER]  # other, own, peer
+    assert [
+        next(n for n in names if is_turn(n, names, unix_s=unix_s, turn_s=2.0))
+        for unix_s in (0.0, 1.9, 2.0, 4.0, 6.0)
+    ] == [OTHER, OTHER, OWN, PEER, OTHER]

@@ -70,3 +70,22 @@ def test_a_failing_policy_loses_its_say_and_not_the_task(decision: Decision | No
     assert placement.policy_failure is not None
     assert (placement.executor, placement.dispatch) == (OWN, 1)
     assert (placement.decision.policy, placement.decision.reason) == ("slow_server_aware", "error")
+
+
+def test_the_expected_end_counts_what_was_sent_and_is_not_seen_yet() -> None:
+    view = view_of(state(OWN, backlog=100.0), state(PEER, backlog=3.0))
+    assert view.dispatched(PEER, 4.0, now_s=100.0) == 1
+    placement = place(
+        task(input_bits=0),
+        avoided=frozenset(),
+        view=view,
+        policy=create("least_expected_delay", rng=np.random.default_rng(1)),
+        now_s=100.0,
+    )
+    assert placement is not None
+    assert (placement.executor, placement.dispatch) == (PEER, 2)
+    assert placement.eta_s == pytest.approx((3.0 + 4.0 + 10.0) / 2.0)
+    assert placement.policy_failure is None
+    # Booked there.
+    (_, peer) = view.views(now_s=100.0)
+    assert peer.own_unseen_work == 14.0

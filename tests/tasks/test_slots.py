@@ -178,3 +178,31 @@ def test_a_snapshot_is_in_the_order_of_the_latest_candidates() -> None:
     assert snapshot.node_ids == ABC
     first = np.frombuffer(snapshot.open_latents[0], np.float32)
     assert first.tolist() == [0.5, 0.25, 0.0]
+
+
+def test_all_of_a_snapshot_is_taken_over() -> None:
+    memory = memory_of(latents_max=4)
+    decide(memory, (0.5, 0.25))
+    pass_to(memory, 1.0)
+    decide(memory, None)
+    decide(memory, (0.75, 1.0))
+    snapshot = memory.snapshot(Moment(now_s=1.5, unix_s=UNIX_S))
+    assert snapshot is not None
+    assert (snapshot.node_ids, snapshot.version, snapshot.slot) == (AB, "v1", 1)
+    assert (snapshot.slot_s, snapshot.decided) == (1.0, 2)
+    assert snapshot.began_unix_s == UNIX_S - 0.5
+    assert (list(snapshot.latents), list(snapshot.open_latents)) == ([0], [1])
+    later = memory_of(slot_s=None, latents_max=4, now_s=70.0)
+    later.restore(snapshot, Moment(now_s=70.0, unix_s=UNIX_S + 0.25))
+    assert later.place() == Place(slot=1, index=2, row=2)
+    row = Place(slot=1, index=0, row=0)
+    recalled = later.recall(row, AB)
+    assert recalled is not None
+    assert recalled.tolist() == [0.5, 0.25]
+    # .75 s of its slot are over.
+    assert not pass_to(later, 70.24, 1.0)
+    assert pass_to(later, 70.25, 1.0)
+    assert later.slot == 2
+    recalled = later.recall(Place(slot=2, index=1, row=1), AB)
+    assert recalled is not None
+    assert recalled.tolist() == [0.75, 1.0]

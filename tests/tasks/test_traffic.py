@@ -42,3 +42,10 @@ def test_a_clock_that_was_read_earlier_changes_nothing() -> None:
     assert accepted.work_s(now_s=19.0) > 0.0
     accepted.accepted(5.0, now_s=19.0)
     assert accepted.mean_work() == pytest.approx(5.0)
+
+
+def test_an_average_rests_on_the_share_of_the_constant_that_was_seen() -> None:
+    accepted = AcceptedWork(constant_s=10.0, began_s=100.0)
+    assert accepted.seen_s(now_s=90.0) == accepted.seen_s(now_s=100.0) == pytest.approx(1.0)
+    assert accepted.seen_s(now_s=110.0) == pytest.approx(10.0 * (1 - 1 / math.e))
+    assert accepted.seen_s(now_s=1e6) == pytest.approx(10.0)
