@@ -23,7 +23,7 @@ from edge_node.tasks.slots import SlotSettings
     ("limits", "expected"),
     [
         (AdmissionLimits(), {"tasks_in_flight_max": 2000, "wait_s_max": 3600.0}),
-        (HostingLimits(), {"hosted_max": 2000, "attempts_remembered_max": 50_000}),
+        (HostingLimits(), {"hosted_max": 2000, "fences_remembered_max": 50_000}),
         (
             LifecycleLimits(),
             {

@@ -495,3 +495,12 @@ def test_what_is_told_of_strangers_is_forgotten() -> None:
 def links_of(view: ClusterView) -> tuple[Observation, FloatArray]:
     seen = observed(view, now_s=100.0)
     return seen, seen.link_s_B
+
+
+def test_what_a_peer_echoes_again_was_not_offloaded_again() -> None:
+    view = view_of(state(OWN), state(PEER))
+    echo = {OTHER: (1, 3)}
+    view.state_received(state(PEER, sequence=2, dispatches_seen=echo), now_s=101.0)
+    view.state_received(state(PEER, sequence=3, dispatches_seen=echo), now_s=102.5)
+    assert observed(view, now_s=102.9).dispatchers == 2
+    assert observed(view, now_s=103.1).dispatchers == 1

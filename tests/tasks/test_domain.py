@@ -11,6 +11,7 @@ from edge_node import domain
 from edge_node.domain import (
     Drawing,
     Durability,
+    Fence,
     NodeState,
     Offload,
     Task,
@@ -60,7 +61,7 @@ def defaults(kind: Any) -> dict[str, Any]:
                 "order": "fcfs",
             },
         ),
-        (Task, {"durability": Durability.DISK}),
+        (Task, {"durability": Durability.DISK, "term": 1}),
         (TaskRecord, {"status": TaskStatus.QUEUED}),
         (TaskEvent, {}),
         (Offload, {}),
@@ -127,3 +128,19 @@ def test_a_service_lasts_from_acceptance_to_the_end() -> None:
 def test_the_last_number_is_exact_for_every_reader() -> None:
     assert domain.SEQUENCE_LAST == 9007199254740991
     assert float(domain.SEQUENCE_LAST) + 1.0 == 2.0**53
+
+
+def test_fences_are_ordered_by_term_and_attempt_as_integers_too() -> None:
+    assert str(Fence(3, 2)) == "3.2"
+    assert Fence(1, 9) < Fence(2, 1) < Fence(2, 2)
+    assert Fence(0, 0) == domain.NO_FENCE
+    assert Fence(3, 2).integer == 3 * 4096 + 2
+    assert Fence.of_integer(3 * 4096 + 2) == Fence(3, 2)
+    assert Fence.of_integer(7) == Fence(0, 7)
+    # A signed number of 32 bits holds the last term.
+    assert Fence(2**20 - 1, 4095).integer == Fence(2**20, 4095).integer == 2**32 - 1
+
+
+def test_who_owns_a_task_may_be_another_than_its_origin() -> None:
+    assert domain.owner(TASK) == domain.owner(TASK.id) == "a-b"
+    assert domain.owner(replace(TASK, owner=domain.NodeId("c"))) == "c"
