@@ -133,3 +133,65 @@ def test_weights_of_another_policy_or_shape_or_half_a_file_are_refused(tmp_path:
 
 def test_unlearned_weights_are_all_zero() -> None:
     assert all(not getattr(unlearned(), name).any() for name in SHAPES)
+
+
+def seen_by_chance(seed: int) -> Observation:
+    """Anything that a node may see: few and many servers, dead ones, deep queues, no traffic."""
+    rng = np.random.default_rng(seed)
+    count = int(rng.integers(2, 8))
+    alive_B = rng.random(count) < 0.8
+    alive_B[rng.integers(count)] = True
+    depth = 10.0 ** rng.uniform(-1.0, 3.0)
+    traffic = Traffic(
+        mean_work=float(rng.uniform(1.0, 20.0)),
+        load=float(rng.uniform(0.1, 1.5)),
+        report_period_s=float(rng.choice([0.0, 0.05, 2.0])),
+        horizon_s=float(rng.uniform(10.0, 100.0)),
+    )
+    return Observation(
+        node_ids=tuple(f"n{index}" for index in range(count)),
+        local=None if rng.random() < 0.2 else int(rng.integers(count)),
+        work=float(rng.uniform(0.5, 30.0)),
+        input_bits=int(rng.integers(1_000_000)),
+        backlog_B=depth * rng.random(count),
+        own_B=depth * rng.random(count) * (rng.random(count) < 0.5),
+        capacity_B=rng.uniform(1.0, 50.0, count),
+        link_s_B=rng.uniform(0.0, 0.3, count),
+        staleness_s_B=rng.uniform(0.0, 0.5, count),
+        alive_B=alive_B,
+        dispatchers=int(rng.integers(1, 9)),
+        latent_B=None if rng.random() < 0.3 else rng.random(count),
+        queued_B=None if rng.random() < 0.4 else rng.integers(0, 30, count).astype(float),
+        traffic=None if rng.random() < 0.2 else traffic,
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, (0.3969835757, 0.5278068044, 1.806666667, 3.883329831)),
+        ({"price": 0.35}, (0.7978296455, 0.5278068044, 1.853333333, 3.906663164)),
+        ({"start": "ring"}, (0.406083924, 0.5278068044, 1.806666667, 3.883329831)),
+        ({"start": "gaussian"}, (0.3262869452, 0.5278068044, 1.88, 3.919996498)),
+        ({"temperature": 0.7}, (0.3969835757, 0.5278068044, 1.886666667, 3.892101654)),
+        ({"weights": "unlearned"}, (0.9220081625, 0.5278068044, 1.766666667, 3.863329831)),
+    ],
+    ids=str,
+)
+def test_the_figures_of_what_is_seen_by_chance(
+    options: dict[str, Any], expected: tuple[float, ...]
+) -> None:
+    """Found once: mean logarithm of all costs, mean unit, choices and latents."""
+    chooser = policy(**options)
+    logs, units, choices, latents = [], [], [], []
+    for seed in range(150):
+        seen = seen_by_chance(seed)
+        cost_B, unit_s = chooser._cost(seen, np.flatnonzero(seen.alive_B))
+        decision = chooser.decide(seen)
+        assert decision.latent_B is not None
+        logs += np.log(np.abs(cost_B)).tolist()
+        units.append(unit_s)
+        choices.append(decision.choice)
+        latents.append(float(decision.latent_B @ np.arange(1, len(seen.node_ids) + 1)))
+    figures = [float(np.mean(one)) for one in (logs, units, choices, latents)]
+    assert figures == pytest.approx(list(expected), rel=1e-7)

@@ -184,3 +184,27 @@ def test_every_server_number_has_its_own_scale(tmp_path: Path) -> None:
     arrays = checkpoint.load(path, kind="policy").arrays
     assert arrays["state_scale"].shape == (6,)
     assert arrays["coefficients"].shape == (3, 5)
+
+
+class Tossed:
+    """A generator that tosses what it is told to."""
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def random(self) -> float:
+        return self.value
+
+
+@pytest.mark.parametrize(
+    ("tossed", "choice"), [(0.0, 1), (0.2, 1), (0.34, 1), (0.41, 2), (0.9, 2), (0.999999, 2)]
+)
+def test_a_toss_counts_among_the_living(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tossed: float, choice: int
+) -> None:
+    chooser = policy(trained(tmp_path))
+    monkeypatch.setattr(chooser, "chances", lambda _: np.array([0.1, 0.2, 0.3, 0.4]))
+    chooser._rng = Tossed(tossed)  # type: ignore[assignment]
+    seen = observe(alive_B=np.array([False, True, True, False]))
+    # Of .5 altogether the first .2 are node b's.
+    assert chooser.decide(seen).choice == choice
