@@ -243,3 +243,13 @@ def test_with_several_dispatchers_own_unseen_work_counts_for_all_of_them() -> No
     alone, crowded = policy("slow_server_aware"), policy("slow_server_aware")
     assert alone.decide(seen).choice == 0
     assert crowded.decide(replace(seen, dispatchers=2)).choice == 1
+
+
+def test_smooth_wrr_owes_as_much_after_the_first_measurement_as_before() -> None:
+    rotating = policy("smooth_wrr")
+    unmeasured = observe(backlog=[0.0] * 2, capacity=[0.0, 0.0])
+    assert rotating.decide(unmeasured).choice == 0
+    # -1 and 1 are owed: 3 and 1 more make equals.
+    measured = replace(unmeasured, capacity_B=np.array([3.0, 1.0]))
+    assert rotating.decide(measured).choice == 0
+    assert rotating.decide(measured).choice == 1
