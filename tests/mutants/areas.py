@@ -27,6 +27,7 @@ AREAS: dict[str, tuple[str, ...]] = {
         "tests/worker/test_step_engine.py",
     ),
     "edge_node/worker/attempts.py": (
+        "tests/worker/test_attempts.py",
         "tests/worker/test_pure_parts.py",
         "tests/worker/test_step_engine.py",
     ),
