@@ -375,6 +375,7 @@ def test_time_queued_ends_with_the_first_step_and_computing_goes_on_while_parked
         assert bench.step() == [2]
         clock.seconds += 7.0
         assert bench.step() == [0]
+        bench.last_report("a-2")  # encoded beside the steps: by now
         clock.seconds += 1.0
         bench.denoiser.go_on.set()
         times_s = []

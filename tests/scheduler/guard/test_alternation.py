@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from scheduler.guard.alternation import (
+    AWAITED_MAX,
     COMPARED_WINDOWS,
     CYCLES_MAX,
     FALSE_TRIP_CHANCE,
@@ -140,3 +142,81 @@ def test_a_tenth_worse_is_found() -> None:
     found = np.array([first_trip(lambda: noise(rng) + math.log(1.1), 0.01) for _ in range(100)])
     assert (found > 0).mean() >= 0.95
     assert np.median(found[found > 0]) <= 35
+
+
+def test_the_bound_by_hand() -> None:
+    values = [0.1, 0.3] * 8
+    assert half_width(values[:9]) == math.inf
+    assert math.isfinite(half_width(values[:10]))
+    # Sixteen values of variance .16 / 15; -2 ln .02 = 7.824.
+    rho2 = (7.824046 + math.log(8.824046)) / 30
+    grown = 16 * rho2 + 1
+    bound = math.log(1 + math.sqrt(grown) / 0.02)
+    expected = math.sqrt(0.16 / 15 * 2 * grown / (256 * rho2) * bound)
+    assert half_width(values) == pytest.approx(expected, rel=1e-6)
+    assert half_width([0.25] * 12) == 0.0
+
+
+def test_an_even_cluster_shares_all_that_its_living_do() -> None:
+    seen = observation(backlog=(30.0, 6.0, 99.0), capacity=(10.0, 5.0, 7.0))
+    assert even_delay_s(seen) == pytest.approx((135.0 + 45.0) / 22.0)
+    down = replace(seen, alive_B=np.array([True, True, False]), own_B=np.array([0.0, 9.0, 1.0]))
+    assert even_delay_s(down) == pytest.approx((45.0 + 30.0) / 15.0)
+
+
+@pytest.mark.parametrize(("lost", "cycles"), [(1, 1), (2, 0)])
+def test_a_tenth_of_a_window_may_be_missing(lost: int, cycles: int) -> None:
+    alternation = Alternation(window_s=WINDOW_S, margin=0.01)
+    play_cycle(alternation, 0, learned_s=2.0, rule_s=1.0, tasks=10, lost=lost)
+    play_cycle(alternation, 1, learned_s=2.0, rule_s=1.0, tasks=1)
+    assert alternation.finding().cycles == cycles
+
+
+def test_a_measured_difference_is_that_of_the_delays_over_the_even_ones() -> None:
+    alternation = Alternation(window_s=WINDOW_S, margin=0.01)
+    assert alternation.finding().worse is None
+    for cycle in range(12):
+        play_cycle(alternation, cycle, learned_s=1.5, rule_s=1.2)
+    found = alternation.finding()
+    assert (found.cycles, found.surely_worse) == (11, True)
+    assert found.worse == pytest.approx(0.25)
+    at_the_margin = Alternation(window_s=WINDOW_S, margin=0.26)
+    for cycle in range(12):
+        play_cycle(at_the_margin, cycle, learned_s=1.5, rule_s=1.2)
+    assert not at_the_margin.finding().surely_worse
+    at_the_margin.restart()
+    assert at_the_margin.finding().cycles == 0
+    assert at_the_margin._windows == at_the_margin._awaited == {}
+
+
+def test_nothing_to_do_is_no_delay_to_compare() -> None:
+    alternation = Alternation(window_s=WINDOW_S, margin=0.01)
+    idle = replace(observation(backlog=(0.0, 0.0)), work=0.0)
+    unix_s = (RULE_WINDOW + 0.5) * WINDOW_S
+    alternation.decided("a/1", idle, by_rule=True, unix_s=unix_s)
+    assert alternation._windows == alternation._awaited == {}
+
+
+def test_what_is_awaited_is_bounded_and_counted_all_the_same() -> None:
+    alternation = Alternation(window_s=WINDOW_S, margin=0.01)
+    unix_s = (RULE_WINDOW + 0.5) * WINDOW_S
+    assert AWAITED_MAX == 20_000
+    alternation._awaited = {str(number): (RULE_WINDOW, 1.0) for number in range(AWAITED_MAX - 1)}
+    for name in ("a/1", "b/1"):
+        alternation.decided(name, observation(), by_rule=True, unix_s=unix_s)
+    assert len(alternation._awaited) == AWAITED_MAX
+    assert "b/1" not in alternation._awaited
+    assert alternation._windows[RULE_WINDOW].decided == 2
+
+
+def test_only_the_one_whose_turn_it_is_counts_in_its_windows() -> None:
+    alternation = Alternation(window_s=WINDOW_S, margin=0.01)
+    for turn in range(WINDOWS_PER_CYCLE):
+        for by_rule in (True, False):
+            unix_s = (turn + 0.5) * WINDOW_S
+            name = f"{turn}{by_rule}"
+            alternation.decided(name, observation(), by_rule=by_rule, unix_s=unix_s)
+    assert sorted(alternation._windows) == [8, 9, 10, 11, 12]
+    assert all(window.decided == 1 for window in alternation._windows.values())
+    assert (WINDOWS_PER_CYCLE, RULE_WINDOW, COMPARED_WINDOWS) == (20, 10, (8, 9, 11, 12))
+    assert (CYCLES_MAX, FALSE_TRIP_CHANCE) == (128, 0.05)
