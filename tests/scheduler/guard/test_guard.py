@@ -7,7 +7,12 @@ import pytest
 
 from scheduler.experience import RecordedDecision
 from scheduler.guard import guard as guarding
-from scheduler.guard.alternation import RULE_WINDOW, WINDOWS_PER_CYCLE
+from scheduler.guard.alternation import (
+    RULE_WINDOW,
+    WINDOWS_PER_CYCLE,
+    Alternation,
+    LiveFinding,
+)
 from scheduler.guard.guard import Guard, GuardSettings, reason_word
 from scheduler.guard.verdict import ReplayVerdict
 from scheduler.observation import Observation
@@ -333,3 +338,73 @@ def test_status_tells_who_was_wanted_and_who_decided() -> None:
     assert (status.learned_share, status.learned_share_total) == (1.0, 0.75)
     assert not status.counts_as_learned
     assert status.verdict is not None
+
+
+def test_long_reasons_are_cut() -> None:
+    stage = Stage()
+    stage.learned.error = ValueError("x" * 500)
+    assert len(stage.decide().reason) == 120
+
+
+def test_three_slow_decisions_of_twenty_are_too_many() -> None:
+    stage = Stage()
+    reasons = []
+    for number in range(20):
+        stage.learned.takes_s = 0.003 if number in (0, 10, 19) else 0.0
+        reasons.append(stage.decide().reason)
+    assert reasons == [""] * 19 + ["over budget"]
+    spread = Stage()
+    for number in range(21):
+        spread.learned.takes_s = 0.003 if number in (0, 10, 20) else 0.0
+        assert spread.decide().reason == ""
+
+
+def test_the_budget_itself_may_be_used() -> None:
+    stage = Stage(replace(SETTINGS, decision_budget_s=0.25))
+    stage.learned.takes_s = 0.25
+    assert [stage.decide().reason for _ in range(5)] == [""] * 5
+
+
+def test_a_live_trip_lasts_ten_cycles(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage()
+    found = Alternation.finding
+    worse = LiveFinding(cycles=12, worse=0.125, surely_worse=True)
+    monkeypatch.setattr(Alternation, "finding", lambda _: worse)
+    stage.clock.now = 5.0
+    stage.run(learned_s=1.0, rule_s=1.0)
+    monkeypatch.setattr(Alternation, "finding", found)
+    assert stage.decide().reason == "live: worse by 12.5%"
+    # Two thousand seconds later its turn comes again.
+    stage.clock.now = 2004.9
+    assert stage.decide().reason == "live: worse by 12.5%"
+    stage.clock.now = 2005.0
+    assert stage.decide().reason == ""
+
+
+def test_what_the_rule_decides_for_another_reason_is_no_window_of_the_test() -> None:
+    stage = Stage()
+    stage.learned.error = ValueError("broken")
+    stage.clock.now = 85.0
+    stage.run(learned_s=1.0, rule_s=1.0)
+    assert not stage.guard._alternation._windows
+    stage.learned.error = None
+    stage.clock.now = 95.0
+    stage.run(learned_s=1.0, rule_s=1.0)
+    assert list(stage.guard._alternation._windows) == [9]
+    pinned = Stage(replace(SETTINGS, pinned=True))
+    pinned.clock.now = 95.0
+    pinned.run(learned_s=1.0, rule_s=1.0)
+    assert not pinned.guard._alternation._windows
+
+
+def test_the_share_is_of_the_latest_decisions() -> None:
+    stage = Stage()
+    stage.learned.error = ValueError("broken")
+    for _ in range(10):
+        stage.decide()
+    stage.learned.error, stage.clock.now = None, 3.0
+    for _ in range(15):
+        stage.decide()
+    status = stage.guard.status()
+    assert (status.learned_share, status.learned_share_total) == (0.75, 0.6)
+    assert (status.decisions, status.wanted, status.pinned) == (25, "lad_ts_plus", False)
