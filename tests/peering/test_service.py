@@ -16,6 +16,7 @@ from edge_node.domain import (
     AttemptReport,
     Drawing,
     Fence,
+    JobId,
     NodeId,
     NodeState,
     Offload,
@@ -191,3 +192,51 @@ def test_a_caller_that_closes_the_exchange_is_listened_to_no_longer() -> None:
         assert (listening, rest.streams) == (0, 0)
 
     run(story)
+
+
+class Answers:
+    """Own tasks and an own node that answer with what they were asked."""
+
+    def __init__(self) -> None:
+        self.own_tasks = self.own_node = self.executor = self
+        self.cancelled: list[Any] = []
+
+    def state(self) -> NodeState:
+        return STATE
+
+    async def read_task(self, task_id: TaskId) -> str:
+        return f"task {task_id}"
+
+    async def read_job(self, job_id: JobId) -> str:
+        return f"job {job_id}"
+
+    async def cancel(self, task_id: TaskId) -> str:
+        return f"cancelled {task_id}"
+
+    async def read_image(self, task_id: TaskId) -> str:
+        return f"image of {task_id}"
+
+    def watch(self, task_id: TaskId, *, after: int) -> str:
+        return f"{task_id} after {after}"
+
+    def cancel_hosted(self, *attempt: Any) -> None:
+        self.cancelled.append(attempt)
+
+
+def test_what_peers_ask_of_this_nodes_tasks_is_answered_by_them() -> None:
+    answers: Any = Answers()
+    peers = PeerService(answers, answers)
+    told: list[Any] = []
+
+    async def story() -> None:
+        told.append(await peers.read_task(OFFLOAD.task_id))
+        told.append(await peers.read_job(JobId("a-2")))
+        told.append(await peers.cancel_task(OFFLOAD.task_id))
+        told.append(await peers.fetch_image(OFFLOAD.task_id))
+
+    run(story)
+    told.append(peers.watch_task(OFFLOAD.task_id, after=3))
+    assert told == ["task a-1", "job a-2", "cancelled a-1", "image of a-1", "a-1 after 3"]
+    peers.cancel_offload(OFFLOAD.task_id, OFFLOAD.fence)
+    assert answers.cancelled == [(OFFLOAD.task_id, OFFLOAD.fence)]
+    assert peers.own_state() is STATE
