@@ -23,6 +23,7 @@ AREAS: dict[str, tuple[str, ...]] = {
     "edge_node/store/record_codec.py": ("tests/store", "tests/upgrade/test_golden.py"),
     "edge_node/tasks": ("tests/tasks", "tests/dispatch", CLUSTER),
     "edge_node/worker/active_rows.py": (
+        "tests/worker/test_active_rows.py",
         "tests/worker/test_pure_parts.py",
         "tests/worker/test_step_engine.py",
     ),
@@ -32,7 +33,6 @@ AREAS: dict[str, tuple[str, ...]] = {
         "tests/worker/test_step_engine.py",
     ),
     "edge_node/worker/queue_order.py": (
-        "tests/worker/test_pure_parts.py",
         "tests/worker/test_queue_order.py",
         "tests/worker/test_step_engine.py",
     ),
