@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -123,3 +124,35 @@ def test_the_last_good_one_stays_when_the_disk_refuses(
         checkpoint.save(path, example(weight=np.zeros(3, np.float32)))
     assert path.read_bytes() == good
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+def test_it_is_whole_on_disk_before_it_has_its_name_and_then_so_is_the_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "policy.safetensors"
+    synced: list[tuple[bool, bool, int]] = []
+
+    def note(handle: int) -> None:
+        status = os.fstat(handle)
+        synced.append((stat.S_ISDIR(status.st_mode), path.exists(), status.st_size))
+
+    monkeypatch.setattr(os, "fsync", note)
+    checkpoint.save(path, example())
+    (file, folder) = synced
+    assert file == (False, False, path.stat().st_size)
+    assert folder[:2] == (True, True)
+
+
+def test_a_refusal_is_told_though_the_disk_comes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusals = [OSError("disk full")]
+
+    def refuse(handle: int) -> None:
+        if refusals:
+            raise refusals.pop()
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(OSError, match="disk full"):
+        checkpoint.save(tmp_path / "policy.safetensors", example())
+    assert list(tmp_path.iterdir()) == []
