@@ -135,6 +135,7 @@ def test_a_worker_that_comes_goes_or_serves_something_else_is_told() -> None:
     worker.ready, worker.description = False, WorkerDescription(state="loading")
     node = own_node(HandClock(), worker)
     assert (node.state().sequence, node.state().model, node.accepting) == (0, "", False)
+    assert node.state().changed_s == 0.0
     assert not node.worker_ready
     worker.description = None
     node.worker_changed()
@@ -163,6 +164,12 @@ def test_a_worker_that_dropped_a_drawing_is_doubted_for_half_a_second() -> None:
     assert not node.accepting
     clock.time_s = 100.5
     assert node.accepting
+
+
+def test_a_node_whose_clock_has_just_begun_doubts_nobody() -> None:
+    clock = HandClock()
+    clock.time_s = 0.0
+    assert own_node(clock, SetWorker()).accepting
 
 
 def test_a_node_that_drains_takes_nothing_and_says_so() -> None:

@@ -273,7 +273,9 @@ def test_a_request_that_came_before_gets_the_tasks_it_got_then(origin: Origin) -
     run(origin, story)
 
 
-def test_a_client_that_hangs_up_before_its_answer_leaves_nothing_behind(origin: Origin) -> None:
+def test_a_client_that_hangs_up_before_its_answer_leaves_nothing_behind(
+    origin: Origin, caplog: pytest.LogCaptureFixture
+) -> None:
     async def story() -> None:
         await origin.start()
         origin.stores.may_append.clear()
@@ -288,6 +290,22 @@ def test_a_client_that_hangs_up_before_its_answer_leaves_nothing_behind(origin: 
         while origin.stores.records.get(task.id) is None and not origin.stores.finals:
             await asyncio.sleep(0.001)
         check_nothing_is_kept(origin.tasks)
+
+    run(origin, story)
+    assert not caplog.records
+
+
+def test_what_is_being_written_ends_with_the_node(origin: Origin) -> None:
+    async def story() -> None:
+        await origin.start()
+        origin.stores.may_append.clear()
+        asking = asyncio.create_task(origin.tasks.submit([text()], durable=True))
+        while not origin.stores.appended:
+            await asyncio.sleep(0.001)
+        await origin.tasks.stop()
+        running = asyncio.all_tasks() - {asyncio.current_task(), asking}
+        assert not [one for one in running if "append" in repr(one)]
+        asking.cancel()
 
     run(origin, story)
 
