@@ -213,7 +213,7 @@ class Network:
             call.swallowed = True
         if lost or call.swallowed or self._is_cut(source, address):
             return False
-        straggles = self._rng.random() < 0.03
+        straggles = self._rng.random() < 0.08
         delay_s = float(self._rng.exponential(self.delay_s * (20 if straggles else 1)))
         self._deliver_at(call, delay_s, deliver)
         if call.wild and self._rng.random() < self.duplication:

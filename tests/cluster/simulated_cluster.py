@@ -269,7 +269,8 @@ class SimulatedCluster:
         views = {view.state.node_id: view.state for view in node.view.views(now_s=0.0)}
         for other in self.nodes:
             seen = views.get(NodeId(other.name))
-            if seen is not None or other is node:
+            met_s = max(node.began_s, other.began_s) + MEETING_S
+            if seen is not None or other is node or self.time.now_s > met_s:
                 self._check_fresh(node, seen, other)
         for task_id, fence in node.worker.drawing:
             (origin,) = [one for one in self.nodes if one.name == origin_of(task_id)]
