@@ -6,7 +6,6 @@ The dispatcher knows these shapes only; node.py wires the real store, peers and 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from edge_node.domain import (
@@ -16,7 +15,6 @@ from edge_node.domain import (
     Image,
     JobId,
     NodeId,
-    NodeState,
     Offload,
     Task,
     TaskEvent,
@@ -25,38 +23,10 @@ from edge_node.domain import (
     WorkerDescription,
     WorkerLoad,
 )
+from edge_node.requests import AlreadyAccepted, Appended, Idempotency
+from edge_node.tasks.slots import LatentSnapshot
 from scheduler.experience import RecordedDecision
-from scheduler.guard.status import GuardStatus
 from scheduler.policy import Outcome
-
-
-@dataclass(frozen=True, kw_only=True)
-class Idempotency:
-    """An Idempotency-Key and what it stands for.
-
-    Attributes:
-        key: as the client sent it.
-        request_digest: of everything that must agree when the key is used again.
-    """
-
-    key: str
-    request_digest: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Appended:
-    """The tasks are new, and in the ledger."""
-
-    task_ids: tuple[TaskId, ...]
-    job_id: JobId | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class AlreadyAccepted:
-    """The same request came before; these are the tasks it got then."""
-
-    task_ids: tuple[TaskId, ...]
-    job_id: JobId | None
 
 
 class Ledger(Protocol):
@@ -207,31 +177,6 @@ class Peers(Protocol):
         ...
 
 
-@dataclass(frozen=True, kw_only=True)
-class LatentSnapshot:
-    """X_b[n] of one node as it is written down: tasks.slots makes and takes it.
-
-    Attributes:
-        node_ids: the candidates, in the order of a latent's values.
-        version: of the weights that left the latents.
-        slot: number of the slot at hand.
-        slot_s: how long it lasts.
-        began_unix_s: when it began.
-        decided: decisions made in it.
-        latents: by n, float32 bytes in the machine's order, of slots that are over.
-        open_latents: by n, of the slot at hand; they are read from the next one on.
-    """
-
-    node_ids: tuple[str, ...]
-    version: str
-    slot: int
-    slot_s: float
-    began_unix_s: float
-    decided: int
-    latents: dict[int, bytes]
-    open_latents: dict[int, bytes]
-
-
 class LatentStore(Protocol):
     """Where X_b[n] outlives the node: store.stored_latents."""
 
@@ -250,56 +195,3 @@ class ExperiencePool(Protocol):
     def note_outcome(self, outcome: Outcome) -> None:
         """Takes what became of an earlier decision, joined by its id."""
         ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class DrawingLimits:
-    """What may be asked for, and what is taken where nothing is said."""
-
-    model: str
-    size_px_min: int
-    size_px_max: int
-    size_px_multiple: int
-    size_px_default: int
-    steps_max: int
-    steps_default: int
-    guidance_scale_max: float
-    guidance_scale_default: float
-    strength_default: float
-    prompt_chars_max: int
-    images_per_request_max: int
-    deadline_s_max: float
-    priority_min: int = -100
-    priority_max: int = 100
-
-
-@dataclass(frozen=True, kw_only=True)
-class Submission:
-    """Accepted tasks; `replayed` when an Idempotency-Key had brought them in before."""
-
-    job_id: JobId | None
-    records: tuple[TaskRecord, ...]
-    replayed: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class PeerView:
-    """One other node as this node sees it; None where nothing was heard of an address yet."""
-
-    address: str
-    state: NodeState | None
-    alive: bool
-    staleness_s: float
-    link_s: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClusterSnapshot:
-    """The cluster as one node sees it; `guard` only where a learned policy is wanted."""
-
-    node_id: NodeId
-    policy: str
-    own: NodeState
-    peers: tuple[PeerView, ...]
-    tasks_in_flight: int
-    guard: GuardStatus | None = None

@@ -14,6 +14,8 @@ FUNCTION_LINES_MAX = 75
 
 # Each part of the tree and what of this project it may import: docs/architecture.md, "Rooms".
 PURE = {
+    "requests",
+    "snapshot",
     "domain",
     "errors",
     "clock",
@@ -43,11 +45,13 @@ ALLOWED = {
     "edge_node.child_options": {"config", "errors", "guard.deciding", "worker_options"},
     "edge_node.worker_options": {"config", "config_sources"},
     "edge_node.reloading": {"config", "errors"},
-    "edge_node.ports": {"domain", "scheduler"},
+    "edge_node.ports": {"domain", "requests", "tasks.slots", "scheduler"},
+    "edge_node.requests": {"domain"},
+    "edge_node.snapshot": {"domain", "scheduler.guard.status"},
     "edge_node.socket_path": set(),
     "edge_node.tasks": PURE | {"tasks", "scheduler"},
     "edge_node.telemetry": PURE | {"telemetry"},
-    "edge_node.store": PURE | {"store", "scheduler"},
+    "edge_node.store": PURE | {"store", "tasks.slots", "scheduler"},
     "edge_node.supervision": PURE | {"supervision", "peering.codec"},
     "edge_node.dispatch": PURE | {"dispatch", "tasks", "telemetry", "scheduler"},
     "edge_node.guard": PURE | {"guard", "store", "scheduler"},

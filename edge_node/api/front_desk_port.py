@@ -6,7 +6,8 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
 from edge_node.domain import Drawing, JobId, TaskEvent, TaskId, TaskRecord
-from edge_node.ports import ClusterSnapshot, DrawingLimits, Idempotency, Submission
+from edge_node.requests import DrawingLimits, Idempotency, Submission
+from edge_node.snapshot import ClusterSnapshot
 
 
 class FrontDeskPort(Protocol):

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from edge_node.errors import InvalidRequest
-from edge_node.ports import DrawingLimits
+from edge_node.requests import DrawingLimits
 
 if TYPE_CHECKING:
     from PIL import Image as PillowImage

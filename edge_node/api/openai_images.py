@@ -29,7 +29,7 @@ from edge_node.api.surface import Surface, surface_of
 from edge_node.api.uploads import Upload
 from edge_node.domain import Durability, TaskId, TaskRecord, TaskStatus
 from edge_node.errors import DEdgeAIError, InvalidRequest, ModelNotFound, TaskFailed
-from edge_node.ports import Idempotency, Submission
+from edge_node.requests import Idempotency, Submission
 
 router = APIRouter()
 

@@ -20,7 +20,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from edge_node.api.error_responses import RequestTooLarge, UnsupportedMediaType, UploadTooSlow
 from edge_node.api.uploads import UploadLimits, UploadPlace
 from edge_node.errors import InvalidRequest
-from edge_node.ports import Idempotency
+from edge_node.requests import Idempotency
 
 _KEY_CHARS_MAX = 255
 # OpenAI allows 16 images and a mask: more than one is refused in words, not by the parser.

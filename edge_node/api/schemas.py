@@ -28,7 +28,8 @@ from edge_node.domain import (
     TaskStatus,
 )
 from edge_node.errors import InvalidRequest, ModelNotFound
-from edge_node.ports import ClusterSnapshot, DrawingLimits
+from edge_node.requests import DrawingLimits
+from edge_node.snapshot import ClusterSnapshot
 from scheduler.guard.status import GuardStatus
 
 # Names under which clients may ask for whatever model is served.

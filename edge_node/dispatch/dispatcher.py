@@ -24,15 +24,7 @@ from edge_node.dispatch.own_tasks import OwnTasks, OwnTasksSettings
 from edge_node.dispatch.placer import Placer
 from edge_node.dispatch.timekeeper import Timekeeper, TimekeeperSettings
 from edge_node.domain import AttemptFailed, NodeId, NodeState, Task
-from edge_node.ports import (
-    ExperiencePool,
-    Images,
-    InitImages,
-    LatentStore,
-    Ledger,
-    Peers,
-    Worker,
-)
+from edge_node.ports import ExperiencePool, Images, InitImages, LatentStore, Ledger, Peers, Worker
 from edge_node.tasks import hosting as hosted
 from edge_node.tasks import lifecycle_protocol as life
 from edge_node.tasks.cluster_view import ClusterView

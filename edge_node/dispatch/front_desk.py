@@ -15,17 +15,9 @@ from edge_node.config import NodeConfig
 from edge_node.dispatch.dispatcher import Dispatcher
 from edge_node.domain import Drawing, JobId, NodeId, TaskEvent, TaskId, TaskRecord, owner
 from edge_node.errors import NodeNotReady, OriginUnavailable, TaskNotFound
-from edge_node.ports import (
-    ClusterSnapshot,
-    DrawingLimits,
-    Idempotency,
-    Ledger,
-    Peer,
-    Peers,
-    PeerView,
-    Submission,
-    Worker,
-)
+from edge_node.ports import Ledger, Peer, Peers, Worker
+from edge_node.requests import DrawingLimits, Idempotency, Submission
+from edge_node.snapshot import ClusterSnapshot, PeerView
 from edge_node.tasks.cluster_view import ClusterView
 
 # When to ask again for a task of a node that was stopped: after a restart, say.

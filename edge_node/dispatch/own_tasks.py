@@ -38,14 +38,8 @@ from edge_node.errors import (
     StoreUnavailable,
     TaskNotFound,
 )
-from edge_node.ports import (
-    AlreadyAccepted,
-    Idempotency,
-    Images,
-    InitImages,
-    Ledger,
-    Submission,
-)
+from edge_node.ports import Images, InitImages, Ledger
+from edge_node.requests import AlreadyAccepted, Idempotency, Submission
 from edge_node.tasks import lifecycle_protocol as life
 from edge_node.tasks.admission import AdmissionLimits, admit
 from edge_node.tasks.cluster_view import ClusterView

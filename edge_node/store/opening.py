@@ -14,10 +14,10 @@ from typing import Protocol
 
 from edge_node.clock import Clock
 from edge_node.errors import StoreUnavailable
-from edge_node.ports import LatentSnapshot
 from edge_node.store.experience_pool import ExperiencePool, PoolSettings
 from edge_node.store.stored_latents import StoredLatents, StoredLatentsSettings
 from edge_node.store.task_ledger import LedgerSettings, TaskLedger
+from edge_node.tasks.slots import LatentSnapshot
 
 FLUSH_S_MAX = 5.0
 

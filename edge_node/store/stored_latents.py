@@ -25,9 +25,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from edge_node.config import NodeConfig
-from edge_node.ports import LatentSnapshot
 from edge_node.store.background_writer import BackgroundWriter
 from edge_node.store.connection import Command, StoreConnection, StoreSettings
+from edge_node.tasks.slots import LatentSnapshot
 
 _log = logging.getLogger(__name__)
 

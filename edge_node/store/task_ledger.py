@@ -37,7 +37,7 @@ from edge_node.domain import (
     TaskStatus,
 )
 from edge_node.errors import IdempotencyConflict, StoreUnavailable
-from edge_node.ports import AlreadyAccepted, Appended, Idempotency
+from edge_node.requests import AlreadyAccepted, Appended, Idempotency
 from edge_node.store.background_writer import BackgroundWriter
 from edge_node.store.connection import Command, StoreConnection, StoreSettings
 from edge_node.store.pending_writes import Acceptance, PendingWrite, PendingWrites

@@ -28,7 +28,6 @@ from numpy.typing import NDArray
 
 from edge_node.clock import Moment
 from edge_node.config import NodeConfig
-from edge_node.ports import LatentSnapshot
 from scheduler.observation import FloatArray
 from scheduler.policy import Decision
 
@@ -36,6 +35,31 @@ from scheduler.policy import Decision
 # number of servers, so it meets this only in a node that took another's place.
 NEUTRAL = 0.0
 SLOT_S_MIN, SLOT_S_MAX = 0.1, 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentSnapshot:
+    """X_b[n] of one node as it is written down.
+
+    Attributes:
+        node_ids: the candidates, in the order of a latent's values.
+        version: of the weights that left the latents.
+        slot: number of the slot at hand.
+        slot_s: how long it lasts.
+        began_unix_s: when it began.
+        decided: decisions made in it.
+        latents: by n, float32 bytes in the machine's order, of slots that are over.
+        open_latents: by n, of the slot at hand; they are read from the next one on.
+    """
+
+    node_ids: tuple[str, ...]
+    version: str
+    slot: int
+    slot_s: float
+    began_unix_s: float
+    decided: int
+    latents: dict[int, bytes]
+    open_latents: dict[int, bytes]
 
 
 @dataclass(frozen=True, kw_only=True)

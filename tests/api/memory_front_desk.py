@@ -29,7 +29,8 @@ from edge_node.errors import (
     NodeNotReady,
     TaskNotFound,
 )
-from edge_node.ports import ClusterSnapshot, DrawingLimits, Idempotency, PeerView, Submission
+from edge_node.requests import DrawingLimits, Idempotency, Submission
+from edge_node.snapshot import ClusterSnapshot, PeerView
 
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="

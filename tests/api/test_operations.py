@@ -4,7 +4,7 @@ import asyncio
 from dataclasses import replace
 from typing import Any
 
-from edge_node.ports import ClusterSnapshot
+from edge_node.snapshot import ClusterSnapshot
 from scheduler.guard.status import GuardStatus
 from scheduler.guard.verdict import ReplayVerdict
 from tests.api.memory_front_desk import MemoryFrontDesk

@@ -31,7 +31,7 @@ from edge_node.errors import (
     InitImagesFull,
     StoreUnavailable,
 )
-from edge_node.ports import AlreadyAccepted, Appended, Idempotency
+from edge_node.requests import AlreadyAccepted, Appended, Idempotency
 
 
 class PlantedBug(Exception):

@@ -34,7 +34,7 @@ from edge_node.errors import (
     StoreUnavailable,
     TaskNotFound,
 )
-from edge_node.ports import Idempotency, Submission
+from edge_node.requests import Idempotency, Submission
 from tests.cluster.network import Broken, Network, Unanswered
 from tests.cluster.virtual_time import VirtualTime, process_loop
 

@@ -29,13 +29,13 @@ from edge_node.domain import (
     TaskRecord,
     WorkerDescription,
 )
-from edge_node.ports import Appended, LatentSnapshot
+from edge_node.requests import Appended
 from edge_node.store.init_images import InitImages
 from edge_node.tasks.admission import AdmissionLimits
 from edge_node.tasks.cluster_view import ClusterView
 from edge_node.tasks.hosting import Hosting, HostingLimits
 from edge_node.tasks.lifecycle import Lifecycle, LifecycleLimits
-from edge_node.tasks.slots import SlotMemory, SlotSettings
+from edge_node.tasks.slots import LatentSnapshot, SlotMemory, SlotSettings
 from edge_node.telemetry.metrics import NodeMetrics
 from scheduler.experience import RecordedDecision
 from scheduler.policy import Outcome

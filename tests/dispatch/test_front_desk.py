@@ -13,7 +13,8 @@ import pytest
 from edge_node.dispatch.front_desk import FrontDesk, FrontDeskSettings
 from edge_node.domain import JobId, NodeId, TaskId, TaskRecord, TaskStatus, WorkerDescription
 from edge_node.errors import DEdgeAIError, NodeNotReady, OriginUnavailable, TaskNotFound
-from edge_node.ports import DrawingLimits, Idempotency, PeerView
+from edge_node.requests import DrawingLimits, Idempotency
+from edge_node.snapshot import PeerView
 from tests.dispatch.one_node import OWN, PEER, PNG, run
 from tests.dispatch.parts import READY, SetPeers, peer_state, text
 from tests.dispatch.test_own_tasks import TASK, Origin

@@ -34,7 +34,7 @@ from edge_node.errors import (
     StoreUnavailable,
     TaskNotFound,
 )
-from edge_node.ports import AlreadyAccepted, Appended, Idempotency
+from edge_node.requests import AlreadyAccepted, Appended, Idempotency
 from edge_node.tasks.admission import AdmissionLimits
 from tests.dispatch.one_node import DRAWING, OWN, PNG, SHA256, Device, Node, run
 from tests.dispatch.parts import READY, HandClock, text

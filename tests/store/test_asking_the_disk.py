@@ -12,7 +12,7 @@ import redis
 from edge_node.clock import SystemClock
 from edge_node.domain import JobId
 from edge_node.errors import StoreUnavailable
-from edge_node.ports import AlreadyAccepted, Appended, Idempotency
+from edge_node.requests import AlreadyAccepted, Appended, Idempotency
 from edge_node.store.connection import StoreSettings
 from edge_node.store.task_ledger import LedgerSettings, TaskLedger
 from tests.store.recording_store import RecordingStore

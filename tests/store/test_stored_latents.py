@@ -14,12 +14,11 @@ import redis
 
 from edge_node.clock import Moment
 from edge_node.domain import NodeId, NodeState, Task
-from edge_node.ports import LatentSnapshot
 from edge_node.store.connection import StoreSettings
 from edge_node.store.stored_latents import StoredLatents, StoredLatentsSettings
 from edge_node.tasks.cluster_view import ClusterView
 from edge_node.tasks.placement import place
-from edge_node.tasks.slots import SlotMemory, SlotSettings
+from edge_node.tasks.slots import LatentSnapshot, SlotMemory, SlotSettings
 from scheduler.registry import create
 from tests.store.valkey_process import ValkeyProcess
 from tests.tasks.test_cluster_view import task

@@ -13,7 +13,7 @@ import redis
 from edge_node.clock import SystemClock
 from edge_node.domain import Durability, JobId, TaskStatus
 from edge_node.errors import IdempotencyConflict, StoreUnavailable
-from edge_node.ports import AlreadyAccepted, Appended, Idempotency
+from edge_node.requests import AlreadyAccepted, Appended, Idempotency
 from edge_node.store.connection import StoreSettings
 from edge_node.store.task_ledger import LedgerSettings, TaskLedger
 from tests.store.records import finished, placed, task, task_id

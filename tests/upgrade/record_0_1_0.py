@@ -25,7 +25,7 @@ from dedgeai.v1 import node_pb2, worker_pb2
 from edge_node import domain
 from edge_node.clock import SystemClock
 from edge_node.peering import codec, node_codec
-from edge_node.ports import Idempotency
+from edge_node.requests import Idempotency
 from edge_node.store.connection import StoreSettings
 from edge_node.store.embedded_valkey import valkey_command, wait_until_ready
 from edge_node.store.task_ledger import LedgerSettings, TaskLedger

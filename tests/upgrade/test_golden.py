@@ -22,7 +22,7 @@ from edge_node.clock import SystemClock
 from edge_node.domain import TaskId, TaskStatus
 from edge_node.errors import IdempotencyConflict
 from edge_node.peering import codec, node_codec
-from edge_node.ports import AlreadyAccepted, Idempotency
+from edge_node.requests import AlreadyAccepted, Idempotency
 from edge_node.store.connection import StoreSettings
 from edge_node.store.record_codec import decode_record, encode_record
 from edge_node.store.task_ledger import LedgerSettings, TaskLedger

@@ -1,0 +1,31 @@
+"""The cluster as one node sees it, for whoever asks the node."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edge_node.domain import NodeId, NodeState
+from scheduler.guard.status import GuardStatus
+
+
+@dataclass(frozen=True, kw_only=True)
+class PeerView:
+    """One other node as this node sees it; None where nothing was heard of an address yet."""
+
+    address: str
+    state: NodeState | None
+    alive: bool
+    staleness_s: float
+    link_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterSnapshot:
+    """The cluster as one node sees it; `guard` only where a learned policy is wanted."""
+
+    node_id: NodeId
+    policy: str
+    own: NodeState
+    peers: tuple[PeerView, ...]
+    tasks_in_flight: int
+    guard: GuardStatus | None = None
