@@ -12,7 +12,6 @@ from typing import NamedTuple, NewType
 NodeId = NewType("NodeId", str)
 TaskId = NewType("TaskId", str)
 JobId = NewType("JobId", str)
-DecisionId = NewType("DecisionId", str)
 ModelFingerprint = NewType("ModelFingerprint", str)
 
 

@@ -7,6 +7,7 @@ import functools
 import gc
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -119,6 +120,15 @@ def test_imports_point_one_way() -> None:
             if not any(f"{short}.".startswith(f"{allowed}.") for allowed in ALLOWED[part]):
                 wrong.append(f"{name} imports {imported}")
     assert not wrong, "\n".join(wrong)
+
+
+def test_every_package_is_in_the_wheel() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    folders = {path.parent for path in python_files() if path.name == "__init__.py"}
+    ours = {folder.relative_to(ROOT) for folder in folders}
+    packages = {".".join(f.parts) for f in ours if f.parts[0] in ("edge_node", "scheduler")}
+    listed = set(project["tool"]["setuptools"]["packages"])
+    assert {one for one in listed if not one.startswith("dedgeai")} == packages
 
 
 def test_functions_can_be_read_at_a_glance() -> None:

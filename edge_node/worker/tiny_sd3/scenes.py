@@ -204,7 +204,6 @@ TWO_OBJECT_PHRASINGS = (
     "{0}, {1}, {b} background",
     "on {b} background, {0} and {1}",
 )
-PHRASINGS = len(ONE_OBJECT_PHRASINGS)
 
 
 def _with_article(words: str) -> str:
