@@ -156,3 +156,21 @@ def test_a_refusal_is_told_though_the_disk_comes_back(
     with pytest.raises(OSError, match="disk full"):
         checkpoint.save(tmp_path / "policy.safetensors", example())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_metadata_that_are_damaged_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "policy.safetensors"
+    checkpoint.save(path, example())
+    with safetensors.safe_open(path, framework="numpy") as file:
+        metadata = file.metadata() | {"seed": "{"}
+    path.write_bytes(safetensors.numpy.save(example().arrays, metadata))
+    with pytest.raises(InvalidCheckpoint, match="metadata are damaged"):
+        checkpoint.load(path, kind="policy")
+
+
+def test_whole_numbers_need_not_be_finite_and_what_is_more_is_let_through(tmp_path: Path) -> None:
+    path = tmp_path / "policy.safetensors"
+    arrays = {"counts": np.array([1, 2]), "weight": np.array([0.5, 1.5])}
+    checkpoint.save(path, example(**arrays))
+    assert checkpoint.load(path, kind="policy").arrays["counts"].tolist() == [1, 2]
+    checkpoint.require_shapes(path, arrays, {"weight": [2]})
