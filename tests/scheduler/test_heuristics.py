@@ -253,3 +253,10 @@ def test_smooth_wrr_owes_as_much_after_the_first_measurement_as_before() -> None
     measured = replace(unmeasured, capacity_B=np.array([3.0, 1.0]))
     assert rotating.decide(measured).choice == 0
     assert rotating.decide(measured).choice == 1
+
+
+def test_smooth_wrr_counts_tasks_unless_told_to_count_work() -> None:
+    rotating = policy("smooth_wrr")
+    seen = observe(backlog=[0.0] * 2, capacity=[1.0, 1.0])
+    choices = [rotating.decide(replace(seen, work=work)).choice for work in (1.0, 10.0, 1.0, 1.0)]
+    assert choices == [0, 1, 0, 1]

@@ -220,3 +220,22 @@ def test_only_the_one_whose_turn_it_is_counts_in_its_windows() -> None:
     assert all(window.decided == 1 for window in alternation._windows.values())
     assert (WINDOWS_PER_CYCLE, RULE_WINDOW, COMPARED_WINDOWS) == (20, 10, (8, 9, 11, 12))
     assert (CYCLES_MAX, FALSE_TRIP_CHANCE) == (128, 0.05)
+
+
+def test_a_cycle_that_is_not_over_is_not_counted_yet() -> None:
+    alternation = Alternation(window_s=WINDOW_S, margin=0.01)
+    play_cycle(alternation, 0, learned_s=2.0, rule_s=1.0)
+    last_s = (WINDOWS_PER_CYCLE - 0.1) * WINDOW_S
+    alternation.decided("late/1", observation(), by_rule=False, unix_s=last_s)
+    assert (alternation.finding().cycles, len(alternation._windows)) == (0, 5)
+    alternation.decided("next/1", observation(), by_rule=False, unix_s=last_s + WINDOW_S)
+    assert (alternation.finding().cycles, len(alternation._windows)) == (1, 0)
+
+
+def test_a_clock_that_was_set_back_loses_no_window_of_the_present_cycle() -> None:
+    alternation = Alternation(window_s=WINDOW_S, margin=0.01)
+    for name, number in (("a/1", 108), ("b/1", 88), ("c/1", 109)):
+        unix_s = (number + 0.5) * WINDOW_S
+        alternation.decided(name, observation(), by_rule=False, unix_s=unix_s)
+    assert sorted(alternation._windows) == [108, 109]
+    assert sorted(alternation._awaited) == ["a/1", "c/1"]
