@@ -71,6 +71,11 @@ def test_work_that_moves_changes_nothing_in_an_even_cluster() -> None:
     assert even_delay_s(uneven) == even_delay_s(even) == pytest.approx((30.0 + 2 * 15.0) / 15.0)
 
 
+def test_a_slow_cluster_has_a_capacity_too() -> None:
+    slow = observation(backlog=(0.0, 0.0), capacity=(0.25, 0.25))
+    assert even_delay_s(slow) == pytest.approx(30.0 / 0.5)
+
+
 def test_no_capacity_foretells_nothing() -> None:
     assert even_delay_s(observation(capacity=(0.0, 0.0))) is None
 
