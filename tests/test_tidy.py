@@ -12,6 +12,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 FUNCTION_LINES_MAX = 75
+FILE_LINES_MAX = 600
+# docs/architecture.md, "Files that are long".
+LONG_WITH_A_REASON = Path("edge_node/worker/tiny_sd3/train.py")
 
 # Each part of the tree and what of this project it may import: docs/architecture.md, "Rooms".
 PURE = {
@@ -139,6 +142,16 @@ def test_functions_can_be_read_at_a_glance() -> None:
                 lines = (node.end_lineno or node.lineno) - node.lineno + 1
                 if lines > FUNCTION_LINES_MAX:
                     long.append(f"{path}:{node.lineno} {node.name}: {lines} lines")
+    assert not long, "\n".join(long)
+
+
+def test_files_can_be_read_in_one_sitting() -> None:
+    long = []
+    for path in python_files():
+        shipped = path.relative_to(ROOT).parts[0] in ("edge_node", "scheduler")
+        lines = len(path.read_text().splitlines())
+        if shipped and lines > FILE_LINES_MAX and path.relative_to(ROOT) != LONG_WITH_A_REASON:
+            long.append(f"{path}: {lines} lines")
     assert not long, "\n".join(long)
 
 
