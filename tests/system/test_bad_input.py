@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import httpx
@@ -12,6 +13,7 @@ from tests.system.local import EMULATED, on_cluster
 
 pytestmark = pytest.mark.system
 UNKNOWN = "node-0-01ARZ3NDEKTSV4RRFFQ69G5FAV"
+STRANGE = "no-such-node-01ARZ3NDEKTSV4RRFFQ69G5FAV"
 # Body, field at fault, what the message must say.
 BAD_BODIES: list[tuple[str, str | None, str]] = [
     ('{"prompt": ""}', "prompt", "must not be empty"),
@@ -39,13 +41,17 @@ def test_every_bad_body_is_refused_by_name_and_range(tmp_path: Path) -> None:
             body = '{"prompt": "x", "model": "dall-e-9"}'
             answer = await http.post(f"{url}{path}", content=body)
             assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
+        # A node that has just begun does not know yet which others there are.
+        async with asyncio.timeout(10):
+            while (await http.get(f"{url}/v1/tasks/{STRANGE}")).status_code == 503:
+                await asyncio.sleep(0.1)
         for verb, path in (
             ("GET", f"/v1/tasks/{UNKNOWN}"),
             ("DELETE", f"/v1/tasks/{UNKNOWN}"),
             ("GET", f"/v1/tasks/{UNKNOWN}/events"),
             ("GET", f"/v1/tasks/{UNKNOWN}/image"),
             ("GET", f"/v1/jobs/{UNKNOWN}"),
-            ("GET", "/v1/tasks/no-such-node-01ARZ3NDEKTSV4RRFFQ69G5FAV"),
+            ("GET", f"/v1/tasks/{STRANGE}"),
             ("GET", "/v1/tasks/%2e%2e%2fnode.lock"),
         ):
             answer = await http.request(verb, f"{url}{path}")
