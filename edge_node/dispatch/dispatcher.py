@@ -181,12 +181,7 @@ class Dispatcher:
     # What membership says.
 
     def peer_state_received(self, state: NodeState) -> None:
-        """A peer pushed its state."""
-        if state.node_id == self.own_node.id:
-            log.error(
-                "another node calls itself %s: give every node its own node_id", state.node_id
-            )
-            return
+        """A peer pushed its state; Membership hears none of this node's own name."""
         self._view.state_received(state, now_s=self._clock.now_s())
 
     def peer_forgotten(self, node_id: NodeId) -> None:

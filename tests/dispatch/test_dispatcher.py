@@ -175,17 +175,6 @@ def test_settings_count_from_the_next_look_on(tmp_path: Path) -> None:
     assert node.dispatcher._timekeeper.settings is settings.time
 
 
-def test_another_node_of_this_name_is_not_taken_for_this_one(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    node = Node(tmp_path)
-    node.dispatcher.own_node.changed()
-    before = node.view.views(now_s=0.0)
-    node.dispatcher.peer_state_received(NodeState(node_id=OWN, incarnation=9, sequence=9))
-    assert node.view.views(now_s=0.0) == before
-    assert "own" in caplog.text
-
-
 def test_what_membership_says_reaches_the_view(tmp_path: Path) -> None:
     node = Node(tmp_path)
     node.dispatcher.peer_state_received(NodeState(node_id=PEER, incarnation=9, sequence=9))
