@@ -119,8 +119,9 @@ def _from_environment() -> dict[str, str]:
 def _unknown(key: str, source: str, known: Sequence[str]) -> str:
     near = difflib.get_close_matches(key, known, n=1)
     hint = f" Did you mean {near[0]}?" if near else ""
-    kind = "not for a worker" if key in SETTINGS else "not a setting"
-    return f"{key} ({source}) is {kind}.{hint}"
+    if key in SETTINGS:
+        return f"{key} ({source}) is not for a worker.{hint}"
+    return f"{key} ({source}) is not a setting.{hint}"
 
 
 def _explained(error: ValidationError, sources: Mapping[str, str]) -> list[str]:
