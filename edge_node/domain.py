@@ -48,7 +48,8 @@ class Fence(NamedTuple):
     @property
     def integer(self) -> int:
         """The fence as version 0.1.0 reads it, a 32-bit number in the same order."""
-        return min(self.term, TERMS_MAX) * ATTEMPTS_OF_A_TERM + self.attempt
+        attempt = min(self.attempt, ATTEMPTS_OF_A_TERM - 1)
+        return min(self.term, TERMS_MAX) * ATTEMPTS_OF_A_TERM + attempt
 
     @staticmethod
     def of_integer(number: int) -> Fence:

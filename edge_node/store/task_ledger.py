@@ -269,11 +269,20 @@ class TaskLedger:
     async def next_term(self) -> int:
         """Number of this life in fences: greater than in every earlier one, durably.
 
+        Version 0.1.0 does not count terms, but what it numbers may reach into later ones; so the
+        tasks that are open are asked, too.
+
         Raises:
             StoreUnavailable: the store is away.
         """
         key = f"{self._settings.key_prefix}term"
-        return int((await self._connection.execute([("INCR", key)], durable=True))[0])
+        reads: list[Command] = [("GET", key)]
+        reads += [("HGET", self._task_key(task_id), "record") for task_id in await self._open()]
+        counted, *texts = await self._connection.execute(reads, durable=False)
+        records = (decode_record(text) for text in texts if _is_readable(text))
+        term = max([int(counted or 0), *(record.task.term for record in records)]) + 1
+        await self._connection.execute([("SET", key, term)], durable=True)
+        return term
 
     async def recover(self, *, term: int) -> list[TaskRecord]:
         """The tasks of a former life that this one owes, oldest first, queued again.
@@ -285,15 +294,18 @@ class TaskLedger:
         Raises:
             StoreUnavailable: the store is away; nothing is recovered twice in one term.
         """
-        open_key = f"{self._settings.key_prefix}open"
-        members = (await self._connection.execute([("SMEMBERS", open_key)], durable=False))[0]
-        task_ids = sorted(TaskId(member.decode()) for member in members)
+        task_ids = await self._open()
         recovered: list[TaskRecord] = []
         for start in range(0, len(task_ids), self._settings.batch_max):
             batch = task_ids[start : start + self._settings.batch_max]
             mended = await self._mend(batch, term=term)
             recovered += [record for record in mended if not record.status.is_final]
         return sorted(recovered, key=lambda record: record.task.created_unix_s)
+
+    async def _open(self) -> list[TaskId]:
+        open_key = f"{self._settings.key_prefix}open"
+        members = (await self._connection.execute([("SMEMBERS", open_key)], durable=False))[0]
+        return sorted(TaskId(member.decode()) for member in members)
 
     async def read(self, task_id: TaskId) -> TaskRecord | None:
         """What the ledger knows of a task, including what it has yet to write.
@@ -467,6 +479,16 @@ def _already_accepted(text: bytes, idempotency: Idempotency) -> AlreadyAccepted:
         task_ids=tuple(TaskId(task_id) for task_id in earlier["task_ids"]),
         job_id=None if job_id is None else JobId(job_id),
     )
+
+
+def _is_readable(text: bytes | None) -> bool:
+    if text is None:
+        return False
+    try:
+        decode_record(text)
+    except UnreadableRecord:
+        return False
+    return True
 
 
 def _readable(task_id: TaskId, text: bytes) -> TaskRecord | None:

@@ -39,6 +39,7 @@ from edge_node.domain import (
     TaskId,
     TaskRecord,
     TaskStatus,
+    owner,
 )
 from edge_node.tasks.fate import Fate, Phase, StoryLine
 from edge_node.tasks.lifecycle_protocol import (
@@ -273,7 +274,7 @@ class Lifecycle:
         offload = Offload(
             task_id=task.id,
             fence=entry.fence,
-            origin=task.origin,
+            origin=owner(task),
             incarnation=event.incarnation,
             dispatch=event.dispatch,
             drawing=task.drawing,

@@ -311,6 +311,20 @@ class NodeProcess:
     def _worker_changed(self) -> None:
         self.dispatcher.own_node.worker_changed()
 
+    def left_over(self) -> dict[str, int]:
+        """What the shell still holds of tasks and calls, where it holds anything."""
+        own, parts = self.dispatcher.own_tasks, self.dispatcher
+        held = {
+            "streams": len(parts._offloads._streams._running),
+            "reports": len(parts.executor._reports),
+            "drawings": len(parts.executor._drawings._running),
+            "answers": len(own._answers),
+            "refusals": len(own._refusals),
+            "keys": len(own._idempotency),
+            "watchers": len(own._watchers),
+        }
+        return {what: count for what, count in held.items() if count}
+
     def offered(self, offload: Offload) -> None:
         """An attempt came in, to be taken or refused."""
         highest = self.highest.get(offload.task_id, NO_FENCE)

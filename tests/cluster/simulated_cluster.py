@@ -317,6 +317,8 @@ class SimulatedCluster:
                 raise InvariantBroken(f"{node.name} still hosts {node.hosting.hosted()}")
             if node.lifecycle.in_flight:
                 raise InvariantBroken(f"{node.name} still owes {node.lifecycle.in_flight} tasks")
+            if self.quiet and (left := node.left_over()):
+                raise InvariantBroken(f"{node.name} keeps {left} of what is over")
 
     def _check_task(self, told: Told) -> None:
         (disk,) = [p.disk for p in self.places if p.node_id == origin_of(told.task_id)]

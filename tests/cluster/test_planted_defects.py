@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from edge_node.clock import Moment
+from edge_node.dispatch.background import Background
 from edge_node.dispatch.dispatcher import Dispatcher
 from edge_node.dispatch.executor import Executor
 from edge_node.dispatch.inbox import Inbox
@@ -155,6 +156,26 @@ def key_forgotten(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(OwnTasks, "_append", keyless)
 
 
+def stream_not_cancelled(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Background, "cancel", nothing)
+
+    def stopped(self: Executor, task_id: Any, fence: Any) -> None:
+        self._drawings._keyed[task_id, fence].cancel()
+
+    patch.setattr(Executor, "stop_drawing", stopped)
+
+
+def answered_and_kept(patch: pytest.MonkeyPatch) -> None:
+    answer = OwnTasks._answer
+
+    def keeping(self: OwnTasks, task_id: Any, told: Any) -> None:
+        kept = self._idempotency.get(task_id)
+        answer(self, task_id, told)
+        self._idempotency[task_id] = kept
+
+    patch.setattr(OwnTasks, "_answer", keeping)
+
+
 FAULTY: dict[str, Plant] = {
     # The machines.
     "no fence at the origin": says(Lifecycle, "_is_current", True),
@@ -182,6 +203,8 @@ FAULTY: dict[str, Plant] = {
 }
 
 QUIET: dict[str, Plant] = {
+    "streams of stopped attempts stay open": stream_not_cancelled,
+    "keys of answered requests are kept": answered_and_kept,
     "states of peers are not taken in": skipped(Dispatcher, "peer_state_received"),
     "reports of peers are not passed on": skipped(Offloads, "reported"),
     "heartbeats are never sent": without(hosted.HeartbeatDue),

@@ -308,3 +308,22 @@ def test_of_background_work_that_fails_the_operator_hears(
     (record,) = caplog.records
     assert record.exc_info is not None
     assert str(record.exc_info[1]) == "a bug"
+
+
+def test_nothing_is_written_once_it_has_stopped(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    ended = asyncio.Event()
+
+    async def story() -> None:
+        async def write() -> None:
+            try:
+                await asyncio.sleep(60.0)
+            finally:
+                ended.set()
+
+        node.dispatcher.own_tasks._writing.start(write())
+        await asyncio.sleep(0)
+        await node.dispatcher.stop()
+        assert ended.is_set()
+
+    asyncio.run(story())

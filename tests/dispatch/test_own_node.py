@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 from dataclasses import replace
 
 import pytest
 
+from edge_node.config import NodeConfig
+from edge_node.dispatch.own_node import Identity
 from edge_node.domain import (
     AttemptStarted,
     Fence,
@@ -189,3 +192,23 @@ def test_a_look_brings_the_view_up_to_date_without_a_change() -> None:
     node.look()
     (own,) = view.views(now_s=clock.now_s())
     assert (own.state.accepting, own.state.sequence) == (False, 1)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+def test_a_listener_on_all_interfaces_is_reached_by_the_machines_name(host: str) -> None:
+    config = NodeConfig(
+        node_id="own",
+        rest_host=host,
+        grpc_host=host,
+        rest_port=81,
+        grpc_port=82,
+        allow_insecure_peering=True,
+    )
+    identity = Identity.of(config, incarnation=3, term=2)
+    name = socket.getfqdn()
+    assert (identity.rest_url, identity.grpc_address) == (f"http://{name}:81", f"{name}:82")
+    assert (identity.incarnation, identity.term) == (3, 2)
+    bound = config.model_copy(update={"rest_host": "10.0.0.7", "grpc_host": "10.0.0.8"})
+    identity = Identity.of(bound, incarnation=3, term=2)
+    assert identity.rest_url == "http://10.0.0.7:81"
+    assert identity.grpc_address == "10.0.0.8:82"

@@ -121,7 +121,7 @@ def test_recovery_is_in_a_new_term_on_disk_each_time(valkey: ValkeyProcess) -> N
     for _ in range(3):
         run(valkey, recover)
         valkey.start()
-    assert terms == [1, 2, 3]
+    assert terms == [2, 3, 4], "above the one it was accepted in"
 
 
 def test_recovery_takes_the_oldest_first_however_many_there_are(valkey: ValkeyProcess) -> None:

@@ -139,6 +139,7 @@ def test_fences_are_ordered_by_term_and_attempt_as_integers_too() -> None:
     assert Fence.of_integer(7) == Fence(0, 7)
     # A signed number of 32 bits holds the last term.
     assert Fence(2**20 - 1, 4095).integer == Fence(2**20, 4095).integer == 2**32 - 1
+    assert Fence(2**64 - 1, 2**32 - 1).integer == 2**32 - 1, "fits the field, whatever came in"
 
 
 def test_who_owns_a_task_may_be_another_than_its_origin() -> None:

@@ -19,7 +19,7 @@ from dedgeai.v1 import node_pb2, worker_pb2
 from google.protobuf import descriptor_pb2, descriptor_pool, json_format, message_factory
 
 from edge_node.clock import SystemClock
-from edge_node.domain import TaskId, TaskStatus
+from edge_node.domain import Fence, TaskId, TaskStatus
 from edge_node.errors import IdempotencyConflict
 from edge_node.peering import codec, node_codec
 from edge_node.requests import AlreadyAccepted, Idempotency
@@ -216,6 +216,27 @@ def test_a_store_of_0_1_0_is_taken_over(valkey: ValkeyProcess) -> None:
 
     with_ledger(valkey, story)
     assert client.smembers(f"{PREFIX}open") == {task_id(n) for n in OPEN.values()}
+
+
+@pytest.mark.system
+def test_a_term_stands_above_all_that_0_1_0_numbered(valkey: ValkeyProcess) -> None:
+    """Hundreds of its lives raise a floor beyond the first terms' numbers."""
+    client: Any = redis.Redis.from_url(valkey.url, decode_responses=True)
+    fill(client)
+    key = f"{PREFIX}task:{task_id(2)}"
+    record = json.loads(client.hget(key, "record"))
+    record["task"]["attempt_floor"] = 5040
+    client.hset(key, "record", json.dumps(record))
+    terms: list[int] = []
+
+    async def story(ledger: TaskLedger) -> None:
+        terms.append(await ledger.next_term())
+        assert Fence.of_integer(5040 + 8) < Fence(terms[-1], 1)
+        await ledger.recover(term=terms[-1])
+
+    for _ in range(2):
+        with_ledger(valkey, story)
+    assert terms[1] > terms[0]
 
 
 @pytest.mark.system
