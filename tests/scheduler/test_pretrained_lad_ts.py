@@ -158,3 +158,8 @@ def test_packed_weights_come_apart_again(tmp_path: Path, monkeypatch: pytest.Mon
             np.testing.assert_array_equal(again.arrays[name], array)
     with pytest.raises(UnknownMembership):
         unpacked(pack, 4)
+
+
+def test_an_unknown_way_to_choose_is_refused() -> None:
+    with pytest.raises(ValueError, match="choose sample or argmax"):
+        registry.create("lad_ts", rng=np.random.default_rng(1), evaluation="best")

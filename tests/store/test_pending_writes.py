@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 from edge_node.domain import Durability, TaskRecord
 from edge_node.store.pending_writes import Acceptance, PendingWrite, PendingWrites
 from tests.store.records import finished, placed, task, task_id
@@ -22,6 +24,13 @@ def test_a_task_waits_once_with_its_latest_state_and_its_acceptance() -> None:
     (only,) = pending.batch(10)
     assert only.record == finished(task(1))
     assert only.acceptance == Acceptance(job_index=1)
+
+
+def test_who_waits_for_the_disk_waits_for_it_whatever_comes_after() -> None:
+    pending = PendingWrites(10)
+    pending.put(replace(write(finished(task(1))), durable=True))
+    pending.put(write(finished(task(1))))
+    assert pending.batch(10)[0].durable
 
 
 def test_an_end_stays_the_end() -> None:

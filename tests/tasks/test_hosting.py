@@ -256,4 +256,5 @@ def test_the_story_of_a_task_is_told_and_bounded() -> None:
     for number in range(STORIES_MAX + 1):
         receive(hosting, number, attempt=3)
     assert hosting.story(TaskId("task-0")) == ()
+    assert hosting.story(TaskId("task-1")), "as many as are kept"
     assert len(hosting.story(TaskId(f"task-{STORIES_MAX}"))) == 1

@@ -113,6 +113,17 @@ def test_other_weights_begin_afresh_and_decisions_without_latent_leave_all_as_it
     assert decide(memory, None).tolist() == [0.0, 1.0]
 
 
+def test_what_other_weights_left_in_this_slot_is_gone_too() -> None:
+    memory = memory_of()
+    decide(memory, (0.5, 0.25))
+    decide(memory, (0.5, 0.5))
+    decide(memory, (0.0, 1.0), version="v2")
+    pass_to(memory, 1.0)
+    for _ in range(2):
+        assert decide(memory, None, version="v2") is None
+    assert decide(memory, None, version="v2").tolist() == [0.0, 1.0]
+
+
 def test_a_snapshot_goes_on_within_its_slot() -> None:
     memory = memory_of(now_s=10.0)
     decide(memory, (0.1, 0.2))
