@@ -276,11 +276,16 @@ class TaskLedger:
             StoreUnavailable: the store is away.
         """
         key = f"{self._settings.key_prefix}term"
+        task_ids = await self._open()
         reads: list[Command] = [("GET", key)]
-        reads += [("HGET", self._task_key(task_id), "record") for task_id in await self._open()]
+        reads += [("HGET", self._task_key(task_id), "record") for task_id in task_ids]
         counted, *texts = await self._connection.execute(reads, durable=False)
-        records = (decode_record(text) for text in texts if _is_readable(text))
-        term = max([int(counted or 0), *(record.task.term for record in records)]) + 1
+        terms = [int(counted or 0)]
+        for task_id, text in zip(task_ids, texts, strict=True):
+            record = None if text is None else _readable(task_id, text)
+            if record is not None:
+                terms.append(record.task.term)
+        term = max(terms) + 1
         await self._connection.execute([("SET", key, term)], durable=True)
         return term
 
@@ -288,8 +293,8 @@ class TaskLedger:
         """The tasks of a former life that this one owes, oldest first, queued again.
 
         They are in `term` on disk before they are returned, so that no attempt of a former life can
-        pass for one of this life. Tasks whose promise was
-        their client's connection end as failed with `client_gone`.
+        pass for one of this life. Tasks whose promise was their client's connection end as failed
+        with `client_gone`.
 
         Raises:
             StoreUnavailable: the store is away; nothing is recovered twice in one term.
@@ -479,16 +484,6 @@ def _already_accepted(text: bytes, idempotency: Idempotency) -> AlreadyAccepted:
         task_ids=tuple(TaskId(task_id) for task_id in earlier["task_ids"]),
         job_id=None if job_id is None else JobId(job_id),
     )
-
-
-def _is_readable(text: bytes | None) -> bool:
-    if text is None:
-        return False
-    try:
-        decode_record(text)
-    except UnreadableRecord:
-        return False
-    return True
 
 
 def _readable(task_id: TaskId, text: bytes) -> TaskRecord | None:

@@ -383,6 +383,7 @@ def test_nobody_wants_what_a_synchronous_client_had_asked_for(origin: Origin) ->
         origin.tasks.client_gone(ids)
         for task_id in ids:
             await origin.until(task_id, TaskStatus.CANCELLED)
+        assert origin.tasks.in_flight == 0
 
     run(origin, story)
 
