@@ -15,11 +15,12 @@ from urllib.parse import unquote
 import grpc
 import grpc.aio
 from dedgeai.v1 import node_pb2, node_pb2_grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from edge_node.domain import JobId, TaskId
 from edge_node.errors import DEdgeAIError
+from edge_node.grpc_health import Health
 from edge_node.peering import codec, node_codec
 from edge_node.peering.client import KEEPALIVE_OPTIONS
 from edge_node.peering.service import PeerService
@@ -149,7 +150,7 @@ class PeerServer:
         self._servicer = servicer
         self._host = host
         self._port = port
-        self._health = health.aio.HealthServicer()
+        self._health = Health()
         self._server: grpc.aio.Server | None = None
 
     async def start(self) -> int:
@@ -173,10 +174,7 @@ class PeerServer:
 
     async def set_serving(self, serving: bool) -> None:
         """What health checks are told."""
-        status = health_pb2.HealthCheckResponse.ServingStatus
-        value = status.SERVING if serving else status.NOT_SERVING
-        for service in ("", SERVICE_NAME):
-            await self._health.set(service, value)
+        await self._health.tell(serving, ("", SERVICE_NAME))
 
     async def follow(self, readiness: Callable[[], tuple[str, ...]]) -> None:
         """Tells health checks what the node says of itself, until it is cancelled.
@@ -185,13 +183,22 @@ class PeerServer:
         not.
         """
         said: tuple[str, ...] | None = None
-        while True:
+
+        async def look() -> None:
+            nonlocal said
             reasons = readiness()
             if reasons != said:
+                said = reasons
                 log.info("not ready: %s", "; ".join(reasons)) if reasons else log.info("ready")
                 await self.set_serving(not reasons)
-                said = reasons
-            await asyncio.sleep(READINESS_LOOK_S)
+
+        self._health.look = look
+        try:
+            while True:
+                await look()
+                await asyncio.sleep(READINESS_LOOK_S)
+        finally:
+            self._health.look = None
 
     async def stop(self, *, grace_s: float) -> None:
         """Takes no new calls and ends those under way after `grace_s`."""

@@ -15,11 +15,12 @@ from typing import Any
 import grpc
 import grpc.aio
 from dedgeai.v1 import worker_pb2, worker_pb2_grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from edge_node.domain import AttemptFailed, AttemptFinished, TaskId
 from edge_node.errors import DEdgeAIError
+from edge_node.grpc_health import Health
 from edge_node.peering import codec
 from edge_node.worker.attempts import Report
 from edge_node.worker.step_engine import StepEngine
@@ -126,7 +127,7 @@ async def serve(
     worker_pb2_grpc.add_WorkerServiceServicer_to_server(
         WorkerService(engine, changes=changes), server
     )
-    health_servicer = health.aio.HealthServicer()
+    health_servicer = Health()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     reflection.enable_server_reflection(
         (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server
@@ -144,14 +145,17 @@ async def serve(
         await server.stop(STOP_GRACE_S)
 
 
-async def _keep_health(servicer: Any, *, engine: StepEngine[Any], changes: ChangeSignal) -> None:
-    serving = health_pb2.HealthCheckResponse.SERVING
-    not_serving = health_pb2.HealthCheckResponse.NOT_SERVING
-    shown = None
+async def _keep_health(servicer: Health, *, engine: StepEngine[Any], changes: ChangeSignal) -> None:
+    shown: bool | None = None
+
+    async def look() -> None:
+        nonlocal shown
+        ready = engine.describe().state == "ready"
+        if ready != shown:
+            shown = ready
+            await servicer.tell(ready, ("", SERVICE_NAME))
+
+    servicer.look = look
     while True:
-        status = serving if engine.describe().state == "ready" else not_serving
-        if status != shown:
-            for name in ("", SERVICE_NAME):
-                await servicer.set(name, status)
-            shown = status
+        await look()
         await changes.wait(wait_s_max=LOAD_INTERVAL_S_MAX)

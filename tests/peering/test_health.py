@@ -69,6 +69,24 @@ def test_health_follows_readiness(service: str) -> None:
     asyncio.run(story())
 
 
+def test_a_check_says_what_holds_at_that_moment() -> None:
+    """Not what held at the last look: REST says "ready" from the same moment on."""
+
+    async def story() -> None:
+        node = Node()
+        async with asyncio.timeout(20), asked(node) as health:
+            request = health_pb2.HealthCheckRequest(service="")
+            following = asyncio.create_task(node.server.follow(node.readiness))
+            for _ in range(5):
+                for reasons, status in (((), SERVING), (("it drains",), NOT_SERVING)):
+                    node.reasons = reasons
+                    assert (await health.Check(request)).status == status
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
+
+    asyncio.run(story())
+
+
 def test_each_change_of_readiness_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     async def story() -> None:
         node = Node()
