@@ -11,7 +11,7 @@ from typing import Any
 from grpc_health.v1 import health, health_pb2
 
 
-class Health(health.aio.HealthServicer):
+class Health(health.aio.HealthServicer):  # type: ignore[misc]
     """The standard servicer; `look`, where it is set, is awaited before each answer to a check.
 
     Whoever sets statuses when it hears of a change is late by a moment, and in that moment a check
