@@ -1,8 +1,9 @@
 """The denoising chain: its schedule and one pass through it.
 
-Owns the arithmetic from beta to x_0; knows nothing of networks, agents or losses. One step is
-x_{i-1} = keep_i x_i - take_i eps(x_i, i, s) + spread_i z with z ~ N(0, 1), which is the DDPM
-posterior mean of the x_0 that eps implies (paper eqs. 8-10; Ho et al., arXiv 2006.11239, eq. 7).
+Owns the arithmetic from beta to x_0; knows nothing of networks, agents or losses, and loads no
+torch. One step is x_{i-1} = keep_i x_i - take_i eps(x_i, i, s) + spread_i z with z ~ N(0, 1), which
+is the DDPM posterior mean of the x_0 that eps implies (paper eqs. 8-10; Ho et al., arXiv
+2006.11239, eq. 7).
 Arrays end in their dimension: I denoising steps; index 0 is the step that is taken last.
 """
 
@@ -10,11 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FloatArray = NDArray[np.float64]
 Noise = Literal["posterior", "paper", "none"]
