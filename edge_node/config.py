@@ -236,6 +236,13 @@ class NodeConfig(BaseModel):
         "first; not for fcfs, and time_scale does not divide c0",
         unit="s, 1",
     )
+    queue_promotion_load: float | None = _setting(
+        None,
+        "beta: adds beta x the longest wait lately to c0, which is 0 without queue_promotion (and "
+        "c1 is 1); not for fcfs",
+        ge=0,
+        allow_inf_nan=False,
+    )
     memory_floor_bytes: int = _setting(
         2**30,
         "left to everything else on the device when further rows are taken",
@@ -419,10 +426,11 @@ class NodeConfig(BaseModel):
             )
         if not self.heartbeat_s * 2 <= min(self.suspect_s, self.lease_s):
             problems.append("suspect_s and lease_s must each be at least twice heartbeat_s.")
-        if self.queue_order == "fcfs" and (self.queue_ageing, self.queue_promotion) != (None, None):
+        aged = (self.queue_ageing, self.queue_promotion, self.queue_promotion_load)
+        if self.queue_order == "fcfs" and any(value is not None for value in aged):
             problems.append(
-                "queue_order fcfs goes by age already: leave queue_ageing and queue_promotion out, "
-                "or choose sjf or srpt."
+                "queue_order fcfs goes by age already: leave queue_ageing, queue_promotion and "
+                "queue_promotion_load out, or choose sjf or srpt."
             )
         return problems
 

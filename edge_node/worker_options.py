@@ -43,6 +43,7 @@ class WorkerOptions:
     queue_order: Literal["fcfs", "sjf", "srpt"]
     queue_ageing: float | None
     queue_promotion: tuple[float, float] | None
+    queue_promotion_load: float | None
     memory_floor_bytes: int
     image_metadata: bool
     hosted_tasks_max: int

@@ -63,7 +63,7 @@ ALLOWED = {
     "edge_node.grpc_health": set(),
     "edge_node.peering": PURE | {"peering", "dispatch", "grpc_health", "tasks.membership"},
     "edge_node.api": PURE | {"api", "telemetry", "scheduler.guard.status"},
-    "edge_node.worker": PURE | {"worker", "grpc_health", "peering.codec"},
+    "edge_node.worker": PURE | {"worker", "grpc_health", "peering.codec", "scheduler.longest_wait"},
     # Clients of a running node: they reach it over HTTP, like everyone else.
     "edge_node.console": PURE | {"console", "supervision.launcher", "worker.tiny_sd3.scenes"},
     # Looks at what the node and its worker would find, with their own eyes, and starts neither.

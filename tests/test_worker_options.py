@@ -42,6 +42,7 @@ CHANGED: dict[str, Any] = {
     "queue_order": "srpt",
     "queue_ageing": 0.5,
     "queue_promotion": (15.0, 1.0),
+    "queue_promotion_load": 0.9,
     "memory_floor_bytes": 2**20,
     "image_metadata": False,
     "hosted_tasks_max": 7,
@@ -104,10 +105,12 @@ def test_the_environment_of_a_node_does_not_reach_its_worker_twice(
 ) -> None:
     monkeypatch.setenv("DEDGEAI_QUEUE_ORDER", "srpt")
     monkeypatch.setenv("DEDGEAI_QUEUE_PROMOTION", "15,1")
-    config = load_config(None, {"queue_ageing": 0.5})
+    config = load_config(None, {"queue_ageing": 0.5, "queue_promotion_load": 0.9})
     monkeypatch.setenv("DEDGEAI_QUEUE_ORDER", "fcfs")
     parsed = parse_arguments(WorkerOptions.of(config).command(Path("s"))[3:])
-    assert parsed.order == Order(discipline="srpt", ageing=0.5, promotion=(15.0, 1.0))
+    assert parsed.order == Order(
+        discipline="srpt", ageing=0.5, promotion=(15.0, 1.0), promotion_load=0.9
+    )
 
 
 def test_lossy_choices_are_checked_before_anything_is_loaded(

@@ -74,6 +74,7 @@ def parse_arguments(arguments: Sequence[str]) -> Arguments:
             discipline=options.queue_order,
             ageing=options.queue_ageing,
             promotion=options.queue_promotion,
+            promotion_load=options.queue_promotion_load,
         )
         approximations = Approximations(
             taesd3=options.taesd3_folder,

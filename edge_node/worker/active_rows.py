@@ -14,6 +14,7 @@ from edge_node.worker import memory_guard, queue_order
 from edge_node.worker.attempts import Attempt, AttemptBook
 from edge_node.worker.calibration import Calibration, CapacityTracker
 from edge_node.worker.queue_order import Entry, Order
+from scheduler import longest_wait
 
 # Drawings whose last step is done and whose image is still being decoded and encoded. At this
 # bound nothing new begins, else finished latents would pile up before a slow decoder.
@@ -26,6 +27,9 @@ Row = TypeVar("Row")
 
 class ActiveRows(Generic[Row]):
     """The rows that take turns on the device, among all drawings of a book.
+
+    Attributes:
+        order: who comes first at present; where it follows the load, each arrival may change it.
 
     Args:
         book: all drawings.
@@ -48,6 +52,9 @@ class ActiveRows(Generic[Row]):
     ) -> None:
         self._book = book
         self._order = order
+        # As the longest wait lately makes it; the same as configured unless it follows the load.
+        self.order = order.at(0.0)
+        self._longest_wait_s, self._arrival_s = 0.0, 0.0
         self._calibration = calibration
         self._started_max = calibration.rows_max + parked_max
         self._floor_bytes = floor_bytes
@@ -66,6 +73,16 @@ class ActiveRows(Generic[Row]):
         """Work units per second, tracked."""
         return self._tracker.capacity
 
+    def arriving(self, now_s: float) -> None:
+        """A drawing is about to be added to the book: its wait counts as the load's measure."""
+        # Every work unit has its own row's seconds; as many rows share the device.
+        left_s = sum(attempt.entry.left_s for attempt in self._book.to_draw() if not attempt.over)
+        self._longest_wait_s = longest_wait.after_arrival(
+            self._longest_wait_s, left_s / self._calibration.rows_max, now_s - self._arrival_s
+        )
+        self._arrival_s = now_s
+        self.order = self._order.at(self._longest_wait_s)
+
     def choose(self, now_s: float) -> None:
         """Chooses whose rows are active from now on; all who are over were released before."""
         self._recount_if_capacity_drifted()
@@ -73,7 +90,7 @@ class ActiveRows(Generic[Row]):
         full = len(self._book.finishing) >= ENCODING_MAX
         candidates = (entry for entry in entries if entry.started or not full)
         chosen = queue_order.active(
-            queue_order.ranked(candidates, order=self._order, now_s=now_s),
+            queue_order.ranked(candidates, order=self.order, now_s=now_s),
             places=self._width.rows,
             started_max=self._started_max,
         )
@@ -87,7 +104,7 @@ class ActiveRows(Generic[Row]):
             # Memory comes back without telling.
             self.choose_again_s = -math.inf
         else:
-            self.choose_again_s = queue_order.next_change_s(entries, order=self._order, now_s=now_s)
+            self.choose_again_s = queue_order.next_change_s(entries, order=self.order, now_s=now_s)
 
     def in_turn(self) -> list[Attempt[Row]]:
         """The active rows of one size: that of the row which has waited longest for a step."""

@@ -9,7 +9,8 @@ The order, the most decisive first:
 1. larger priority;
 2. who would miss a deadline by waiting longer, least latest start first;
 3. under fcfs and sjf who has begun: only 1 and 2 interrupt a drawing there;
-4. who is older than c0 + c1 x its own service time (promotion), earliest due first;
+4. who is older than c0 + c1 x its own service time (promotion), earliest due first; by load, c0 is
+   beta x the longest wait lately larger (`scheduler.longest_wait`);
 5. under sjf the least whole and under srpt the least remaining seconds, less ageing x age;
 6. who came first.
 
@@ -19,6 +20,7 @@ one it stands for.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -37,11 +39,14 @@ class Order:
         ageing: a; orders by seconds of service - a x age in seconds instead.
         promotion: (c0 in seconds, c1); a drawing older than c0 + c1 x its own service time is
             taken first, earliest due first.
+        promotion_load: beta; adds to c0 beta x the longest wait lately, see `at`. Without
+            `promotion`, c0 is 0 and c1 is 1.
     """
 
     discipline: Discipline = "fcfs"
     ageing: float | None = None
     promotion: tuple[float, float] | None = None
+    promotion_load: float | None = None
 
     def __post_init__(self) -> None:
         """Refuses what no worker can follow."""
@@ -51,11 +56,20 @@ class Order:
         for name, numbers in (
             ("ageing", () if self.ageing is None else (self.ageing,)),
             ("promotion", self.promotion or ()),
+            ("promotion_load", () if self.promotion_load is None else (self.promotion_load,)),
         ):
             if numbers and self.discipline == "fcfs":
                 raise ValueError(f"fcfs goes by age already: leave {name} out, or give sjf or srpt")
             if not all(math.isfinite(number) and number >= 0.0 for number in numbers):
                 raise ValueError(f"{name} is {getattr(self, name)!r}: give 0 or more")
+
+    def at(self, longest_wait_s: float) -> Order:
+        """The order as it is while this is the longest wait lately: with a c0 of that time."""
+        if self.promotion_load is None:
+            return self
+        c0_s, c1 = self.promotion or (0.0, 1.0)
+        later_s = self.promotion_load * longest_wait_s
+        return dataclasses.replace(self, promotion=(c0_s + later_s, c1), promotion_load=None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -210,6 +210,7 @@ class StepEngine(Generic[Row]):
                 unit_s=self._ready_rows.unit_s,
                 on_report=on_report,
             )
+            self._ready_rows.arriving(now_s)
             self._book.add(submitted)
             self._report_positions()
             self._wake()
@@ -259,7 +260,7 @@ class StepEngine(Generic[Row]):
         waiting = self._book.waiting
         places = queue_order.positions(
             (attempt.entry for attempt in waiting.values()),
-            order=self._limits.order,
+            order=self._ready_rows.order,
             now_s=self._clock.now_s(),
         )
         for arrival, position in places.items():

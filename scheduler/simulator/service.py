@@ -18,12 +18,14 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from scheduler import longest_wait
 from scheduler.simulator.queueing import FloatArray, IntArray, drain, serve_fcfs, work_off_s
 from scheduler.simulator.workload import Episode
 
 BoolArray = NDArray[np.bool_]
 Order = Literal["fcfs", "sjf", "srpt"]
 _Heap = list[tuple[float, int]]
+_after_arrival = njit()(longest_wait.after_arrival)
 
 
 class InvalidDiscipline(ValueError):
@@ -42,9 +44,9 @@ class Discipline:
         promotion: (c0 in seconds, c1); a task older than c0 + c1 x its own service time on this
             server at its current capacity is served first, earliest due first.
         promotion_load: beta; adds to c0 beta x the longest wait that first come first served
-            would mean by the end of the run, as the load measured so far foretells it
-            (`forecast_wait_s`). So one beta serves every load: .8 keeps p99 where first come first
-            served has it. Without `promotion`, c0 is 0 and c1 is 1.
+            has meant on this server lately (`scheduler.longest_wait`), as it stands when the task
+            is looked at, not when it came. So one beta serves every load, and no server knows
+            when the run ends. Without `promotion`, c0 is 0 and c1 is 1.
     """
 
     order: Order = "fcfs"
@@ -123,7 +125,11 @@ def service_delay_s(episode: Episode, server_N: IntArray, discipline: Discipline
         return episode.transfer_s(server_N) + delay_s_N
     # Server by server, and on each in order of placement.
     order_N = np.argsort(server_N, kind="stable")
-    due_s_N, due_work_N = _promotion(episode, server_N, discipline)
+    due_s_N, due_work_N = _promotion(episode, discipline)
+    later_s_N = np.zeros(episode.tasks)
+    if discipline.promotion_load is not None:
+        longest_s_N = longest_wait_s(arrival_s_N, server_N, work_N, since_s_K, capacity_KB)
+        later_s_N = discipline.promotion_load * longest_s_N
     parts_N = episode.steps_N if discipline.order == "srpt" else np.ones_like(episode.steps_N)
     done_s_N = np.empty(episode.tasks)
     done_s_N[order_N] = _serve_by_size(
@@ -134,72 +140,56 @@ def service_delay_s(episode: Episode, server_N: IntArray, discipline: Discipline
         (discipline.ageing or 0.0) * arrival_s_N[order_N],
         due_s_N[order_N],
         due_work_N[order_N],
+        later_s_N[order_N],
         since_s_K,
         capacity_KB,
     )
     return episode.transfer_s(server_N) + (done_s_N - arrival_s_N)
 
 
-def _promotion(
-    episode: Episode, server_N: IntArray, discipline: Discipline
-) -> tuple[FloatArray, FloatArray]:
-    """When each task is due: at due_s_N + due_work_N / capacity; infinite without promotion."""
+def _promotion(episode: Episode, discipline: Discipline) -> tuple[FloatArray, FloatArray]:
+    """When each task is due: at due_s_N + due_work_N / capacity; infinite without promotion.
+
+    What `promotion_load` adds changes with time and is not in it.
+    """
     if discipline.promotion is None and discipline.promotion_load is None:
         return np.full(episode.tasks, np.inf), np.zeros(episode.tasks)
     c0_s, c1 = discipline.promotion or (0.0, 1.0)
-    due_s_N = episode.arrival_s_N + c0_s
-    if discipline.promotion_load is not None:
-        due_s_N += discipline.promotion_load * forecast_wait_s(episode, server_N)
-    return due_s_N, c1 * episode.work_N
-
-
-def forecast_wait_s(episode: Episode, server_N: IntArray) -> FloatArray:
-    """The longest wait of the run under first come first served, foretold at each arrival, (N,).
-
-    The longest so far, or what a report period brings, and what the load measured so far piles up
-    until the last arrival's slot ends. A wait that followed the present backlog instead would
-    promote early tasks of an overloaded run long before later ones need it.
-    """
-    scenario, arrival_s_N = episode.scenario, episode.arrival_s_N
-    arguments = (episode.since_s_K, episode.capacity_KB)
-    wait_s_N = cluster_wait_s(arrival_s_N, server_N, episode.work_N, *arguments)
-    placed_N = np.concatenate(([0.0], np.cumsum(episode.work_N)))
-    before_N = placed_N[np.searchsorted(arrival_s_N, arrival_s_N, side="left")]
-    end_s_K = np.append(episode.since_s_K[1:], np.inf)
-    spent_s_NK = np.minimum(arrival_s_N[:, None], end_s_K) - episode.since_s_K
-    done_N = np.maximum(spent_s_NK, 0.0) @ episode.capacity_KB.sum(axis=1)
-    load_N = np.divide(before_N, done_N, out=np.ones(episode.tasks), where=done_N > 0.0)
-    longest_s_N = np.maximum(np.maximum.accumulate(wait_s_N), load_N * scenario.refresh_s)
-    left_s_N = scenario.slots * scenario.slot_s - arrival_s_N
-    return np.asarray(longest_s_N + np.maximum(load_N - 1.0, 0.0) * left_s_N, np.float64)
+    return episode.arrival_s_N + c0_s, c1 * episode.work_N
 
 
 @njit(cache=True)
-def cluster_wait_s(
+def longest_wait_s(
     arrival_s_N: FloatArray,
     server_N: IntArray,
     work_N: FloatArray,
     since_s_K: FloatArray,
     capacity_KB: FloatArray,
 ) -> FloatArray:
-    """Unfinished work of the cluster over its capacity when each task arrives, seconds, (N,).
+    """Longest wait lately on the server of each task once the task has come, seconds, (N,).
 
-    Work placed before the task counts, the task itself does not. No order of service changes it,
-    because a server that never idles has the same unfinished work under all of them.
+    Work placed there before the task counts, the task itself does not. No order of service changes
+    it, because a server that never idles has the same unfinished work under all of them. A server
+    that is away learns nothing.
     """
     backlog_B = np.zeros(capacity_KB.shape[1])
-    wait_s_N = np.empty(len(work_N))
-    now_s, backlog, capacity = 0.0, 0.0, capacity_KB[0].sum()
+    longest_s_B, seen_s_B = np.zeros(len(backlog_B)), np.zeros(len(backlog_B))
+    longest_s_N = np.empty(len(work_N))
+    now_s, capacity_B = 0.0, capacity_KB[0]
     for task in range(len(work_N)):
         if arrival_s_N[task] > now_s:
             drain(backlog_B, now_s, arrival_s_N[task], since_s_K, capacity_KB)
             now_s = arrival_s_N[task]
-            backlog = backlog_B.sum()
-            capacity = capacity_KB[np.searchsorted(since_s_K, now_s, side="right") - 1].sum()
-        wait_s_N[task] = backlog / capacity if capacity > 0.0 else np.inf
-        backlog_B[server_N[task]] += work_N[task]
-        backlog += work_N[task]
-    return wait_s_N
+            capacity_B = capacity_KB[np.searchsorted(since_s_K, now_s, side="right") - 1]
+        server = server_N[task]
+        if capacity_B[server] > 0.0:
+            wait_s = backlog_B[server] / capacity_B[server]
+            elapsed_s = now_s - seen_s_B[server]
+            longest_s_B[server] = _after_arrival(longest_s_B[server], wait_s, elapsed_s)
+            seen_s_B[server] = now_s
+        longest_s_N[task] = longest_s_B[server]
+        backlog_B[server] += work_N[task]
+    return longest_s_N
 
 
 @njit(cache=True)
@@ -211,6 +201,7 @@ def _serve_by_size(
     age_key_N: FloatArray,
     due_s_N: FloatArray,
     due_work_N: FloatArray,
+    later_s_N: FloatArray,
     since_s_K: FloatArray,
     capacity_KB: FloatArray,
 ) -> FloatArray:
@@ -218,7 +209,8 @@ def _serve_by_size(
 
     The tasks of server b are first_B[b]..first_B[b + 1] - 1. A server turns to another task only
     between two of a task's equal `parts_N`. It takes the least remaining seconds + `age_key_N`,
-    but first what is due: at due_s_N + due_work_N / capacity, infinite for never.
+    but first what is due: at due_s_N + due_work_N / capacity, infinite for never, and as much later
+    as `later_s_N` says of the task that came last.
     """
     done_s_N = np.full(len(work_N), np.inf)
     for server in range(len(first_B) - 1):
@@ -230,6 +222,7 @@ def _serve_by_size(
             age_key_N[first:end],
             due_s_N[first:end],
             due_work_N[first:end],
+            later_s_N[first:end],
             server,
             since_s_K,
             capacity_KB,
@@ -246,6 +239,7 @@ def _serve_one(
     age_key_M: FloatArray,
     due_s_M: FloatArray,
     due_work_M: FloatArray,
+    later_s_M: FloatArray,
     server: int,
     since_s_K: FloatArray,
     capacity_KB: FloatArray,
@@ -280,7 +274,9 @@ def _serve_one(
                 key_M[task] = left_M[task] * part_work_M[task] / capacity + age_key_M[task]
                 heapq.heappush(by_key, (key_M[task], task))
                 _note_due(task, due_s_M[task] + due_work_M[task] / capacity, by_due, has_due_M)
-        task = _take(now_s, key_M, by_key, by_due, has_due_M)
+        # Those that waited longer than this from when they were due go first.
+        later_s = later_s_M[arrived - 1]
+        task = _take(now_s - later_s, key_M, by_key, by_due, has_due_M)
         change_s = since_s_K[stretch + 1] if stretch + 1 < len(since_s_K) else np.inf
         while True:
             now_s += work_off_s(part_work_M[task], server, now_s, since_s_K, capacity_KB)
@@ -290,7 +286,8 @@ def _serve_one(
                 done += 1
                 break
             arrival = arrived < len(work_M) and arrival_s_M[arrived] <= now_s
-            if arrival or now_s >= change_s or (len(by_due) > 0 and by_due[0][0] <= now_s):
+            overdue = len(by_due) > 0 and by_due[0][0] <= now_s - later_s
+            if arrival or now_s >= change_s or overdue:
                 # Something may come before it now; nothing else can, as it only gets shorter.
                 key_M[task] = left_M[task] * part_work_M[task] / capacity + age_key_M[task]
                 heapq.heappush(by_key, (key_M[task], task))
@@ -324,10 +321,10 @@ def _note_due(task: int, due_s: float, by_due: _Heap, has_due_M: BoolArray) -> N
 
 @njit(cache=True)
 def _take(
-    now_s: float, key_M: FloatArray, by_key: _Heap, by_due: _Heap, has_due_M: BoolArray
+    overdue_s: float, key_M: FloatArray, by_key: _Heap, by_due: _Heap, has_due_M: BoolArray
 ) -> int:
-    """Takes the next task out of those that wait: overdue by due time, else least key."""
-    while len(by_due) > 0 and by_due[0][0] <= now_s:
+    """Takes the next of those that wait: due up to `overdue_s` by due time, else least key."""
+    while len(by_due) > 0 and by_due[0][0] <= overdue_s:
         task = heapq.heappop(by_due)[1]
         has_due_M[task] = False
         if not np.isnan(key_M[task]):

@@ -21,6 +21,7 @@ CHOSEN = {
     "policy_options": {"checkpoint": "a b", "weight": 0.5},
     "queue_order": "srpt",
     "queue_promotion": (15.0, 1.0),
+    "queue_promotion_load": 0.9,
     "queue_wait_s_max": float("inf"),
     "image_metadata": False,
     "decision_budget_s": 1e-5,

@@ -99,6 +99,54 @@ def test_who_has_begun_may_hold_a_latent_beside_the_active() -> None:
     assert sorted(turn_of(rows)) == [1, 4]
 
 
+def test_ages_are_held_against_the_longest_wait_lately() -> None:
+    long, short = attempt_of(1, steps=30), attempt_of(6, steps=2)
+    book: AttemptBook[str] = AttemptBook()
+    rows = ActiveRows(
+        book,
+        order=Order(discipline="srpt", promotion_load=2.0),
+        calibration=replace(CALIBRATION, rows_max=1),
+        parked_max=8,
+        floor_bytes=0,
+        available_bytes=lambda: 0,
+    )
+    for attempt in (long, short):
+        attempt.recount(rows.unit_s)
+    rows.arriving(1.0)
+    assert rows.order == Order(discipline="srpt", promotion=(0.0, 1.0)), "nobody had to wait"
+    book.add(long)
+    rows.arriving(6.0)
+    book.add(short)
+    wait_s = long.entry.left_s
+    assert rows.order == Order(discipline="srpt", promotion=(2.0 * wait_s, 1.0))
+    due_s = 1.0 + 2.0 * wait_s + long.entry.service_s
+    rows.choose(due_s - 0.01)
+    assert turn_of(rows) == [6]
+    assert rows.choose_again_s == pytest.approx(due_s)
+    rows.choose(due_s)
+    assert turn_of(rows) == [1]
+    # Both are over or done: what was lived through is forgotten at 1 s in 20.
+    book.end(short)
+    book.release(long)
+    rows.arriving(26.0)
+    assert rows.order.promotion == (pytest.approx(2.0 * (wait_s - 1.0)), 1.0)
+
+
+def test_rows_that_share_the_device_make_a_wait_shorter() -> None:
+    book = held(attempt_of(1), attempt_of(2))
+    rows = ActiveRows(
+        book,
+        order=Order(discipline="sjf", promotion_load=1.0),
+        calibration=CALIBRATION,
+        parked_max=8,
+        floor_bytes=0,
+        available_bytes=lambda: 0,
+    )
+    rows.arriving(3.0)
+    # Two rows of .14 s a step share each step: what both have left takes as long as one's.
+    assert rows.order.promotion == (pytest.approx(book.begun[1].entry.left_s), 1.0)
+
+
 def test_it_looks_again_when_something_may_have_changed() -> None:
     one = attempt_of(1)
     rows = rows_of(held(one))

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from edge_node.worker import queue_order
 from edge_node.worker.queue_order import Entry, Order
+from scheduler import longest_wait
 
 EXAMPLES = settings(
     max_examples=int(os.environ.get("DEDGEAI_EXAMPLES", "30")), deadline=None, database=None
@@ -91,6 +92,17 @@ def test_promotion_by_due_time() -> None:
     assert chosen(running, interrupted, now_s=60.0, places=2) == [50, 4], "sjf goes on"
 
 
+def test_promotion_follows_the_longest_wait() -> None:
+    order = Order(discipline="srpt", promotion_load=0.5)
+    queue = [entry(0, service_s=30.0), entry(39, service_s=1.0)]
+    assert order.at(10.0) == Order(discipline="srpt", promotion=(5.0, 1.0))
+    assert chosen(queue, order.at(20.0), now_s=39.5) == [39], "due at 0 + .5 x 20 + 30"
+    assert chosen(queue, order.at(20.0), now_s=40.0) == [0]
+    both = Order(discipline="sjf", ageing=0.1, promotion=(15.0, 2.0), promotion_load=2.0)
+    assert both.at(4.0) == Order(discipline="sjf", ageing=0.1, promotion=(23.0, 2.0))
+    assert SRPT.at(1e9) is SRPT
+
+
 def test_a_deadline_that_waiting_would_miss_goes_first() -> None:
     queue = [entry(0, started=True), entry(1, deadline_s=120.0), entry(2, deadline_s=119.0)]
     assert chosen(queue, now_s=98.0, places=9) == [0, 1, 2], "time for another of its size"
@@ -137,6 +149,8 @@ def test_when_to_look_again() -> None:
         ({"discipline": "srpt", "ageing": -1.0}, "give 0 or more"),
         ({"discipline": "srpt", "ageing": math.nan}, "give 0 or more"),
         ({"discipline": "sjf", "promotion": (15.0, -1.0)}, "give 0 or more"),
+        ({"discipline": "fcfs", "promotion_load": 0.9}, "leave promotion_load out"),
+        ({"discipline": "srpt", "promotion_load": math.inf}, "give 0 or more"),
     ],
 )
 def test_an_impossible_order_says_what_to_give(arguments: dict[str, Any], said: str) -> None:
@@ -269,6 +283,7 @@ def served_s(
 ) -> list[float]:
     """When each drawing is done, on a server that asks `queue_order` before every step."""
     now_s, done_s, steps_done = 0.0, [math.nan] * len(steps), [0] * len(steps)
+    longest_s = longest_waits_s(arrival_s, work_s)
     look_again_s, seen, first = -math.inf, -1, -1
     while any(math.isnan(one) for one in done_s):
         held = [
@@ -287,16 +302,28 @@ def served_s(
         if not held:
             now_s = min(arrival_s[i] for i in range(len(steps)) if math.isnan(done_s[i]))
             continue
-        before, first = first, chosen(held, order, now_s=now_s)[0]
         known = sum(one <= now_s for one in arrival_s)
+        here = order.at(longest_s[known - 1])
+        before, first = first, chosen(held, here, now_s=now_s)[0]
         if known == seen and now_s < look_again_s and math.isnan(done_s[before]):
             assert first == before, "the engine would not have looked"
-        seen, look_again_s = known, queue_order.next_change_s(held, order=order, now_s=now_s)
+        seen, look_again_s = known, queue_order.next_change_s(held, order=here, now_s=now_s)
         now_s += work_s[first] / steps[first]
         steps_done[first] += 1
         if steps_done[first] == steps[first]:
             done_s[first] = now_s
     return done_s
+
+
+def longest_waits_s(arrival_s: list[float], work_s: list[float]) -> list[float]:
+    """The longest wait lately once each drawing has come, on a server that never idles."""
+    longest_s, before_s, free_s = 0.0, 0.0, 0.0
+    found = []
+    for at_s, work in zip(arrival_s, work_s, strict=True):
+        longest_s = longest_wait.after_arrival(longest_s, max(free_s - at_s, 0.0), at_s - before_s)
+        found.append(longest_s)
+        before_s, free_s = at_s, max(free_s, at_s) + work
+    return found
 
 
 @pytest.mark.parametrize("load", [0.8, 1.2])
@@ -311,6 +338,8 @@ def served_s(
         Order(discipline="sjf", promotion=(5.0, 1.0)),
         Order(discipline="srpt", promotion=(5.0, 1.0)),
         Order(discipline="srpt", ageing=0.1, promotion=(3.0, 0.5)),
+        Order(discipline="srpt", promotion_load=0.5),
+        Order(discipline="sjf", promotion=(1.0, 0.5), promotion_load=0.9),
     ],
     ids=str,
 )
@@ -327,7 +356,12 @@ def test_one_row_serves_as_the_simulator_does(order: Order, load: float) -> None
     simulated_s_N = service_delay_s(
         episode,
         np.zeros(tasks, np.int64),
-        Discipline(order=order.discipline, ageing=order.ageing, promotion=order.promotion),
+        Discipline(
+            order=order.discipline,
+            ageing=order.ageing,
+            promotion=order.promotion,
+            promotion_load=order.promotion_load,
+        ),
     )
     done_s_N = served_s(order, arrival_s_N.tolist(), work_N.tolist(), steps_N.tolist())
     assert done_s_N - arrival_s_N == pytest.approx(simulated_s_N, abs=1e-9)

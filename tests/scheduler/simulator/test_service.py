@@ -1,16 +1,18 @@
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import numpy as np
 import pytest
 
+from scheduler.longest_wait import FADE
 from scheduler.simulator.queueing import FloatArray, IntArray, serve_fcfs
 from scheduler.simulator.scenario import CapacityChange, Scenario
 from scheduler.simulator.service import (
     Discipline,
     InvalidDiscipline,
-    cluster_wait_s,
+    longest_wait_s,
     service_delay_s,
 )
 from scheduler.simulator.workload import Episode, draw
@@ -87,6 +89,45 @@ def test_promotion_by_hand() -> None:
     assert promoted.tolist() == [9.0, 3.0, 7.0, 9.0]
 
 
+def test_promotion_by_load_by_hand() -> None:
+    # 2 and 3 find 3 and 4 s of work. So at 3 the bound on ages beyond the own service is 4 s: task
+    # 0, due at 4 + 4 = 8 without 4, goes on behind what is short until then.
+    arrivals, works = [0.0, 0.0, 1.0, 2.0, 4.0, 6.0], [4.0, 3.0, 2.0, 2.0, 2.0, 2.0]
+    episode = episode_of(arrivals, works, [1, 1, 1, 1, 1, 1])
+    placed = np.zeros(6, np.int64)
+    srpt = service_delay_s(episode, placed, Discipline(order="srpt"))
+    assert srpt.tolist() == [15.0, 3.0, 4.0, 5.0, 5.0, 5.0]
+    longest_s = longest_wait_s(*arguments_of(episode, placed))
+    assert longest_s.tolist() == [0.0, 4.0, 6.0, 7.0, 7.0, 7.0]
+    half = Discipline(order="srpt", promotion_load=0.5)
+    # Due at 4 + .5 x 7: at 9, the next end of a task, it goes before 5, which is shorter.
+    assert service_delay_s(episode, placed, half).tolist() == [13.0, 3.0, 4.0, 5.0, 5.0, 9.0]
+    # One that comes at 8 would wait 7 s still, at 60 the past is forgotten at 1 s in 20.
+    later = episode_of([*arrivals, 40.0], [*works, 1.0], [1] * 7)
+    longest_s = longest_wait_s(*arguments_of(later, np.zeros(7, np.int64)))
+    assert longest_s[-1] == pytest.approx(longest_s[-2] - 0.05 * 34.0)
+
+
+def test_no_server_knows_when_the_run_ends() -> None:
+    # What comes later changes nothing of what was done before: the same first half, whole and cut.
+    scenario = SMALL.replace(slots=40, tasks_per_slot_max=4)
+    episode = draw(scenario, np.random.default_rng(8))
+    server_N = np.random.default_rng(9).integers(0, 3, episode.tasks)
+    half = int(np.searchsorted(episode.arrival_s_N, 20.0))
+    fields = {
+        name: value[:half]
+        for name, value in vars(episode).items()
+        if name.endswith("_N") and isinstance(value, np.ndarray)
+    }
+    cut = dataclasses.replace(episode, scenario=scenario.replace(slots=20), **fields)
+    for discipline in (Discipline(), *DISCIPLINES):
+        whole_s = service_delay_s(episode, server_N, discipline)[:half]
+        cut_s = service_delay_s(cut, server_N[:half], discipline)
+        done = episode.arrival_s_N[:half] + whole_s < 20.0
+        assert done.sum() > half / 3
+        np.testing.assert_array_equal(whole_s[done], cut_s[done])
+
+
 @pytest.mark.parametrize("changes", [(), CHANGES], ids=["steady", "changing"])
 @pytest.mark.parametrize("discipline", DISCIPLINES, ids=str)
 def test_agrees_with_a_search_over_all_waiting(
@@ -137,18 +178,25 @@ def test_a_server_that_never_comes_back() -> None:
         assert np.isfinite(delay_s_N).any()
 
 
-def test_the_measured_load_is_the_wait_of_first_come_first_served() -> None:
-    episode = draw(SMALL.replace(servers=1, capacities=(2.0,)), np.random.default_rng(5))
-    server_N = np.zeros(episode.tasks, np.int64)
-    arguments = (
+def arguments_of(
+    episode: Episode, server_N: IntArray
+) -> tuple[FloatArray, IntArray, FloatArray, FloatArray, FloatArray]:
+    return (
         episode.arrival_s_N,
         server_N,
         episode.work_N,
         episode.since_s_K,
         episode.capacity_KB,
     )
-    served_s_N = serve_fcfs(*arguments) - episode.work_N / 2.0
-    np.testing.assert_allclose(cluster_wait_s(*arguments), served_s_N, atol=1e-12)
+
+
+def test_the_longest_wait_is_that_of_first_come_first_served() -> None:
+    episode = draw(SMALL.replace(servers=1, capacities=(2.0,)), np.random.default_rng(5))
+    arguments = arguments_of(episode, np.zeros(episode.tasks, np.int64))
+    waited_s_N = serve_fcfs(*arguments) - episode.work_N / 2.0
+    faded_s_N = waited_s_N + FADE * episode.arrival_s_N
+    expected_s_N = np.maximum.accumulate(faded_s_N) - FADE * episode.arrival_s_N
+    np.testing.assert_allclose(longest_wait_s(*arguments), expected_s_N, atol=1e-12)
 
 
 def test_disciplines_from_a_command_line() -> None:
@@ -178,8 +226,6 @@ def test_placements_outside_the_cluster_are_refused() -> None:
 def searched_delay_s(episode: Episode, server_N: IntArray, discipline: Discipline) -> FloatArray:
     """The same delays from a plain loop that looks at every waiting task before every step."""
     delay_s_N = np.empty(episode.tasks)
-    follows_load = discipline.promotion_load is not None
-    forecast_s = foretold_s(episode, server_N) if follows_load else []
     for server in range(episode.servers):
         now_s = 0.0
         waiting: dict[int, int] = {}
@@ -192,7 +238,7 @@ def searched_delay_s(episode: Episode, server_N: IntArray, discipline: Disciplin
             while coming and episode.arrival_s_N[coming[0]] <= now_s:
                 task = coming.pop(0)
                 waiting[task] = episode.steps_N[task] if discipline.order == "srpt" else 1
-            task = first_in_line(episode, waiting, server, now_s, discipline, forecast_s)
+            task = first_in_line(episode, server_N, waiting, server, now_s, discipline)
             parts = episode.steps_N[task] if discipline.order == "srpt" else 1
             now_s = worked_until_s(episode, server, now_s, episode.work_N[task] / parts)
             waiting[task] -= 1
@@ -204,11 +250,11 @@ def searched_delay_s(episode: Episode, server_N: IntArray, discipline: Disciplin
 
 def first_in_line(
     episode: Episode,
+    server_N: IntArray,
     waiting: dict[int, int],
     server: int,
     now_s: float,
     discipline: Discipline,
-    forecast_s: list[float],
 ) -> int:
     capacity = capacity_at(episode, server, now_s)
     c0_s, c1 = discipline.promotion or (0.0, 1.0)
@@ -218,7 +264,7 @@ def first_in_line(
         parts = episode.steps_N[task] if discipline.order == "srpt" else 1
         due_s = arrival_s + c0_s
         if discipline.promotion_load is not None:
-            due_s += discipline.promotion_load * forecast_s[task]
+            due_s += discipline.promotion_load * lived_through_s(episode, server_N, server, now_s)
         due_s += c1 * work / capacity
         promotes = discipline.promotion is not None or discipline.promotion_load is not None
         if promotes and due_s <= now_s:
@@ -228,31 +274,22 @@ def first_in_line(
     return min(overdue or by_key)[1]
 
 
-def foretold_s(episode: Episode, server_N: IntArray) -> list[float]:
-    scenario = episode.scenario
-    found, longest_s = [], 0.0
-    for task in range(episode.tasks):
-        now_s = float(episode.arrival_s_N[task])
-        longest_s = max(longest_s, measured_wait_s(episode, server_N, task))
-        earlier = [other for other in range(task) if episode.arrival_s_N[other] < now_s]
-        done = sum(work_between(episode, one, 0.0, now_s) for one in range(episode.servers))
-        load = sum(float(episode.work_N[other]) for other in earlier) / done if done else 1.0
-        left_s = scenario.slots * scenario.slot_s - now_s
-        grows_s = max(load - 1.0, 0.0) * left_s
-        found.append(max(longest_s, load * scenario.refresh_s) + grows_s)
-    return found
-
-
-def measured_wait_s(episode: Episode, server_N: IntArray, task: int) -> float:
-    now_s, unfinished = float(episode.arrival_s_N[task]), 0.0
-    for server in range(episode.servers):
-        until_s = 0.0  # when the server would be done with what was placed before the task
-        for other in range(task):
-            if server_N[other] == server:
-                until_s = max(until_s, float(episode.arrival_s_N[other]))
-                until_s = worked_until_s(episode, server, until_s, episode.work_N[other])
-        unfinished += work_between(episode, server, now_s, until_s)
-    return unfinished / sum(capacity_at(episode, one, now_s) for one in range(episode.servers))
+def lived_through_s(episode: Episode, server_N: IntArray, server: int, now_s: float) -> float:
+    """The longest wait lately, as of the last arrival up to now, found anew from the beginning."""
+    longest_s, seen_s, done_s = 0.0, 0.0, 0.0
+    for task in np.flatnonzero(server_N == server):
+        arrival_s = float(episode.arrival_s_N[task])
+        if arrival_s > now_s:
+            break
+        capacity = capacity_at(episode, server, arrival_s)
+        if capacity > 0.0:
+            wait_s = work_between(episode, server, arrival_s, done_s) / capacity
+            longest_s = max(longest_s - FADE * (arrival_s - seen_s), wait_s)
+            seen_s = arrival_s
+        done_s = worked_until_s(
+            episode, server, max(done_s, arrival_s), float(episode.work_N[task])
+        )
+    return longest_s
 
 
 def capacity_at(episode: Episode, server: int, now_s: float) -> float:
