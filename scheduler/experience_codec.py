@@ -24,6 +24,8 @@ Fields = dict[bytes, bytes]
 # Rows that every decision has, in the order in which they are written; then those that it may have.
 _ALWAYS = ("backlog_B", "own_B", "capacity_B", "link_s_B", "staleness_s_B", "alive_B")
 _MAYBE = ("latent_B", "queued_B", "x0_B")
+# What 0.1.0 reads as the fourth number of traffic; nothing depends on it any more.
+_HORIZON_S = 60.0
 
 
 class UnreadableExperience(ValueError):
@@ -95,7 +97,7 @@ def _about(entry: PooledDecision) -> dict[str, Any]:
         "dispatchers": observation.dispatchers,
         "traffic": None
         if traffic is None
-        else [traffic.mean_work, traffic.load, traffic.report_period_s, traffic.horizon_s],
+        else [traffic.mean_work, traffic.load, traffic.report_period_s, _HORIZON_S],
         "has": [name for name, row in zip(_MAYBE, maybe, strict=True) if row is not None],
         "choice": int(decision.choice),
         "policy": decision.policy,
@@ -165,5 +167,5 @@ def _decision(fields: Mapping[bytes, bytes]) -> PooledDecision:
 
 
 def _traffic(numbers: list[float]) -> dict[str, float]:
-    names = ("mean_work", "load", "report_period_s", "horizon_s")
-    return dict(zip(names, map(float, numbers), strict=True))
+    mean_work, load, report_period_s, _ = map(float, numbers)
+    return {"mean_work": mean_work, "load": load, "report_period_s": report_period_s}

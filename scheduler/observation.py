@@ -24,14 +24,11 @@ class Traffic:
         mean_work: of a task, in work units.
         load: work that arrives per second over the capacity of all candidates.
         report_period_s: time between two states of a peer.
-        horizon_s: how far ahead delays caused to others are counted; in an experiment what is left
-            of it.
     """
 
     mean_work: float
     load: float = 1.0
     report_period_s: float = 0.05
-    horizon_s: float = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -48,7 +48,6 @@ class ClusterViewLimits:
         dispatching_s: how long a node counts as a dispatcher after it was seen to offload a task.
         traffic_s: time constant over which accepted work is averaged.
         report_period_s: until dispatches have been seen in reports.
-        horizon_s: how far ahead delays caused to others are counted.
     """
 
     suspect_s: float = 3.0
@@ -57,7 +56,6 @@ class ClusterViewLimits:
     dispatching_s: float = 2.0
     traffic_s: float = 60.0
     report_period_s: float = 0.05
-    horizon_s: float = 60.0
 
     @classmethod
     def of(cls, config: NodeConfig) -> ClusterViewLimits:
@@ -405,12 +403,7 @@ class ClusterView:
         prior_s = report_period_s + LOAD_PRIOR_SERVICES * mean_work * len(capacities) / capacity
         age_s = max(0.0, now_s - self._began_s)
         load = (accepted / capacity * age_s + prior_s) / (age_s + prior_s)
-        return Traffic(
-            mean_work=mean_work,
-            load=load,
-            report_period_s=report_period_s,
-            horizon_s=self._limits.horizon_s,
-        )
+        return Traffic(mean_work=mean_work, load=load, report_period_s=report_period_s)
 
     def _dispatchers(self, *, now_s: float) -> int:
         """This node and all others that were seen to offload lately."""

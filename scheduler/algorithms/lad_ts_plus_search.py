@@ -162,7 +162,7 @@ def _objective(stage: Stage, weights: Weights, yardsticks: list[Yardstick], tail
         open_ended = [_relative(weights, one, 1.0, FCFS)[0] for one in yardsticks]
         held = [_held(_relative(weights, one, 0.35, FCFS), 1.14, 1.16, tail) for one in yardsticks]
         return float(np.mean(open_ended) + 0.5 * np.mean(held))
-    promoted = Discipline(order="srpt", promotion=(0.0, 1.0), promotion_load=0.8)
+    promoted = Discipline(order="srpt", promotion_load=0.9)
     short_first = []
     for one in yardsticks:
         mean = _relative(weights, one, 0.0, SRPT, reorder=True)[0] + np.log(one.mean_s)

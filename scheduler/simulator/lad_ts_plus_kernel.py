@@ -26,12 +26,14 @@ from scheduler.policies.lad_ts_plus_policy import (
     RING_UNLEARNED,
     Start,
     Weights,
+    price_horizon_s,
 )
 from scheduler.simulator.queueing import FloatArray, IntArray
 from scheduler.simulator.workload import Episode
 
 LATENT_SLOTS_MAX = 256
 SIZE_CLASSES = 10
+_horizon_s = njit()(price_horizon_s)
 
 
 class _Tasks(NamedTuple):
@@ -117,7 +119,6 @@ class LadTsPlusDispatcher:
             ),
             _empty(stations, episode.servers, SIZE_CLASSES if self.reorder else 1),
             scenario.refresh_s,
-            scenario.slots * scenario.slot_s,
             gains_XG,
             self.weights.price_SM,
             self.price,
@@ -145,7 +146,6 @@ def _place(
     servers: _Servers,
     queues: _Queues,
     refresh_s: float,
-    duration_s: float,
     gains_XG: FloatArray,
     price_SM: FloatArray,
     price: float,
@@ -179,7 +179,6 @@ def _place(
                 mean_work,
                 report_s,
                 refresh_s,
-                duration_s - report_s,
                 price,
                 gains_XG,
                 price_SM,
@@ -300,7 +299,6 @@ def _terms(
     mean_work: float,
     report_s: float,
     refresh_s: float,
-    horizon_s: float,
     price: float,
     gains_XG: FloatArray,
     price_SM: FloatArray,
@@ -349,7 +347,7 @@ def _terms(
             backlog / capacity,
             capacity / servers,
             unit_s,
-            max(horizon_s, refresh_s),
+            _horizon_s(unit_s, refresh_s),
             load,
             mean_work,
             price,

@@ -43,7 +43,6 @@ from edge_node.tasks.slots import SlotSettings
                 "dispatching_s": 2.0,
                 "traffic_s": 60.0,
                 "report_period_s": 0.05,
-                "horizon_s": 60.0,
             },
         ),
         (SlotSettings(), {"slot_s": None, "latents_max": 64}),

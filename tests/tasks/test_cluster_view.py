@@ -422,12 +422,12 @@ def test_a_node_whose_beginning_is_not_told_began_with_its_clock() -> None:
 
 
 def test_the_first_report_period_is_the_limits() -> None:
-    limits = ClusterViewLimits(report_period_s=0.5, horizon_s=7.0, traffic_s=10.0)
+    limits = ClusterViewLimits(report_period_s=0.5, traffic_s=10.0)
     view = ClusterView(own_id=OWN, incarnation=7, limits=limits)
     view.state_received(state(OWN), now_s=100.0)
     traffic = observed(view, now_s=100.0).traffic
     assert traffic is not None
-    assert (traffic.report_period_s, traffic.horizon_s) == (0.5, 7.0)
+    assert traffic.report_period_s == 0.5
     # Nothing accepted: the mean is the task's at hand; and one without work is taken for 1.
     assert traffic.mean_work == 10.0
     seen = view.observation(task(work=0.0), avoided=frozenset(), now_s=100.0)

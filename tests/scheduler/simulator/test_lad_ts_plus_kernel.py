@@ -45,7 +45,6 @@ def place_live(episode: Episode, learned: Weights, price: float) -> IntArray:
     scenario = episode.scenario
     stations, servers = scenario.servers, episode.servers
     policy = LadTsPlus(rng=np.random.default_rng(0), weights=learned, price=price)
-    duration_s = scenario.slots * scenario.slot_s
     queue_B, seen_B = np.zeros(servers), np.zeros(servers)
     queued_B, seen_queued_B = np.zeros(servers), np.zeros(servers)
     own_SB = np.zeros((stations, servers))
@@ -94,7 +93,6 @@ def place_live(episode: Episode, learned: Weights, price: float) -> IntArray:
                     mean_work=float(mean_work),
                     load=float(load),
                     report_period_s=scenario.refresh_s,
-                    horizon_s=duration_s - report_s,
                 ),
             )
         )
@@ -120,6 +118,20 @@ def test_the_live_policy_and_the_compiled_one_decide_the_same(
         compiled.place(episode, np.random.default_rng(0)),
         place_live(episode, weights(seed), price),
     )
+
+
+def test_no_choice_depends_on_when_the_run_ends() -> None:
+    episode = draw(SMALL.replace(tasks_per_slot_max=12), np.random.default_rng(7))
+    longer = dataclasses.replace(
+        episode, scenario=episode.scenario.replace(slots=100 * episode.scenario.slots)
+    )
+    for reorder in (False, True):
+        priced = LadTsPlusDispatcher(weights(1), price=1.0, reorder=reorder)
+        free = LadTsPlusDispatcher(weights(1), reorder=reorder)
+        rng = np.random.default_rng(0)
+        placed_N = priced.place(episode, rng)
+        assert np.array_equal(placed_N, priced.place(longer, rng))
+        assert not np.array_equal(placed_N, free.place(episode, rng)), "the price decides"
 
 
 def mean_delay_s(scenario: Scenario, dispatcher: LadTsPlusDispatcher, order: str = "fcfs") -> float:
