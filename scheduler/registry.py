@@ -60,6 +60,7 @@ SPECS: Mapping[str, PolicySpec] = MappingProxyType(
         "slow_server_aware": PolicySpec(
             factory=heuristics.slow_server_aware, by_expected_delay=True
         ),
+        "ring": PolicySpec(factory=heuristics.ring, by_expected_delay=True),
         "lad_ts_plus": PolicySpec(
             factory=lad_ts_plus_policy.lad_ts_plus,
             by_expected_delay=True,

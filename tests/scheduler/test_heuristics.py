@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from scheduler import registry
-from scheduler.observation import Observation
+from scheduler.observation import Observation, Traffic
+from scheduler.policies.heuristics import ring_terms
 from scheduler.policy import Outcome, Policy
 
 
@@ -234,8 +235,9 @@ def test_unknown_names_and_options_are_refused_with_the_choices() -> None:
         policy("least_queue", ties="slowest")
     with pytest.raises(ValueError, match="sample must be uniform or capacity"):
         policy("power_of_two", sample="all")
-    with pytest.raises(ValueError, match=r"alpha must be in 0\.\.1"):
-        policy("slow_server_aware", alpha=1.5)
+    for name in ("slow_server_aware", "ring"):
+        with pytest.raises(ValueError, match=r"alpha must be in 0\.\.1"):
+            policy(name, alpha=1.5)
 
 
 def test_with_several_dispatchers_own_unseen_work_counts_for_all_of_them() -> None:
@@ -243,6 +245,44 @@ def test_with_several_dispatchers_own_unseen_work_counts_for_all_of_them() -> No
     alone, crowded = policy("slow_server_aware"), policy("slow_server_aware")
     assert alone.decide(seen).choice == 0
     assert crowded.decide(replace(seen, dispatchers=2)).choice == 1
+
+
+# Nine tasks of three nodes in a report period, three of each: m = 1 + 2 x 3 / (3 + 3) = 2 and
+# width = (2 - 1 + .5 x 9 / 10) mean tasks.
+NINE_UNSEEN = Traffic(mean_work=1.0, load=1.0, report_period_s=3.0)
+
+
+def test_the_ring_is_as_wide_as_what_the_others_have_placed() -> None:
+    assert ring_terms(NINE_UNSEEN, capacity=3.0, dispatchers=3) == pytest.approx((2.0, 1.45))
+    assert ring_terms(NINE_UNSEEN, capacity=3.0, dispatchers=1) == (1.0, 0.0)
+    fresh = replace(NINE_UNSEEN, report_period_s=0.0)
+    assert ring_terms(fresh, capacity=3.0, dispatchers=3) == (1.0, 0.0)
+    unmeasured = replace(NINE_UNSEEN, mean_work=0.0)
+    assert ring_terms(unmeasured, capacity=3.0, dispatchers=3) == (1.0, 0.0)
+
+
+def test_who_sees_the_same_takes_the_next_round_the_ring() -> None:
+    def chosen(local: int | None, backlog: list[float], own: list[float] | None = None) -> int:
+        seen = observe(backlog=backlog, own=own, capacity=[1.0] * 3, local=local, work=1.0)
+        return choose("ring", replace(seen, dispatchers=3, traffic=NINE_UNSEEN))
+
+    assert [chosen(local, [0.0] * 3) for local in (0, 1, 2, None)] == [0, 1, 2, 0]
+    # A third of a turn is 1.45 / 3 of work: the server after this node, round the end as well.
+    assert chosen(2, [0.0, 0.0, 0.48]) == 2
+    assert chosen(2, [0.0, 0.0, 0.49]) == 0
+    # Own unseen work counts twice.
+    assert chosen(2, [0.0] * 3, own=[0.0, 0.0, 0.24]) == 2
+    assert chosen(2, [0.0] * 3, own=[0.0, 0.0, 0.25]) == 0
+
+
+def test_a_ring_of_one_node_that_decides_is_the_rule_for_slow_servers() -> None:
+    # 3.6 tasks in front of the fast node, 2.9 in front of the slow one: alpha is .3, and 1 where
+    # both have more than three.
+    for backlog in ([36.0, 29.0], [36.0, 31.0]):
+        seen = observe(backlog=backlog, capacity=[10.0, 7.0], own=[5.0, 0.0])
+        assert choose("ring", seen) == choose("slow_server_aware", seen, own=1.0)
+    idle = observe(backlog=[30.0, 0.0], capacity=[40.0, 5.0])
+    assert [choose("ring", idle, alpha=alpha) for alpha in (0.3, 1.0)] == [1, 0]
 
 
 def test_smooth_wrr_owes_as_much_after_the_first_measurement_as_before() -> None:

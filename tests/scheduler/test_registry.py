@@ -78,4 +78,5 @@ def test_the_facts_of_policies_that_are_easily_mistaken() -> None:
     assert having("by_expected_delay") == having("learned") | {
         "least_expected_delay",
         "slow_server_aware",
+        "ring",
     }

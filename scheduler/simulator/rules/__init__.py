@@ -23,6 +23,7 @@ from scheduler.simulator.rules.learned import PredOwn, ShadowPrice
 from scheduler.simulator.rules.least_marginal_harm import LeastMarginalHarm
 from scheduler.simulator.rules.least_queue import LeastQueue
 from scheduler.simulator.rules.power_of_two import PowerOfTwo
+from scheduler.simulator.rules.ring import Ring
 from scheduler.simulator.rules.view import NoServerAlive
 from scheduler.simulator.rules.water_filling import WaterFilling
 from scheduler.simulator.scenario import Scenario
@@ -42,6 +43,7 @@ _RULES: dict[str, type[Dispatcher]] = {
     "water_filling": WaterFilling,
     "pred_own": PredOwn,
     "slow_server_aware": SlowServerAware,
+    "ring": Ring,
     "opt_ts": OptTs,
     "shadow_price": ShadowPrice,
     "least_marginal_harm": LeastMarginalHarm,

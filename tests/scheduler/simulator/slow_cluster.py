@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scheduler.observation import Observation
+from scheduler.observation import Observation, Traffic
 from scheduler.simulator.scenario import CapacityChange, Scenario
 from scheduler.simulator.workload import Episode, draw
 
@@ -27,6 +27,7 @@ class Seen:
     waiting: np.ndarray  # unfinished tasks, as published
     own_tasks: np.ndarray
     stations: int
+    traffic: Traffic  # of all stations, as measured up to the publication
 
     @property
     def living(self) -> list[int]:
@@ -50,6 +51,7 @@ class Seen:
             staleness_s_B=np.zeros(servers),
             alive_B=self.capacity > 0,
             dispatchers=self.stations,
+            traffic=self.traffic,
         )
 
 
@@ -74,8 +76,10 @@ def placements(
     backlog, waiting = np.zeros(servers), np.zeros(servers)
     capacity = episode.believed_KB[0]
     own, own_tasks = np.zeros((stations, servers)), np.zeros((stations, servers))
+    traffic = traffic_of(episode, capacity, before=0, published_s=0.0)
     for task in range(episode.tasks):
         arrival_s = float(episode.arrival_s_N[task])
+        known = published
         while refresh_s and (published + 1) * refresh_s <= arrival_s + 1e-9:
             published += 1
             at_s = min(published * refresh_s, arrival_s)
@@ -84,6 +88,8 @@ def placements(
             backlog, waiting = totals(queues)
             capacity = believed(episode, at_s)
             own, own_tasks = np.zeros_like(own), np.zeros_like(own)
+        if published > known:
+            traffic = traffic_of(episode, capacity, before=task, published_s=now_s)
         serve(queues, episode, now_s, arrival_s)
         if refresh_s == 0:
             backlog, waiting = totals(queues)
@@ -106,6 +112,7 @@ def placements(
             waiting=waiting.copy(),
             own_tasks=own_tasks[station].copy(),
             stations=stations,
+            traffic=traffic,
         )
         server = rule(seen)
         yield seen, server
@@ -113,6 +120,18 @@ def placements(
         if refresh_s:
             own[station, server] += seen.work
             own_tasks[station, server] += 1
+
+
+def traffic_of(
+    episode: Episode, capacity: np.ndarray, *, before: int, published_s: float
+) -> Traffic:
+    """As stations measure it: ten mean services at a load of 1 are believed to have gone before."""
+    work, refresh_s = float(episode.work_N[:before].sum()), episode.scenario.refresh_s
+    mean_work = (work + float(episode.work_N[0])) / (before + 1)
+    total = max(float(capacity.sum()), 1e-9)
+    prior_s = refresh_s + 10.0 * mean_work * float((capacity > 0).sum()) / total
+    load = (work / total + prior_s) / (published_s + prior_s)
+    return Traffic(mean_work=mean_work, load=load, report_period_s=refresh_s)
 
 
 def serve(queues: list[list[float]], episode: Episode, from_s: float, to_s: float) -> None:

@@ -67,6 +67,24 @@ def slow_server_aware(own: float | str = "B", alpha: float = 0.3) -> Rule:
     return choose
 
 
+def ring(alpha: float = 0.3) -> Rule:
+    def choose(seen: Seen) -> int:
+        traffic, size, factor, width = seen.traffic, len(seen.capacity), 1.0, 0.0
+        if seen.stations > 1:
+            tasks = traffic.load * seen.capacity.sum() / traffic.mean_work * traffic.report_period_s
+            each = tasks / seen.stations
+            factor = 1.0 + (seen.stations - 1) * each / (each + 3.0)
+            width = traffic.mean_work * (factor - 1.0 + 0.5 * tasks / (1.0 + tasks))
+        queue = seen.backlog + factor * seen.own
+        deep = min(queue[i] / seen.work if seen.work else np.inf for i in seen.living) > 3.0
+        turn = np.array([(i - seen.station) % size / size for i in range(size)])
+        load = queue + width * turn + (1.0 if deep else alpha) * seen.work
+        with np.errstate(divide="ignore"):
+            return seen.cheapest(load / seen.capacity + seen.link_s)
+
+    return choose
+
+
 def without_capacity(seen: Seen) -> int:
     load = seen.backlog + seen.stations * seen.own
     return min(seen.living, key=lambda i: (load[i], i != seen.station, i))
@@ -161,6 +179,8 @@ SLOW: dict[str, tuple[dict[str, Any], Any]] = {
     "least_expected_delay own B": ({"own": "B"}, lambda e: greedy("B")),
     "slow_server_aware": ({}, lambda e: slow_server_aware()),
     "slow_server_aware own 1": ({"own": 1, "alpha": 0.7}, lambda e: slow_server_aware(1, 0.7)),
+    "ring": ({}, lambda e: ring()),
+    "ring alpha 1": ({"alpha": 1.0}, lambda e: ring(1.0)),
     "least_queue": ({}, lambda e: least_queue("work", 1, None)),
     "least_queue random": ({"ties": "random"}, lambda e: least_queue("work", 1, drawn(e))),
     "least_queue tasks": (
@@ -391,6 +411,8 @@ def test_a_cluster_that_is_dead_altogether_is_an_error(name: str) -> None:
         ("least_expected_delay", {"own": "B", "use_capacity": False}),
         ("slow_server_aware", {}),
         ("slow_server_aware", {"alpha": 0.8, "own": 1.0}),
+        ("ring", {}),
+        ("ring", {"alpha": 0.8}),
     ],
 )
 def test_a_node_chooses_as_the_compiled_rule_does(
@@ -431,6 +453,7 @@ def test_options_and_defaults_are_those_of_the_nodes() -> None:
         ("power_of_two", {"own": -1}, "own must be 0 or more, or B"),
         ("power_of_two", {"own": "two"}, "own must be 0 or more, or B"),
         ("slow_server_aware", {"alpha": 2}, "alpha must be in 0..1, not 2"),
+        ("ring", {"alpha": -0.1}, "alpha must be in 0..1, not -0.1"),
         ("least_queue", {"ties": "slowest"}, "ties must be fastest or random"),
         ("least_queue", {"count": "bits"}, "count must be work or tasks"),
         ("water_filling", {"split": "even"}, "split must be random or deficit"),
