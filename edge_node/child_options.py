@@ -74,8 +74,9 @@ def judge_options(config: NodeConfig) -> list[str]:
     """What the learner shall replay for the guard; nothing where there is no guard."""
     if not policy_spec(config).learned:
         return []
-    options = ["--judge", config.policy, "--judge-rule", config.guard_rule]
-    options += ["--judge-window", str(config.guard_window_tasks)]
+    options = ["--judge", config.policy, "--judge-window", str(config.guard_window_tasks)]
+    for rule in config.rules_compared:
+        options += ["--judge-rule", rule]
     for key, value in config.policy_options.items():
         options += ["--judge-option", f"{key}={value}"]
     if takes_published_weights(config):

@@ -261,8 +261,14 @@ class NodeConfig(BaseModel):
     policy_options: Annotated[dict[str, float | str], BeforeValidator(_pairs)] = _setting(
         {}, "parameters of that policy"
     )
-    guard_rule: str = _setting(
-        "slow_server_aware", "a learned policy decides only while it is not worse than this rule"
+    guard_rules: Annotated[tuple[str, ...], BeforeValidator(_split)] = _setting(
+        ("slow_server_aware", "power_of_two", "least_expected_delay", "ring"),
+        "a learned policy decides only while it is not worse than the best of these rules, which a "
+        "replay chooses for this cluster; until then it is the first",
+        min_length=1,
+    )
+    guard_rule: str | None = _setting(
+        None, "the former name, for a single rule: write guard_rules with that one alone"
     )
     pin_policy: bool = _setting(
         False, "true: a learned policy decides whatever its guard finds", reload=True
@@ -408,6 +414,11 @@ class NodeConfig(BaseModel):
         20.0, "that a node which is told to stop gives to what is under way", unit="s", ge=0
     )
 
+    @property
+    def rules_compared(self) -> tuple[str, ...]:
+        """What a learned policy is compared with, under the setting's present or former name."""
+        return self.guard_rules if self.guard_rule is None else (self.guard_rule,)
+
     @model_validator(mode="after")
     def _consistent(self) -> NodeConfig:
         problems = self._contradictions()
@@ -432,6 +443,8 @@ class NodeConfig(BaseModel):
                 "queue_order fcfs goes by age already: leave queue_ageing, queue_promotion and "
                 "queue_promotion_load out, or choose sjf or srpt."
             )
+        if {"guard_rule", "guard_rules"} <= self.model_fields_set:
+            problems.append("guard_rule is the former name of guard_rules: leave guard_rule out.")
         return problems
 
 

@@ -327,7 +327,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--memory-max", type=int, default=2 * 2**30, help="bytes resident")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--judge", metavar="POLICY", help="learned policy to replay for the guard")
-    parser.add_argument("--judge-rule", default="slow_server_aware", help="what it is compared to")
+    parser.add_argument(
+        "--judge-rule",
+        action="append",
+        default=[],
+        metavar="RULE",
+        help="what it is compared to: the best of these; the first until a replay says which",
+    )
     parser.add_argument("--judge-window", type=int, default=2000, help="decisions replayed")
     parser.add_argument(
         "--judge-option", action="append", default=[], metavar="KEY=VALUE", help="of the policy"
@@ -374,7 +380,7 @@ def judge_settings(given: argparse.Namespace) -> JudgeSettings | None:
     return JudgeSettings(
         policy=given.judge,
         policy_options={key: _number_or_text(str(value)) for key, value in options.items()},
-        rule=given.judge_rule,
+        rules=tuple(given.judge_rule),
         window_tasks=given.judge_window,
     )
 

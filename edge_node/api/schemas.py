@@ -462,6 +462,8 @@ def _guard_object(guard: GuardStatus | None) -> Json | None:
     return {
         "wanted": guard.wanted,
         "deciding": guard.deciding,
+        "rule": guard.rule,
+        "rules": list(guard.rules),
         "reason": guard.reason,
         "pinned": guard.pinned,
         "weights": guard.version,
@@ -472,6 +474,8 @@ def _guard_object(guard: GuardStatus | None) -> Json | None:
         "replay": None
         if verdict is None
         else {
+            "rule": verdict.rule,
+            "rule_means_s": dict(verdict.rule_means_s),
             "tasks": verdict.tasks,
             "judged_unix_s": verdict.judged_unix_s,
             "learned_mean_s": verdict.learned_mean_s,

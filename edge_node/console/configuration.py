@@ -9,9 +9,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -19,6 +18,7 @@ from edge_node.config import SETTINGS, NodeConfig
 from edge_node.config_sources import LoadedConfig
 from edge_node.console.toml_text import toml_value
 from edge_node.socket_path import check_socket_path
+from scheduler.guard.candidates import rule_factories
 from scheduler.registry import create
 
 _EVERYWHERE = ("0.0.0.0", "::")
@@ -131,15 +131,14 @@ def _packages(config: NodeConfig) -> Iterator[str]:
 
 def _policy(config: NodeConfig) -> Iterator[str]:
     rng = np.random.default_rng(0)
-    named: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
-        ("policy", config.policy, config.policy_options),
-        ("guard_rule", config.guard_rule, {}),
-    )
-    for key, name, options in named:
-        try:
-            create(name, rng=rng, **options)
-        except ValueError as error:
-            yield f"{key}: {error}."
+    try:
+        create(config.policy, rng=rng, **config.policy_options)
+    except ValueError as error:
+        yield f"policy: {error}."
+    try:
+        rule_factories(config.rules_compared)
+    except ValueError as error:
+        yield f"guard_rules: {error}."
 
 
 def _plain(value: object) -> object:

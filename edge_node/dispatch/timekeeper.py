@@ -157,7 +157,9 @@ class Timekeeper:
         guard = self._placer.guard_status()
         if guard is not None:
             worse = None if guard.verdict is None else guard.verdict.worse
-            self._metrics.guarded(learned_share=guard.learned_share, worse=worse)
+            self._metrics.guarded(
+                learned_share=guard.learned_share, worse=worse, rule=guard.rule, rules=guard.rules
+            )
         self._metrics.state_observed(
             backlog=own.backlog,
             capacity=own.capacity,

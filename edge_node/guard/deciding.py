@@ -7,16 +7,20 @@ learned one decides in `scheduler.guard`.
 from __future__ import annotations
 
 import hashlib
+import logging
 
 import numpy as np
 
 from edge_node.clock import Clock
 from edge_node.config import NodeConfig
 from edge_node.errors import InvalidRequest
+from scheduler.guard.candidates import rule_factories
 from scheduler.guard.guard import Guard, GuardSettings
 from scheduler.guard.verdict import configured_version
 from scheduler.policy import Policy
 from scheduler.registry import SPECS, PolicySpec, create, spec_of
+
+log = logging.getLogger(__name__)
 
 # How long a failure of the learned policy stands where no slot is configured.
 GUARD_SLOT_S = 1.0
@@ -38,7 +42,7 @@ def policy_of(config: NodeConfig, *, clock: Clock) -> Policy:
     """The policy that the operator wants, under guard if it is a learned one.
 
     Raises:
-        InvalidRequest: it, its options or the guard's rule cannot be had.
+        InvalidRequest: it, its options or one of the guard's rules cannot be had.
     """
     rng = policy_coin(config)
     try:
@@ -47,17 +51,17 @@ def policy_of(config: NodeConfig, *, clock: Clock) -> Policy:
         raise InvalidRequest(f"{error}.", param="policy") from None
     if not policy_spec(config).learned:
         return policy
+    if config.guard_rule is not None:
+        log.warning("guard_rule is the former name: write guard_rules = ['%s']", config.guard_rule)
     try:
-        if spec_of(config.guard_rule).learned:
-            raise ValueError(f"guard_rule {config.guard_rule} is learned; name a rule")
-        rule = create(config.guard_rule, rng=rng)
+        factories = rule_factories(config.rules_compared)
     except ValueError as error:
-        raise InvalidRequest(f"{error}.", param="guard_rule") from None
+        raise InvalidRequest(f"{error}.", param="guard_rules") from None
     return Guard(
         guard_settings(config),
         learned=policy,
         version=configured_version(config.policy, config.policy_options),
-        rule=rule,
+        rules={name: make(rng) for name, make in factories.items()},
         now_s=clock.now_s,
         unix_s=clock.unix_s,
     )
@@ -68,7 +72,7 @@ def guard_settings(config: NodeConfig) -> GuardSettings:
     validated = (name for name, spec in SPECS.items() if spec.validated)
     return GuardSettings(
         wanted=config.policy,
-        rule=config.guard_rule,
+        rules=config.rules_compared,
         pinned=config.pin_policy,
         margin=config.guard_margin,
         decision_budget_s=config.decision_budget_s,

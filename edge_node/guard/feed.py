@@ -17,6 +17,7 @@ from edge_node.store.connection import StoreConnection, StoreSettings
 from edge_node.store.published_weights import PublishedWeights, UnusableWeights, load_published
 from edge_node.store.verdicts import UnreadableVerdict, VerdictStore
 from scheduler.guard.guard import Guard
+from scheduler.guard.verdict import ReplayVerdict
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +80,7 @@ class GuardFeed:
         try:
             verdict = await self._verdicts.read()
             if verdict is not None:
-                self._guard.judged(verdict)
+                self._take_verdict(verdict)
             if self._takes_weights:
                 await self._take_weights()
         except StoreUnavailable:
@@ -88,6 +89,12 @@ class GuardFeed:
             self._complain(f"{type(problem).__name__}: {problem}")
         else:
             self._complaint = ""
+
+    def _take_verdict(self, verdict: ReplayVerdict) -> None:
+        former = self._guard.rule
+        self._guard.judged(verdict)
+        if self._guard.rule != former:
+            log.info("the rule that stands in is %s now, and was %s", self._guard.rule, former)
 
     async def _take_weights(self) -> None:
         published = await self._weights.current()

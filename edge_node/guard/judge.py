@@ -1,11 +1,12 @@
-"""The learner process's other task: is the learned policy worse than the rule on what came lately?
+"""The learner process's other task: which rule is best here, and is the learned policy worse?
 
-Owns which weights are judged, when, and on which decisions; the replay is the simulator's, which
-is loaded with the first judgement.
+Owns which weights are judged, when, on which decisions, and the rule in force between two
+judgements; the replay is the simulator's, which is loaded with the first judgement.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections import deque
 from collections.abc import Mapping
@@ -14,9 +15,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from edge_node.store.published_weights import Published, load_published
-from edge_node.store.verdicts import VerdictStore
+from edge_node.store.verdicts import UnreadableVerdict, VerdictStore
 from scheduler import registry
 from scheduler.experience import PooledDecision
+from scheduler.guard.candidates import rule_factories
 from scheduler.guard.verdict import ReplayVerdict, configured_version
 from scheduler.policy import Policy
 
@@ -29,29 +31,36 @@ class JudgeSettings:
 
     Attributes:
         policy: the learned policy that the operator wants.
-        policy_options: of it.
-        rule: the best rule.
+        rules: the candidates for the best rule; the first is in force until another is better.
+        policy_options: of the learned policy.
         window_tasks: newest own decisions that are replayed.
-        every_s: between two judgements of the same weights; each takes about a second of a core
-            for 2000 decisions of a node among five.
+        every_s: between two judgements of the same weights; what each costs is in
+            benchmarks/results/guard_verdicts.json.
         seed: of everything that is drawn; each judgement draws anew, or a policy with a coin would
             have the same luck in all of them.
     """
 
     policy: str
+    rules: tuple[str, ...]
     policy_options: Mapping[str, str | float] = field(default_factory=dict)
-    rule: str = "slow_server_aware"
     window_tasks: int = 2000
     every_s: float = 30.0
     seed: int = 0
 
 
 class Judge:
-    """Remembers the newest decisions and judges the weights that decide or want to."""
+    """Remembers the newest decisions and judges the weights that decide or want to.
+
+    Raises:
+        ValueError: a rule of the settings cannot be had.
+    """
 
     def __init__(self, settings: JudgeSettings, verdicts: VerdictStore) -> None:
         self._settings = settings
         self._verdicts = verdicts
+        self._rules = rule_factories(settings.rules)
+        # None until the verdict of a former life has been looked for.
+        self._in_force: str | None = None
         self._newest: deque[PooledDecision] = deque(maxlen=settings.window_tasks)
         self._judged_version = ""
         self._judgements = 0
@@ -82,17 +91,35 @@ class Judge:
         self._judged_version, self._due_s = version, now_s + self._settings.every_s
         self._fresh = False
         self._judgements += 1
-        verdict = self.judge(published, unix_s=unix_s)
+        if self._in_force is None:
+            self._in_force = await self._rule_of_former_life()
+        verdict = self.judge(published, in_force=self._in_force, unix_s=unix_s)
         if verdict is not None:
+            if verdict.rule != self._in_force:
+                log.info("the best rule is %s now, and was %s", verdict.rule, self._in_force)
             log.info(
-                "replayed %d tasks: %s worse by %.2f %%",
+                "replayed %d tasks: %s worse than %s by %.2f %%; rules on those before: %s",
                 verdict.tasks,
                 version,
+                verdict.rule,
                 100.0 * verdict.worse,
+                ", ".join(f"{rule} {mean_s:.3g} s" for rule, mean_s in verdict.rule_means_s.items())
+                or "too few",
             )
             await self._verdicts.write(verdict)
+            self._in_force = verdict.rule
 
-    def judge(self, published: Published | None, *, unix_s: float) -> ReplayVerdict | None:
+    async def _rule_of_former_life(self) -> str:
+        """What the last verdict compared with, so that a restart forgets no choice."""
+        with contextlib.suppress(UnreadableVerdict):
+            former = await self._verdicts.read()
+            if former is not None and former.rule in self._rules:
+                return former.rule
+        return self._settings.rules[0]
+
+    def judge(
+        self, published: Published | None, *, in_force: str, unix_s: float
+    ) -> ReplayVerdict | None:
         """The verdict on the newest decisions; None while there are too few."""
         from scheduler.guard import live_replay
 
@@ -108,8 +135,8 @@ class Judge:
             window_tasks=settings.window_tasks,
             version=self._version(published),
             learned=learned,
-            rule_name=settings.rule,
-            rule=lambda rng: registry.create(settings.rule, rng=rng),
+            rules=self._rules,
+            in_force=in_force,
             judged_unix_s=unix_s,
             seed=10 * (settings.seed + self._judgements),
         )

@@ -9,12 +9,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from edge_node.store.connection import StoreConnection
 from scheduler.guard.verdict import ReplayVerdict
 
-FORMAT = 1
+FORMAT = 2
+# Of 0.1.0: a verdict against the one rule that there was.
+FORMAT_OF_ONE_RULE = 1
 _TYPES: dict[str, type] = {
     "version": str,
     "rule": str,
@@ -25,6 +28,7 @@ _TYPES: dict[str, type] = {
     "rule_mean_s": float,
     "worse_low": float,
     "worse_high": float,
+    "rule_means_s": dict,
 }
 
 
@@ -60,8 +64,12 @@ class VerdictStore:
         ((found, text),) = await self._connection.execute([command], durable=False)
         if found is None:
             return None
+        if found == str(FORMAT_OF_ONE_RULE).encode():
+            return decode(text or b"", besides={"rule_means_s": {}})
         if found != str(FORMAT).encode():
-            raise UnreadableVerdict(f"format {found!r}; this code reads {FORMAT}")
+            raise UnreadableVerdict(
+                f"format {found!r}; this code reads {FORMAT_OF_ONE_RULE} and {FORMAT}"
+            )
         return decode(text or b"")
 
 
@@ -70,8 +78,8 @@ def encode(verdict: ReplayVerdict) -> str:
     return json.dumps(dataclasses.asdict(verdict), allow_nan=False)
 
 
-def decode(text: bytes) -> ReplayVerdict:
-    """The verdict that `encode` wrote.
+def decode(text: bytes, *, besides: Mapping[str, object] | None = None) -> ReplayVerdict:
+    """The verdict that `encode` wrote; `besides` is what its format did not have.
 
     Raises:
         UnreadableVerdict: a field is missing, unknown, of another type or not finite.
@@ -80,6 +88,8 @@ def decode(text: bytes) -> ReplayVerdict:
         document: dict[str, Any] = json.loads(text)
     except ValueError as problem:
         raise UnreadableVerdict(f"no JSON: {problem}") from problem
+    if isinstance(document, dict):
+        document |= besides or {}
     if not isinstance(document, dict) or document.keys() != _TYPES.keys():
         raise UnreadableVerdict(f"a verdict has the fields {', '.join(_TYPES)}, not {text!r}")
     for name, kind in _TYPES.items():
@@ -88,6 +98,9 @@ def decode(text: bytes) -> ReplayVerdict:
             raise UnreadableVerdict(f"{name} is {value!r}")
     if not document["rule_mean_s"] > 0.0:
         raise UnreadableVerdict(f"rule_mean_s is {document['rule_mean_s']!r}")
+    for rule, mean_s in document["rule_means_s"].items():
+        if type(mean_s) is not float or not math.isfinite(mean_s):
+            raise UnreadableVerdict(f"rule_means_s has {mean_s!r} for {rule}")
     return ReplayVerdict(**document)
 
 

@@ -16,6 +16,7 @@ Work is in work units (domain.WorkModel). No prompt and no identifier is ever a 
 | decisions_total | decisions; policy, reason | placements made; reason: a word of scheduler.guard |
 | learned_share | 0..1 | of the last guard_window_tasks decisions, by the learned policy |
 | guard_worse_share | share | learned mean delay over the rule's - 1; last replay of these weights |
+| guard_rule | 0 or 1; rule | whether it is the one that stands in and is compared with |
 | decision_seconds | s | view of the cluster to a chosen executor |
 | placement_staleness_seconds | s | at decision, largest age of an unseen change at a candidate |
 | latent_reads_total | decisions; found | those that keep a latent; yes: warm start, no: none kept |
@@ -52,7 +53,7 @@ at the scrape, and is absent where the machine does not tell it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -129,8 +130,20 @@ class NodeMetrics:
         self._decision.observe(seconds)
         self._placement_staleness.observe(staleness_s)
 
-    def guarded(self, *, learned_share: float | None, worse: float | None) -> None:
-        """Who decided lately, and what the last replay found; None where nothing is known."""
+    def guarded(
+        self,
+        *,
+        learned_share: float | None,
+        worse: float | None,
+        rule: str,
+        rules: Iterable[str],
+    ) -> None:
+        """Who decided lately, and what the last replay found; None where nothing is known.
+
+        `rule` of all `rules` stands in and is compared with.
+        """
+        for name in rules:
+            self._guard_rule.labels(name).set(name == rule)
         if learned_share is not None:
             self._learned_share.set(learned_share)
         if worse is not None:
@@ -224,6 +237,7 @@ class NodeMetrics:
         self._learned_share = self._gauge("learned_share", "Recent decisions by the learned policy")
         self._guard_worse = self._gauge("guard_worse_share", "Learned mean delay over the rule's")
         self._guard_worse.set(math.nan)  # no replay yet
+        self._guard_rule = self._gauge("guard_rule", "1 for the rule that stands in", "rule")
         self._decision = Histogram(
             "dedgeai_decision_seconds",
             "Time to choose an executor",
@@ -271,8 +285,8 @@ class NodeMetrics:
     def _counter(self, name: str, documentation: str, *labels: str) -> Counter:
         return Counter(f"dedgeai_{name}", documentation, labels, registry=self.registry)
 
-    def _gauge(self, name: str, documentation: str) -> Gauge:
-        return Gauge(f"dedgeai_{name}", documentation, registry=self.registry)
+    def _gauge(self, name: str, documentation: str, *labels: str) -> Gauge:
+        return Gauge(f"dedgeai_{name}", documentation, labels, registry=self.registry)
 
     def _delay(self, name: str, documentation: str) -> Histogram:
         return Histogram(

@@ -1,10 +1,15 @@
-"""The learned policy decides only while it is not worse than the best rule.
+"""The learned policy decides only while it is not worse than the best of several rules.
 
 Owns who decides each placement and why. Pure: the clock is passed in, verdicts and outcomes are
 told. Whatever goes wrong with the learned policy, the rule decides at once: no placement waits for
 it and none fails.
 
-Every decision of the rule carries its reason, a word of `REASONS` and perhaps a detail after it:
+The rule is the one that verdicts name, for they say which is best on this cluster
+(`scheduler.guard.live_replay`); the first of the settings' until there is a verdict. It stands in
+and decides in the rule's windows; when it changes, the test by windows starts anew.
+
+Every decision of the rule carries the rule's name and the reason, a word of `REASONS` and perhaps
+a detail after it, which names the rule where it is about a comparison:
 
 | reason | lasts until |
 |---|---|
@@ -31,7 +36,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -72,7 +77,7 @@ class GuardSettings:
 
     Attributes:
         wanted: name of the learned policy.
-        rule: name of the rule that stands in.
+        rules: names of the rules that may stand in; the first does until a verdict names another.
         pinned: the learned policy decides whatever verdicts and windows say.
         margin: share by which its mean delay may be above the rule's.
         decision_budget_s: CPU time that one decision may take. Not wall time: where cores are
@@ -84,7 +89,7 @@ class GuardSettings:
     """
 
     wanted: str
-    rule: str
+    rules: tuple[str, ...]
     pinned: bool = False
     margin: float = 0.01
     decision_budget_s: float = 0.002
@@ -106,7 +111,7 @@ class Guard:
         settings: when.
         learned: None until weights are there.
         version: of its weights.
-        rule: must not fail for a valid observation.
+        rules: those of the settings by name; they must not fail for a valid observation.
         now_s: a clock that never jumps, which measures slots.
         unix_s: the clock of the day, which windows follow.
         cpu_s: CPU time of the deciding thread, which measures decisions.
@@ -118,13 +123,16 @@ class Guard:
         *,
         learned: Policy | None,
         version: str | None,
-        rule: Policy,
+        rules: Mapping[str, Policy],
         now_s: Callable[[], float],
         unix_s: Callable[[], float],
         cpu_s: Callable[[], float] = time.thread_time,
     ) -> None:
+        assert set(rules) == set(settings.rules)
         self._settings = settings
-        self._rule = rule
+        self._rules = dict(rules)
+        # Name and policy change together: whoever reads the pair has a rule under its own name.
+        self._standing_in = (settings.rules[0], rules[settings.rules[0]])
         self._now_s = now_s
         self._unix_s = unix_s
         self._cpu_s = cpu_s
@@ -162,19 +170,29 @@ class Guard:
                 self.judged(self._verdict_kept)
 
     def judged(self, verdict: ReplayVerdict) -> None:
-        """Takes in what a replay found; the same verdict may come again."""
+        """Takes in what a replay found; the same verdict may come again.
+
+        Which rule is best does not depend on the weights: that is taken from every verdict.
+        """
+        kept = self._verdict_kept
+        if verdict.rule not in self._rules:
+            return  # of a time when other rules were configured
+        if kept is not None and verdict.judged_unix_s < kept.judged_unix_s:
+            return
         self._verdict_kept = verdict
-        if verdict.version != self._version or verdict.rule != self._settings.rule:
+        self._stand_in(verdict.rule)
+        if verdict.version != self._version:
             return
         if self._verdict is not None and verdict.judged_unix_s <= self._verdict.judged_unix_s:
             return
         self._verdict = verdict
         if verdict.surely_worse(self._settings.margin):
-            self._judgement = f"{REPLAY}: worse by {verdict.worse:.1%}"
+            self._judgement = f"{REPLAY}: worse than {verdict.rule} by {verdict.worse:.1%}"
         elif verdict.surely_not_worse(self._settings.margin):
             self._judgement = ""
         elif self._judgement == NO_VERDICT:
-            self._judgement = f"{REPLAY}: may be worse by {verdict.worse_high:.1%}"
+            worst = f"{verdict.worse_high:.1%}"
+            self._judgement = f"{REPLAY}: may be worse than {verdict.rule} by {worst}"
 
     def note_decision(self, recorded: RecordedDecision) -> None:
         """A decision of this guard went out under this id."""
@@ -191,11 +209,17 @@ class Guard:
     def record(self, outcome: Outcome) -> None:
         """Tells both policies, and the test, what became of a decision."""
         self._alternation.ended(outcome.decision_id, delay_s=outcome.service_delay_s)
-        self._rule.record(outcome)
+        for rule in self._rules.values():
+            rule.record(outcome)
         if self._learned is not None:
             self._learned.record(outcome)
 
     # What it answers.
+
+    @property
+    def rule(self) -> str:
+        """Name of the rule that stands in."""
+        return self._standing_in[0]
 
     def decide(self, observation: Observation) -> Decision:
         """The learned policy's choice, or the rule's with the reason."""
@@ -208,7 +232,8 @@ class Guard:
             decision, refusal = self._try_learned(observation, now_s)
         learned = decision is not None
         if decision is None:
-            decision = replace(self._rule.decide(observation), reason=refusal)
+            _, rule = self._standing_in
+            decision = replace(rule.decide(observation), reason=refusal)
         elif self._settings.pinned:
             decision = replace(decision, reason=PINNED)
         self._lately.append(learned)
@@ -224,7 +249,9 @@ class Guard:
         decisions, live = self._decisions, self._alternation.finding()
         return GuardStatus(
             wanted=self._settings.wanted,
-            deciding=self._settings.rule if reason else self._settings.wanted,
+            rule=self.rule,
+            rules=self._settings.rules,
+            deciding=self.rule if reason else self._settings.wanted,
             reason=reason,
             version=self._version,
             pinned=self._settings.pinned,
@@ -237,6 +264,11 @@ class Guard:
         )
 
     # Small parts.
+
+    def _stand_in(self, name: str) -> None:
+        if name != self.rule:
+            self._standing_in = (name, self._rules[name])
+            self._alternation.restart()
 
     def _refusal(self, *, now_s: float, unix_s: float) -> str:
         """Why the rule decides now, whatever the task; empty if it does not."""
@@ -289,7 +321,7 @@ class Guard:
     def _judge_live(self) -> None:
         finding = self._alternation.finding()
         if finding.surely_worse:
-            self._live_trip = f"{LIVE}: worse by {finding.worse:.1%}"
+            self._live_trip = f"{LIVE}: worse than {self.rule} by {finding.worse:.1%}"
             standing_s = LIVE_TRIP_WINDOWS * self._settings.window_s
             self._live_trip_until_s = self._now_s() + standing_s
             self._alternation.restart()

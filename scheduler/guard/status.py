@@ -20,6 +20,8 @@ class GuardStatus:
 
     Attributes:
         wanted: the policy that the operator asked for.
+        rule: the one of the rules that stands in and is compared with.
+        rules: the candidates.
         deciding: the policy whose turn it is.
         reason: why it is not the wanted one; empty if it is.
         version: of the learned weights; None before there are any.
@@ -33,6 +35,8 @@ class GuardStatus:
     """
 
     wanted: str
+    rule: str
+    rules: tuple[str, ...]
     deciding: str
     reason: str
     version: str | None

@@ -1,4 +1,4 @@
-"""What a replay of live decisions says of a learned policy: the shape that is passed on.
+"""What a replay of live decisions says of a learned policy and of the rules: the shape passed on.
 
 Owns the shape and its two questions; the replay is `scheduler.guard.live_replay`, and who acts
 on it is the node's guard. Plain Python, so that the node can hold it.
@@ -7,7 +7,7 @@ on it is the node's guard. Plain Python, so that the node can hold it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 def configured_version(policy: str, options: Mapping[str, object]) -> str:
@@ -21,17 +21,19 @@ def configured_version(policy: str, options: Mapping[str, object]) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class ReplayVerdict:
-    """A learned policy against a rule on the same live arrivals, replayed.
+    """A learned policy against the best of several rules on the same live arrivals, replayed.
 
     Attributes:
         version: of the learned weights.
-        rule: name of the rule.
+        rule: name of the rule: the best one for this cluster, as far as replays could tell.
         judged_unix_s: when.
-        tasks: own decisions in the window.
+        tasks: own decisions in the window that the two were compared on.
         failed: decisions in which the learned policy raised or chose what may not be chosen; the
             rule chose there, as live.
         learned_mean_s, rule_mean_s: mean service delay of all tasks replayed, seconds.
         worse_low, worse_high: one-sided 95 % bounds, each on its own, of learned over rule - 1.
+        rule_means_s: mean service delay of every candidate on the decisions before those, on which
+            the rule was chosen, seconds; empty while they are too few.
     """
 
     version: str
@@ -43,6 +45,7 @@ class ReplayVerdict:
     rule_mean_s: float
     worse_low: float
     worse_high: float
+    rule_means_s: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def worse(self) -> float:

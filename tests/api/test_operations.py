@@ -12,8 +12,10 @@ from tests.api.served import served
 
 STATUS = GuardStatus(
     wanted="lad_ts_plus",
-    deciding="slow_server_aware",
-    reason="replay: worse by 4.0%",
+    rule="ring",
+    rules=("slow_server_aware", "ring"),
+    deciding="ring",
+    reason="replay: worse than ring by 4.0%",
     version="lad_ts_plus",
     pinned=False,
     decisions=400,
@@ -21,7 +23,8 @@ STATUS = GuardStatus(
     learned_share_total=0.9,
     verdict=ReplayVerdict(
         version="lad_ts_plus",
-        rule="slow_server_aware",
+        rule="ring",
+        rule_means_s={"slow_server_aware": 12.0, "ring": 10.0},
         judged_unix_s=1.7e9,
         tasks=400,
         failed=1,
@@ -55,8 +58,11 @@ def cluster(guard: GuardStatus | None) -> dict[str, Any]:
 
 def test_the_cluster_shows_who_decides_and_why() -> None:
     guard = cluster(STATUS)["guard"]
-    assert (guard["wanted"], guard["deciding"]) == ("lad_ts_plus", "slow_server_aware")
-    assert guard["reason"] == "replay: worse by 4.0%"
+    assert (guard["wanted"], guard["deciding"]) == ("lad_ts_plus", "ring")
+    assert (guard["rule"], guard["rules"]) == ("ring", ["slow_server_aware", "ring"])
+    assert guard["reason"] == "replay: worse than ring by 4.0%"
+    assert guard["replay"]["rule"] == "ring"
+    assert guard["replay"]["rule_means_s"] == {"slow_server_aware": 12.0, "ring": 10.0}
     assert (guard["learned_share"], guard["learned_share_total"]) == (0.75, 0.9)
     assert guard["counts_as_learned"] is True
     assert abs(guard["replay"]["worse"] - 0.04) < 1e-9

@@ -281,10 +281,10 @@ def test_a_rule_needs_no_guard_and_a_guard_is_told_and_shown() -> None:
     assert chosen.placer.guard_status() is None
     learned: Any = chosen
     guard = Guard(
-        GuardSettings(wanted="l", rule="r"),
+        GuardSettings(wanted="l", rules=("r",)),
         learned=learned,
         version="1",
-        rule=learned,
+        rules={"r": learned},
         now_s=chosen.clock.now_s,
         unix_s=chosen.clock.unix_s,
     )

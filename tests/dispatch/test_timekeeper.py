@@ -72,8 +72,8 @@ class Kept:
         self.keeper.look()
         return list(self.heard)
 
-    def gauge(self, name: str) -> float | None:
-        return self.metrics.registry.get_sample_value(f"dedgeai_{name}")
+    def gauge(self, name: str, labels: dict[str, str] | None = None) -> float | None:
+        return self.metrics.registry.get_sample_value(f"dedgeai_{name}", labels)
 
 
 TICK = life.ClockAdvanced()
@@ -166,6 +166,8 @@ def test_who_decides_is_shown_where_a_guard_knows() -> None:
     )
     status = GuardStatus(
         wanted="l",
+        rule="r",
+        rules=("q", "r"),
         deciding="l",
         reason="",
         version="1",
@@ -181,6 +183,8 @@ def test_who_decides_is_shown_where_a_guard_knows() -> None:
     kept.look(102.0)
     assert kept.gauge("learned_share") == 0.75
     assert kept.gauge("guard_worse_share") == 0.25
+    rules = [kept.gauge("guard_rule", {"rule": rule}) for rule in ("q", "r")]
+    assert rules == [0.0, 1.0]
     kept.slots.status = replace(status, verdict=None, learned_share=0.5)
     kept.look(104.0)
     assert (kept.gauge("learned_share"), kept.gauge("guard_worse_share")) == (0.5, 0.25)

@@ -69,7 +69,7 @@ def observation(work: float = 10.0) -> Observation:
     )
 
 
-def decisions(count: int) -> list[PooledDecision]:
+def decisions(count: int, *, every_s: float = 8.0) -> list[PooledDecision]:
     recorded = RecordedDecision(
         decision_id="x/1",
         node_id="node-0",
@@ -84,7 +84,7 @@ def decisions(count: int) -> list[PooledDecision]:
         PooledDecision(
             life="1",
             sequence=number,
-            recorded=replace(recorded, decided_unix_s=1e9 + 8.0 * number, slot=number),
+            recorded=replace(recorded, decided_unix_s=1e9 + every_s * number, slot=number),
         )
         for number in range(count)
     ]
@@ -114,10 +114,41 @@ def test_one_setting_pins_the_learned_policy() -> None:
     assert (decision.policy, decision.reason) == ("lad_ts_plus", "pinned")
 
 
-@pytest.mark.parametrize("rule", ["lad_ts_plus", "nothing_known"])
-def test_a_guard_needs_a_rule(rule: str) -> None:
-    with pytest.raises(InvalidRequest):
-        guard_of(policy="lad_ts_plus", guard_rule=rule)
+@pytest.mark.parametrize(
+    ("rules", "why"),
+    [
+        (("ring", "lad_ts_plus"), "lad_ts_plus is learned; name rules"),
+        (("nothing_known",), "unknown policy 'nothing_known'"),
+        (("ring", "local", "ring"), "ring, local, ring name a rule twice"),
+    ],
+)
+def test_a_guard_needs_rules(rules: tuple[str, ...], why: str) -> None:
+    with pytest.raises(InvalidRequest, match=why) as refused:
+        guard_of(policy="lad_ts_plus", guard_rules=rules)
+    assert refused.value.param == "guard_rules"
+
+
+def test_the_former_setting_is_a_single_rule(caplog: pytest.LogCaptureFixture) -> None:
+    guard = guard_of(policy="lad_ts_plus", guard_rule="least_queue")
+    assert (guard.rule, guard.status().rules) == ("least_queue", ("least_queue",))
+    assert "write guard_rules = ['least_queue']" in caplog.text
+    assert guard_of(policy="lad_ts_plus").status().rules == NodeConfig().guard_rules
+
+
+def test_two_of_the_rules_are_meant_for_clusters_where_several_decide() -> None:
+    # node-0 holds 3 of others, node-1 two of this node's own: for two dispatchers those are four.
+    seen = replace(
+        observation(1.0),
+        backlog_B=np.array([3.0, 0.0, 900.0]),
+        own_B=np.array([0.0, 2.0, 0.0]),
+        capacity_B=np.array([1.0, 1.0, 1e-9]),
+        link_s_B=np.zeros(SIZE),
+        dispatchers=2,
+    )
+    for name in ("power_of_two", "least_expected_delay"):
+        guard = guard_of(policy="lad_ts", guard_rules=(name,))
+        # By capacity the third is never drawn.
+        assert {guard.decide(seen).choice for _ in range(50)} == {0}
 
 
 def feed_of(guard: Guard, store: MemoryStore) -> GuardFeed:
@@ -133,7 +164,9 @@ def feed_of(guard: Guard, store: MemoryStore) -> GuardFeed:
 def test_a_verdict_reaches_the_guard() -> None:
     store = MemoryStore()
     guard = guard_of(policy="lad_ts_plus", policy_options={"start": "ring"}, guard_window_s=1e12)
-    settings = JudgeSettings(policy="lad_ts_plus", policy_options={"start": "ring"})
+    settings = JudgeSettings(
+        policy="lad_ts_plus", rules=("slow_server_aware",), policy_options={"start": "ring"}
+    )
     judge = Judge(settings, VerdictStore(connection(store), node_id="node-0"))
 
     async def learn() -> None:
@@ -153,7 +186,7 @@ def test_a_verdict_reaches_the_guard() -> None:
 def test_judgements_keep_their_distance() -> None:
     store = MemoryStore()
     judge = Judge(
-        JudgeSettings(policy="lad_ts_plus", every_s=30.0),
+        JudgeSettings(policy="lad_ts_plus", rules=("slow_server_aware", "ring"), every_s=30.0),
         VerdictStore(connection(store), node_id="node-0"),
     )
     times: list[bytes] = []
@@ -171,6 +204,61 @@ def test_judgements_keep_their_distance() -> None:
     asyncio.run(learn())
     # Not before its time, and not without a new decision.
     assert [bool(one) for one in times] == [True, False, True, False]
+
+
+def test_the_best_rule_reaches_the_guard_and_outlives_the_learner(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    store = MemoryStore()
+    # `local` is in force first, and waits at one of three nodes.
+    rules = ("local", "slow_server_aware", "random")
+    guard = guard_of(policy="lad_ts", guard_rules=rules)
+    assert (guard.rule, guard.decide(observation()).policy) == ("local", "local")
+
+    def judge_of(policy: str) -> Judge:
+        settings = JudgeSettings(policy=policy, rules=rules, window_tasks=400)
+        return Judge(settings, VerdictStore(connection(store), node_id="node-0"))
+
+    async def learn() -> None:
+        first = judge_of("lad_ts")
+        for entry in decisions(400, every_s=2.0):
+            first.add(entry)
+        await first.look(None, now_s=0.0, unix_s=1e9)
+        await feed_of(guard, store).look()
+        assert (guard.rule, guard.decide(observation()).policy) == ("slow_server_aware",) * 2
+        # Another life begins with the rule of the former, though it could not choose one yet.
+        second = judge_of("lad_ts_plus")
+        for entry in decisions(150, every_s=2.0):
+            second.add(entry)
+        await second.look(None, now_s=0.0, unix_s=1e9 + 1.0)
+        await feed_of(guard, store).look()
+
+    asyncio.run(learn())
+    assert guard.rule == "slow_server_aware"
+    assert "the best rule is slow_server_aware now, and was local" in caplog.text
+    assert caplog.text.count("the rule that stands in is slow_server_aware now, and was local") == 1
+    assert "rules on those before: local" in caplog.text
+    assert "rules on those before: too few" in caplog.text
+
+
+def test_a_rule_that_is_no_candidate_any_more_is_not_gone_on_with() -> None:
+    store = MemoryStore()
+    found: list[str] = []
+
+    async def learn() -> None:
+        for rules in (("random",), ("local", "ring")):
+            verdicts = VerdictStore(connection(store), node_id="node-0")
+            judge = Judge(JudgeSettings(policy="lad_ts_plus", rules=rules), verdicts)
+            for entry in decisions(120):
+                judge.add(entry)
+            await judge.look(None, now_s=0.0, unix_s=1e9)
+            verdict = await verdicts.read()
+            assert verdict is not None
+            found.append(verdict.rule)
+
+    asyncio.run(learn())
+    assert found == ["random", "local"]
 
 
 @pytest.mark.parametrize(

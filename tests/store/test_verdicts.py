@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import pytest
 
@@ -21,6 +22,7 @@ VERDICT = ReplayVerdict(
     rule_mean_s=8.0,
     worse_low=-0.02,
     worse_high=-0.005,
+    rule_means_s={"slow_server_aware": 8.25, "ring": 8.5},
 )
 
 
@@ -36,6 +38,9 @@ def test_a_verdict_survives_its_encoding() -> None:
         {"worse_low": "nan"},
         {"worse_low": float("nan")},
         {"rule_mean_s": 0.0},
+        {"rule_means_s": [8.0]},
+        {"rule_means_s": {"ring": "8"}},
+        {"rule_means_s": {"ring": float("inf")}},
         {"unknown": 1},
     ],
 )
@@ -74,10 +79,22 @@ def test_the_newest_verdict_is_read(valkey: ValkeyProcess) -> None:
     on_store(valkey, act)
 
 
+def test_a_verdict_of_the_first_version_is_read(valkey: ValkeyProcess) -> None:
+    async def act(connection: StoreConnection) -> None:
+        document = json.loads(encode(VERDICT))
+        del document["rule_means_s"]
+        fields = ("format", 1, "verdict", json.dumps(document))
+        await connection.execute([("HSET", "dedgeai:node-0:verdict", *fields)], durable=False)
+        found = await VerdictStore(connection, node_id="node-0").read()
+        assert found == replace(VERDICT, rule_means_s={})
+
+    on_store(valkey, act)
+
+
 def test_another_format_is_not_guessed_at(valkey: ValkeyProcess) -> None:
     async def act(connection: StoreConnection) -> None:
         await connection.execute(
-            [("HSET", "dedgeai:node-0:verdict", "format", 2, "verdict", "{}")], durable=False
+            [("HSET", "dedgeai:node-0:verdict", "format", 3, "verdict", "{}")], durable=False
         )
         with pytest.raises(UnreadableVerdict, match="format"):
             await VerdictStore(connection, node_id="node-0").read()

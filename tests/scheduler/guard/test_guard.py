@@ -8,6 +8,7 @@ import pytest
 from scheduler.experience import RecordedDecision
 from scheduler.guard import guard as guarding
 from scheduler.guard.alternation import (
+    CYCLES_MIN,
     RULE_WINDOW,
     WINDOWS_PER_CYCLE,
     Alternation,
@@ -20,7 +21,7 @@ from scheduler.policy import Decision, Outcome, UnknownMembership
 
 SETTINGS = GuardSettings(
     wanted="lad_ts_plus",
-    rule="slow_server_aware",
+    rules=("slow_server_aware", "ring"),
     slot_s=3.0,
     window_s=10.0,
     window_tasks=20,
@@ -52,11 +53,12 @@ class SetClock:
 
 
 class Rule:
-    def __init__(self) -> None:
+    def __init__(self, name: str = "slow_server_aware") -> None:
+        self.name = name
         self.outcomes: list[Outcome] = []
 
     def decide(self, observation: Observation) -> Decision:
-        return Decision(choice=0, policy="slow_server_aware")
+        return Decision(choice=0, policy=self.name)
 
     def record(self, outcome: Outcome) -> None:
         self.outcomes.append(outcome)
@@ -89,12 +91,12 @@ class Stage:
     def __init__(self, settings: GuardSettings = SETTINGS, version: str = "shipped") -> None:
         self.clock = SetClock()
         self.learned = Learned(self.clock)
-        self.rule = Rule()
+        self.rule, self.ring = Rule(), Rule("ring")
         self.guard = Guard(
             settings,
             learned=self.learned,
             version=version,
-            rule=self.rule,
+            rules={"slow_server_aware": self.rule, "ring": self.ring},
             now_s=self.clock.now_s,
             unix_s=self.clock.unix_s,
             cpu_s=self.clock.now_s,
@@ -130,11 +132,16 @@ class Stage:
 
 
 def verdict(
-    low: float, high: float, *, at_s: float = 1.0, version: str = "shipped"
+    low: float,
+    high: float,
+    *,
+    at_s: float = 1.0,
+    version: str = "shipped",
+    rule: str = "slow_server_aware",
 ) -> ReplayVerdict:
     return ReplayVerdict(
         version=version,
-        rule="slow_server_aware",
+        rule=rule,
         judged_unix_s=at_s,
         tasks=2000,
         failed=0,
@@ -154,7 +161,7 @@ def test_unknown_weights_wait_for_their_verdict() -> None:
     stage = Stage(version="fresh")
     assert stage.decide().reason == "no verdict yet"
     stage.guard.judged(verdict(-0.02, 0.03, version="fresh"))
-    assert stage.decide().reason == "replay: may be worse by 3.0%"
+    assert stage.decide().reason == "replay: may be worse than slow_server_aware by 3.0%"
     stage.guard.judged(verdict(-0.02, 0.005, at_s=2.0, version="fresh"))
     assert stage.decide().reason == ""
 
@@ -168,24 +175,60 @@ def test_no_weights_leave_it_to_the_rule() -> None:
 def test_a_replay_takes_the_turn_and_gives_it_back() -> None:
     stage = Stage()
     stage.guard.judged(verdict(0.02, 0.06, at_s=1.0))
-    assert stage.decide().reason == "replay: worse by 4.0%"
+    assert stage.decide().reason == "replay: worse than slow_server_aware by 4.0%"
     # Between the bounds nothing changes, from either side.
     stage.guard.judged(verdict(-0.01, 0.02, at_s=2.0))
-    assert stage.decide().reason == "replay: worse by 4.0%"
+    assert stage.decide().reason == "replay: worse than slow_server_aware by 4.0%"
     stage.guard.judged(verdict(-0.02, 0.009, at_s=3.0))
     assert stage.decide().reason == ""
     stage.guard.judged(verdict(-0.01, 0.02, at_s=4.0))
     assert stage.decide().reason == ""
 
 
+def test_the_rule_of_the_newest_verdict_stands_in_and_is_named() -> None:
+    stage = Stage(version="fresh")
+    assert (stage.decide().policy, stage.guard.rule) == ("slow_server_aware", "slow_server_aware")
+    # Which rule is best is true of the cluster, whatever weights were judged.
+    stage.guard.judged(verdict(0.02, 0.06, at_s=2.0, version="other", rule="ring"))
+    assert (stage.decide().policy, stage.decide().reason) == ("ring", "no verdict yet")
+    stage.guard.judged(verdict(0.02, 0.06, at_s=3.0, version="fresh", rule="ring"))
+    assert stage.decide().reason == "replay: worse than ring by 4.0%"
+    status = stage.guard.status()
+    assert (status.rule, status.deciding) == ("ring", "ring")
+    assert status.rules == ("slow_server_aware", "ring")
+    # An older verdict, or one of other rules, brings no other rule back.
+    stage.guard.judged(verdict(0.02, 0.06, at_s=1.0, version="fresh"))
+    stage.guard.judged(verdict(0.02, 0.06, at_s=4.0, version="fresh", rule="greedy"))
+    assert stage.decide().policy == "ring"
+    # Other weights inherit the rule.
+    stage.guard.swap_learned(stage.learned, "newer")
+    assert (stage.decide().policy, stage.decide().reason) == ("ring", "no verdict yet")
+
+
+def test_another_rule_begins_the_test_by_windows_anew() -> None:
+    stage = Stage()
+    cycles = CYCLES_MIN // 2
+    for _ in range(cycles * WINDOWS_PER_CYCLE + 1):
+        stage.run(learned_s=1.0, rule_s=1.0)
+        stage.clock.now += SETTINGS.window_s
+    assert stage.guard.status().live_cycles == cycles
+    stage.guard.judged(verdict(-0.01, 0.0))  # the same rule: nothing begins anew
+    assert stage.guard.status().live_cycles == cycles
+    stage.guard.judged(verdict(-0.01, 0.0, at_s=2.0, rule="ring"))
+    assert stage.guard.status().live_cycles == 0
+    stage.clock.now = SETTINGS.window_s * (RULE_WINDOW + 7 * WINDOWS_PER_CYCLE)
+    window = stage.run(learned_s=1.0, rule_s=1.0)
+    assert (window.policy, window.reason) == ("ring", "window")
+
+
 def test_another_margin_judges_the_last_verdict_anew() -> None:
     stage = Stage()
     stage.guard.judged(verdict(0.02, 0.06))
-    assert stage.decide().reason == "replay: worse by 4.0%"
+    assert stage.decide().reason == "replay: worse than slow_server_aware by 4.0%"
     stage.guard.reconfigure(replace(SETTINGS, margin=0.1))
     assert stage.decide().reason == ""
     stage.guard.reconfigure(SETTINGS)
-    assert stage.decide().reason == "replay: worse by 4.0%"
+    assert stage.decide().reason == "replay: worse than slow_server_aware by 4.0%"
     stage.guard.reconfigure(replace(SETTINGS, pinned=True))
     assert stage.decide().reason == "pinned"
 
@@ -303,7 +346,7 @@ def test_a_worse_policy_is_found_live_and_tried_again() -> None:
     stage = Stage()
     windows = live_windows(stage, 60, np.random.default_rng(3), worse=0.2)
     assert 0 < windows <= 25 * WINDOWS_PER_CYCLE
-    assert stage.guard.status().reason.startswith("live: worse by ")
+    assert stage.guard.status().reason.startswith("live: worse than slow_server_aware by ")
     assert stage.guard.status().deciding == "slow_server_aware"
     stage.clock.now += 10.0 * guarding.LIVE_TRIP_WINDOWS + 20.0
     assert stage.decide().reason == ""
@@ -373,10 +416,10 @@ def test_a_live_trip_lasts_ten_cycles(monkeypatch: pytest.MonkeyPatch) -> None:
     stage.clock.now = 5.0
     stage.run(learned_s=1.0, rule_s=1.0)
     monkeypatch.setattr(Alternation, "finding", found)
-    assert stage.decide().reason == "live: worse by 12.5%"
+    assert stage.decide().reason == "live: worse than slow_server_aware by 12.5%"
     # Two thousand seconds later its turn comes again.
     stage.clock.now = 2004.9
-    assert stage.decide().reason == "live: worse by 12.5%"
+    assert stage.decide().reason == "live: worse than slow_server_aware by 12.5%"
     stage.clock.now = 2005.0
     assert stage.decide().reason == ""
 

@@ -7,11 +7,15 @@ from functools import cache
 import numpy as np
 import pytest
 
+from benchmarks.recorded_cluster import run_cluster
 from scheduler.experience import PooledDecision, RecordedDecision
+from scheduler.guard.candidates import rule_factory
 from scheduler.guard.live_replay import (
     BATCHES,
     TASKS_MIN,
     Arrival,
+    ChosenRule,
+    choose_rule,
     judge,
     play,
     relative_bounds,
@@ -25,7 +29,6 @@ from scheduler.registry import create
 from scheduler.simulator import scenarios
 from scheduler.simulator.queueing import FloatArray
 from scheduler.simulator.workload import draw
-from tests.scheduler.simulator.recorded_cluster import run_cluster
 
 RULE = "slow_server_aware"
 MARGIN = 0.01
@@ -52,7 +55,7 @@ def verdict_on(
         records,
         version="v",
         learned=factory(name),
-        rule_name=rule,
+        chosen=ChosenRule(name=rule, means_s={}),
         rule=factory(rule),
         seed=seed,
         judged_unix_s=5.0,
@@ -165,7 +168,7 @@ def test_failures_are_the_rules_as_live(broken: type[Broken]) -> None:
         records,
         version="v",
         learned=lambda rng: broken(),
-        rule_name=RULE,
+        chosen=ChosenRule(name=RULE, means_s={}),
         rule=factory(RULE),
         seed=0,
         judged_unix_s=5.0,
@@ -228,14 +231,19 @@ def pooled(sequence: int, record: RecordedDecision, life: str = "1") -> PooledDe
     return PooledDecision(life=life, sequence=sequence, recorded=record)
 
 
-def judged(entries: list[PooledDecision], window_tasks: int = 200) -> ReplayVerdict | None:
+def judged(
+    entries: list[PooledDecision],
+    window_tasks: int = 299,
+    rules: tuple[str, ...] = (RULE, "local"),
+    in_force: str = RULE,
+) -> ReplayVerdict | None:
     return judge(
         entries,
         window_tasks=window_tasks,
         version="v",
         learned=factory("lad_ts_plus"),
-        rule_name=RULE,
-        rule=factory(RULE),
+        rules={name: rule_factory(name) for name in rules},
+        in_force=in_force,
         judged_unix_s=5.0,
     )
 
@@ -243,12 +251,79 @@ def judged(entries: list[PooledDecision], window_tasks: int = 200) -> ReplayVerd
 def test_the_newest_decisions_of_the_last_life_are_judged_once() -> None:
     records = ran(RULE)[0]
     former = [pooled(i, record, "0") for i, record in enumerate(records[:300])]
-    present = [pooled(i, record) for i, record in enumerate(records[300:550])]
+    present = [pooled(i, record) for i, record in enumerate(records[300:650])]
     found = judged([*present, *former, *present])
     assert found is not None
-    assert (found.tasks, found.version, found.rule) == (200, "v", RULE)
+    # A third of them is less than a hundred: all of them compare, and nothing is chosen.
+    assert (found.tasks, found.version, found.rule) == (299, "v", RULE)
+    assert found.rule_means_s == {}
     few = judged([*former, *present[:50]])
     assert few is None
+
+
+def test_the_oldest_third_chooses_and_the_rest_compares() -> None:
+    records = ran(RULE)[0][:600]
+    entries = [pooled(i, record) for i, record in enumerate(records)]
+    found = judged(entries, 600, in_force="local")
+    older = choose_rule(
+        records[:200],
+        rules={name: factory(name) for name in (RULE, "local")},
+        in_force="local",
+        seed=0,
+    )
+    newer = verdict_on(records[200:], "lad_ts_plus")
+    assert found == replace(newer, rule_means_s=older.means_s)
+    assert older.means_s[RULE] < 0.5 * older.means_s["local"]
+    # A single rule is not chosen: all decisions compare.
+    alone = judged(entries, 600, rules=("local",), in_force="local")
+    assert alone is not None
+    assert (alone.rule, alone.tasks, alone.rule_means_s) == ("local", 600, {})
+
+
+def test_only_decisions_among_the_present_candidates_choose() -> None:
+    records = ran(RULE)[0][:600]
+    gone = [
+        replace(one, observation=replace(one.observation, node_ids=("a", "b", "c", "d", "e")))
+        for one in records[:150]
+    ]
+    entries = [pooled(i, record) for i, record in enumerate([*gone, *records[150:]])]
+    found = judged(entries, 600)
+    assert found is not None
+    assert found.tasks == 300
+
+
+def test_equals_do_not_take_turns() -> None:
+    records = ran("power_of_two", load="0.5", slots=900)[0]
+    rules = {f"coin {number}": factory("power_of_two") for number in range(4)}
+    in_force, lead = "coin 0", 0
+    for seed in range(12):
+        chosen = choose_rule(records, rules=rules, in_force=in_force, seed=10 * seed)
+        lead += min(chosen.means_s, key=chosen.means_s.__getitem__) != in_force
+        in_force = chosen.name
+    # Eleven times of twelve another one was ahead by chance, and never so that it counted.
+    assert (in_force, lead) == ("coin 0", 11)
+
+
+def test_the_best_rule_of_a_cluster_is_found_in_one_nodes_decisions() -> None:
+    """Twenty devices, reports 2 s old: the rule in force herds, and the ring is really the best."""
+    scenario = scenarios.get("orins_0.8").replace(
+        servers=20, capacities=(42.6, 26.7, 26.7, 10.0, 5.0) * 4, slots=400
+    )
+    episode = draw(scenario, np.random.default_rng(3))
+
+    def run(name: str) -> tuple[list[RecordedDecision], FloatArray]:
+        rngs = [np.random.default_rng((3, station)) for station in range(20)]
+        return run_cluster(episode, lambda station: rule_factory(name)(rngs[station]), age_s=2.0)
+
+    rules = (RULE, "power_of_two", "least_expected_delay", "ring")
+    real_s = {name: run(name)[1].mean() for name in rules}
+    records = [one for one in run(RULE)[0] if one.node_id in ("node-0", "node-7")]
+    chosen = choose_rule(
+        records, rules={name: rule_factory(name) for name in rules}, in_force=RULE, seed=1
+    )
+    assert min(real_s, key=real_s.__getitem__) == chosen.name == "ring"
+    assert real_s["ring"] < 0.9 * real_s["power_of_two"] < 0.9 * real_s[RULE]
+    assert sorted(chosen.means_s, key=chosen.means_s.__getitem__)[:2] == ["ring", "power_of_two"]
 
 
 def test_bounds_hold_the_ratio_and_narrow() -> None:

@@ -24,6 +24,8 @@ VERDICT = ReplayVerdict(
 )
 STATUS = GuardStatus(
     wanted="l",
+    rule="r",
+    rules=("r",),
     deciding="l",
     reason="",
     version="v",
@@ -59,10 +61,10 @@ def test_nine_decisions_of_ten_are_reported_as_the_learned_policys(
 
 
 def test_when_a_guard_acts_where_nothing_is_configured() -> None:
-    settings = GuardSettings(wanted="l", rule="r")
+    settings = GuardSettings(wanted="l", rules=("r",))
     assert vars(settings) == {
         "wanted": "l",
-        "rule": "r",
+        "rules": ("r",),
         "pinned": False,
         "margin": 0.01,
         "decision_budget_s": 0.002,
