@@ -9,6 +9,7 @@ import pytest
 from edge_node.child_options import (
     attached_learner,
     attached_worker,
+    judge_options,
     learner_alive_path,
 )
 from edge_node.config import SETTINGS, NodeConfig
@@ -43,11 +44,21 @@ def test_file_then_environment_then_overrides(
         ({"queue_order": "srpt", "queue_promotion_load": -1}, "queue_promotion_load"),
         ({"queue_order": "srpt", "queue_promotion": "15"}, "queue_promotion"),
         ({"queue_order": "srpt", "queue_ageing": -1}, "queue_ageing"),
+        ({"guard_rules": "ring", "guard_rule": "local"}, "former name of guard_rules: leave"),
+        ({"guard_rules": ""}, "guard_rules"),
     ],
 )
 def test_a_wrong_setting_says_what_to_do(overrides: dict[str, object], said: str) -> None:
     with pytest.raises(InvalidRequest, match=said):
         load_config(None, overrides)
+
+
+def test_the_guards_rules_are_a_list_and_were_one() -> None:
+    assert load_config(None, {"guard_rules": "ring, local"}).rules_compared == ("ring", "local")
+    assert load_config(None, {"guard_rule": "local"}).rules_compared == ("local",)
+    assert load_config(None, {}).rules_compared[0] == "slow_server_aware"
+    command = " ".join(judge_options(load_config(None, {"guard_rules": "ring,local"})))
+    assert "--judge-rule ring --judge-rule local" in command
 
 
 def test_every_problem_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

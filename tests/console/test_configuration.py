@@ -68,6 +68,8 @@ def test_each_line_says_unit_source_default_and_whether_it_is_reloaded(
         ({"emulated_mode_file": "/absent"}, "emulated_mode_file: there is no /absent"),
         ({"policy": "fastest"}, "policy: unknown policy 'fastest'"),
         ({"policy_options": {"x": 1}}, "has no option x"),
+        ({"guard_rules": ("ring", "lad_ts")}, "guard_rules: lad_ts is learned; name rules"),
+        ({"guard_rule": "fastest"}, "guard_rules: unknown policy 'fastest'"),
         ({"worker_socket": f"/run/{'w' * 120}"}, "bytes long"),
         ({"data_folder": "/dev/null/data"}, "data_folder: /dev/null is not a folder"),
     ],

@@ -6,6 +6,7 @@ import asyncio
 import re
 import signal
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -15,6 +16,7 @@ from edge_node.console.rest_client import RestClient
 from tests.system.local import EMULATED, kill, on_cluster, submit, wait_for
 
 pytestmark = pytest.mark.system
+BEST = "slow_server_aware"
 LEARNED = {**EMULATED, "policy": "lad_ts_plus", "slot_s": 0.5}
 
 
@@ -76,3 +78,48 @@ def test_a_learner_killed_under_load_costs_nothing_but_learning(tmp_path: Path) 
         assert await metric(http, cluster.urls[0], "experience_dropped_total") == 0.0
 
     on_cluster(tmp_path, {**LEARNED, "learner": True}, LEARNED, test=test)
+
+
+def test_a_bad_policy_gives_way_to_the_rule_that_a_replay_found_best(tmp_path: Path) -> None:
+    async def test(cluster: LocalCluster, http: httpx.AsyncClient) -> None:
+        url = cluster.urls[0]
+
+        async def guard() -> dict[str, Any]:
+            found: dict[str, Any] = (await http.get(f"{url}/v1/cluster")).json()["guard"]
+            return found
+
+        young = await guard()
+        assert (young["rule"], young["deciding"]) == ("local", "local")
+        # A third of what is judged has to be a hundred decisions before a rule is chosen.
+        for _ in range(11):
+            await draw(http, url, 30)
+        async with asyncio.timeout(90):
+            while (judged := await guard())["rule"] == "local":
+                await asyncio.sleep(0.5)
+                await draw(http, url, 1)  # only what is new is judged
+        assert judged["rule"] == judged["deciding"] == judged["replay"]["rule"] == BEST
+        assert judged["rules"] == ["local", BEST]
+        means_s = judged["replay"]["rule_means_s"]
+        assert means_s[BEST] < means_s["local"]
+        assert re.fullmatch(rf"replay: (may be )?worse than {BEST} by [0-9.]+%", judged["reason"])
+        task = await submit(http, url, num_inference_steps=2)
+        ended = await wait_for(http, url, task["id"])
+        assert (ended["policy"], ended["policy_reason"]) == (BEST, judged["reason"])
+        async with asyncio.timeout(10):
+            while await metric(http, url, f'guard_rule{{rule="{BEST}"}}') != 1.0:
+                await asyncio.sleep(0.1)
+        assert await metric(http, url, 'guard_rule{rule="local"}') == 0.0
+        folder = cluster.folder / cluster.node_ids[0]
+        written = (folder / "node.log").read_text() + (folder / "run/learner.log").read_text()
+        assert f"the rule that stands in is {BEST} now, and was local" in written
+        assert f"the best rule is {BEST} now, and was local" in written
+
+    # At that temperature it places by a coin, whatever the queues; nobody has vouched for it.
+    bad = {
+        **LEARNED,
+        "policy_options": "temperature=1e6",
+        "guard_rules": f"local,{BEST}",
+        "time_scale": 10,
+        "learner": True,
+    }
+    on_cluster(tmp_path, bad, {**bad, "learner": False}, {**bad, "learner": False}, test=test)
