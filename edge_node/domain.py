@@ -429,6 +429,60 @@ class ServedModel:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LearnedWeights:
+    """Weights that passed a learner's checks, as they are told of.
+
+    Attributes:
+        policy: name of the algorithm.
+        version: that decisions with them carry.
+        generation: number of the publication.
+        sha256: of the file, in hexadecimal.
+        size_bytes: of the file.
+    """
+
+    policy: str
+    version: str
+    generation: int
+    sha256: str
+    size_bytes: int
+
+    @property
+    def rank(self) -> tuple[int, str]:
+        """What is greater replaces what is lesser, wherever the two meet."""
+        return self.generation, self.sha256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learning:
+    """A node's part in learning as one cluster.
+
+    Attributes:
+        policy: wanted by the operator; nodes of the same one learn as one.
+        willing: a learner process is alive beside the node, and the node stays.
+        learner: the node that learns, by this one's view; None when nobody does.
+        weights: the newest that the node holds and has checked.
+    """
+
+    policy: str
+    willing: bool = False
+    learner: NodeId | None = None
+    weights: LearnedWeights | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExperiencePage:
+    """Some entries of an experience pool, in the order of writing.
+
+    Attributes:
+        last: cursor of the last one; that of the request where there is none.
+        entries: fields by name, as the pool's store keeps them.
+    """
+
+    last: str
+    entries: tuple[dict[bytes, bytes], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class NodeState:
     """A node's queue as others may count on it.
 
@@ -446,6 +500,7 @@ class NodeState:
         leaving: nothing follows from this incarnation.
         serves: what it draws with, `model` first; empty before it can draw, and from a node of
             version 0.1.0, which does not say.
+        learning: None from a node of version 0.1.0, which learns for itself.
     """
 
     node_id: NodeId
@@ -469,3 +524,4 @@ class NodeState:
     cluster_name: str = ""
     leaving: bool = False
     serves: tuple[ServedModel, ...] = ()
+    learning: Learning | None = None

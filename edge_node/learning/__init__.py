@@ -1,0 +1,1 @@
+"""Learning as one cluster: who learns, how experience gets there, how weights reach everybody."""

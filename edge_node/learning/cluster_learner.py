@@ -1,0 +1,346 @@
+"""What a learner process does while it learns: every node's experience in, checked weights out.
+
+Owns the pools that are read, what is published and the verdict that goes with it; how weights are
+learned and checked is the scheduler's. One replay is played of the decisions of all nodes, so that
+others' arrivals are known instead of made up, and its verdict is every node's.
+
+Weights are published when they are finite and of the right shapes, are of a later generation than
+those announced, decided on all held-out transitions, and are not significantly worse there than the
+published ones (before: than whoever decided); `scheduler.guard.held_out` says what that is.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from edge_node.clock import Clock
+from edge_node.domain import NodeId
+from edge_node.errors import DEdgeAIError, StoreUnavailable
+from edge_node.guard.judge import Judge, JudgeSettings
+from edge_node.learning.held_weights import HeldWeights
+from edge_node.learning.pools import OwnPool, PeerPool
+from edge_node.snapshot import LearnerProgress
+from edge_node.store.connection import StoreConnection, StoreSettings
+from edge_node.store.experience_pool import PoolPart, PoolReader, PoolSettings
+from edge_node.store.learner_board import Told
+from edge_node.store.published_weights import (
+    Published,
+    PublishedWeights,
+    UnusableWeights,
+    load_published,
+    prune,
+)
+from edge_node.store.verdicts import VerdictStore
+from scheduler import checkpoint
+from scheduler.checkpoint import Checkpoint
+from scheduler.experience import PooledDecision
+from scheduler.learning.choice import Diverged
+from scheduler.learning.live_learner import PoolTrainer
+from scheduler.learning.publication import Refused, consider, version_of
+from scheduler.learning.transition_assembler import TransitionAssembler
+
+log = logging.getLogger("learner")
+
+# Updates between two looks at signals, memory and pools: some tens of milliseconds.
+UPDATES_AT_ONCE = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterLearnerSettings:
+    """How it learns.
+
+    Attributes:
+        node_id: whose store it is; its pool is read there, and its guard listens there.
+        out: folder that gets the weights.
+        publish_every_s: between two attempts to publish.
+        weights_bytes_max: of a file of weights that comes from elsewhere.
+        outcome_wait_s: how long an outcome is waited for.
+        waiting_max: entries that wait for their other half.
+        options: hyperparameters other than the live ones.
+        seed: of networks, noise and batches.
+        judge: what the guards want compared; None for nothing.
+        judge_published: the weights that are published here are judged, once there are some;
+            otherwise those that the judge's settings name.
+        offers: weights and verdicts are brought to the nodes, for none of them looks here.
+    """
+
+    node_id: str
+    out: Path
+    publish_every_s: float = 30.0
+    weights_bytes_max: int = 16 * 2**20
+    outcome_wait_s: float = 7200.0
+    waiting_max: int = 20_000
+    options: Mapping[str, str | float | bool] = field(default_factory=dict)
+    seed: int = 0
+    judge: JudgeSettings | None = None
+    judge_published: bool = False
+    offers: bool = False
+
+
+class ClusterLearner:
+    """Learns from pools and publishes, one turn after another; begun anew when it is told to.
+
+    Args:
+        settings: how.
+        connection: to the store; started and closed by its owner.
+        store: that connection's settings.
+        clock: of the process.
+    """
+
+    def __init__(
+        self,
+        settings: ClusterLearnerSettings,
+        connection: StoreConnection,
+        store: StoreSettings,
+        *,
+        clock: Clock,
+    ) -> None:
+        self._settings, self._clock = settings, clock
+        pool = PoolSettings(store=store, node_id=settings.node_id)
+        self._own_pool = OwnPool(reader=PoolReader(pool, connection))
+        self._peers: dict[NodeId, PeerPool] = {}
+        # Those of them that the node hears now; of the others nothing is asked.
+        self._near: list[PeerPool] = []
+        self._complaints: dict[NodeId, str] = {}
+        self._announcement = PublishedWeights(connection, node_id=settings.node_id)
+        self._verdicts = VerdictStore(connection, node_id=settings.node_id)
+        self._verdict_told: dict[NodeId, tuple[bytes, bytes]] = {}
+        self._held = HeldWeights(
+            connection,
+            node_id=settings.node_id,
+            folder=settings.out,
+            bytes_max=settings.weights_bytes_max,
+            clock=clock,
+        )
+        self._trainer = PoolTrainer(
+            settings.options,
+            seed=settings.seed,
+            assembler=TransitionAssembler(
+                outcome_wait_s=settings.outcome_wait_s, waiting_max=settings.waiting_max
+            ),
+        )
+        self._judge = None if settings.judge is None else Judge(settings.judge, self._verdicts)
+        self._to_judge: list[PooledDecision] = []
+        self._damaged = 0
+        self._refusal = ""
+        self._published_at_updates = 0
+        self._publish_at_s = clock.now_s() + settings.publish_every_s
+
+    async def start(self, told: Told) -> None:
+        """Goes on from the newest weights, if there are some that fit; raises StoreUnavailable."""
+        await self._go_where(told)
+        await self._look_elsewhere()
+        announced = await self._announced()
+        if announced is None:
+            return
+        try:
+            kept = checkpoint.load(announced.path, kind="policy")
+            self._trainer.learner(announced.node_ids).resume(kept)
+        except (ValueError, KeyError, OSError) as problem:
+            log.warning("begins anew, for the published weights do not fit: %s", problem)
+        else:
+            log.info("goes on from %s", announced.version)
+
+    async def turn(self, told: Told) -> bool:
+        """One look at everything; whether there is more to do. Raises StoreUnavailable."""
+        await self._go_where(told)
+        count = await self._read()
+        updated = self._update()
+        if self._clock.now_s() >= self._publish_at_s:
+            self._publish_at_s = self._clock.now_s() + self._settings.publish_every_s
+            await self._look_elsewhere()
+            await self._publish()
+        if count == 0:  # what the pools hold already is read first
+            await self._look_at_verdict()
+        return updated or count > 0
+
+    def progress(self) -> LearnerProgress:
+        """How far it is."""
+        entries = {self._settings.node_id: self._own_pool.entries}
+        entries |= {node_id: peer.entries for node_id, peer in self._peers.items()}
+        learner = self._trainer.current
+        return LearnerProgress(
+            entries=entries,
+            transitions=self._trainer.assembler.counts.transitions,
+            updates=0 if learner is None else learner.updates,
+            refusal=self._refusal,
+        )
+
+    async def close(self) -> None:
+        """Lets go of the other nodes."""
+        for peer in self._peers.values():
+            await peer.close()
+
+    # Experience.
+
+    async def _go_where(self, told: Told) -> None:
+        """Knows the pools that it is told of; one that is left out is silent, and may come back."""
+        self._near.clear()
+        for node_id, address in told.pools:
+            known = self._peers.get(node_id)
+            if known is None:
+                known = self._peers[node_id] = PeerPool(node_id, address)
+            elif known.client.address != address:
+                await known.move_to(address)
+            self._near.append(known)
+
+    async def _read(self) -> int:
+        """Reads some more of every pool; returns how many entries there were."""
+        parts = await self._own_pool.read()
+        for peer in self._near:
+            try:
+                parts += await peer.read()
+            except DEdgeAIError as problem:
+                self._complain(peer.node_id, problem)
+            else:
+                self._complaints.pop(peer.node_id, None)
+        self._take(parts)
+        return sum(part.count for part in parts)
+
+    def _take(self, parts: Iterable[PoolPart]) -> None:
+        for part in parts:
+            self._damaged += part.damaged
+            for entry in part.entries:
+                self._trainer.add(entry)
+                if self._judge is not None and isinstance(entry, PooledDecision):
+                    self._to_judge.append(entry)
+
+    def _complain(self, node_id: NodeId, problem: DEdgeAIError) -> None:
+        """Once for each problem, not once a turn."""
+        if self._complaints.get(node_id) != problem.message:
+            self._complaints[node_id] = problem.message
+            log.warning("node %s: %s", node_id, problem.message)
+
+    def _update(self) -> bool:
+        updated = False
+        try:
+            for _ in range(UPDATES_AT_ONCE):
+                updated = self._trainer.update() or updated
+        except Diverged as problem:
+            log.error("the agent diverged and begins anew: %s", problem)
+            self._published_at_updates = 0
+        return updated
+
+    # Weights.
+
+    async def _publish(self) -> None:
+        """Publishes what was learned if it passes; says why where it does not."""
+        learner = self._trainer.current
+        counts = self._trainer.assembler.counts.by_name() | {"damaged": self._damaged}
+        log.info("pools: %s", ", ".join(f"{name} {count}" for name, count in counts.items()))
+        if learner is None or learner.updates in (0, self._published_at_updates):
+            return
+        announced = await self._announced()
+        try:
+            checked = consider(
+                learner,
+                published=announced.path if announced else None,
+                generation=announced.generation + 1 if announced else 1,
+            )
+        except Refused as refusal:
+            self._refusal = str(refusal)
+            log.warning("not published: %s", refusal)
+            return
+        self._refusal = ""
+        published = save_weights(checked, self._settings.out, created_unix_s=self._clock.unix_s())
+        prune(self._settings.out, policy=published.policy, newest=published.generation)
+        await self._announcement.announce(published)
+        self._published_at_updates = learner.updates
+        log.info("published %s: %s", published.version, published.checks)
+        await self._offer_weights()
+
+    async def _announced(self) -> Published | None:
+        try:
+            return await self._announcement.current()
+        except UnusableWeights as problem:
+            log.warning("%s", problem)
+            return None
+
+    async def _look_elsewhere(self) -> None:
+        """A learner beside the nodes has nobody who brings it what others have published."""
+        if not self._settings.offers:
+            return
+        for peer in self._near:
+            try:
+                await self._held.look()
+                weights, content = await peer.client.fetch_weights(
+                    "", bytes_max=self._settings.weights_bytes_max
+                )
+                await self._held.take(weights, content)
+            except StoreUnavailable:
+                raise
+            except (UnusableWeights, DEdgeAIError) as problem:
+                log.debug("weights of node %s: %s", peer.node_id, problem)
+
+    async def _offer_weights(self) -> None:
+        if not self._settings.offers:
+            return
+        await self._held.look()
+        newest = self._held.newest
+        assert newest is not None, "they were just announced"
+        for peer in self._near:
+            try:
+                await peer.client.offer_weights(newest, self._held.content)
+            except DEdgeAIError as problem:
+                log.warning("node %s has not taken %s: %s", peer.node_id, newest.version, problem)
+
+    # The verdict.
+
+    async def _look_at_verdict(self) -> None:
+        if self._judge is None:
+            return
+        for entry in sorted(self._to_judge, key=lambda one: one.recorded.decided_unix_s):
+            self._judge.add(entry)
+        self._to_judge.clear()
+        announced = await self._announced() if self._settings.judge_published else None
+        try:
+            await self._judge.look(
+                announced, now_s=self._clock.now_s(), unix_s=self._clock.unix_s()
+            )
+        except UnusableWeights as problem:
+            log.warning("not judged: %s", problem)
+        await self._tell_verdict()
+
+    async def _tell_verdict(self) -> None:
+        """Brings every node the verdict that it does not have yet."""
+        verdict = await self._verdicts.read_raw()
+        if verdict is None:
+            return
+        for peer in self._near:
+            if self._verdict_told.get(peer.node_id) == verdict:
+                continue
+            try:
+                form, text = verdict
+                await peer.client.offer_verdict(form.decode(), text)
+            except DEdgeAIError as problem:
+                self._complain(peer.node_id, problem)
+            else:
+                self._verdict_told[peer.node_id] = verdict
+
+
+def save_weights(checked: Checkpoint, folder: Path, *, created_unix_s: float) -> Published:
+    """Writes checked weights whole or not at all, and loads them as a node will.
+
+    Raises:
+        UnusableWeights: what was written cannot be used.
+        OSError: the disk refuses.
+    """
+    info = checked.info
+    path = folder.absolute() / f"{info.policy}-{info.episodes:08d}.safetensors"
+    checkpoint.save(path, checked)
+    published = Published(
+        policy=info.policy,
+        path=path,
+        version=version_of(checked),
+        generation=info.episodes,
+        created_unix_s=created_unix_s,
+        node_ids=tuple(info.scenario["node_ids"]),
+        checks=info.metrics,
+    )
+    load_published(published, rng=np.random.default_rng(info.seed))
+    return published

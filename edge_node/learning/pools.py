@@ -1,0 +1,74 @@
+"""The pools that a learner reads: its own node's in the store, others' over the wire.
+
+Owns where each was read to. A pool that cannot be read now is read on from there later.
+"""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from edge_node.domain import NodeId
+from edge_node.peering.client import PeerClient
+from edge_node.store.experience_pool import FIRST_ID, PoolPart, PoolReader, decoded
+
+READ_COUNT = 500
+
+
+@dataclass(kw_only=True)
+class OwnPool:
+    """The pool in the store beside the learner.
+
+    Attributes:
+        entries: read so far.
+    """
+
+    reader: PoolReader
+    last_id: str = FIRST_ID
+    entries: int = 0
+
+    async def read(self) -> list[PoolPart]:
+        """Some more of it; raises StoreUnavailable."""
+        part = await self.reader.read_since(self.last_id, READ_COUNT)
+        self.last_id = part.last_id
+        self.entries += part.count
+        return [part] if part.count else []
+
+
+class PeerPool:
+    """The pool of a node elsewhere, and the way there.
+
+    Args:
+        node_id: whose.
+        address: host:port of its gRPC listener.
+
+    Attributes:
+        entries: read so far.
+        client: calls to that node.
+    """
+
+    def __init__(self, node_id: NodeId, address: str) -> None:
+        self.node_id = node_id
+        self.client = PeerClient(address)
+        self.entries = 0
+        self._last = ""
+
+    async def read(self) -> list[PoolPart]:
+        """Some more of it; raises what the node says, or OriginUnavailable."""
+        parts = []
+        pages = self.client.read_experience(self._last, entries_max=READ_COUNT)
+        async with aclosing(pages) as open_pages:
+            async for page in open_pages:
+                parts.append(decoded(page))
+                self._last = page.last
+                self.entries += len(page.entries)
+        return parts
+
+    async def move_to(self, address: str) -> None:
+        """The node is at another address now; its pool is the same."""
+        await self.client.close()
+        self.client = PeerClient(address)
+
+    async def close(self) -> None:
+        """Ends every call."""
+        await self.client.close()

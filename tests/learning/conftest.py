@@ -1,0 +1,3 @@
+from tests.store.conftest import valkey
+
+__all__ = ["valkey"]
