@@ -35,10 +35,11 @@ def learner_command(config: NodeConfig, store_url: str) -> list[str]:
     return [
         *(sys.executable, "-m", "edge_node.learner"),
         *("--store", store_url, "--node-id", config.node_id),
-        *("--out", str(config.data_folder.resolve() / "learned")),
+        *("--out", str(learner_folder(config))),
         *("--alive", str(learner_alive_path(config))),
         *("--publish-every", str(config.learner_publish_s)),
         *("--memory-max", str(config.learner_memory_bytes_max)),
+        *("--weights-max", str(config.learned_weights_bytes_max)),
         *("--outcome-wait", str(config.deadline_s_max + config.lease_s)),
         *judge_options(config),
     ]
@@ -65,9 +66,14 @@ def attached_learner(config: NodeConfig) -> list[str]:
     return learner_command(config, config.redis_url)
 
 
+def learner_folder(config: NodeConfig) -> Path:
+    """Folder of learned weights: those of the learner beside the node, and those that came."""
+    return config.data_folder.resolve() / "learned"
+
+
 def learner_alive_path(config: NodeConfig) -> Path:
     """File that a working learner touches every second."""
-    return config.data_folder.resolve() / "learned" / "alive"
+    return learner_folder(config) / "alive"
 
 
 def judge_options(config: NodeConfig) -> list[str]:

@@ -326,8 +326,15 @@ class NodeConfig(BaseModel):
     )
     learner: bool = _setting(
         False,
-        "true: the node starts a learner (dedgeai[train]); leave it false where `dedgeai learner` "
-        "runs beside the node",
+        "true: the node starts a learner (dedgeai[train]) and is willing to learn for the cluster; "
+        "leave it false where `dedgeai learner` runs beside the node",
+    )
+    learned_weights_bytes_max: int = _setting(
+        16 * 2**20,
+        "of a file of learned weights; larger ones are neither taken from other nodes nor used",
+        unit="bytes",
+        gt=0,
+        le=2**28,
     )
     learner_publish_s: float = _setting(
         30.0, "time between two attempts to publish weights", unit="s", gt=0, allow_inf_nan=False

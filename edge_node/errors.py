@@ -75,6 +75,14 @@ class InitImageGone(DEdgeAIError):
     code = "init_image_gone"
 
 
+class WeightsGone(DEdgeAIError):
+    """The node does not hold these learned weights, or no longer."""
+
+    code = "weights_gone"
+    http_status = 404
+    grpc_status = "NOT_FOUND"
+
+
 class IdempotencyConflict(DEdgeAIError):
     """The Idempotency-Key was used before with a different request."""
 

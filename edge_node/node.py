@@ -29,6 +29,7 @@ from edge_node.domain import NodeId
 from edge_node.errors import StoreUnavailable
 from edge_node.guard.deciding import guard_settings, policy_of
 from edge_node.guard.feed import keep_up_to_date
+from edge_node.learning.sharing import LearningShare, SharingSettings
 from edge_node.peering.client import PeerClient
 from edge_node.peering.discovery import Discovery, DiscoverySettings, require_zeroconf
 from edge_node.peering.peer_links import PeerLinks
@@ -161,7 +162,8 @@ class _Node:
         self._worker_changed = lambda: self._tell_worker_changed(worker, dispatcher)
         await worker.start()
         self._stack.push_async_callback(worker.stop)
-        links, server = await self._start_peering(dispatcher)
+        share = await self._start_sharing(store_url, dispatcher, view)
+        links, server = await self._start_peering(dispatcher, share)
         dispatcher.start(links, [record.task for record in recovered])
         self._stack.push_async_callback(dispatcher.stop)
         self._stack.push_async_callback(links.say_goodbye)
@@ -183,6 +185,7 @@ class _Node:
             worker=worker,
             ledger=ledger,
             clock=self._clock,
+            learner=lambda: share.progress,
         )
         self._reloader.tell(lambda new: front_desk.reconfigure(FrontDeskSettings.of(new)))
         self._background("gRPC health", server.follow(front_desk.readiness))
@@ -252,7 +255,24 @@ class _Node:
             self._metrics.worker_restarted()
         dispatcher.own_node.worker_changed()
 
-    async def _start_peering(self, dispatcher: Dispatcher) -> tuple[PeerLinks, PeerServer]:
+    async def _start_sharing(
+        self, url: str, dispatcher: Dispatcher, view: ClusterView
+    ) -> LearningShare:
+        share = LearningShare(
+            SharingSettings.of(self._config),
+            store_url=url,
+            node=dispatcher.own_node,
+            view=view,
+            metrics=self._metrics,
+            clock=self._clock,
+        )
+        await share.start()
+        self._stack.push_async_callback(share.close)
+        return share
+
+    async def _start_peering(
+        self, dispatcher: Dispatcher, share: LearningShare
+    ) -> tuple[PeerLinks, PeerServer]:
         config = self._config
         links = PeerLinks(
             MembershipSettings.of(config),
@@ -266,13 +286,15 @@ class _Node:
         )
         self._reloader.tell(lambda new: links.reconfigure(MembershipSettings.of(new)))
         servicer = NodeServicer(
-            PeerService(dispatcher, links), version=importlib.metadata.version("dedgeai")
+            PeerService(dispatcher, links, share),
+            version=importlib.metadata.version("dedgeai"),
         )
         server = PeerServer(servicer, host=config.grpc_host, port=config.grpc_port)
         await server.start()
         self._stack.push_async_callback(server.stop, grace_s=STOP_GRACE_S)
         await links.start()
         self._stack.push_async_callback(links.stop)
+        self._background("sharing what is learned", share.run(links))
         return links, server
 
     def _discover(self, links: PeerLinks) -> None:

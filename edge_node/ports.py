@@ -11,9 +11,11 @@ from typing import Protocol
 from edge_node.domain import (
     AttemptReport,
     Drawing,
+    ExperiencePage,
     Fence,
     Image,
     JobId,
+    LearnedWeights,
     NodeId,
     Offload,
     Task,
@@ -155,6 +157,10 @@ class Peer(Protocol):
         """The image of a task of that origin."""
         ...
 
+    async def fetch_weights(self, sha256: str, *, bytes_max: int) -> tuple[LearnedWeights, bytes]:
+        """Learned weights that it holds; raises WeightsGone, or InvalidRequest above the bound."""
+        ...
+
 
 class Peers(Protocol):
     """The links to all other nodes: peering.peer_links."""
@@ -194,4 +200,29 @@ class ExperiencePool(Protocol):
 
     def note_outcome(self, outcome: Outcome) -> None:
         """Takes what became of an earlier decision, joined by its id."""
+        ...
+
+
+class LearningDesk(Protocol):
+    """This node's part in learning as one cluster: learning.sharing."""
+
+    @property
+    def weights_bytes_max(self) -> int:
+        """Most bytes of a file of weights that it takes."""
+        ...
+
+    async def read_experience(self, after: str, *, entries_max: int) -> ExperiencePage:
+        """Entries of this node's pool after a cursor; raises InvalidRequest or StoreUnavailable."""
+        ...
+
+    def weights(self, sha256: str) -> tuple[LearnedWeights, bytes]:
+        """The newest weights held, if they have this digest or any will do; or WeightsGone."""
+        ...
+
+    async def take_weights(self, weights: LearnedWeights, content: bytes) -> None:
+        """Takes weights that a learner brings; raises InvalidRequest or StoreUnavailable."""
+        ...
+
+    async def take_verdict(self, form: str, verdict: bytes) -> None:
+        """Takes a replay of this node's decisions; raises InvalidRequest or StoreUnavailable."""
         ...

@@ -20,8 +20,28 @@ class PeerView:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LearnerProgress:
+    """How far a learner process is in this life of it.
+
+    Attributes:
+        entries: read of each node's pool, decisions and outcomes together.
+        transitions: that came of them.
+        updates: of the networks.
+        refusal: why the last weights were not published; empty if they were, or none are there.
+    """
+
+    entries: dict[str, int]
+    transitions: int
+    updates: int
+    refusal: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ClusterSnapshot:
-    """The cluster as one node sees it; `guard` only where a learned policy is wanted."""
+    """The cluster as one node sees it.
+
+    `guard` only where a learned policy is wanted, `learner` only where this node's learner learns.
+    """
 
     node_id: NodeId
     policy: str
@@ -29,3 +49,4 @@ class ClusterSnapshot:
     peers: tuple[PeerView, ...]
     tasks_in_flight: int
     guard: GuardStatus | None = None
+    learner: LearnerProgress | None = None

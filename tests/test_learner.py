@@ -17,10 +17,12 @@ import numpy as np
 import pytest
 
 from edge_node.clock import SystemClock
-from edge_node.learner import EXIT_OUTGROWN, save_weights
+from edge_node.learner import EXIT_OUTGROWN
+from edge_node.learning.cluster_learner import save_weights
 from edge_node.store.connection import StoreConnection, StoreSettings
 from edge_node.store.embedded_valkey import valkey_command, wait_until_ready
 from edge_node.store.experience_pool import ExperiencePool, PoolSettings
+from edge_node.store.learner_board import LearnerBoard, Told
 from edge_node.store.published_weights import (
     Published,
     PublishedWeights,
@@ -79,6 +81,26 @@ def announced(store_url: str) -> Published | None:
     return asyncio.run(read())
 
 
+def tell(store_url: str, *, learns: bool = True) -> None:
+    """What the node beside a learner says, and goes on saying."""
+
+    async def say() -> None:
+        connection = StoreConnection(StoreSettings(url=store_url))
+        await connection.start()
+        try:
+            await LearnerBoard(connection, node_id=NODE_ID).tell(Told(learns=learns))
+        finally:
+            await connection.close()
+
+    asyncio.run(say())
+
+
+def told(store_url: str) -> str:
+    """The same store, where the learner was just told to learn."""
+    tell(store_url)
+    return store_url
+
+
 def start(store_url: str, out: Path, *more: str) -> subprocess.Popen[str]:
     options = [part for option in QUICK for part in ("--option", option)]
     command = [sys.executable, "-m", "edge_node.learner", "--store", store_url]
@@ -101,7 +123,7 @@ def test_it_publishes_weights_that_decide_goes_on_and_ends_when_told(
     fill(store_url, lived(700))
     process = start(store_url, tmp_path)
     try:
-        until(lambda: announced(store_url), process)
+        until(lambda: announced(told(store_url)), process)
         published = announced(store_url)
         assert published is not None
         assert os.sched_getscheduler(process.pid) in (os.SCHED_IDLE, os.SCHED_OTHER)
@@ -124,7 +146,36 @@ def test_it_publishes_weights_that_decide_goes_on_and_ends_when_told(
 
 
 @pytest.mark.system
+def test_it_waits_with_nothing_loaded_until_its_node_says_that_it_is_the_one(
+    store_url: str, tmp_path: Path
+) -> None:
+    fill(store_url, lived(700))
+    alive = tmp_path / "alive"
+    process = start(store_url, tmp_path, "--alive", str(alive))
+
+    def loaded() -> bool:
+        return "torch" in Path(f"/proc/{process.pid}/maps").read_text()
+
+    try:
+        until(alive.exists, process)
+        tell(store_url, learns=False)
+        time.sleep(2.0)
+        assert not loaded()
+        assert announced(store_url) is None
+        until(lambda: told(store_url) and loaded(), process)
+        # A node that says no more is gone, and another one learns.
+        tell(store_url, learns=False)
+        assert process.stderr is not None
+        while "learns no more" not in process.stderr.readline():
+            assert process.poll() is None
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.system
 def test_it_ends_itself_when_it_outgrows_its_memory(store_url: str, tmp_path: Path) -> None:
+    tell(store_url)
     process = start(store_url, tmp_path, "--memory-max", str(64 << 20))
     _, said = process.communicate(timeout=60.0)
     assert process.returncode == EXIT_OUTGROWN

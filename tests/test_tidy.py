@@ -59,7 +59,12 @@ ALLOWED = {
     "edge_node.supervision": PURE | {"supervision", "peering.codec"},
     "edge_node.dispatch": PURE | {"dispatch", "tasks", "telemetry", "scheduler"},
     "edge_node.guard": PURE | {"guard", "store", "scheduler"},
-    "edge_node.learner": PURE | {"guard.judge", "store", "scheduler"},
+    "edge_node.learner": PURE | {"guard.judge", "learning.cluster_learner", "store"},
+    # Shared by node and learner; what only one of them has is told apart below.
+    "edge_node.learning": PURE | {"learning", "store", "peering.client", "scheduler"},
+    "edge_node.learning.cluster_learner": PURE | {"guard.judge", "learning", "store", "scheduler"},
+    "edge_node.learning.sharing": PURE
+    | {"child_options", "dispatch.own_node", "learning", "store", "tasks", "telemetry"},
     "edge_node.grpc_health": set(),
     "edge_node.peering": PURE | {"peering", "dispatch", "grpc_health", "tasks.membership"},
     "edge_node.api": PURE | {"api", "telemetry", "scheduler.guard.status"},
@@ -75,7 +80,10 @@ ALLOWED = {
     "edge_node.console.simulate": PURE | {"console", "scheduler"},
     "edge_node.console.train": PURE | {"console", "scheduler"},
     "edge_node.console.policy_search": PURE | {"console", "scheduler"},
-    "edge_node.console.train_from_pool": PURE | {"console", "store", "learner", "scheduler"},
+    "edge_node.console.train_from_pool": PURE
+    | {"console", "store", "learner", "learning.cluster_learner", "scheduler"},
+    "edge_node.console.learn": PURE
+    | {"child_options", "console", "learner", "sole_owner", "store.embedded_valkey"},
 }
 # The heavy world stays inside the worker and the learning side.
 HEAVY = {"torch", "diffusers", "transformers", "numba", "gymnasium", "PIL", "matplotlib"}

@@ -22,6 +22,7 @@ from edge_node.api.init_image import fitted_size_px
 from edge_node.domain import (
     Drawing,
     JobId,
+    Learning,
     NodeState,
     TaskEvent,
     TaskRecord,
@@ -29,7 +30,7 @@ from edge_node.domain import (
 )
 from edge_node.errors import InvalidRequest, ModelNotFound
 from edge_node.requests import DrawingLimits
-from edge_node.snapshot import ClusterSnapshot
+from edge_node.snapshot import ClusterSnapshot, LearnerProgress
 from scheduler.guard.status import GuardStatus
 
 # Names under which clients may ask for whatever model is served.
@@ -439,6 +440,7 @@ def cluster_object(snapshot: ClusterSnapshot) -> Json:
         "node": snapshot.node_id,
         "policy": snapshot.policy,
         "guard": _guard_object(snapshot.guard),
+        "learner": _learner_object(snapshot.learner),
         "tasks_in_flight": snapshot.tasks_in_flight,
         "own": _node_object(snapshot.own),
         "peers": [
@@ -508,6 +510,38 @@ def _node_object(state: NodeState | None) -> Json:
         "grpc_address": state.grpc_address,
         "device": state.device,
         "emulated_device": state.emulated_device or None,
+        "learning": _learning_object(state.learning),
+    }
+
+
+def _learning_object(learning: Learning | None) -> Json | None:
+    """A node's part in learning; None from a node of version 0.1.0."""
+    if learning is None:
+        return None
+    weights = learning.weights
+    return {
+        "policy": learning.policy,
+        "willing": learning.willing,
+        "learner": learning.learner,
+        "weights": None
+        if weights is None
+        else {
+            "version": weights.version,
+            "generation": weights.generation,
+            "sha256": weights.sha256,
+        },
+    }
+
+
+def _learner_object(progress: LearnerProgress | None) -> Json | None:
+    """How far the learner beside this node is; None while another one learns, or none."""
+    if progress is None:
+        return None
+    return {
+        "entries": dict(progress.entries),
+        "transitions": progress.transitions,
+        "updates": progress.updates,
+        "refusal": progress.refusal or None,
     }
 
 

@@ -21,7 +21,8 @@ from rich.table import Table
 
 from edge_node.clock import SystemClock
 from edge_node.errors import InvalidRequest, StoreUnavailable
-from edge_node.learner import parse_options, save_weights
+from edge_node.learner import parse_options
+from edge_node.learning.cluster_learner import save_weights
 from edge_node.store.connection import StoreConnection, StoreSettings
 from edge_node.store.embedded_valkey import valkey_command, wait_until_ready
 from edge_node.store.experience_pool import FIRST_ID, PoolReader, PoolSettings

@@ -6,7 +6,7 @@ of this node is the dispatcher's.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ from edge_node.domain import Drawing, JobId, NodeId, TaskEvent, TaskId, TaskReco
 from edge_node.errors import NodeNotReady, OriginUnavailable, TaskNotFound
 from edge_node.ports import Ledger, Peer, Peers, Worker
 from edge_node.requests import DrawingLimits, Idempotency, Submission
-from edge_node.snapshot import ClusterSnapshot, PeerView
+from edge_node.snapshot import ClusterSnapshot, LearnerProgress, PeerView
 from edge_node.tasks.cluster_view import ClusterView
 
 # When to ask again for a task of a node that was stopped: after a restart, say.
@@ -59,7 +59,9 @@ class FrontDesk:
         worker: Worker,
         ledger: Ledger,
         clock: Clock,
+        learner: Callable[[], LearnerProgress | None] = lambda: None,
     ) -> None:
+        self._learner = learner
         self._settings = settings
         self._dispatcher = dispatcher
         self._view = view
@@ -190,6 +192,7 @@ class FrontDesk:
             peers=tuple(peers),
             tasks_in_flight=self._dispatcher.own_tasks.in_flight,
             guard=self._dispatcher.placer.guard_status(),
+            learner=self._learner(),
         )
 
     def readiness(self) -> tuple[str, ...]:

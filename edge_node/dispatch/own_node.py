@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from edge_node.clock import Clock
 from edge_node.config import NodeConfig
-from edge_node.domain import NodeId, NodeState, ServedModel, WorkerDescription
+from edge_node.domain import Learning, NodeId, NodeState, ServedModel, WorkerDescription
 from edge_node.ports import Worker
 from edge_node.tasks.cluster_view import ClusterView
 from edge_node.tasks.hosting import Hosting
@@ -106,6 +106,7 @@ class OwnNode:
         self._worker = worker
         self._clock = clock
         self._push: Callable[[], None] = lambda: None
+        self._learning: Learning | None = None
         self._sequence = 0
         self._changed_s = 0.0
         self._draining = False
@@ -196,6 +197,7 @@ class OwnNode:
             changed_s=self._changed_s,
             sent_s=now_s,
             serves=() if served is None else (served,),
+            learning=self._learning,
         )
 
     def look(self) -> None:
@@ -227,6 +229,12 @@ class OwnNode:
             fingerprint,
         )
         if not (same_pace and same_worker):
+            self.changed()
+
+    def learning_changed(self, learning: Learning) -> None:
+        """Its part in learning: others should know if it is another one."""
+        if learning != self._learning:
+            self._learning = learning
             self.changed()
 
     def doubt_worker(self) -> None:

@@ -14,8 +14,10 @@ from dedgeai.v1 import node_pb2, node_pb2_grpc
 
 from edge_node.domain import (
     AttemptReport,
+    ExperiencePage,
     Fence,
     JobId,
+    LearnedWeights,
     NodeState,
     Offload,
     TaskEvent,
@@ -159,6 +161,51 @@ class PeerClient:
         except grpc.aio.AioRpcError as error:
             raise self._ours(error) from None
         return b"".join(chunks), media_type
+
+    async def read_experience(
+        self, after: str, *, entries_max: int
+    ) -> AsyncGenerator[ExperiencePage, None]:
+        """The peer's pool from a cursor on, in pages."""
+        request = node_pb2.ReadExperienceRequest(after=after, entries_max=entries_max)
+        call = self._stub.ReadExperience(request, timeout=4 * CALL_S_MAX)
+        try:
+            async for response in call:
+                yield node_codec.page_from_proto(response)
+        except grpc.aio.AioRpcError as error:
+            raise self._ours(error) from None
+        finally:
+            call.cancel()
+
+    async def fetch_weights(self, sha256: str, *, bytes_max: int) -> tuple[LearnedWeights, bytes]:
+        """Learned weights that the peer holds; any if `sha256` is empty.
+
+        Raises:
+            WeightsGone: it does not hold these.
+            InvalidRequest: there are more than `bytes_max`.
+        """
+        request = node_pb2.FetchWeightsRequest(sha256=sha256)
+        call = self._stub.FetchWeights(request, timeout=4 * CALL_S_MAX)
+        try:
+            return await node_codec.gathered(call, bytes_max=bytes_max)
+        except grpc.aio.AioRpcError as error:
+            raise self._ours(error) from None
+        finally:
+            call.cancel()
+
+    async def offer_weights(self, weights: LearnedWeights, content: bytes) -> None:
+        """Brings weights to the peer; raises InvalidRequest with its reason if it refuses them."""
+
+        async def requests() -> AsyncIterator[node_pb2.OfferWeightsRequest]:
+            yield node_pb2.OfferWeightsRequest(weights=node_codec.weights_to_proto(weights))
+            for chunk in node_codec.chunks(content):
+                yield node_pb2.OfferWeightsRequest(chunk=chunk)
+
+        await self._call(self._stub.OfferWeights(requests(), timeout=4 * CALL_S_MAX))
+
+    async def offer_verdict(self, form: str, verdict: bytes) -> None:
+        """Brings a replay of the peer's own decisions; raises InvalidRequest if it is refused."""
+        request = node_pb2.OfferVerdictRequest(format=form, verdict=verdict)
+        await self._call(self._stub.OfferVerdict(request, timeout=CALL_S_MAX))
 
     async def _call(self, call: Awaitable[Answer]) -> Answer:
         try:

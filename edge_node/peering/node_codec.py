@@ -5,6 +5,8 @@ Owns the mapping alone: no connection, no state, no decision.
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterable, Iterator
+
 from dedgeai.v1 import node_pb2, worker_pb2
 
 from edge_node.domain import (
@@ -15,7 +17,10 @@ from edge_node.domain import (
     AttemptReport,
     AttemptStarted,
     Durability,
+    ExperiencePage,
     JobId,
+    LearnedWeights,
+    Learning,
     ModelFingerprint,
     NodeId,
     NodeState,
@@ -30,7 +35,10 @@ from edge_node.domain import (
     TaskRecord,
     TaskStatus,
 )
+from edge_node.errors import InvalidRequest
 from edge_node.peering import codec
+
+WEIGHTS_CHUNK_BYTES = 256 * 1024
 
 
 def state_to_proto(state: NodeState) -> node_pb2.NodeState:
@@ -60,6 +68,7 @@ def state_to_proto(state: NodeState) -> node_pb2.NodeState:
         cluster_name=state.cluster_name,
         leaving=state.leaving,
         serves=[served_to_proto(served) for served in state.serves],
+        learning=None if state.learning is None else learning_to_proto(state.learning),
     )
 
 
@@ -90,7 +99,106 @@ def state_from_proto(message: node_pb2.NodeState) -> NodeState:
         cluster_name=message.cluster_name,
         leaving=message.leaving,
         serves=tuple(served_from_proto(served) for served in message.serves),
+        learning=learning_from_proto(message.learning) if message.HasField("learning") else None,
     )
+
+
+def learning_to_proto(learning: Learning) -> node_pb2.Learning:
+    """A node's part in learning, as a message."""
+    return node_pb2.Learning(
+        policy=learning.policy,
+        willing=learning.willing,
+        learner=learning.learner or "",
+        weights=None if learning.weights is None else weights_to_proto(learning.weights),
+    )
+
+
+def learning_from_proto(message: node_pb2.Learning) -> Learning:
+    """A node's part in learning, of a message."""
+    return Learning(
+        policy=message.policy,
+        willing=message.willing,
+        learner=NodeId(message.learner) if message.learner else None,
+        weights=weights_from_proto(message.weights) if message.HasField("weights") else None,
+    )
+
+
+def weights_to_proto(weights: LearnedWeights) -> node_pb2.LearnedWeights:
+    """What is told of weights, as a message."""
+    return node_pb2.LearnedWeights(
+        policy=weights.policy,
+        version=weights.version,
+        generation=weights.generation,
+        sha256=weights.sha256,
+        size_bytes=weights.size_bytes,
+    )
+
+
+def weights_from_proto(message: node_pb2.LearnedWeights) -> LearnedWeights:
+    """What is told of weights, of a message."""
+    return LearnedWeights(
+        policy=message.policy,
+        version=message.version,
+        generation=message.generation,
+        sha256=message.sha256,
+        size_bytes=message.size_bytes,
+    )
+
+
+def page_to_proto(page: ExperiencePage) -> node_pb2.ReadExperienceResponse:
+    """Some entries of a pool as a message."""
+    return node_pb2.ReadExperienceResponse(
+        last=page.last,
+        entries=[
+            node_pb2.ExperienceEntry(fields={key.decode(): value for key, value in entry.items()})
+            for entry in page.entries
+        ],
+    )
+
+
+def page_from_proto(message: node_pb2.ReadExperienceResponse) -> ExperiencePage:
+    """Some entries of a pool, of a message."""
+    return ExperiencePage(
+        last=message.last,
+        entries=tuple(
+            {key.encode(): value for key, value in entry.fields.items()}
+            for entry in message.entries
+        ),
+    )
+
+
+def chunks(content: bytes) -> Iterator[bytes]:
+    """A file in pieces that fit into messages."""
+    for start in range(0, len(content), WEIGHTS_CHUNK_BYTES):
+        yield content[start : start + WEIGHTS_CHUNK_BYTES]
+
+
+async def gathered(
+    messages: AsyncIterable[node_pb2.FetchWeightsResponse | node_pb2.OfferWeightsRequest],
+    *,
+    bytes_max: int,
+) -> tuple[LearnedWeights, bytes]:
+    """What is told of weights, and their file.
+
+    Raises:
+        InvalidRequest: there are more bytes than that, or nothing is told of them.
+    """
+    about: LearnedWeights | None = None
+    parts: list[bytes] = []
+    size = 0
+    async for message in messages:
+        if message.HasField("weights"):
+            about = weights_from_proto(message.weights)
+        size += len(message.chunk)
+        if size > bytes_max or (about is not None and about.size_bytes > bytes_max):
+            raise InvalidRequest(
+                f"Learned weights of more than {bytes_max} bytes are not taken; raise "
+                "learned_weights_bytes_max where they are expected."
+            )
+        parts.append(message.chunk)
+    if about is None:
+        raise InvalidRequest("Nothing was told of the weights that came.")
+    return about, b"".join(parts)
 
 
 def served_to_proto(served: ServedModel) -> node_pb2.ServedModel:

@@ -134,6 +134,50 @@ class NodeServicer(node_pb2_grpc.NodeServiceServicer):
                 chunk=content[start : start + IMAGE_CHUNK_BYTES],
             )
 
+    async def ReadExperience(
+        self, request: node_pb2.ReadExperienceRequest, context: Context
+    ) -> AsyncIterator[node_pb2.ReadExperienceResponse]:
+        reading = self._service.read_experience(request.after, entries_max=request.entries_max)
+        try:
+            async with aclosing(reading) as pages:
+                async for page in pages:
+                    yield node_codec.page_to_proto(page)
+        except DEdgeAIError as error:
+            await abort(context, error)
+
+    async def FetchWeights(
+        self, request: node_pb2.FetchWeightsRequest, context: Context
+    ) -> AsyncIterator[node_pb2.FetchWeightsResponse]:
+        try:
+            weights, content = self._service.weights(request.sha256)
+        except DEdgeAIError as error:
+            await abort(context, error)
+        about = node_codec.weights_to_proto(weights)
+        yield node_pb2.FetchWeightsResponse(weights=about)
+        for chunk in node_codec.chunks(content):
+            yield node_pb2.FetchWeightsResponse(chunk=chunk)
+
+    async def OfferWeights(
+        self, request_iterator: AsyncIterator[node_pb2.OfferWeightsRequest], context: Context
+    ) -> node_pb2.OfferWeightsResponse:
+        try:
+            weights, content = await node_codec.gathered(
+                request_iterator, bytes_max=self._service.weights_bytes_max
+            )
+            await self._service.offer_weights(weights, content)
+        except DEdgeAIError as error:
+            await abort(context, error)
+        return node_pb2.OfferWeightsResponse()
+
+    async def OfferVerdict(
+        self, request: node_pb2.OfferVerdictRequest, context: Context
+    ) -> node_pb2.OfferVerdictResponse:
+        try:
+            await self._service.offer_verdict(request.format, request.verdict)
+        except DEdgeAIError as error:
+            await abort(context, error)
+        return node_pb2.OfferVerdictResponse()
+
 
 def caller_host(peer: str) -> str | None:
     """IP address in gRPC's name of a caller, `ipv4:10.0.0.2:4711` or `ipv6:%5B::1%5D:4711`."""

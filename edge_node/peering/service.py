@@ -16,8 +16,10 @@ from edge_node.domain import (
     AttemptFailed,
     AttemptFinished,
     AttemptReport,
+    ExperiencePage,
     Fence,
     JobId,
+    LearnedWeights,
     NodeState,
     Offload,
     TaskEvent,
@@ -25,8 +27,14 @@ from edge_node.domain import (
     TaskRecord,
 )
 from edge_node.peering.peer_links import PeerLinks
+from edge_node.ports import LearningDesk
 
 log = logging.getLogger(__name__)
+
+# Entries of a pool that travel in one message: some 120 kB with 5 nodes, 320 kB with 40.
+EXPERIENCE_PAGE_ENTRIES = 200
+# Entries that one call may ask for.
+EXPERIENCE_CALL_ENTRIES_MAX = 5_000
 
 
 class PeerService:
@@ -35,9 +43,10 @@ class PeerService:
     Its generators are to be closed when the caller hangs up or dies; see `contextlib.aclosing`.
     """
 
-    def __init__(self, dispatcher: Dispatcher, links: PeerLinks) -> None:
+    def __init__(self, dispatcher: Dispatcher, links: PeerLinks, learning: LearningDesk) -> None:
         self._dispatcher = dispatcher
         self._links = links
+        self._learning = learning
 
     def own_state(self) -> NodeState:
         """This node's state, as it is now."""
@@ -108,3 +117,34 @@ class PeerService:
     async def fetch_image(self, task_id: TaskId) -> tuple[bytes, str]:
         """The image of a task of this node; or TaskNotFound, ImageNotReady or ImageGone."""
         return await self._dispatcher.own_tasks.read_image(task_id)
+
+    async def read_experience(
+        self, after: str, *, entries_max: int
+    ) -> AsyncGenerator[ExperiencePage, None]:
+        """This node's pool from a cursor on, in pages, to its end or to `entries_max`."""
+        left = min(entries_max, EXPERIENCE_CALL_ENTRIES_MAX)
+        while left > 0:
+            page = await self._learning.read_experience(
+                after, entries_max=min(left, EXPERIENCE_PAGE_ENTRIES)
+            )
+            if not page.entries:
+                return
+            yield page
+            after, left = page.last, left - len(page.entries)
+
+    @property
+    def weights_bytes_max(self) -> int:
+        """Most bytes of a file of weights that this node takes."""
+        return self._learning.weights_bytes_max
+
+    def weights(self, sha256: str) -> tuple[LearnedWeights, bytes]:
+        """The newest learned weights of this node, or WeightsGone."""
+        return self._learning.weights(sha256)
+
+    async def offer_weights(self, weights: LearnedWeights, content: bytes) -> None:
+        """A learner beside the nodes brings weights; raises InvalidRequest if they are refused."""
+        await self._learning.take_weights(weights, content)
+
+    async def offer_verdict(self, form: str, verdict: bytes) -> None:
+        """A learner has replayed this node's decisions; raises InvalidRequest if it is refused."""
+        await self._learning.take_verdict(form, verdict)

@@ -30,6 +30,7 @@ _CLASSES: dict[str, type[DEdgeAIError]] = {
         errors.StoreUnavailable,
         errors.OriginUnavailable,
         errors.StaleAttempt,
+        errors.WeightsGone,
     )
 }
 

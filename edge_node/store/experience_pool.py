@@ -19,6 +19,7 @@ from itertools import islice
 
 from edge_node.clock import Clock
 from edge_node.config import NodeConfig
+from edge_node.domain import ExperiencePage
 from edge_node.store.background_writer import BackgroundWriter
 from edge_node.store.connection import Command, StoreConnection, StoreSettings
 from scheduler.experience import PooledDecision, RecordedDecision
@@ -180,15 +181,31 @@ class PoolReader:
         Raises:
             StoreUnavailable: the store is away.
         """
+        return decoded(await self.read_page(last_id, count))
+
+    async def read_page(self, last_id: str, count: int) -> ExperiencePage:
+        """The same, undecoded: as a learner on another device reads them.
+
+        Raises:
+            StoreUnavailable: the store is away.
+        """
         read: Command = ("XRANGE", self._key, f"({last_id}", "+", "COUNT", count)
         found = (await self._connection.execute([read], durable=False))[0]
-        entries: list[PooledDecision | Outcome] = []
-        for _, fields in found:
-            with contextlib.suppress(UnreadableExperience):
-                entries.append(decode(fields))
-        return PoolPart(
-            entries=tuple(entries),
-            last_id=found[-1][0].decode() if found else last_id,
-            count=len(found),
-            damaged=len(found) - len(entries),
+        return ExperiencePage(
+            last=found[-1][0].decode() if found else last_id,
+            entries=tuple(fields for _, fields in found),
         )
+
+
+def decoded(page: ExperiencePage) -> PoolPart:
+    """What can be read of a page."""
+    entries: list[PooledDecision | Outcome] = []
+    for fields in page.entries:
+        with contextlib.suppress(UnreadableExperience):
+            entries.append(decode(fields))
+    return PoolPart(
+        entries=tuple(entries),
+        last_id=page.last,
+        count=len(page.entries),
+        damaged=len(page.entries) - len(entries),
+    )

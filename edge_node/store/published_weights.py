@@ -17,11 +17,14 @@ import numpy as np
 
 from edge_node.errors import StoreUnavailable
 from edge_node.store.connection import Command, StoreConnection
+from scheduler import checkpoint
 from scheduler.observation import Observation
 from scheduler.policies.lad_ts import LadTsPolicy, lad_ts
 
 # Keeps a policy that decides nothing in a dry run from being swapped in.
 _DRY_RUN_SEED = 0
+# Publications whose files stay: a node may be about to read the last ones.
+FILES_KEPT = 3
 
 
 class UnusableWeights(Exception):
@@ -123,6 +126,49 @@ def load_published(published: Published, *, rng: np.random.Generator) -> LadTsPo
     except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as problem:
         raise UnusableWeights(f"{published.path}: {problem}") from problem
     return policy
+
+
+def read_published(path: Path, *, created_unix_s: float) -> Published:
+    """What a weights file says that it is; it still has to be loaded.
+
+    Raises:
+        UnusableWeights: it is no checkpoint of a policy.
+    """
+    try:
+        loaded = checkpoint.load(path, kind="policy")
+        info = loaded.info
+        version = LadTsPolicy(
+            info,
+            loaded.arrays,
+            station=0,
+            evaluation="sample",
+            rng=np.random.default_rng(_DRY_RUN_SEED),
+        ).version
+        return Published(
+            policy=info.policy,
+            path=path,
+            version=version,
+            generation=int(info.episodes),
+            created_unix_s=created_unix_s,
+            node_ids=tuple(map(str, info.scenario.get("node_ids", ()))),
+            checks={str(name): float(value) for name, value in info.metrics.items()},
+        )
+    # A file put together wrongly shows in whichever of these meets it first.
+    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as problem:
+        raise UnusableWeights(f"{path}: {problem}") from problem
+
+
+def generation_of(path: Path) -> int:
+    """Number of the publication that a weights file is of; 0 for a file that is none."""
+    number = path.stem.rpartition("-")[2]
+    return int(number) if number.isdigit() else 0
+
+
+def prune(folder: Path, *, policy: str, newest: int) -> None:
+    """Removes the files of publications that nobody is about to read any more."""
+    for path in sorted(folder.glob(f"{policy}-*.safetensors")):
+        if generation_of(path) <= newest - FILES_KEPT:
+            path.unlink(missing_ok=True)
 
 
 def _published(found: dict[bytes, bytes]) -> Published:

@@ -50,7 +50,10 @@ class VerdictStore:
 
     async def write(self, verdict: ReplayVerdict) -> None:
         """Puts the verdict in place of the one before; raises StoreUnavailable."""
-        command = ("HSET", self._key, "format", FORMAT, "verdict", encode(verdict))
+        await self._put(encode(verdict))
+
+    async def _put(self, text: str) -> None:
+        command = ("HSET", self._key, "format", FORMAT, "verdict", text)
         await self._connection.execute([command], durable=False)
 
     async def read(self) -> ReplayVerdict | None:
@@ -64,13 +67,27 @@ class VerdictStore:
         ((found, text),) = await self._connection.execute([command], durable=False)
         if found is None:
             return None
-        if found == str(FORMAT_OF_ONE_RULE).encode():
-            return decode(text or b"", besides={"rule_means_s": {}})
-        if found != str(FORMAT).encode():
-            raise UnreadableVerdict(
-                f"format {found!r}; this code reads {FORMAT_OF_ONE_RULE} and {FORMAT}"
-            )
-        return decode(text or b"")
+        return _read(found, text or b"")
+
+    async def write_raw(self, form: bytes, text: bytes) -> None:
+        """The same with a verdict as another store keeps it; raises what `read` raises."""
+        await self._put(encode(_read(form, text)))
+
+    async def read_raw(self) -> tuple[bytes, bytes] | None:
+        """Format and text of the newest verdict, to be kept in another store."""
+        command = ("HMGET", self._key, "format", "verdict")
+        ((found, text),) = await self._connection.execute([command], durable=False)
+        return None if found is None else (found, text or b"")
+
+
+def _read(form: bytes, text: bytes) -> ReplayVerdict:
+    if form == str(FORMAT_OF_ONE_RULE).encode():
+        return decode(text, besides={"rule_means_s": {}})
+    if form != str(FORMAT).encode():
+        raise UnreadableVerdict(
+            f"format {form!r}; this code reads {FORMAT_OF_ONE_RULE} and {FORMAT}"
+        )
+    return decode(text)
 
 
 def encode(verdict: ReplayVerdict) -> str:

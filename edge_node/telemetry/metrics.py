@@ -23,6 +23,10 @@ Work is in work units (domain.WorkModel). No prompt and no identifier is ever a 
 | slots_total | slots | of the latent memory that began after the first |
 | latent_memory_behind_slots | slots | whose latents the store has yet to confirm |
 | experience_dropped_total | entries | decisions and outcomes given up before the store had them |
+| learning | 0 or 1 | whether the learner beside this node learns for the cluster |
+| weights_generation | publications | of the newest learned weights that are held; 0: none |
+| weights_refused_total | files | learned weights that came or were announced and cannot be used |
+| experience_read_total | entries | of this node's pool, read by a learner on another device |
 | backlog_work_units | work units | placed on this node and not done, whoever its origin |
 | capacity_work_units_per_second | work units / s | measured by the worker |
 | peers_alive | nodes | others whose state is fresh |
@@ -157,6 +161,19 @@ class NodeMetrics:
         """Decisions or outcomes will never be learned from."""
         self._experience_dropped.inc(count)
 
+    def learning(self, *, learns: bool, generation: int) -> None:
+        """Who learns and what has been learned, as this node has it."""
+        self._learning.set(learns)
+        self._weights_generation.set(generation)
+
+    def weights_refused(self) -> None:
+        """Learned weights cannot be used."""
+        self._weights_refused.inc()
+
+    def experience_read(self, count: int) -> None:
+        """A learner on another device has read entries."""
+        self._experience_read.inc(count)
+
     def slots_passed(self, count: int) -> None:
         """Slots began."""
         self._slots.inc(count)
@@ -245,6 +262,7 @@ class NodeMetrics:
             registry=self.registry,
         )
         self._define_latents()
+        self._define_learning()
 
     def _define_latents(self) -> None:
         self._placement_staleness = Histogram(
@@ -262,6 +280,14 @@ class NodeMetrics:
         )
         self._experience_dropped = self._counter(
             "experience_dropped_total", "Decisions and outcomes that no learner will see"
+        )
+
+    def _define_learning(self) -> None:
+        self._learning = self._gauge("learning", "Whether the learner beside this node learns")
+        self._weights_generation = self._gauge("weights_generation", "Newest learned weights held")
+        self._weights_refused = self._counter("weights_refused_total", "Weights of no use")
+        self._experience_read = self._counter(
+            "experience_read_total", "Entries read by a learner elsewhere"
         )
 
     def _define_node(self) -> None:

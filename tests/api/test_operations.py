@@ -4,7 +4,8 @@ import asyncio
 from dataclasses import replace
 from typing import Any
 
-from edge_node.snapshot import ClusterSnapshot
+from edge_node.domain import LearnedWeights, Learning, NodeId
+from edge_node.snapshot import ClusterSnapshot, LearnerProgress
 from scheduler.guard.status import GuardStatus
 from scheduler.guard.verdict import ReplayVerdict
 from tests.api.memory_front_desk import MemoryFrontDesk
@@ -78,3 +79,40 @@ def test_before_anything_is_known_the_cluster_says_so() -> None:
 
 def test_a_rule_has_no_guard() -> None:
     assert cluster(None)["guard"] is None
+
+
+class LearningFrontDesk(MemoryFrontDesk):
+    def cluster(self) -> ClusterSnapshot:
+        snapshot = super().cluster()
+        weights = LearnedWeights(
+            policy="lad_ts", version="lad_ts-3-ab", generation=3, sha256="ab" * 32, size_bytes=9
+        )
+        learning = Learning(
+            policy="lad_ts", willing=True, learner=NodeId("node-0"), weights=weights
+        )
+        progress = LearnerProgress(entries={"a": 7, "b": 9}, transitions=5, updates=4)
+        own = replace(snapshot.own, learning=learning)
+        return replace(snapshot, own=own, learner=progress)
+
+
+def test_the_cluster_shows_who_learns_and_from_whom() -> None:
+    async def ask() -> dict[str, Any]:
+        async with served(LearningFrontDesk()) as node:
+            answer: dict[str, Any] = (await node.http.get("/v1/cluster")).json()
+            return answer
+
+    shown = asyncio.run(ask())
+    assert shown["own"]["learning"] == {
+        "policy": "lad_ts",
+        "willing": True,
+        "learner": "node-0",
+        "weights": {"version": "lad_ts-3-ab", "generation": 3, "sha256": "ab" * 32},
+    }
+    assert shown["learner"] == {
+        "entries": {"a": 7, "b": 9},
+        "transitions": 5,
+        "updates": 4,
+        "refusal": None,
+    }
+    own = cluster(None)  # of a node that has said nothing of learning so far
+    assert (own["learner"], own["own"]["learning"]) == (None, None)

@@ -23,6 +23,7 @@ from edge_node.domain import (
     AttemptReport,
     Fence,
     JobId,
+    LearnedWeights,
     NodeId,
     NodeState,
     Offload,
@@ -52,6 +53,7 @@ from tests.cluster.disk import (
 from tests.cluster.network import Broken, Network
 from tests.cluster.virtual_time import VirtualTime, process_loop
 from tests.cluster.worker import SimulatedWorker
+from tests.peering.nothing_learned import NothingLearned
 
 TICK_S = 0.25
 LEASE_S = 2.0
@@ -162,6 +164,12 @@ class Connection:
     async def fetch_image(self, task_id: TaskId) -> tuple[bytes, str]:
         return await self._once(lambda p: p.service.fetch_image(task_id))
 
+    async def fetch_weights(self, sha256: str, *, bytes_max: int) -> tuple[LearnedWeights, bytes]:
+        async def fetch(process: NodeProcess) -> tuple[LearnedWeights, bytes]:
+            return process.service.weights(sha256)
+
+        return await self._once(fetch)
+
     async def _stream(
         self, serve: Callable[[NodeProcess], AsyncGenerator[T, None]], *, wild: bool = False
     ) -> AsyncGenerator[T, None]:
@@ -250,7 +258,7 @@ class NodeProcess:
             connect=lambda address: Connection(self, address, network),
             clock=self.clock,
         )
-        self.service = PeerService(self.dispatcher, self.links)
+        self.service = PeerService(self.dispatcher, self.links, NothingLearned())
         self.front_desk = self._front_desk()
 
     def _dispatcher(self, mount: Mount, policy: Policy) -> Dispatcher:

@@ -23,7 +23,7 @@ class Node:
 
     def __init__(self) -> None:
         rest: Any = None
-        servicer = NodeServicer(PeerService(rest, rest), version="0")
+        servicer = NodeServicer(PeerService(rest, rest, rest), version="0")
         self.server = PeerServer(servicer, host="127.0.0.1", port=0)
         self.reasons: tuple[str, ...] = ("the worker is starting",)
 

@@ -24,6 +24,7 @@ from edge_node.peering import node_codec
 from edge_node.peering.client import PeerClient
 from edge_node.peering.server import NodeServicer, PeerServer
 from edge_node.peering.service import PeerService
+from tests.peering.nothing_learned import NothingLearned
 
 OFFLOAD = Offload(
     task_id=TaskId("a-1"),
@@ -71,7 +72,8 @@ class Executor:
 
 @contextlib.asynccontextmanager
 async def channel_to(executor: Executor) -> AsyncIterator[PeerClient]:
-    servicer = NodeServicer(PeerService(executor, None), version="0")  # type: ignore[arg-type]
+    service = PeerService(executor, None, NothingLearned())  # type: ignore[arg-type]
+    servicer = NodeServicer(service, version="0")
     server = PeerServer(servicer, host="127.0.0.1", port=0)
     client = PeerClient(f"127.0.0.1:{await server.start()}")
     try:

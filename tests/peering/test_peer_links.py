@@ -16,6 +16,7 @@ from edge_node.peering.peer_links import PeerLinks
 from edge_node.peering.server import NodeServicer, PeerServer, caller_host
 from edge_node.peering.service import PeerService
 from edge_node.tasks.membership import MembershipSettings
+from tests.peering.nothing_learned import NothingLearned
 
 A, B, C = NodeId("a"), NodeId("b"), NodeId("c")
 SETTINGS = MembershipSettings(
@@ -62,7 +63,7 @@ class Node:
             clock=self.clock,
         )
         dispatcher: Any = self
-        servicer = NodeServicer(PeerService(dispatcher, self.links), version="0")
+        servicer = NodeServicer(PeerService(dispatcher, self.links, NothingLearned()), version="0")
         self.server = PeerServer(servicer, host="127.0.0.1", port=self.port)
         self.port = await self.server.start()
         await self.links.start()

@@ -24,6 +24,7 @@ from edge_node.domain import (
 )
 from edge_node.errors import InitImagesFull
 from edge_node.peering.service import PeerService
+from tests.peering.nothing_learned import NothingLearned
 
 OFFLOAD = Offload(
     task_id=TaskId("a-1"),
@@ -86,7 +87,7 @@ def run(story: Callable[[], Awaitable[None]]) -> None:
 
 def service(rest: Rest) -> PeerService:
     parts: Any = rest
-    return PeerService(parts, parts)
+    return PeerService(parts, parts, NothingLearned())
 
 
 def test_an_attempt_is_followed_to_its_end_and_given_back() -> None:
@@ -225,7 +226,7 @@ class Answers:
 
 def test_what_peers_ask_of_this_nodes_tasks_is_answered_by_them() -> None:
     answers: Any = Answers()
-    peers = PeerService(answers, answers)
+    peers = PeerService(answers, answers, NothingLearned())
     told: list[Any] = []
 
     async def story() -> None:

@@ -30,7 +30,7 @@ class NodeServiceDescribeResponse(_message.Message):
     def __init__(self, node_id: _Optional[str] = ..., version: _Optional[str] = ..., model: _Optional[str] = ..., model_fingerprint: _Optional[str] = ..., rest_url: _Optional[str] = ..., device: _Optional[str] = ..., emulated_device: _Optional[str] = ...) -> None: ...
 
 class NodeState(_message.Message):
-    __slots__ = ("node_id", "incarnation", "sequence", "backlog", "capacity", "model", "model_fingerprint", "accepting", "queued", "running", "dispatches_seen", "rest_url", "device", "emulated_device", "grpc_address", "accepted_work_s", "changed_s", "sent_s", "cluster_name", "leaving", "serves")
+    __slots__ = ("node_id", "incarnation", "sequence", "backlog", "capacity", "model", "model_fingerprint", "accepting", "queued", "running", "dispatches_seen", "rest_url", "device", "emulated_device", "grpc_address", "accepted_work_s", "changed_s", "sent_s", "cluster_name", "leaving", "serves", "learning")
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
@@ -52,6 +52,7 @@ class NodeState(_message.Message):
     CLUSTER_NAME_FIELD_NUMBER: _ClassVar[int]
     LEAVING_FIELD_NUMBER: _ClassVar[int]
     SERVES_FIELD_NUMBER: _ClassVar[int]
+    LEARNING_FIELD_NUMBER: _ClassVar[int]
     node_id: str
     incarnation: int
     sequence: int
@@ -73,7 +74,34 @@ class NodeState(_message.Message):
     cluster_name: str
     leaving: bool
     serves: _containers.RepeatedCompositeFieldContainer[ServedModel]
-    def __init__(self, node_id: _Optional[str] = ..., incarnation: _Optional[int] = ..., sequence: _Optional[int] = ..., backlog: _Optional[float] = ..., capacity: _Optional[float] = ..., model: _Optional[str] = ..., model_fingerprint: _Optional[str] = ..., accepting: _Optional[bool] = ..., queued: _Optional[int] = ..., running: _Optional[int] = ..., dispatches_seen: _Optional[_Iterable[_Union[DispatchSeen, _Mapping]]] = ..., rest_url: _Optional[str] = ..., device: _Optional[str] = ..., emulated_device: _Optional[str] = ..., grpc_address: _Optional[str] = ..., accepted_work_s: _Optional[float] = ..., changed_s: _Optional[float] = ..., sent_s: _Optional[float] = ..., cluster_name: _Optional[str] = ..., leaving: _Optional[bool] = ..., serves: _Optional[_Iterable[_Union[ServedModel, _Mapping]]] = ...) -> None: ...
+    learning: Learning
+    def __init__(self, node_id: _Optional[str] = ..., incarnation: _Optional[int] = ..., sequence: _Optional[int] = ..., backlog: _Optional[float] = ..., capacity: _Optional[float] = ..., model: _Optional[str] = ..., model_fingerprint: _Optional[str] = ..., accepting: _Optional[bool] = ..., queued: _Optional[int] = ..., running: _Optional[int] = ..., dispatches_seen: _Optional[_Iterable[_Union[DispatchSeen, _Mapping]]] = ..., rest_url: _Optional[str] = ..., device: _Optional[str] = ..., emulated_device: _Optional[str] = ..., grpc_address: _Optional[str] = ..., accepted_work_s: _Optional[float] = ..., changed_s: _Optional[float] = ..., sent_s: _Optional[float] = ..., cluster_name: _Optional[str] = ..., leaving: _Optional[bool] = ..., serves: _Optional[_Iterable[_Union[ServedModel, _Mapping]]] = ..., learning: _Optional[_Union[Learning, _Mapping]] = ...) -> None: ...
+
+class Learning(_message.Message):
+    __slots__ = ("policy", "willing", "learner", "weights")
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    WILLING_FIELD_NUMBER: _ClassVar[int]
+    LEARNER_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTS_FIELD_NUMBER: _ClassVar[int]
+    policy: str
+    willing: bool
+    learner: str
+    weights: LearnedWeights
+    def __init__(self, policy: _Optional[str] = ..., willing: _Optional[bool] = ..., learner: _Optional[str] = ..., weights: _Optional[_Union[LearnedWeights, _Mapping]] = ...) -> None: ...
+
+class LearnedWeights(_message.Message):
+    __slots__ = ("policy", "version", "generation", "sha256", "size_bytes")
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    policy: str
+    version: str
+    generation: int
+    sha256: str
+    size_bytes: int
+    def __init__(self, policy: _Optional[str] = ..., version: _Optional[str] = ..., generation: _Optional[int] = ..., sha256: _Optional[str] = ..., size_bytes: _Optional[int] = ...) -> None: ...
 
 class ServedModel(_message.Message):
     __slots__ = ("name", "fingerprint", "work_model", "size_px_min", "size_px_max", "size_px_multiple", "steps_max", "steps_default", "guidance_scale_default", "guidance_scale_max", "strength_default", "prompt_chars_max")
@@ -276,6 +304,73 @@ class FetchImageResponse(_message.Message):
     media_type: str
     chunk: bytes
     def __init__(self, media_type: _Optional[str] = ..., chunk: _Optional[bytes] = ...) -> None: ...
+
+class ReadExperienceRequest(_message.Message):
+    __slots__ = ("after", "entries_max")
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    ENTRIES_MAX_FIELD_NUMBER: _ClassVar[int]
+    after: str
+    entries_max: int
+    def __init__(self, after: _Optional[str] = ..., entries_max: _Optional[int] = ...) -> None: ...
+
+class ReadExperienceResponse(_message.Message):
+    __slots__ = ("last", "entries")
+    LAST_FIELD_NUMBER: _ClassVar[int]
+    ENTRIES_FIELD_NUMBER: _ClassVar[int]
+    last: str
+    entries: _containers.RepeatedCompositeFieldContainer[ExperienceEntry]
+    def __init__(self, last: _Optional[str] = ..., entries: _Optional[_Iterable[_Union[ExperienceEntry, _Mapping]]] = ...) -> None: ...
+
+class ExperienceEntry(_message.Message):
+    __slots__ = ("fields",)
+    class FieldsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: bytes
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[bytes] = ...) -> None: ...
+    FIELDS_FIELD_NUMBER: _ClassVar[int]
+    fields: _containers.ScalarMap[str, bytes]
+    def __init__(self, fields: _Optional[_Mapping[str, bytes]] = ...) -> None: ...
+
+class FetchWeightsRequest(_message.Message):
+    __slots__ = ("sha256",)
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    sha256: str
+    def __init__(self, sha256: _Optional[str] = ...) -> None: ...
+
+class FetchWeightsResponse(_message.Message):
+    __slots__ = ("weights", "chunk")
+    WEIGHTS_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    weights: LearnedWeights
+    chunk: bytes
+    def __init__(self, weights: _Optional[_Union[LearnedWeights, _Mapping]] = ..., chunk: _Optional[bytes] = ...) -> None: ...
+
+class OfferWeightsRequest(_message.Message):
+    __slots__ = ("weights", "chunk")
+    WEIGHTS_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    weights: LearnedWeights
+    chunk: bytes
+    def __init__(self, weights: _Optional[_Union[LearnedWeights, _Mapping]] = ..., chunk: _Optional[bytes] = ...) -> None: ...
+
+class OfferWeightsResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class OfferVerdictRequest(_message.Message):
+    __slots__ = ("format", "verdict")
+    FORMAT_FIELD_NUMBER: _ClassVar[int]
+    VERDICT_FIELD_NUMBER: _ClassVar[int]
+    format: str
+    verdict: bytes
+    def __init__(self, format: _Optional[str] = ..., verdict: _Optional[bytes] = ...) -> None: ...
+
+class OfferVerdictResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class TaskView(_message.Message):
     __slots__ = ("task_id", "job_id", "status", "drawing", "origin", "executor", "attempt", "step", "queue_position", "eta_s", "durability", "created_at", "started_at", "finished_at", "error_code", "error_message", "image_bytes", "emulated_device", "queue_s", "compute_s", "policy", "work", "deadline_at", "priority", "policy_reason")

@@ -79,6 +79,26 @@ class NodeServiceStub:
                 request_serializer=dedgeai_dot_v1_dot_node__pb2.FetchImageRequest.SerializeToString,
                 response_deserializer=dedgeai_dot_v1_dot_node__pb2.FetchImageResponse.FromString,
                 _registered_method=True)
+        self.ReadExperience = channel.unary_stream(
+                '/dedgeai.v1.NodeService/ReadExperience',
+                request_serializer=dedgeai_dot_v1_dot_node__pb2.ReadExperienceRequest.SerializeToString,
+                response_deserializer=dedgeai_dot_v1_dot_node__pb2.ReadExperienceResponse.FromString,
+                _registered_method=True)
+        self.FetchWeights = channel.unary_stream(
+                '/dedgeai.v1.NodeService/FetchWeights',
+                request_serializer=dedgeai_dot_v1_dot_node__pb2.FetchWeightsRequest.SerializeToString,
+                response_deserializer=dedgeai_dot_v1_dot_node__pb2.FetchWeightsResponse.FromString,
+                _registered_method=True)
+        self.OfferWeights = channel.stream_unary(
+                '/dedgeai.v1.NodeService/OfferWeights',
+                request_serializer=dedgeai_dot_v1_dot_node__pb2.OfferWeightsRequest.SerializeToString,
+                response_deserializer=dedgeai_dot_v1_dot_node__pb2.OfferWeightsResponse.FromString,
+                _registered_method=True)
+        self.OfferVerdict = channel.unary_unary(
+                '/dedgeai.v1.NodeService/OfferVerdict',
+                request_serializer=dedgeai_dot_v1_dot_node__pb2.OfferVerdictRequest.SerializeToString,
+                response_deserializer=dedgeai_dot_v1_dot_node__pb2.OfferVerdictResponse.FromString,
+                _registered_method=True)
 
 
 class NodeServiceServicer:
@@ -143,6 +163,35 @@ class NodeServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReadExperience(self, request, context):
+        """What follows is for learning as one cluster; a node of version 0.1.0 has none of it.
+        What this node decided and what became of it, in the order of writing, to the end of its pool.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FetchWeights(self, request, context):
+        """Published weights that this node holds; NOT_FOUND when they are no longer the newest here.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def OfferWeights(self, request_iterator, context):
+        """A learner beside the nodes brings weights; refused with a sentence if the node cannot use them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def OfferVerdict(self, request, context):
+        """The learner has replayed this node's own decisions.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_NodeServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -190,6 +239,26 @@ def add_NodeServiceServicer_to_server(servicer, server):
                     servicer.FetchImage,
                     request_deserializer=dedgeai_dot_v1_dot_node__pb2.FetchImageRequest.FromString,
                     response_serializer=dedgeai_dot_v1_dot_node__pb2.FetchImageResponse.SerializeToString,
+            ),
+            'ReadExperience': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadExperience,
+                    request_deserializer=dedgeai_dot_v1_dot_node__pb2.ReadExperienceRequest.FromString,
+                    response_serializer=dedgeai_dot_v1_dot_node__pb2.ReadExperienceResponse.SerializeToString,
+            ),
+            'FetchWeights': grpc.unary_stream_rpc_method_handler(
+                    servicer.FetchWeights,
+                    request_deserializer=dedgeai_dot_v1_dot_node__pb2.FetchWeightsRequest.FromString,
+                    response_serializer=dedgeai_dot_v1_dot_node__pb2.FetchWeightsResponse.SerializeToString,
+            ),
+            'OfferWeights': grpc.stream_unary_rpc_method_handler(
+                    servicer.OfferWeights,
+                    request_deserializer=dedgeai_dot_v1_dot_node__pb2.OfferWeightsRequest.FromString,
+                    response_serializer=dedgeai_dot_v1_dot_node__pb2.OfferWeightsResponse.SerializeToString,
+            ),
+            'OfferVerdict': grpc.unary_unary_rpc_method_handler(
+                    servicer.OfferVerdict,
+                    request_deserializer=dedgeai_dot_v1_dot_node__pb2.OfferVerdictRequest.FromString,
+                    response_serializer=dedgeai_dot_v1_dot_node__pb2.OfferVerdictResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -435,6 +504,114 @@ class NodeService:
             '/dedgeai.v1.NodeService/FetchImage',
             dedgeai_dot_v1_dot_node__pb2.FetchImageRequest.SerializeToString,
             dedgeai_dot_v1_dot_node__pb2.FetchImageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadExperience(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/dedgeai.v1.NodeService/ReadExperience',
+            dedgeai_dot_v1_dot_node__pb2.ReadExperienceRequest.SerializeToString,
+            dedgeai_dot_v1_dot_node__pb2.ReadExperienceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FetchWeights(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/dedgeai.v1.NodeService/FetchWeights',
+            dedgeai_dot_v1_dot_node__pb2.FetchWeightsRequest.SerializeToString,
+            dedgeai_dot_v1_dot_node__pb2.FetchWeightsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def OfferWeights(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/dedgeai.v1.NodeService/OfferWeights',
+            dedgeai_dot_v1_dot_node__pb2.OfferWeightsRequest.SerializeToString,
+            dedgeai_dot_v1_dot_node__pb2.OfferWeightsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def OfferVerdict(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dedgeai.v1.NodeService/OfferVerdict',
+            dedgeai_dot_v1_dot_node__pb2.OfferVerdictRequest.SerializeToString,
+            dedgeai_dot_v1_dot_node__pb2.OfferVerdictResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -45,6 +45,16 @@ class NodeServiceStub:
     CancelTask: _grpc.UnaryUnaryMultiCallable[_node_pb2.CancelTaskRequest, _node_pb2.CancelTaskResponse]
     WatchTask: _grpc.UnaryStreamMultiCallable[_node_pb2.WatchTaskRequest, _node_pb2.WatchTaskResponse]
     FetchImage: _grpc.UnaryStreamMultiCallable[_node_pb2.FetchImageRequest, _node_pb2.FetchImageResponse]
+    ReadExperience: _grpc.UnaryStreamMultiCallable[_node_pb2.ReadExperienceRequest, _node_pb2.ReadExperienceResponse]
+    """What follows is for learning as one cluster; a node of version 0.1.0 has none of it.
+    What this node decided and what became of it, in the order of writing, to the end of its pool.
+    """
+    FetchWeights: _grpc.UnaryStreamMultiCallable[_node_pb2.FetchWeightsRequest, _node_pb2.FetchWeightsResponse]
+    """Published weights that this node holds; NOT_FOUND when they are no longer the newest here."""
+    OfferWeights: _grpc.StreamUnaryMultiCallable[_node_pb2.OfferWeightsRequest, _node_pb2.OfferWeightsResponse]
+    """A learner beside the nodes brings weights; refused with a sentence if the node cannot use them."""
+    OfferVerdict: _grpc.UnaryUnaryMultiCallable[_node_pb2.OfferVerdictRequest, _node_pb2.OfferVerdictResponse]
+    """The learner has replayed this node's own decisions."""
 
 @_typing.type_check_only
 class NodeServiceAsyncStub(NodeServiceStub):
@@ -63,6 +73,16 @@ class NodeServiceAsyncStub(NodeServiceStub):
     CancelTask: _aio.UnaryUnaryMultiCallable[_node_pb2.CancelTaskRequest, _node_pb2.CancelTaskResponse]  # type: ignore[assignment]
     WatchTask: _aio.UnaryStreamMultiCallable[_node_pb2.WatchTaskRequest, _node_pb2.WatchTaskResponse]  # type: ignore[assignment]
     FetchImage: _aio.UnaryStreamMultiCallable[_node_pb2.FetchImageRequest, _node_pb2.FetchImageResponse]  # type: ignore[assignment]
+    ReadExperience: _aio.UnaryStreamMultiCallable[_node_pb2.ReadExperienceRequest, _node_pb2.ReadExperienceResponse]  # type: ignore[assignment]
+    """What follows is for learning as one cluster; a node of version 0.1.0 has none of it.
+    What this node decided and what became of it, in the order of writing, to the end of its pool.
+    """
+    FetchWeights: _aio.UnaryStreamMultiCallable[_node_pb2.FetchWeightsRequest, _node_pb2.FetchWeightsResponse]  # type: ignore[assignment]
+    """Published weights that this node holds; NOT_FOUND when they are no longer the newest here."""
+    OfferWeights: _aio.StreamUnaryMultiCallable[_node_pb2.OfferWeightsRequest, _node_pb2.OfferWeightsResponse]  # type: ignore[assignment]
+    """A learner beside the nodes brings weights; refused with a sentence if the node cannot use them."""
+    OfferVerdict: _aio.UnaryUnaryMultiCallable[_node_pb2.OfferVerdictRequest, _node_pb2.OfferVerdictResponse]  # type: ignore[assignment]
+    """The learner has replayed this node's own decisions."""
 
 class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -132,5 +152,39 @@ class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _node_pb2.FetchImageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_node_pb2.FetchImageResponse], _abc.AsyncIterator[_node_pb2.FetchImageResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ReadExperience(
+        self,
+        request: _node_pb2.ReadExperienceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_node_pb2.ReadExperienceResponse], _abc.AsyncIterator[_node_pb2.ReadExperienceResponse]]:
+        """What follows is for learning as one cluster; a node of version 0.1.0 has none of it.
+        What this node decided and what became of it, in the order of writing, to the end of its pool.
+        """
+
+    @_abc_1.abstractmethod
+    def FetchWeights(
+        self,
+        request: _node_pb2.FetchWeightsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_node_pb2.FetchWeightsResponse], _abc.AsyncIterator[_node_pb2.FetchWeightsResponse]]:
+        """Published weights that this node holds; NOT_FOUND when they are no longer the newest here."""
+
+    @_abc_1.abstractmethod
+    def OfferWeights(
+        self,
+        request_iterator: _MaybeAsyncIterator[_node_pb2.OfferWeightsRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_pb2.OfferWeightsResponse, _abc.Awaitable[_node_pb2.OfferWeightsResponse]]:
+        """A learner beside the nodes brings weights; refused with a sentence if the node cannot use them."""
+
+    @_abc_1.abstractmethod
+    def OfferVerdict(
+        self,
+        request: _node_pb2.OfferVerdictRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_pb2.OfferVerdictResponse, _abc.Awaitable[_node_pb2.OfferVerdictResponse]]:
+        """The learner has replayed this node's own decisions."""
 
 def add_NodeServiceServicer_to_server(servicer: NodeServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
