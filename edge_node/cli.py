@@ -49,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_node(commands)
     _add_worker(commands)
     _add_learner(commands)
+    _add_learn(commands)
     _add_health(commands)
     _add_config(commands)
     _add_doctor(commands)
@@ -94,6 +95,15 @@ def _add_learner(commands: Commands) -> None:
     parser = commands.add_parser("learner", help="run a node's learner beside it, on redis_url")
     _add_settings(parser)
     parser.set_defaults(run=_learner)
+
+
+def _add_learn(commands: Commands) -> None:
+    parser = commands.add_parser("learn", help="learn for a cluster, beside its nodes")
+    _add_settings(parser)
+    parser.add_argument(
+        "--nodes", required=True, help="gRPC listeners of all nodes, host:port, comma-separated"
+    )
+    parser.set_defaults(run=_learn)
 
 
 def _add_health(commands: Commands) -> None:
@@ -274,6 +284,13 @@ def _learner(options: argparse.Namespace) -> int:
 
     command = attached_learner(_load_config(options))
     os.execv(command[0], command)
+
+
+def _learn(options: argparse.Namespace) -> int:
+    from edge_node.console.learn import learn
+
+    nodes = [one.strip() for one in options.nodes.split(",") if one.strip()]
+    return learn(_load_config(options), nodes)
 
 
 def _health(options: argparse.Namespace) -> int:
