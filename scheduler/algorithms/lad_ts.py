@@ -36,6 +36,7 @@ from scheduler.learning.station_slots import (
     StationSlot,
     StationSlots,
     agents,
+    reward,
     state_scale,
 )
 from scheduler.simulator.scenario import Scenario
@@ -43,6 +44,7 @@ from scheduler.simulator.workload import Episode
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +74,9 @@ class LadTsConfig:
         softmax: whether the predicted noise is a softmax (code) or free (paper).
         memory: the latent is that of the same slot an "episode" ago (code) or of the previous
             "slot" (paper).
+        keeps: what of x_0 the memory keeps for x_I: its "softmax" (code), or x_0 itself, "raw"
+            (paper). Raw it leaves the range of numbers: a chain multiplies x_I by 12.5.
+        update: once a "slot" (code), or after each "task" (paper, Algorithm 1), see `_by_task`.
         pool_latents: "shared": a transition refers to its place in the memory and so is learned
             with what is there at the time, as the code's arrays are views of it; "copied": it
             keeps the x_I that was decided with. Measured: no difference in the delay.
@@ -99,6 +104,8 @@ class LadTsConfig:
     start: Start = "latent"
     softmax: bool = True
     memory: Period = "episode"
+    keeps: Literal["softmax", "raw"] = "softmax"
+    update: Literal["slot", "task"] = "slot"
     pool_latents: Literal["shared", "copied"] = "shared"
     next_state: NextState = "code"
     state: StateKind = "raw"
@@ -207,6 +214,9 @@ class LadTs:
             latents = (rows, following)
             if self.config.pool_latents == "copied":
                 latents = (self.memory.flat[rows], self.memory.flat[following])
+            if self.config.update == "task":
+                delay_s_N[tasks] = self._by_task(slots, slot, latents, learned)
+                continue
             server_N = self._decide(slot, self.memory, self.noise, self.generator)
             placed = slots.place(server_N.numpy())
             delay_s_N[tasks] = placed.delay_s_N
@@ -225,6 +235,51 @@ class LadTs:
         names = ("critic_loss", "actor_loss", "entropy", "alpha")
         means = torch.stack(learned).mean(0).tolist() if learned else []
         return delay_s_N, dict(zip(names, means, strict=False))
+
+    def _by_task(
+        self,
+        slots: StationSlots,
+        slot: StationSlot,
+        latents: tuple[Tensor, Tensor],
+        learned: list[Tensor],
+    ) -> FloatArray:
+        """Decides and learns from a slot task by task; the delays, seconds, (N,).
+
+        All stations' first tasks are decided, served and learned from, then all second ones, as
+        stations act side by side in the paper. A station's last task is learned from once the next
+        slot has shown the state that follows it.
+        """
+        server_N = torch.empty(len(slot.agent_N), dtype=torch.int64)
+        following_NS = np.empty_like(slot.state_NS)
+        following_NS[:-1] = slot.state_NS[1:]
+        delay_s_N = np.empty(len(slot.agent_N))
+
+        def learn_from(row_M: IntArray) -> None:
+            agent_M, rows = slot.agent_N[row_M], torch.from_numpy(row_M)
+            self.pool.add(
+                agent_M,
+                np.zeros_like(agent_M),
+                state=torch.from_numpy(slot.state_NS[row_M]),
+                next_state=torch.from_numpy(following_NS[row_M]),
+                action=server_N[rows],
+                reward=torch.from_numpy(reward(delay_s_N[row_M])),
+                latent=latents[0][rows],
+                next_latent=latents[1][rows],
+            )
+            learning_A = np.bincount(agent_M, minlength=self.agents) > 0
+            if (learning_A & (self.pool.size_A > self.config.pool_min)).any():
+                learned.append(self.learn(learning_A))
+
+        for turn in range(int(slot.order_N.max()) + 1):
+            row_M = np.flatnonzero(slot.order_N == turn)
+            placed_M = self._decide(slot, self.memory, self.noise, self.generator, turn=turn)
+            server_N[torch.from_numpy(row_M)] = placed_M
+            delay_s_N[row_M] = slots.serve(row_M, placed_M.numpy())
+            if len(going_on_M := row_M[~slot.last_N[row_M]]):
+                learn_from(going_on_M)
+        following_NS = slots.end_slot()
+        learn_from(np.flatnonzero(slot.last_N))
+        return delay_s_N
 
     def place(self, episode: Episode, rng: np.random.Generator) -> IntArray:
         """Decides an episode without learning; what was learned stays as it is."""
@@ -248,18 +303,27 @@ class LadTs:
         generator: torch.Generator,
         *,
         greedy: bool = False,
+        turn: int | None = None,
     ) -> Tensor:
-        """Servers of a slot's tasks, (N,); their distributions become the memory's latents."""
-        start_ABM = self._start(memory.table(slot), noise)
+        """Servers of a slot's tasks, (N,); what they denoised to becomes the memory's latents.
+
+        With `turn`, of every station's task of that index only.
+        """
+        columns = slice(None) if turn is None else slice(turn, turn + 1)
+        row_N = slice(None) if turn is None else np.flatnonzero(slot.order_N == turn)
+        agent_N = slot.agent_N[row_N]
+        start_ABM = self._start(memory.table(slot)[:, :, columns], noise)
         x0_ABM = self.chain.run(
             start_ABM[None],
-            torch.from_numpy(slot.state_ASM)[None],
+            torch.from_numpy(slot.state_ASM)[None, :, :, columns],
             noise,
-            count_A=np.bincount(slot.agent_N, minlength=self.agents),
+            count_A=np.bincount(agent_N, minlength=self.agents),
         )[0]
-        chance_ABM = torch.softmax(x0_ABM, 1)
-        chance_NB = slot.rows(chance_ABM)
-        memory.flat[memory.rows(slot)] = chance_NB
+        column_N = torch.from_numpy(slot.order_N[row_N] - (turn or 0))
+        x0_NB = x0_ABM.transpose(1, 2)[torch.from_numpy(agent_N), column_N]
+        chance_NB = torch.softmax(x0_NB, 1)
+        kept_NB = chance_NB if self.config.keeps == "softmax" else x0_NB
+        memory.flat[memory.rows(slot)[row_N]] = kept_NB
         return choice.best(chance_NB) if greedy else choice.drawn(chance_NB, generator)
 
     def _start(self, latent: Tensor, noise: NoiseSource) -> Tensor:
@@ -269,16 +333,22 @@ class LadTs:
 
     # Learning.
 
-    def learn(self) -> Tensor:
+    def learn(self, learning_A: BoolArray | None = None) -> Tensor:
         """One update of every agent whose pool is full enough; returns means of its losses.
 
-        Losses are those of critics and actor, the entropy and the temperature.
+        Losses are those of critics and actor, the entropy and the temperature. Where `learning_A`
+        says no, an agent stays as it is.
 
         differs: Adam counts steps for all agents together, so an agent whose pool fills some
         slots later takes somewhat smaller first steps.
         """
         config, batch = self.config, self.config.batch
-        ready_A = torch.from_numpy((self.pool.size_A > config.pool_min).astype(np.float32))
+        learns_A = self.pool.size_A > config.pool_min
+        held: list[tuple[Tensor, Tensor, Tensor]] = []
+        if learning_A is not None:
+            learns_A &= learning_A
+            held = self._kept_rows(~learning_A)
+        ready_A = torch.from_numpy(learns_A.astype(np.float32))
         rows = self.pool.sample(batch, self.generator)
         table = (self.agents, batch, -1)
         state_ASK = self.pool.field("state", rows).view(table).transpose(1, 2)
@@ -325,5 +395,23 @@ class LadTs:
         self.log_alpha_A.grad = ready_A * alpha_A * (surplus_A - config.target_entropy)
         self.actor_optimiser.step()
         move_towards(self.targets, self.critics, config.tau)
+        for tensor, held_rows, before in held:
+            tensor[held_rows] = before
         losses = (critic_loss_A.detach(), actor_loss_A.detach(), entropy_A, alpha_A)
         return torch.stack([loss_A @ ready_A for loss_A in losses]) / ready_A.sum()
+
+    def _kept_rows(self, held_A: BoolArray) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Every tensor that an update changes, agent by agent; rows to hold, and their values.
+
+        Adam moves a parameter without a gradient along its former ones.
+        """
+        changing = [parameter.data for parameter in self.targets.parameters()]
+        for optimiser in (self.actor_optimiser, self.critic_optimiser):
+            for group in optimiser.param_groups:
+                for parameter in group["params"]:
+                    moments = optimiser.state[parameter]
+                    changing.append(parameter.data)
+                    changing += [moments[key] for key in ("exp_avg", "exp_avg_sq") if moments]
+        rows = torch.from_numpy(np.flatnonzero(held_A))
+        tables = [tensor.view(self.agents, -1) for tensor in changing]
+        return [(table, rows, table[rows]) for table in tables]

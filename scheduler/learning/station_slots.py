@@ -114,21 +114,30 @@ class StationSlots:
 
     def place(self, server_N: IntArray) -> PlacedSlot:
         """Places the slot's tasks and goes on to the next slot."""
+        delay_s_N = self.serve(np.arange(len(server_N)), server_N)
+        return PlacedSlot(
+            delay_s_N=delay_s_N, reward_N=reward(delay_s_N), following_NS=self.end_slot()
+        )
+
+    def serve(self, row_M: IntArray, server_M: IntArray) -> FloatArray:
+        """Places some tasks of the slot, by their rows in it; their delays, seconds, (M,)."""
+        if self.slot is None:
+            raise ValueError("every slot of the episode has been placed")
+        return self._cluster.serve(self.tasks.start + row_M, server_M)
+
+    def end_slot(self) -> SingleArray:
+        """Goes on to the next slot once all tasks are placed; the state after each, (N, S)."""
         placed = self.slot
         if placed is None:
             raise ValueError("every slot of the episode has been placed")
-        delay_s_N = self._cluster.place(server_N)
+        self._cluster.end_slot()
         self._publish()
         if self._cluster.done:
             self.slot = None
         else:
             self.tasks = self._cluster.tasks
             self.slot = self._see()
-        return PlacedSlot(
-            delay_s_N=delay_s_N,
-            reward_N=-np.minimum(delay_s_N, PENALTY_S).astype(np.float32),
-            following_NS=self._following(placed, self.slot or placed),
-        )
+        return self._following(placed, self.slot or placed)
 
     def _following(self, placed: StationSlot, after: StationSlot) -> SingleArray:
         """The state after each task: its successor's in the slot, or the next slot's first."""
@@ -171,6 +180,12 @@ class StationSlots:
             state_NS=state_NS,
             state_ASM=state_ASM,
         )
+
+
+def reward(delay_s_N: FloatArray) -> SingleArray:
+    """Of each task: minus its delay, which no critic could regress on if it were for ever."""
+    penalty: SingleArray = -np.minimum(delay_s_N, PENALTY_S).astype(np.float32)
+    return penalty
 
 
 def state_scale(scenario: Scenario, kind: StateKind) -> StateScale:

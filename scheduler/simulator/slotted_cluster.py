@@ -14,7 +14,7 @@ from scheduler.simulator.workload import Episode
 
 
 class SlottedCluster:
-    """Steps through an episode; every slot is placed exactly once.
+    """Steps through an episode; every slot is placed exactly once, whole or in parts.
 
     Attributes:
         slot: index of the slot to be placed next; `done` when it equals the scenario's slots.
@@ -47,18 +47,38 @@ class SlottedCluster:
             service delay of each task (paper eq. 2), seconds, (M,); infinite on a server that
             never comes back.
         """
-        episode, tasks = self.episode, self.tasks
+        delay_s_M = self.serve(np.arange(self.tasks.start, self.tasks.stop), server_M)
+        self.end_slot()
+        return delay_s_M
+
+    def serve(self, task_M: IntArray, server_M: IntArray) -> FloatArray:
+        """Places some of the slot's tasks, behind those that were placed before.
+
+        Args:
+            task_M: their indices in the episode; each task of a slot is to be placed once.
+            server_M: where they go.
+
+        Returns:
+            service delay of each, seconds, (M,).
+        """
+        episode = self.episode
         now_s = self.slot * episode.scenario.slot_s
-        work_M = episode.work_N[tasks]
+        work_M = episode.work_N[task_M]
         delay_s_M = np.empty(len(work_M))
         since_s_K, capacity_KB = episode.since_s_K, episode.capacity_KB
         _serve_slot(self.backlog_B, now_s, server_M, work_M, delay_s_M, since_s_K, capacity_KB)
-        drain(self.backlog_B, now_s, now_s + episode.scenario.slot_s, since_s_K, capacity_KB)
-        self.slot += 1
         rate_M = episode.link_mbit_s_B[server_M]
-        upload_M = np.where(server_M == episode.origin_N[tasks], 0.0, episode.input_mbit_N[tasks])
-        delay_s_M += (upload_M + episode.result_mbit_N[tasks]) / rate_M
+        upload_M = np.where(server_M == episode.origin_N[task_M], 0.0, episode.input_mbit_N[task_M])
+        delay_s_M += (upload_M + episode.result_mbit_N[task_M]) / rate_M
         return delay_s_M
+
+    def end_slot(self) -> None:
+        """Goes on to the next slot; every task of this one has been placed."""
+        episode = self.episode
+        now_s = self.slot * episode.scenario.slot_s
+        end_s = now_s + episode.scenario.slot_s
+        drain(self.backlog_B, now_s, end_s, episode.since_s_K, episode.capacity_KB)
+        self.slot += 1
 
 
 @njit(cache=True)
