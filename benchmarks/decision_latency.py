@@ -35,13 +35,13 @@ from edge_node.tasks.hosting import Hosting, HostingLimits, OffloadReceived
 from edge_node.tasks.placement import place
 from edge_node.tasks.slots import SlotMemory, SlotSettings
 from scheduler import registry
-from scheduler.algorithms.lad_ts import LadTs, LadTsConfig
+from scheduler.algorithms.published_lad_ts import PublishedLadTs, PublishedLadTsConfig
 from scheduler.checkpoint import CheckpointInfo, InvalidCheckpoint
 from scheduler.learning.compiled_actor import CompiledActor
 from scheduler.learning.diffusion import variance_preserving
 from scheduler.learning.noise import NoiseSource
 from scheduler.observation import Observation
-from scheduler.policies.lad_ts import LadTsPolicy
+from scheduler.policies.published_lad_ts import PublishedLadTsPolicy
 from scheduler.simulator import scenarios
 from scheduler.simulator.workload import capacities
 
@@ -91,17 +91,17 @@ def observation() -> Observation:
 
 def lad_ts_calls() -> dict[str, tuple[Callable[[], object], int]]:
     """By name: a call, and how many decisions it makes."""
-    learner = LadTs(scenarios.get("default"), LadTsConfig(), seed=0)
+    learner = PublishedLadTs(scenarios.get("default"), PublishedLadTsConfig(), seed=0)
     info = CheckpointInfo(
         kind="policy",
-        policy="lad_ts",
+        policy="lad_ts_published",
         scenario={},
         config={},
         seed=0,
         episodes=0,
         code_version="",
     )
-    policy = LadTsPolicy(
+    policy = PublishedLadTsPolicy(
         info, learner.export(), station=None, evaluation="sample", rng=np.random.default_rng(0)
     )
     peer = SoftAgent(STATE, SERVERS, diffusion=True)
@@ -222,7 +222,7 @@ def main() -> None:
     torch.set_num_threads(1)
     results: dict[str, dict[str, Any]] = {}
     seen = observation()
-    calls = {f"lad_ts: {name}": call for name, call in lad_ts_calls().items()}
+    calls = {f"lad_ts_published: {name}": call for name, call in lad_ts_calls().items()}
     for name in registry.names():
         try:
             policy = registry.create(name, rng=np.random.default_rng(0))

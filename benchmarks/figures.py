@@ -40,14 +40,14 @@ from scheduler.simulator.comparison import Plan, compare
 from scheduler.simulator.dispatchers import parse_policies
 from scheduler.simulator.scenario import Scenario
 
-LEARNED = ("dqn", "sac", "d2sac", "lad_ts")
+LEARNED = ("dqn", "sac", "d2sac", "lad_ts_published")
 RULES = "opt_ts,lad_ts_plus,capacity_random,power_of_two:sample=capacity,own=B"
 LABELS = {
     "opt_ts": "Opt-TS",
     "dqn": "DQN-TS",
     "sac": "SAC-TS",
     "d2sac": "D2SAC-TS",
-    "lad_ts": "LAD-TS",
+    "lad_ts_published": "LAD-TS as published",
     "lad_ts_plus": "LAD-TS+",
     "capacity_random": "capacity random",
     "power_of_two": "power of two, B x own",
@@ -170,7 +170,7 @@ def sweep_scenarios(options: argparse.Namespace) -> dict[str, Any]:
 def sweep_options(options: argparse.Namespace) -> dict[str, Any]:
     """LAD-TS over its own parameters, in the format of `compare_policies`."""
     policies = [
-        f"lad_ts:episodes={options.episodes},{name}={value}"
+        f"lad_ts_published:episodes={options.episodes},{name}={value}"
         for name, axis in OPTION_AXES.items()
         for value in axis.values
     ]
@@ -250,14 +250,14 @@ def draw_option_axis(result: dict[str, Any], name: str, path: Path) -> None:
     rows = [
         entry
         for entry in only["policies"]
-        if entry["policy"].startswith("lad_ts:") and f",{name}=" in entry["policy"]
+        if entry["policy"].startswith("lad_ts_published:") and f",{name}=" in entry["policy"]
     ]
     values = [float(entry["policy"].rpartition("=")[2]) for entry in rows]
     axes = panel()
-    draw_line(axes, values, rows, "lad_ts", LABELS["lad_ts"])
+    draw_line(axes, values, rows, "lad_ts_published", LABELS["lad_ts_published"])
     reference_s = only["reference"]["delays"]["mean_s"]
     axes.axhline(reference_s, color=COLOURS["opt_ts"], label=LABELS["opt_ts"])
-    mark_published(axes, axis.default, ["lad_ts", "opt_ts"])
+    mark_published(axes, axis.default, ["lad_ts_published", "opt_ts"])
     axes.set(xlabel=axis.label, ylabel="mean service delay in s")
     if name == "alpha":
         axes.set_xscale("log")

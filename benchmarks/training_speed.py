@@ -27,8 +27,8 @@ from scheduler.simulator import scenarios
 
 RESULTS = Path(__file__).parent / "results"
 GOAL_CPU_S = 0.6
-PUBLISHED_CPU_S = {"lad_ts": 29.9, "sac": 8.7, "dqn": 2.7}  # measured elsewhere, one core
-PEERS = ("lad_ts", "sac", "dqn")
+PUBLISHED_CPU_S = {"lad_ts_published": 29.9, "sac": 8.7, "dqn": 2.7}  # measured elsewhere, one core
+PEERS = ("lad_ts_published", "sac", "dqn")
 SCENARIOS = {"fdedge": "fdedge"}  # trained on another scenario than "default"
 WARM_EPISODES = 2
 PEER_WARM_SLOTS = 25  # after which every agent has more than 300 transitions
@@ -87,7 +87,7 @@ def main() -> None:
     written = {
         "question": "processor time of a training episode, one thread",
         "goal": {"lad_ts_cpu_s_max": GOAL_CPU_S},
-        "reached": results["lad_ts"]["ours_cpu_s_median"] <= GOAL_CPU_S,
+        "reached": results["lad_ts_published"]["ours_cpu_s_median"] <= GOAL_CPU_S,
         "results": results,
         "machine": machine.describe(),
     }

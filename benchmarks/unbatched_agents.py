@@ -23,7 +23,7 @@ from scheduler.learning.networks import step_embedding
 from scheduler.simulator.slotted_cluster import SlottedCluster
 from scheduler.simulator.workload import Episode
 
-Kind = Literal["lad_ts", "sac", "dqn"]
+Kind = Literal["lad_ts_published", "sac", "dqn"]
 HIDDEN, STEPS, BATCH, POOL, POOL_MIN, GAMMA, TAU = 20, 5, 64, 1000, 300, 0.95, 0.005
 
 
@@ -150,7 +150,7 @@ def slot_cpu_s(kind: Kind, episode: Episode, *, warm_slots: int, timed_slots: in
     agents: list[SoftAgent | ValueAgent] = [
         ValueAgent(2 + servers, servers)
         if kind == "dqn"
-        else SoftAgent(2 + servers, servers, diffusion=kind == "lad_ts")
+        else SoftAgent(2 + servers, servers, diffusion=kind == "lad_ts_published")
         for _ in range(servers)
     ]
     pools: list[collections.deque[Any]] = [collections.deque(maxlen=POOL) for _ in agents]

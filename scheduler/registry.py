@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from scheduler.policies import heuristics, lad_ts_plus_policy, pretrained_lad_ts
+from scheduler.policies import heuristics, lad_ts_plus_policy, lad_ts_policy, published_lad_ts
 from scheduler.policy import Policy
 
 
@@ -67,13 +67,18 @@ SPECS: Mapping[str, PolicySpec] = MappingProxyType(
             learned=True,
             validated=True,
         ),
-        # As published it loses to a coin (docs/scheduling.md): not validated.
         "lad_ts": PolicySpec(
-            factory=pretrained_lad_ts.lad_ts,
+            factory=lad_ts_policy.lad_ts,
+            by_expected_delay=True,
+            learned=True,
+            takes_published=True,
+        ),
+        # As published it loses to a coin (docs/scheduling.md); kept to be compared with.
+        "lad_ts_published": PolicySpec(
+            factory=published_lad_ts.lad_ts_published,
             by_expected_delay=True,
             learned=True,
             any_candidates=False,
-            takes_published=True,
         ),
     }
 )

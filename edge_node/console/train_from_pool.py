@@ -46,7 +46,7 @@ class PoolRequest:
         node_id: whose pool; None where the store holds just one.
         updates: to make; the paper's "once per slot" of the pool when not given.
         out: folder that gets the weights.
-        options: "key=value" each, see `LadTsConfig`.
+        options: "key=value" each, see `PublishedLadTsConfig`.
         seed: of networks, noise and batches.
     """
 

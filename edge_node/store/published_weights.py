@@ -19,7 +19,7 @@ from edge_node.errors import StoreUnavailable
 from edge_node.store.connection import Command, StoreConnection
 from scheduler import checkpoint
 from scheduler.observation import Observation
-from scheduler.policies.lad_ts import LadTsPolicy, lad_ts
+from scheduler.policies.published_lad_ts import PublishedLadTsPolicy, lad_ts_published
 
 # Keeps a policy that decides nothing in a dry run from being swapped in.
 _DRY_RUN_SEED = 0
@@ -94,7 +94,7 @@ class PublishedWeights:
         return _published(found) if found else None
 
 
-def load_published(published: Published, *, rng: np.random.Generator) -> LadTsPolicy:
+def load_published(published: Published, *, rng: np.random.Generator) -> PublishedLadTsPolicy:
     """The policy of published weights, tried once.
 
     Args:
@@ -108,15 +108,15 @@ def load_published(published: Published, *, rng: np.random.Generator) -> LadTsPo
     if published.policy != "lad_ts":
         raise UnusableWeights(f"weights of {published.policy!r}; a node loads lad_ts only")
     try:
-        policy = lad_ts(rng=rng, checkpoint_path=str(published.path), station=0)
-        assert isinstance(policy, LadTsPolicy)
+        policy = lad_ts_published(rng=rng, checkpoint_path=str(published.path), station=0)
+        assert isinstance(policy, PublishedLadTsPolicy)
         if policy.version != published.version:
             raise UnusableWeights(
                 f"{published.path} holds {policy.version}, not the announced {published.version}"
             )
         if policy.node_ids != published.node_ids:
             raise UnusableWeights(f"{published.path} is for other candidates than announced")
-        trial = lad_ts(
+        trial = lad_ts_published(
             rng=np.random.default_rng(_DRY_RUN_SEED),
             checkpoint_path=str(published.path),
             station=0,
@@ -137,7 +137,7 @@ def read_published(path: Path, *, created_unix_s: float) -> Published:
     try:
         loaded = checkpoint.load(path, kind="policy")
         info = loaded.info
-        version = LadTsPolicy(
+        version = PublishedLadTsPolicy(
             info,
             loaded.arrays,
             station=0,

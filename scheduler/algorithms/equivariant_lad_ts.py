@@ -104,7 +104,7 @@ class EquivariantLadTs:
     def __init__(
         self, scenario: Scenario | None, config: EquivariantLadTsConfig, *, seed: int
     ) -> None:
-        self.scenario, self.config = scenario, config
+        self.scenario, self.config, self.seed = scenario, config, seed
         self.generator = torch.Generator().manual_seed(seed)
         self._rng = np.random.default_rng([seed, 1])
         self.actor = DenoisingActor(config.hidden, config.steps, self.generator)
@@ -199,8 +199,11 @@ class EquivariantLadTs:
         """Whether the pool is full enough to learn from."""
         return len(self.pool) > self.config.pool_min
 
-    def update(self) -> Tensor:
+    def update(self, *, actor: bool = True) -> Tensor:
         """One update of all networks; losses of critic and actor, and the entropy.
+
+        Args:
+            actor: whether it is updated too; while it imitates, only the critics are.
 
         Raises:
             Diverged: a loss is not finite.
@@ -220,7 +223,9 @@ class EquivariantLadTs:
         assert isinstance(critic_loss, Tensor)
         self._step(self.critic_optimiser, critic_loss, self.critic.parameters())
         value_MB = torch.minimum(*both).detach()
-        loss, entropy = self._improve(now.present_MB, input_MBF, now.latent_MB, value_MB)
+        loss = entropy = torch.zeros(())
+        if actor:
+            loss, entropy = self._improve(now.present_MB, input_MBF, now.latent_MB, value_MB)
         with torch.no_grad():
             for old, new in zip(self.target.parameters(), self.critic.parameters(), strict=True):
                 old.lerp_(new, config.tau)

@@ -157,7 +157,7 @@ class FdEdge:
         }
 
     def export(self) -> dict[str, Array]:
-        """What `scheduler.policies.lad_ts` decides with."""
+        """What `scheduler.policies.published_lad_ts` decides with."""
         return {
             "state_scale": self.scale.array(),
             "coefficients": self.chain.coefficients,

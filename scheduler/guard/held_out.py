@@ -34,7 +34,7 @@ from scheduler.features import SingleArray, StateScale, encode
 from scheduler.learning.networks import MlpStack, move_towards
 from scheduler.learning.transition_assembler import Transition
 from scheduler.observation import FloatArray, Observation
-from scheduler.policies.lad_ts import LadTsPolicy, open_chances
+from scheduler.policies.published_lad_ts import PublishedLadTsPolicy, open_chances
 from scheduler.simulator.statistics import student_quantile
 
 IntArray = NDArray[np.int64]
@@ -80,10 +80,12 @@ def block_of(transition: Transition) -> tuple[str, int]:
     return transition.life, transition.sequence // BLOCK
 
 
-def policy_of(weights: Checkpoint, *, seed: int) -> LadTsPolicy:
+def policy_of(weights: Checkpoint, *, seed: int) -> PublishedLadTsPolicy:
     """The policy that a node would make of such weights."""
     rng = np.random.default_rng(seed)
-    return LadTsPolicy(weights.info, weights.arrays, station=0, evaluation="sample", rng=rng)
+    return PublishedLadTsPolicy(
+        weights.info, weights.arrays, station=0, evaluation="sample", rng=rng
+    )
 
 
 def compare(
@@ -218,12 +220,12 @@ def _states(seen: Sequence[Observation], scale: StateScale) -> SingleArray:
 
 
 def state_of(seen: Observation, scale: StateScale) -> SingleArray:
-    """An observation's state as `LadTsPolicy` encodes it, (1, S)."""
+    """An observation's state as `PublishedLadTsPolicy` encodes it, (1, S)."""
     input_mbit_N, work_N = np.array([seen.input_bits / 1e6]), np.array([seen.work])
     return encode(input_mbit_N, work_N, seen.load_B, scale)
 
 
-def _chances(policy: LadTsPolicy, seen: Sequence[Observation]) -> FloatArray:
+def _chances(policy: PublishedLadTsPolicy, seen: Sequence[Observation]) -> FloatArray:
     """Chances with which a node running the policy chooses, (N, B)."""
     rows = []
     for one in seen:

@@ -26,13 +26,17 @@ IntArray = NDArray[np.int64]
 
 # name: module in scheduler.algorithms, learner, config
 _ALGORITHMS = {
-    "lad_ts": ("lad_ts", "LadTs", "LadTsConfig"),
+    "lad_ts": ("equivariant_lad_ts", "EquivariantLadTs", "EquivariantLadTsConfig"),
+    "lad_ts_published": ("published_lad_ts", "PublishedLadTs", "PublishedLadTsConfig"),
     "sac": ("sac", "Sac", "SacConfig"),
     "dqn": ("dqn", "Dqn", "DqnConfig"),
     "lstm_dqn": ("lstm_dqn", "LstmDqn", "LstmDqnConfig"),
     "d2sac": ("d2sac", "D2Sac", "D2SacConfig"),
     "fdedge": ("fdedge", "FdEdge", "FdEdgeConfig"),
 }
+
+# Learn from whole episodes, whatever the arrivals; the others from slots.
+ANY_ARRIVALS = ("lad_ts",)
 
 
 class Learner(Protocol):
@@ -74,7 +78,7 @@ def create(
 
     Args:
         name: one of `names()`.
-        scenario: slotted.
+        scenario: slotted, but for `ANY_ARRIVALS`.
         options: fields of its config, as values or as text.
         seed: of everything random in it.
 
@@ -84,7 +88,7 @@ def create(
     """
     if name not in _ALGORITHMS:
         raise ValueError(f"unknown algorithm {name!r}; choose one of {', '.join(names())}")
-    if scenario.task_arrivals != "slotted":
+    if scenario.task_arrivals != "slotted" and name not in ANY_ARRIVALS:
         raise ValueError(
             f"scenario {scenario.name!r} has {scenario.task_arrivals} arrivals, not slots"
         )

@@ -2,8 +2,8 @@
 
 The paper's agent for a single station, this node, and the candidates it has met (section V,
 algorithm 1): the same networks, pool and update as in the simulator, see
-`scheduler.algorithms.lad_ts`. Owns what a live pool needs besides: units found in the data,
-transitions held out for the check of new weights, and the agents of several memberships.
+`scheduler.algorithms.published_lad_ts`. Owns what a live pool needs besides: units found in the
+data, transitions held out for the check of new weights, and the agents of several memberships.
 
 differs: the agent learns off-policy, for others (a rule, earlier weights) decide meanwhile; SAC
 allows for it. Rewards are divided so that the mean delay is the paper's, for its temperature and
@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from scheduler.algorithms.lad_ts import LadTs
+from scheduler.algorithms.published_lad_ts import PublishedLadTs
 from scheduler.checkpoint import Checkpoint, CheckpointInfo, require_shapes
 from scheduler.experience import PooledDecision
 from scheduler.features import StateScale
@@ -63,7 +63,7 @@ class LiveLearner:
 
     Args:
         node_ids: B candidates, this node among them or not.
-        options: of `LadTsConfig`; those of LIVE_OPTIONS where not given.
+        options: of `PublishedLadTsConfig`; those of LIVE_OPTIONS where not given.
         seed: of networks, noise and batches.
 
     Attributes:
@@ -76,8 +76,10 @@ class LiveLearner:
     ) -> None:
         self.node_ids = node_ids
         scenario = Scenario(name="live", servers=len(node_ids), dispatchers="first")
-        agent = learners.create("lad_ts", scenario, {**LIVE_OPTIONS, **options}, seed=seed)
-        assert isinstance(agent, LadTs)
+        agent = learners.create(
+            "lad_ts_published", scenario, {**LIVE_OPTIONS, **options}, seed=seed
+        )
+        assert isinstance(agent, PublishedLadTs)
         if agent.config.pool_latents != "copied":
             raise ValueError("a live pool keeps the latents that were decided with")
         self._agent, self._seed = agent, seed
@@ -146,7 +148,7 @@ class LiveLearner:
         assert self._units is not None, "there is nothing to publish before the first update"
         info = CheckpointInfo(
             kind="policy",
-            policy=LadTs.name,
+            policy=PublishedLadTs.name,
             scenario={
                 "name": "live",
                 "servers": len(self.node_ids),
@@ -223,7 +225,7 @@ class PoolTrainer:
     """From a pool's entries to learners, one for each membership met lately.
 
     Args:
-        options: of `LadTsConfig`.
+        options: of `PublishedLadTsConfig`.
         seed: of the learners.
         assembler: joins the entries.
 

@@ -1,283 +1,369 @@
-"""Trains the LAD-TS weights that ship: one small network for each number of servers, 2 to 40.
+"""Trains the LAD-TS weights that ship: one network for clusters of any size, load and age of state.
 
-    python -m scheduler.learning.pretraining --out out/pretraining --jobs 2
+    python -m scheduler.learning.pretraining --seed 0 --out out/lad_ts
 
-Owns the clusters that are trained on and the measurement beside the weights. Every episode is
-another cluster (capacities up to 8.5-fold apart, as an Orin's power modes spread them, sorted;
-load .8 to 1), so that a network learns to read queues instead of servers by heart. All stations
-of a node's cluster run the same weights, so one agent learns from all stations' tasks.
+Owns what is learned from and by what it is chosen. Every round is another cluster of the training
+family (`random_clusters`), decided by the network as it is then.
 
-differs from the paper's LAD-TS, each found by one short run (mean delay in s while measured on 20
-servers after 60 episodes, hidden 32, alpha falling from .05; Opt-TS .84, capacity random 2.25):
-    zero start, no noise, gamma 0, actor_lr 3e-3   1.73
-    ... actor_lr 1e-3                              1.95
-    ... and gamma .95                              2.60
-    ... and x_I from the previous slot             124    (its latents are another cluster's)
-    x_I from the previous slot, DDPM noise         4.13   (gamma 0, actor_lr 3e-3)
-    the paper's hyperparameters, 100 episodes      4.45
-With few servers a falling alpha ends in one server that gets everything (3 servers: 11.6 after 100
-episodes, worse than random); with alpha held at .3 the same gets 1.44 after 40, but 20 servers only
-3.79, where .05 gets 3.58 after 50 (2.90 with hidden 32). So the chain starts at zero without noise,
-and alpha stays at 1 over the number of servers, .3 at most; a node's own learner goes back to the
-paper's latents, for its cluster stays the same.
+1. *Imitation*. Of `teachers` the one of least mean delay on other arrivals of the same cluster
+   gives every state a cost for each server; the actor learns to choose where it is least, in the
+   states that the teacher and, more and more, itself run into. The critics learn meanwhile what
+   the choices really cost.
+2. *Soft actor-critic*, as `equivariant_lad_ts` has it.
+
+What decides is the running mean of the actor's weights: the last ones still follow the last
+clusters. Every `VALIDATE_EVERY` rounds it is measured on the validation family, against the best
+rule of each cluster, and kept in the run's folder with a line in its log; `packed` ships the best
+of all runs.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import dataclasses
 import importlib.metadata
 import json
 import time
+from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from scheduler import checkpoint
-from scheduler.algorithms.lad_ts import LadTs, LadTsConfig
+from scheduler.algorithms.equivariant_lad_ts import EquivariantLadTs, EquivariantLadTsConfig
 from scheduler.checkpoint import Checkpoint, CheckpointInfo
-from scheduler.features import StateScale
-from scheduler.learning.run_state import restore, snapshot
-from scheduler.policies.pretrained_lad_ts import (
-    PRETRAINED,
-    SERVERS_MAX,
-    SERVERS_MIN,
-    UNITS,
-    packed,
-)
+from scheduler.learning.set_replay import CLASSES
+from scheduler.policies.lad_ts_features import DEEP, LINK, OWN, SERVER, SIZE
+from scheduler.policies.lad_ts_policy import NAME, PRETRAINED, Actor, Chain
 from scheduler.simulator import rules
-from scheduler.simulator.queueing import IntArray
+from scheduler.simulator.lad_ts_kernel import Played, play
+from scheduler.simulator.queueing import FloatArray
+from scheduler.simulator.random_clusters import clusters
 from scheduler.simulator.scenario import Scenario
 from scheduler.simulator.service import Discipline, service_delay_s
-from scheduler.simulator.workload import Episode, draw, mean_work
+from scheduler.simulator.workload import Episode, draw
 
-# Hyperparameters; the paper's values and what raising them does are in LadTsConfig.
-CONFIG = LadTsConfig(
-    actor_lr=3e-3,
-    critic_lr=3e-3,
-    batch=128,
-    pool=20_000,
-    hidden=32,
-    alpha_lr=0.0,
-    # A task's own delay only: what it does to the next 20 tasks of all stations is noise to it.
-    gamma=0.0,
-    noise="none",
-    start="zero",
-    memory="slot",
-    pool_latents="copied",
-    next_state="fixed",
-)
-ALPHA_MAX = 0.3
-EPISODES = 100
-# Trainings for each number of servers, of which the best validated ships: some end in a bad place.
-SEEDS = 2
-# The actor that ships is the best of those met every so many episodes, on so many others.
-VALIDATED_EVERY, VALIDATED_EPISODES = 5, 8
-MEASURED_EPISODES = 20
-RULES = ("opt_ts", "power_of_two", "smooth_wrr", "capacity_random", "slow_server_aware", "random")
-# Fastest over slowest at most: Orin at MAXN and at 15 W, fp16 dense: docs/facts.md.
-CAPACITY_SPREAD_MAX = 8.5
-LOAD_RANGE = (0.8, 1.0)
-# Slots of one second, in which every station has one or two tasks.
-TASKS_PER_SLOT_MAX = 2
-SLOTS = 60
-STEPS = (10, 20)
-_TRAINING, _MEASURING, _VALIDATING = 920_001, 920_002, 920_003
+CONFIG = EquivariantLadTsConfig(harm=1.0, batch=128)
+# What a cluster's best rule is the best of.
+RULES: dict[str, dict[str, Any]] = {
+    "ring": {},
+    "slow_server_aware": {},
+    "least_expected_delay": {"own": "B"},
+    "power_of_two": {"sample": "capacity", "own": "B"},
+}
+FCFS = Discipline(order="fcfs")
+VALIDATE_EVERY = 50
+VALIDATION_CLUSTERS = 40
+VALIDATION_SEED = 0
+LOG_FILE = "rounds.json"
+# A learning episode is a third of the family's, so that more clusters are seen.
+LEARNING_SHARE = 1.0 / 3.0
+SLOTS_MIN = 12
+# In a teacher's states no latent is kept; any concentrated distribution may be met.
+LATENT_CONCENTRATION = 0.3
+COST_MAX = 6.0
+# First words of the seeds of arrivals.
+_LEARNED_FROM, _TAUGHT_ON, _VALIDATED_ON = 930_001, 930_002, 930_003
 
 
-def cluster(servers: int, rng: np.random.Generator) -> Scenario:
-    """Another cluster of so many servers, fastest first, with its load."""
-    spread = rng.uniform(size=servers) * rng.uniform()
-    capacity_B = np.sort(CAPACITY_SPREAD_MAX**spread)[::-1]
-    tasks_per_s = servers * (1 + TASKS_PER_SLOT_MAX) / 2
-    work = rng.uniform(*LOAD_RANGE) * capacity_B.sum() / tasks_per_s
-    density = work / ((STEPS[0] + STEPS[1] - 1) / 2)
-    return Scenario(
-        name="pretraining",
-        servers=servers,
-        capacities=tuple(capacity_B.tolist()),
-        tasks_per_slot_max=TASKS_PER_SLOT_MAX,
-        slots=SLOTS,
-        station_order="random",
-        input_mbit=(0.008, 5.0),  # a prompt of a kilobyte up to an initial image
-        density_range=(density, density),
-        steps_range=STEPS,
-        tasks_by_index=False,
-        link_mbit_s=(940, 940),
-    )
+@dataclass(frozen=True, kw_only=True)
+class Course:
+    """How long and how fast.
+
+    Attributes:
+        rounds: clusters, imitation included.
+        imitation: rounds of imitation.
+        updates: of the networks in each round.
+        mean_over: updates that the running mean of the actor's weights remembers.
+        lr_least: what is left of the learning rates in the last round; they fall linearly.
+        sample: decisions of a round that imitation keeps.
+    """
+
+    rounds: int = 1500
+    imitation: int = 150
+    updates: int = 20
+    mean_over: float = 100.0
+    lr_least: float = 0.03
+    sample: int = 600
 
 
-def config_for(servers: int) -> LadTsConfig:
-    """Hyperparameters for so many servers."""
-    return dataclasses.replace(CONFIG, alpha=min(ALPHA_MAX, 1.0 / servers))
+def teachers(servers: int) -> list[FloatArray]:
+    """Costs that are linear in a server's features, (V,) each: the rules that are imitated.
 
-
-def as_one_station(episode: Episode) -> Episode:
-    """The same tasks as those of a single station: all stations share one network."""
-    scenario = _one_station(episode.scenario)
-    first_of_slot_N = np.searchsorted(episode.slot_N, episode.slot_N)
-    return dataclasses.replace(
-        episode,
-        scenario=scenario,
-        origin_N=np.zeros_like(episode.origin_N),
-        index_N=np.arange(episode.tasks) - first_of_slot_N,
-    )
-
-
-def scale(scenario: Scenario) -> StateScale:
-    """The units of `pretrained_lad_ts.in_units_of_training` for one cluster."""
-    assert scenario.capacities is not None  # `cluster` gives them
-    capacity_B, work = np.array(scenario.capacities), mean_work(scenario)
-    backlog_B = UNITS.backlog_B[0] * work * capacity_B / capacity_B.mean()
-    return StateScale(
-        input_mbit=UNITS.input_mbit, work=UNITS.work * work, backlog_B=tuple(backlog_B.tolist())
-    )
-
-
-def train_one(servers: int, *, episodes: int, seed: int) -> Checkpoint:
-    """Trains the weights for one number of servers and measures them."""
-    torch.set_num_threads(1)
-    rng = np.random.default_rng([_TRAINING, seed, servers])
-    config = config_for(servers)
-    agent = LadTs(_one_station(cluster(servers, rng)), config, seed=seed)
-    start_s = time.process_time()
-    best_s, best = np.inf, snapshot({"actor": agent.actor})
-    for episode in range(1, episodes + 1):
-        scenario = cluster(servers, rng)
-        agent.scale = scale(scenario)
-        agent.train_episode(as_one_station(draw(scenario, rng)))
-        if episode % VALIDATED_EVERY == 0:
-            # Learning swings: the last actor is at times far worse than one ten episodes ago.
-            mean_s = _validated_s(agent, servers)
-            if mean_s < best_s:
-                best_s, best = mean_s, snapshot({"actor": agent.actor})
-    restore({"actor": agent.actor}, best)
-    metrics = {
-        "cpu_s": time.process_time() - start_s,
-        "validated_s": best_s,
-        **_measured(agent, servers),
+    Every guess of what others have placed (`lad_ts_features`), with the task's own size counted
+    .2 to 1 times: idle slow servers are used the earlier, the less it counts.
+    """
+    waits: dict[str, dict[int, float]] = {
+        "by time": {1: 1.0},
+        "by place": {2: 1.0},
+        "by likeness": {3: 1.0},
+        "a third by likeness": {0: 0.65, 3: 0.35},
+        "own for all": {0: 1.0, OWN: float(servers - 1)},
     }
+    found = []
+    for size in (0.2, 0.4, 0.65, 1.0):
+        for shares in waits.values():
+            cost_V = np.zeros(len(SERVER))
+            cost_V[SIZE], cost_V[LINK] = size, 1.0
+            for field, share in shares.items():
+                cost_V[field] = share
+            found.append(cost_V)
+    return found
+
+
+def shortened(cluster: Scenario, share: float) -> Scenario:
+    """The same cluster for less time."""
+    least = 1 if cluster.task_arrivals == "poisson" else SLOTS_MIN
+    return cluster.replace(slots=max(least, round(cluster.slots * share)))
+
+
+class Imitation:
+    """Costs of servers in states met lately, by class of cluster sizes."""
+
+    def __init__(self, rng: np.random.Generator, *, rounds_kept: int = 150) -> None:
+        self._rng = rng
+        self._met: dict[int, deque[tuple[np.ndarray, ...]]] = {
+            most: deque(maxlen=rounds_kept) for most in CLASSES
+        }
+
+    def add(self, played: Played, cost_V: FloatArray, *, taught: bool, sample: int) -> None:
+        """Takes over a round's states with a teacher's costs; `taught`: he decided them."""
+        servers = played.server_NBV.shape[1]
+        row_M = self._rng.permutation(len(played.server_NBV))[:sample]
+        server_MBV, context_MC = played.server_NBV[row_M], played.context_NC[row_M]
+        cost_MV = np.tile(cost_V, (len(row_M), 1))
+        cost_MV[context_MC[:, DEEP] > 0.0, SIZE] = 1.0
+        cost_MB = np.einsum("mbv,mv->mb", server_MBV, cost_MV)
+        cost_MB = np.minimum(cost_MB - cost_MB.min(axis=1, keepdims=True), COST_MAX)
+        latent_MB: np.ndarray = played.latent_NB[row_M]
+        if taught:
+            latent_MB = self._rng.dirichlet(np.full(servers, LATENT_CONCENTRATION), len(row_M))
+        room = next(most for most in CLASSES if servers <= most)
+        more = ((0, 0), (0, room - servers))
+        self._met[room].append(
+            (
+                np.pad(server_MBV, (*more, (0, 0))).astype(np.float32),
+                context_MC,
+                np.pad(np.ones((len(row_M), servers), np.float32), more),
+                np.pad(latent_MB, more).astype(np.float32),
+                np.pad(cost_MB, more).astype(np.float32),
+            )
+        )
+
+    def batch(self, size: int, *, rounds: int = 8) -> list[Tensor]:
+        """Features, context, presence, latents and costs of states of some rounds."""
+        met = [rounds_met for rounds_met in self._met.values() if rounds_met]
+        chosen = met[int(self._rng.integers(len(met)))]
+        parts = []
+        for _ in range(rounds):
+            one = chosen[int(self._rng.integers(len(chosen)))]
+            row_M = self._rng.integers(len(one[0]), size=size // rounds)
+            parts.append([field[row_M] for field in one])
+        return [torch.from_numpy(np.concatenate(fields)) for fields in zip(*parts, strict=True)]
+
+
+class Pretraining:
+    """One run.
+
+    Args:
+        config: of the learner.
+        course: how long and how fast.
+        seed: of everything.
+
+    Attributes:
+        learner: the agent.
+        round: rounds made so far.
+    """
+
+    def __init__(self, config: EquivariantLadTsConfig, course: Course, *, seed: int) -> None:
+        self.learner = EquivariantLadTs(None, config, seed=seed)
+        self.course, self.round = course, 0
+        self._seed = seed
+        self._mean = copy.deepcopy(self.learner.actor)
+        self._rng = np.random.default_rng([seed, 2])
+        self._imitation = Imitation(self._rng)
+
+    def actor(self) -> Actor:
+        """The mean actor."""
+        return Actor.of_arrays(self._mean.export(), Path(NAME))
+
+    def run_round(self) -> None:
+        """Meets one cluster and learns from it."""
+        cluster = shortened(
+            clusters(self._seed, self.round + 1, family="training", first=self.round)[0],
+            LEARNING_SHARE,
+        )
+        learner, imitates = self.learner, self.round < self.course.imitation
+        episode = draw(cluster, self._arrivals(_LEARNED_FROM))
+        cost_V = self._best_teacher(cluster) if imitates else None
+        taught = imitates and (self.round < 10 or self.round % 3 == 0)
+        played = play(
+            episode,
+            learner.deciding(),
+            learner.chain(learning=True),
+            self._rng,
+            record=True,
+            cost_V=cost_V if taught else None,
+        )
+        learner.add_episode(episode, played)
+        if cost_V is not None:
+            self._imitation.add(played, cost_V, taught=taught, sample=self.course.sample)
+        self._set_rates()
+        for update in range(self.course.updates):
+            if imitates:
+                learner.imitate(*self._imitation.batch(learner.config.batch))
+                if learner.can_update and update % 2 == 0:
+                    learner.update(actor=False)
+            elif learner.can_update:
+                learner.update()
+            self._average()
+        self.round += 1
+
+    def _arrivals(self, word: int) -> np.random.Generator:
+        return np.random.default_rng([word, self._seed, self.round])
+
+    def _best_teacher(self, cluster: Scenario) -> FloatArray:
+        episode = draw(cluster, self._arrivals(_TAUGHT_ON))
+        actor = self.learner.deciding()
+        found = teachers(cluster.servers)
+        means = [
+            play(episode, actor, Chain(), np.random.default_rng(1), cost_V=one).delay_s_N.mean()
+            for one in found
+        ]
+        return found[int(np.argmin(means))]
+
+    def _set_rates(self) -> None:
+        left = max(self.course.lr_least, 1.0 - self.round / self.course.rounds)
+        for optimiser, rate in (
+            (self.learner.actor_optimiser, self.learner.config.actor_lr),
+            (self.learner.critic_optimiser, self.learner.config.critic_lr),
+        ):
+            for group in optimiser.param_groups:
+                group["lr"] = rate * left
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        pairs = zip(self._mean.parameters(), self.learner.actor.parameters(), strict=True)
+        for mean, last in pairs:
+            mean.lerp_(last, 1.0 / self.course.mean_over)
+
+
+def validation() -> list[tuple[Scenario, Episode, float]]:
+    """Clusters to choose by, an episode of each, and its best rule's mean delay in seconds."""
+    found = []
+    for place, cluster in enumerate(
+        clusters(VALIDATION_SEED, VALIDATION_CLUSTERS, family="validation")
+    ):
+        episode = draw(cluster, np.random.default_rng([_VALIDATED_ON, place]))
+        found.append((cluster, episode, min(rule_means(episode, seed=place).values())))
+    return found
+
+
+def rule_means(episode: Episode, *, seed: int) -> dict[str, float]:
+    """Mean delay of each of RULES, seconds."""
+    means = {}
+    for name, options in RULES.items():
+        server_N = rules.create(name, **options).place(episode, np.random.default_rng(seed))
+        means[name] = float(service_delay_s(episode, server_N, FCFS).mean())
+    return means
+
+
+def gaps(
+    actor: Actor, chain: Chain, measured: Sequence[tuple[Scenario, Episode, float]]
+) -> FloatArray:
+    """Mean delay over the best rule's, less 1, of each cluster."""
+    return np.array(
+        [
+            play(episode, actor, chain, np.random.default_rng(3)).delay_s_N.mean() / best_s - 1.0
+            for _, episode, best_s in measured
+        ]
+    )
+
+
+def train(config: EquivariantLadTsConfig, course: Course, *, seed: int, folder: Path) -> None:
+    """A whole run; its folder gets a checkpoint at each validation, and the log of all."""
+    torch.set_num_threads(1)
+    folder.mkdir(parents=True, exist_ok=True)
+    run, measured, log = Pretraining(config, course, seed=seed), validation(), []
+    began_s = time.process_time()
+    while run.round < course.rounds:
+        run.run_round()
+        if run.round % VALIDATE_EVERY and run.round < course.rounds:
+            continue
+        gap = gaps(run.actor(), run.learner.chain(learning=False), measured)
+        entry = {
+            "round": run.round,
+            "cpu_s": round(time.process_time() - began_s, 1),
+            "gap_mean": float(gap.mean()),
+            "gap_median": float(np.median(gap)),
+            "gap_worst": float(gap.max()),
+            "clusters_over_1_percent": int((gap > 0.01).sum()),
+        }
+        log.append(entry)
+        print(json.dumps({"seed": seed, **entry}), flush=True)
+        checkpoint.save(folder / f"{run.round:05}.safetensors", _kept(run, entry))
+        (folder / LOG_FILE).write_text(
+            json.dumps(
+                {
+                    "seed": seed,
+                    "config": dataclasses.asdict(config),
+                    "course": dataclasses.asdict(course),
+                    "rounds": log,
+                },
+                indent=1,
+            )
+            + "\n"
+        )
+
+
+def _kept(run: Pretraining, entry: dict[str, float]) -> Checkpoint:
     info = CheckpointInfo(
         kind="policy",
-        policy=LadTs.name,
-        scenario={"name": "pretraining", "servers": servers},
-        config=dataclasses.asdict(config),
-        seed=seed,
-        episodes=episodes,
+        policy=NAME,
+        scenario={"name": "random clusters", "family": "training"},
+        config=dataclasses.asdict(run.learner.config) | dataclasses.asdict(run.course),
+        seed=run.learner.seed,
+        episodes=run.round,
         code_version=importlib.metadata.version("dedgeai"),
-        metrics=metrics,
+        metrics={name: float(value) for name, value in entry.items()},
     )
-    return Checkpoint(info=info, arrays=agent.export() | {"state_scale": UNITS.array()})
+    return Checkpoint(info=info, arrays=run._mean.export())
 
 
-def _one_station(scenario: Scenario) -> Scenario:
-    return scenario.replace(
-        dispatchers="first", tasks_per_slot_max=TASKS_PER_SLOT_MAX * scenario.servers
+def packed(folders: Sequence[Path]) -> tuple[Path, list[dict[str, Any]]]:
+    """The checkpoint of all runs with the least mean gap on the validation family, and all logs."""
+    logs = [json.loads((folder / LOG_FILE).read_text()) for folder in folders]
+    _, folder, number = min(
+        (entry["gap_mean"], folder, entry["round"])
+        for folder, log in zip(folders, logs, strict=True)
+        for entry in log["rounds"]
     )
-
-
-def _validated_s(agent: LadTs, servers: int) -> float:
-    """Mean delay on clusters that are neither trained nor measured on, always the same."""
-    rng = np.random.default_rng([_VALIDATING, servers])
-    means_s = []
-    for _ in range(VALIDATED_EPISODES):
-        scenario = cluster(servers, rng)
-        episode = draw(scenario, rng)
-        agent.scale = scale(scenario)
-        server_N = agent.place(as_one_station(episode), np.random.default_rng(servers))
-        means_s.append(service_delay_s(episode, server_N, Discipline()).mean())
-    return float(np.mean(means_s))
-
-
-def _measured(agent: LadTs, servers: int) -> dict[str, float]:
-    """Mean delays in seconds on common arrivals of clusters that were not trained on."""
-    rng = np.random.default_rng([_MEASURING, servers])
-    means: dict[str, list[float]] = {name: [] for name in ("lad_ts", *RULES)}
-    for index in range(MEASURED_EPISODES):
-        scenario = cluster(servers, rng)
-        episode = draw(scenario, rng)
-        agent.scale = scale(scenario)
-        for name, delays in means.items():
-            placing = np.random.default_rng([_MEASURING, index])
-            server_N: IntArray
-            if name == "lad_ts":
-                server_N = agent.place(as_one_station(episode), placing)
-            else:
-                server_N = rules.create(name).place(episode, placing)
-            delays.append(float(service_delay_s(episode, server_N, Discipline()).mean()))
-    return {f"{name}_s": float(np.mean(delays)) for name, delays in means.items()}
-
-
-def _train_and_keep(servers: int, folder: Path, episodes: int, seed: int) -> Path:
-    path = folder / f"lad_ts_{servers:02d}_{seed}.safetensors"
-    if not path.exists():
-        checkpoint.save(path, train_one(servers, episodes=episodes, seed=seed))
-    return path
-
-
-def best_validated(candidates: Sequence[Checkpoint]) -> Checkpoint:
-    """The one with the least mean delay on the clusters that choose, not on those measured."""
-    return min(candidates, key=lambda one: one.info.metrics["validated_s"])
-
-
-def _report(checkpoints: dict[int, Checkpoint]) -> dict[str, object]:
-    """Delays by number of servers, and gaps to Opt-TS and to the best rule that is no oracle."""
-    rows = []
-    for servers, one in sorted(checkpoints.items()):
-        metrics = one.info.metrics
-        honest = {name: metrics[f"{name}_s"] for name in RULES if name != "opt_ts"}
-        best = min(honest, key=lambda name: honest[name])
-        rows.append(
-            {
-                "servers": servers,
-                **{name: round(value, 4) for name, value in metrics.items()},
-                "gap_to_opt_ts": round(metrics["lad_ts_s"] / metrics["opt_ts_s"] - 1.0, 4),
-                "best_rule": best,
-                "gap_to_best_rule": round(metrics["lad_ts_s"] / honest[best] - 1.0, 4),
-            }
-        )
-    return {
-        "what": "pretrained LAD-TS; mean service delay in s over episodes on common arrivals",
-        "clusters": f"capacities up to {CAPACITY_SPREAD_MAX}-fold apart, loads {LOAD_RANGE}, "
-        f"{SLOTS} slots, queues seen once a slot (Opt-TS sees them always)",
-        "trainings_per_row": SEEDS,
-        "episodes_trained": sorted({one.info.episodes for one in checkpoints.values()}),
-        "episodes_measured": MEASURED_EPISODES,
-        "config": dataclasses.asdict(CONFIG),
-        "rows": rows,
-    }
+    return folder / f"{number:05}.safetensors", logs
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Trains what `--out` lacks, then packs and reports."""
+    """Trains one seed, or packs what several have left."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="weights by number of servers")
-    parser.add_argument("--pack", type=Path, default=PRETRAINED)
-    parser.add_argument("--json", type=Path, help="write the measurement there")
-    parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--episodes", type=int, default=EPISODES)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--rounds", type=int, default=Course.rounds)
+    parser.add_argument("--pack", action="store_true", help="ship the best of the runs in --out")
+    parser.add_argument("--log", type=Path, help="where --pack writes the log of all runs")
     options = parser.parse_args(arguments)
-    sizes = range(SERVERS_MIN, SERVERS_MAX + 1)
-    with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
-        futures = {
-            servers: [
-                pool.submit(_train_and_keep, servers, options.out, options.episodes, seed)
-                for seed in range(SEEDS)
-            ]
-            for servers in sizes
-        }
-        paths = {servers: [one.result() for one in ones] for servers, ones in futures.items()}
-    checkpoints = {
-        servers: best_validated([checkpoint.load(path, kind="policy") for path in ones])
-        for servers, ones in paths.items()
-    }
-    checkpoint.save(options.pack, packed(checkpoints))
-    if options.json is not None:
-        options.json.write_text(json.dumps(_report(checkpoints), indent=1) + "\n")
+    if not options.pack:
+        course = Course(rounds=options.rounds)
+        train(CONFIG, course, seed=options.seed, folder=options.out / f"seed-{options.seed}")
+        return
+    best, logs = packed(sorted(path for path in options.out.iterdir() if path.is_dir()))
+    PRETRAINED.write_bytes(best.read_bytes())
+    if options.log is not None:
+        options.log.write_text(json.dumps({"shipped": best.parent.name, "runs": logs}, indent=1))
 
 
 if __name__ == "__main__":

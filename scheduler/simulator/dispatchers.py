@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 
 from scheduler import checkpoint
+from scheduler.policies import lad_ts_policy
 from scheduler.policies.lad_ts_plus_policy import load_weights
 from scheduler.simulator import rules
 from scheduler.simulator.dispatch import Dispatcher
+from scheduler.simulator.lad_ts_kernel import LadTsDispatcher
 from scheduler.simulator.lad_ts_plus_kernel import LadTsPlusDispatcher
 from scheduler.simulator.scenario import Scenario
 
@@ -219,7 +221,20 @@ def _lad_ts_plus(
     return LadTsPlusDispatcher(load_weights(None if path is None else Path(path)), **wanted)
 
 
+def _lad_ts(
+    scenario: Scenario, seed: int, checkpoints: Path | None, options: Mapping[str, Option]
+) -> Dispatcher:
+    """The shipped weights or those of `weights`, for any scenario; with `episodes` trained now."""
+    if "episodes" in options:
+        return _algorithm("lad_ts")(scenario, seed, checkpoints, options)
+    wanted: dict[str, Any] = dict(options)
+    path = wanted.pop("weights", None)
+    weights = lad_ts_policy.load_weights(None if path is None else Path(path))
+    return LadTsDispatcher(actor=weights.actor, chain=lad_ts_policy.Chain(**wanted))
+
+
 # Learned policies; an entry is all that a new one needs.
 LEARNED: dict[str, Factory] = {
-    name: _algorithm(name) for name in ("dqn", "lstm_dqn", "sac", "d2sac", "lad_ts", "fdedge")
-} | {"lad_ts_plus": _lad_ts_plus}
+    name: _algorithm(name)
+    for name in ("dqn", "lstm_dqn", "sac", "d2sac", "lad_ts_published", "fdedge")
+} | {"lad_ts": _lad_ts, "lad_ts_plus": _lad_ts_plus}

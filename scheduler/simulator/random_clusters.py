@@ -74,16 +74,19 @@ def draw_cluster(rng: np.random.Generator) -> Scenario:
     return timed.replace(name=name)
 
 
-def clusters(seed: int, count: int, *, family: Family) -> list[Scenario]:
-    """The first `count` clusters that a seed names in a family; each depends on its place only.
+def clusters(seed: int, count: int, *, family: Family, first: int = 0) -> list[Scenario]:
+    """The clusters that a seed names in a family; each depends on its place only.
 
     Args:
         seed: 0 or more, of any size.
-        count: how many.
+        count: the place to end before.
         family: "training" to learn from, "validation" to choose by, "test" to report.
+        first: place to begin at.
     """
     word = _FAMILY_WORD[family]
-    return [draw_cluster(np.random.default_rng([word, seed, place])) for place in range(count)]
+    return [
+        draw_cluster(np.random.default_rng([word, seed, place])) for place in range(first, count)
+    ]
 
 
 def weights_seed(path: Path) -> int:

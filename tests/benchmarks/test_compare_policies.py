@@ -49,7 +49,7 @@ def test_table_and_file_say_the_same(
     [
         (["--policies", "best"], "unknown policy 'best'"),
         (["--policies", "own=B"], "stands before any policy"),
-        (["--policies", "lad_ts"], "needs a folder of checkpoints"),
+        (["--policies", "lad_ts_published"], "needs a folder of checkpoints"),
         (["--scenarios", "N=39"], "no scenario is called 'N=39'; did you mean"),
         (["--scenarios", "absent.toml"], r"absent\.toml is no readable TOML file"),
         (["--promotion", "15,1"], "promotion is given, but fcfs"),

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from benchmarks.unbatched_agents import BATCH, SoftAgent, ValueAgent
 from scheduler.algorithms.dqn import Dqn
-from scheduler.algorithms.lad_ts import LadTs
+from scheduler.algorithms.published_lad_ts import PublishedLadTs
 from scheduler.algorithms.sac import Sac
 from scheduler.learning import learners
 from scheduler.learning.diffusion import variance_preserving
@@ -63,28 +63,32 @@ def batch_of(fields: dict[str, Tensor], agent: int) -> list[Tensor]:
     return [fields[name][own] for name in names]
 
 
-def filled(name: str, **options: str) -> tuple[LadTs | Sac | Dqn, dict[str, Tensor]]:
+def filled(name: str, **options: str) -> tuple[PublishedLadTs | Sac | Dqn, dict[str, Tensor]]:
     """A learner whose every batch is the same: all that its pools hold, in order."""
     options |= {"pool": str(BATCH), "pool_min": "1", "batch": str(BATCH)}
     learner = learners.create(name, SCENARIO, options, seed=3)
-    assert isinstance(learner, LadTs | Sac | Dqn)
+    assert isinstance(learner, PublishedLadTs | Sac | Dqn)
     fields = transitions()
-    stored = fields if name == "lad_ts" else {k: v for k, v in fields.items() if "latent" not in k}
+    stored = (
+        fields
+        if name == "lad_ts_published"
+        else {k: v for k, v in fields.items() if "latent" not in k}
+    )
     agent_N = np.repeat(np.arange(AGENTS), BATCH)
     learner.pool.add(agent_N, np.tile(np.arange(BATCH), AGENTS), **stored)
     learner.pool.sample = lambda batch, generator: torch.arange(AGENTS * batch)  # type: ignore[method-assign]
     return learner, fields
 
 
-@pytest.mark.parametrize("name", ["lad_ts", "sac"])
+@pytest.mark.parametrize("name", ["lad_ts_published", "sac"])
 def test_soft_actor_critics(name: str) -> None:
-    diffusion = name == "lad_ts"
+    diffusion = name == "lad_ts_published"
     options = {"pool_latents": "copied", "noise": "none"} if diffusion else {}
     learner, fields = filled(name, **options)
-    assert isinstance(learner, LadTs | Sac)
+    assert isinstance(learner, PublishedLadTs | Sac)
     actor = (
         [learner.actor.first, learner.actor.second, learner.actor.third]
-        if isinstance(learner, LadTs)
+        if isinstance(learner, PublishedLadTs)
         else list(learner.actor.layers)
     )
     critics, targets = list(learner.critics.layers), list(learner.targets.layers)
@@ -97,7 +101,7 @@ def test_soft_actor_critics(name: str) -> None:
             give(single.critics[copy], critics, agent * 2 + copy)
             give(single.targets[copy], critics, agent * 2 + copy)
     for _ in range(UPDATES):
-        learner.learn() if isinstance(learner, LadTs) else learner._learn()
+        learner.learn() if isinstance(learner, PublishedLadTs) else learner._learn()
         for agent, single in enumerate(singles):
             single.learn(batch_of(fields, agent))
     for agent, single in enumerate(singles):

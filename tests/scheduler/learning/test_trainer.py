@@ -25,7 +25,7 @@ TINY = Scenario(name="tiny", servers=3, tasks_per_slot_max=5, slots=8)
 
 def planned(folder: Path, **changes: Any) -> TrainingRun:
     values: dict[str, Any] = {
-        "policy": "lad_ts",
+        "policy": "lad_ts_published",
         "scenario": TINY,
         "options": {"pool_min": 15, "batch": 8},
         "seed": 1,
@@ -134,7 +134,7 @@ def test_evaluation_changes_nothing_and_repeats() -> None:
 
 def test_options_are_checked_by_name_type_and_choice() -> None:
     def config(**options: str) -> object:
-        return learners.create("lad_ts", TINY, options, seed=0).config
+        return learners.create("lad_ts_published", TINY, options, seed=0).config
 
     got = config(hidden="8", actor_lr="1e-3", softmax="false", start="zero", state="normal")
     assert (got.hidden, got.actor_lr, got.softmax) == (8, 1e-3, False)  # type: ignore[attr-defined]

@@ -63,7 +63,7 @@ def test_misspelt_policies_are_refused(text: str, message: str) -> None:
         ("optimal", "unknown policy 'optimal'; choose one of local"),
         ("power_of_two:size=3", "power_of_two:size=3: .*no option size"),
         ("slow_server_aware:alpha=high", "slow_server_aware:alpha=high: "),
-        ("lad_ts", "lad_ts: needs a folder of checkpoints, or episodes="),
+        ("lad_ts_published", "lad_ts_published: needs a folder of checkpoints, or episodes="),
     ],
 )
 def test_policies_that_cannot_be_built_say_why(text: str, message: str) -> None:

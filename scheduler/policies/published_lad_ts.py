@@ -1,7 +1,8 @@
-"""LAD-TS as a node runs it: the trained denoiser of one station, in numpy.
+"""LAD-TS as published, as a node runs it: the trained denoiser of one station, in numpy.
 
 Owns nothing but weights and a generator: the latent x_I comes with the observation and x_0 goes
-back with the decision, so whoever calls keeps X_b[n]. Learning is `scheduler.algorithms.lad_ts`.
+back with the decision, so whoever calls keeps X_b[n]. Learning is
+`scheduler.algorithms.published_lad_ts`.
 
 The weights are for a fixed number of servers in a fixed order, as the paper has it: candidate i of
 an observation is server i of the training. Arrays end in their dimensions: A trained stations,
@@ -25,15 +26,15 @@ from scheduler.policy import Decision, Outcome, Policy, UnknownMembership
 
 SingleArray = NDArray[np.float32]
 # Algorithms whose export is this denoiser.
-TRAINED_BY = ("lad_ts", "fdedge")
+TRAINED_BY = ("lad_ts_published", "fdedge")
 
 
-class LadTsPolicy:
+class PublishedLadTsPolicy:
     """Decides with one trained station's weights.
 
     Args:
         info: what was trained.
-        arrays: as `LadTs.export` gives them, of all stations.
+        arrays: as `PublishedLadTs.export` gives them, of all stations.
         station: whose weights to use; None takes the station of the observation's local node,
             or the only one there is.
         evaluation: "sample" from the distribution (the authors' code) or "argmax" (eq. 8).
@@ -186,7 +187,7 @@ def open_chances(chance_B: FloatArray, alive_B: BoolArray) -> FloatArray:
     return open_B if open_B.any() else alive_B.astype(np.float64)
 
 
-def lad_ts(
+def lad_ts_published(
     *,
     rng: np.random.Generator,
     checkpoint_path: str,
@@ -211,7 +212,7 @@ def lad_ts(
         raise InvalidCheckpoint(f"{path}: of {loaded.info.policy}, not of {TRAINED_BY}")
     if evaluation not in ("sample", "argmax"):
         raise ValueError(f"evaluation is {evaluation!r}; choose sample or argmax")
-    policy = LadTsPolicy(
+    policy = PublishedLadTsPolicy(
         loaded.info, loaded.arrays, station=station, evaluation=evaluation, rng=rng
     )
     if station is not None and not 0 <= station < policy.stations:

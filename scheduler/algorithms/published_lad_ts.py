@@ -48,7 +48,7 @@ BoolArray = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, kw_only=True)
-class LadTsConfig:
+class PublishedLadTsConfig:
     """Hyperparameters; each with the paper's value (Table IV), ours, and the effect of raising it.
 
     Attributes:
@@ -112,7 +112,7 @@ class LadTsConfig:
     evaluation: Literal["sample", "argmax"] = "sample"
 
 
-class LadTs:
+class PublishedLadTs:
     """All stations' LAD-TS agents.
 
     Args:
@@ -121,9 +121,9 @@ class LadTs:
         seed: of networks, noise, decisions and batches.
     """
 
-    name = "lad_ts"
+    name = "lad_ts_published"
 
-    def __init__(self, scenario: Scenario, config: LadTsConfig, *, seed: int) -> None:
+    def __init__(self, scenario: Scenario, config: PublishedLadTsConfig, *, seed: int) -> None:
         self.scenario, self.config = scenario, config
         self.scale = state_scale(scenario, config.state)
         self.generator = torch.Generator().manual_seed(seed)
@@ -189,7 +189,7 @@ class LadTs:
         }
 
     def export(self) -> dict[str, Array]:
-        """What `scheduler.policies.lad_ts` decides with."""
+        """What `scheduler.policies.published_lad_ts` decides with."""
         return {
             "state_scale": self.scale.array(),
             "coefficients": self.chain.coefficients,

@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from scheduler import checkpoint, registry
-from scheduler.algorithms.lad_ts import LadTs
+from scheduler.algorithms.published_lad_ts import PublishedLadTs
 from scheduler.checkpoint import InvalidCheckpoint
 from scheduler.learning import learners
 from scheduler.learning.diffusion import denoise, variance_preserving
 from scheduler.learning.trainer import TrainingRun, train
 from scheduler.observation import Observation
-from scheduler.policies.lad_ts import LadTsPolicy, lad_ts
+from scheduler.policies.published_lad_ts import PublishedLadTsPolicy, lad_ts_published
 from scheduler.simulator.scenario import Scenario
 
 TINY = Scenario(name="tiny", servers=4, tasks_per_slot_max=5, slots=8)
@@ -28,7 +28,7 @@ STATION = 2
 def trained(folder: Path, **options: str) -> Path:
     settings = {"pool_min": 15, "batch": 8} | options
     run = TrainingRun(
-        policy="lad_ts",
+        policy="lad_ts_published",
         scenario=TINY,
         options=settings,
         seed=1,
@@ -40,11 +40,11 @@ def trained(folder: Path, **options: str) -> Path:
     return folder / "policy.safetensors"
 
 
-def policy(path: Path, **options: Any) -> LadTsPolicy:
+def policy(path: Path, **options: Any) -> PublishedLadTsPolicy:
     made = registry.create(
-        "lad_ts", rng=np.random.default_rng(7), checkpoint_path=str(path), **options
+        "lad_ts_published", rng=np.random.default_rng(7), checkpoint_path=str(path), **options
     )
-    assert isinstance(made, LadTsPolicy)
+    assert isinstance(made, PublishedLadTsPolicy)
     return made
 
 
@@ -71,8 +71,8 @@ def test_it_computes_what_the_trained_network_computes(
 ) -> None:
     path = trained(tmp_path, noise="none", **options)
     kept = checkpoint.load(tmp_path / "training.safetensors", kind="training")
-    learner = learners.create("lad_ts", TINY, {"noise": "none"} | options, seed=0)
-    assert isinstance(learner, LadTs)
+    learner = learners.create("lad_ts_published", TINY, {"noise": "none"} | options, seed=0)
+    assert isinstance(learner, PublishedLadTs)
     actor = learner.actor
     actor.load_state_dict(
         {
@@ -114,9 +114,9 @@ def test_a_decision_carries_its_latent_and_the_weights_version(tmp_path: Path) -
     decision = chooser.decide(observe())
     assert decision.latent_B is not None
     assert decision.latent_B.sum() == pytest.approx(1.0)
-    assert decision.policy == "lad_ts"
+    assert decision.policy == "lad_ts_published"
     assert decision.weights_version == chooser.version
-    assert chooser.version.startswith("lad_ts-2-")
+    assert chooser.version.startswith("lad_ts_published-2-")
     assert policy(tmp_path / "policy.safetensors").version == chooser.version
     first = chooser.decide(observe(latent_B=None))  # nothing is kept yet
     assert first.latent_B is not None
@@ -156,9 +156,9 @@ def test_what_it_cannot_decide_it_says(tmp_path: Path) -> None:
 def test_a_missing_or_foreign_checkpoint_is_named(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     with pytest.raises(ValueError, match="give a checkpoint_path with it"):
-        registry.create("lad_ts", rng=rng, station=1)
+        registry.create("lad_ts_published", rng=rng, station=1)
     with pytest.raises(InvalidCheckpoint, match="there is no such file"):
-        lad_ts(rng=rng, checkpoint_path=str(tmp_path / "none"))
+        lad_ts_published(rng=rng, checkpoint_path=str(tmp_path / "none"))
     path = trained(tmp_path)
     loaded = checkpoint.load(path, kind="policy")
     foreign = replace(loaded, info=replace(loaded.info, policy="dqn"))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from scheduler.algorithms.lad_ts import BoolArray, LadTs
+from scheduler.algorithms.published_lad_ts import BoolArray, PublishedLadTs
 from scheduler.learning import learners
 from scheduler.learning.choice import Diverged
 from scheduler.learning.station_slots import StationSlots
@@ -21,14 +21,14 @@ SCENARIO = Scenario(
 )
 
 
-def learner_of(scenario: Scenario = SCENARIO, **options: Any) -> LadTs:
+def learner_of(scenario: Scenario = SCENARIO, **options: Any) -> PublishedLadTs:
     wanted = {"pool_min": 10, "batch": 16, "pool": 500, **options}
-    learner = learners.create("lad_ts", scenario, wanted, seed=5)
-    assert isinstance(learner, LadTs)
+    learner = learners.create("lad_ts_published", scenario, wanted, seed=5)
+    assert isinstance(learner, PublishedLadTs)
     return learner
 
 
-def first_slot(learner: LadTs) -> Tensor:
+def first_slot(learner: PublishedLadTs) -> Tensor:
     """The memory's rows after the first slot was decided."""
     slots = StationSlots(arrivals(SCENARIO, seed=1, episode=0), learner.scale, next_state="fixed")
     assert slots.slot is not None
@@ -66,15 +66,15 @@ def test_where_a_slot_brings_one_task_both_ways_to_learn_are_one() -> None:
 def test_each_station_learns_once_for_each_of_its_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     learner = learner_of(update="task", pool_min=0)
     learned_A = np.zeros(3, np.int64)
-    learn = LadTs.learn
+    learn = PublishedLadTs.learn
 
-    def counted(self: LadTs, learning_A: BoolArray | None = None) -> Tensor:
+    def counted(self: PublishedLadTs, learning_A: BoolArray | None = None) -> Tensor:
         assert learning_A is not None
         nonlocal learned_A
         learned_A += learning_A
         return learn(self, learning_A)
 
-    monkeypatch.setattr(LadTs, "learn", counted)
+    monkeypatch.setattr(PublishedLadTs, "learn", counted)
     episode = arrivals(SCENARIO, seed=3, episode=0)
     _, means = learner.train_episode(episode)
     np.testing.assert_array_equal(learned_A, np.bincount(episode.origin_N))
