@@ -8,6 +8,10 @@ by thirds of the tasks by work, and the lower bound for any policy and order of 
     python -m benchmarks.compare_policies --scenarios default,N=38 --seeds 5 --jobs 2 \
         --policies power_of_two:sample=capacity,own=B --discipline srpt --promotion 15,1
     python -m benchmarks.compare_policies --policies lad_ts:state=normal --checkpoints runs
+    python -m benchmarks.compare_policies --unseen 7 --episodes 3 --policies lad_ts_plus,ring
+
+With --unseen SEED, or --unseen-by with a file of weights, the clusters are drawn: test clusters
+that nothing here was trained or chosen on, summed up against the best rule of each.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import machine
+from benchmarks import machine, unseen
 from scheduler.simulator import dispatchers, scenarios
 from scheduler.simulator.comparison import Plan, PolicyResult, ScenarioResult, compare
 from scheduler.simulator.dispatchers import InvalidPolicy, parse_policies
@@ -47,6 +51,9 @@ def parse() -> argparse.Namespace:
     known = ", ".join(dispatchers.names())
     parser.add_argument("--policies", default=DEFAULT_POLICIES, help=f"of {known}; with options")
     parser.add_argument("--scenarios", default="default", help="names or .toml files, with commas")
+    parser.add_argument("--unseen", type=int, metavar="SEED", help="of drawn test clusters instead")
+    parser.add_argument("--unseen-by", type=Path, metavar="FILE", help="of a file's SHA-256")
+    parser.add_argument("--clusters", type=int, default=30, help="drawn")
     parser.add_argument("--episodes", type=int, default=30, help="for each seed")
     parser.add_argument("--seeds", type=int, default=1, help="of arrivals and of learning")
     parser.add_argument("--discipline", choices=("fcfs", "sjf", "srpt"), default="fcfs")
@@ -157,18 +164,34 @@ def main() -> None:
     options = parse()
     try:
         plan = plan_of(options)
-        wanted = [scenario_of(text) for text in options.scenarios.split(",")]
+        drawn = (options.unseen, options.unseen_by) != (None, None)
+        if drawn:
+            options.unseen, wanted = unseen.drawn(
+                options.unseen, options.unseen_by, options.clusters
+            )
+        else:
+            wanted = [scenario_of(text) for text in options.scenarios.split(",")]
         results = compare(plan, wanted, jobs=options.jobs)
-    except (InvalidDiscipline, InvalidPolicy, InvalidScenario, NoServerAlive, ValueError) as error:
+        standings = unseen.standings(results) if drawn else []
+    except (
+        *(InvalidDiscipline, InvalidPolicy, InvalidScenario, NoServerAlive),
+        *(ValueError, OSError),
+    ) as error:
         sys.exit(f"compare_policies: {error}")
-    for result in results:
-        print(markdown(result, plan))
+    if drawn:
+        print(f"seed {options.unseen}\n\n{unseen.markdown(standings)}")
+    else:
+        for result in results:
+            print(markdown(result, plan))
     if options.json:
         settings = {
             key: str(value) if isinstance(value, Path) else value
             for key, value in vars(options).items()
         }
-        options.json.write_text(json.dumps(written(results, plan, settings), indent=1) + "\n")
+        report = written(results, plan, settings)
+        if drawn:
+            report["standings"] = plain([dataclasses.asdict(one) for one in standings])
+        options.json.write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":
