@@ -37,7 +37,7 @@ POLICIES = (
 # Most tasks are small; 1..50 steps.
 HEAVY_TAIL = 1.1
 FCFS = Discipline()
-SRPT_PROMOTED = Discipline(order="srpt", promotion_load=0.8)
+SRPT_PROMOTED = Discipline(order="srpt", promotion_load=0.9)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,6 @@
 """LAD-TS+ learns how much each term of its cost counts: policy search across clusters and loads.
 
-Why not by gradient as LAD-TS does: the denoiser has some ninety numbers, an episode is simulated
+Why not by gradient as LAD-TS does: the cost has some ninety numbers, an episode is simulated
 in milliseconds, and what is to be minimised (delays of all, with tails) is then measured instead
 of estimated by a critic. CMA-ES (Hansen, arXiv 1604.00772; library `cma`) proposes weights; each
 generation sees other episodes of the same scenarios, so that none is learned by heart.

@@ -1,20 +1,17 @@
-"""LAD-TS+: latent action diffusion with one set of weights for any cluster and any load.
+"""LAD-TS+: a written cost with learned weights and a moving average of past choices.
 
-What it keeps of the paper's LAD-TS: an action distribution over servers comes from a reverse
-diffusion that starts at the latent action probability x_I which the same station kept of the same
-place in an earlier slot, and leaves x_0 behind for the next. What is ours:
+It is not latent diffusion: what is left of the paper's LAD-TS is that a station keeps a latent for
+each place in its slots, reads it before the choice and leaves x_0 behind after it.
 
-- The denoiser is permutation-equivariant: every server has its own features, so the weights fit
-  any number of servers and no server can be learned by heart.
-- It predicts the action from a cost that is written down (expected delay, own work that no report
-  shows yet, a price on the delay caused to others); what is learned is how much each term counts
-  in a context of load, cluster size and age of the reports.
+- Cost: expected delay, own work that no report shows yet, a price on the delay caused to others.
+  Each server has its own features, so the weights fit any number of servers. What is learned is how
+  much each term counts in a context of load, cluster size and age of the reports;
   `scheduler.algorithms.lad_ts_plus_search` learns it by policy search.
-- One reverse step. The cost falls as x rises, so a second step would only sharpen what the first
-  preferred: it never changes the most likely action.
-- A deterministic start, the ring. Stations that see the same reports decide the same and herd. A
-  Gaussian start breaks the tie by chance, the ring by convention: every station prefers the
-  servers in the order in which they follow its own index. The latent remembers what became of it.
+- The ring: stations that see the same reports decide the same and herd. Every station prefers the
+  servers in the order in which they follow its own index.
+- The latent: after each choice it is halved, and the choice's half added. It discounts the cost of
+  servers chosen in that place before, so that stations keep to what has kept them apart. Where
+  states are fresh it changes next to nothing (`benchmarks/latent_choices.py`).
 
 Numpy only. Arrays end in their dimension: B servers, C context features, G gains, S server
 features, M modulations.
