@@ -1,8 +1,8 @@
 """Which share of LAD-TS+'s choices does its latent change?
 
 Five mixed Orins (Poisson) where states are 50 ms, 1 and 5 s old. Live policies place every task,
-and each choice is made again from the same observation without the latent. Latents are those of a run
-that keeps them, so what differs is what the kept average of past choices does to that one choice.
+and each choice is made again from the same observation without the latent. The latents are those
+of a run that keeps them: what differs is what the average of past choices does to that one choice.
 
     python -m benchmarks.latent_choices
 """
