@@ -164,7 +164,8 @@ class Dqn:
         """One update of every agent whose pool is full enough; returns the mean loss.
 
         differs: updates are counted for all agents together, where in the code an agent whose
-        pool fills some slots later also copies its target some slots later.
+        pool fills some slots later also copies its target some slots later
+        (docs/paper.md, "agents' counters").
         """
         config, batch = self.config, self.config.batch
         if int(self.updates) % config.copy_every == 0:

@@ -227,7 +227,7 @@ class FdEdge:
         """One update of every agent whose pool is full enough; returns means of its losses.
 
         differs: Adam counts steps for all agents together, so an agent whose pool fills some
-        slots later takes somewhat smaller first steps.
+        slots later takes somewhat smaller first steps (docs/paper.md, "agents' counters").
         """
         config, batch = self.config, self.config.batch
         ready_A = torch.from_numpy((self.pool.size_A > config.pool_min).astype(np.float32))

@@ -3,7 +3,8 @@
 Every station has an agent of its own: a diffusion actor, two critics and their targets, a
 temperature and an experience pool. All agents decide and learn side by side in stacked tensors;
 nothing passes between them. The defaults are the authors' code (github.com/ChangfuXu/DEdgeAI),
-for that is what produced the paper's figures; each departure from it is an option of the config.
+for that is what produced the paper's figures; each departure from it is an option of the config and
+a row of docs/paper.md.
 
 Tensors end in their dimensions: A agents, B servers, S features of a state, M tasks of an agent
 in a slot (as many columns as the busiest agent has), N tasks of a slot together, K samples of a
@@ -75,8 +76,10 @@ class PublishedLadTsConfig:
         memory: the latent is that of the same slot an "episode" ago (code) or of the previous
             "slot" (paper).
         keeps: what of x_0 the memory keeps for x_I: its "softmax" (code), or x_0 itself, "raw"
-            (paper). Raw it leaves the range of numbers: a chain multiplies x_I by 12.5.
-        update: once a "slot" (code), or after each "task" (paper, Algorithm 1), see `_by_task`.
+            (paper; docs/paper.md, "stored action"). Raw it leaves the range of numbers: a chain
+            multiplies x_I by 12.5.
+        update: once a "slot" (code), or after each "task" (paper, Algorithm 1; docs/paper.md,
+            "update"), see `_by_task`.
         pool_latents: "shared": a transition refers to its place in the memory and so is learned
             with what is there at the time, as the code's arrays are views of it; "copied": it
             keeps the x_I that was decided with. Measured: no difference in the delay.
@@ -340,7 +343,7 @@ class PublishedLadTs:
         says no, an agent stays as it is.
 
         differs: Adam counts steps for all agents together, so an agent whose pool fills some
-        slots later takes somewhat smaller first steps.
+        slots later takes somewhat smaller first steps (docs/paper.md, "agents' counters").
         """
         config, batch = self.config, self.config.batch
         learns_A = self.pool.size_A > config.pool_min

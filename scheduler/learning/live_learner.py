@@ -5,9 +5,10 @@ algorithm 1): the same networks, pool and update as in the simulator, see
 `scheduler.algorithms.published_lad_ts`. Owns what a live pool needs besides: units found in the
 data, transitions held out for the check of new weights, and the agents of several memberships.
 
-differs: the agent learns off-policy, for others (a rule, earlier weights) decide meanwhile; SAC
-allows for it. Rewards are divided so that the mean delay is the paper's, for its temperature and
-learning rates belong to delays of some seconds, while a task takes .1 s here and 100 s there.
+differs (docs/paper.md, "who decides while it learns"): the agent learns off-policy, for others (a
+rule, earlier weights) decide meanwhile; SAC allows for it. Rewards are divided so that the mean
+delay is the paper's, for its temperature and learning rates belong to delays of some seconds, while
+a task takes .1 s here and 100 s there.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ class ReplayStack:
         """Rows of a uniform batch of each agent's transitions, (A * K,), agent by agent.
 
         differs: with replacement, where the authors draw without, because A permutations would
-        cost more than the update; 64 of 1000 repeat 2 on average.
+        cost more than the update; 64 of 1000 repeat 2 on average (docs/paper.md, "batches").
         """
         return self.sample_runs(batch, 1, generator).view(-1)
 
