@@ -762,6 +762,23 @@ def test_no_attempt_is_lost(order: Order, decodes_beside: bool) -> None:
     assert len(denoiser.begun) == len(set(denoiser.begun)), "no row is begun twice"
 
 
+def test_each_arrival_measures_what_promotion_follows() -> None:
+    denoiser = ScriptedDenoiser()
+    order = Order(discipline="srpt", promotion_load=3.0)
+    with serving(denoiser, order=order) as bench:
+        for number in range(3):
+            bench.submit(f"a-{number}", steps=5 - number)
+        rows = bench.engine._ready_rows
+        held_s = [attempt.entry.left_s for attempt in rows._book.to_draw()]
+        assert len(held_s) == 3, "no step is done before the denoiser may go on"
+        wait_s = sum(sorted(held_s)[1:]) / rows._calibration.rows_max
+        assert rows.order.promotion is not None
+        # What is forgotten between two arrivals in a row is 1 s in 20.
+        assert rows.order.promotion[0] == pytest.approx(3.0 * wait_s, abs=0.01)
+        denoiser.go_on.set()
+        bench.until(lambda: bench.engine.load().running == bench.engine.load().queued == 0)
+
+
 def test_pace_is_a_floor_on_the_time_of_a_work_unit() -> None:
     denoiser = ScriptedDenoiser()
     denoiser.go_on.set()

@@ -119,8 +119,8 @@ def test_an_agent_that_does_not_learn_stays_as_it_is() -> None:
     for one in (masked, whole):
         one.train_episode(arrivals(SCENARIO, seed=6, episode=0))
     before = [table[0].clone() for table, *_ in masked._kept_rows(np.zeros(3, bool))]
-    masked.learn(np.array([False, True, True]))
-    whole.learn()
+    losses, of_all = masked.learn(np.array([False, True, True])), whole.learn()
+    assert not torch.equal(losses, of_all), "means are of those that learned"
     after, wanted = (
         [table for table, *_ in one._kept_rows(np.zeros(3, bool))] for one in (masked, whole)
     )
