@@ -219,7 +219,8 @@ def _add_train(commands: Commands) -> None:
     parser.add_argument("--redis-url", help="store of that node, if it runs")
     parser.add_argument("--data-folder", type=Path, help="or the node's data, if it is stopped")
     parser.add_argument("--node-id", help="of that node, where a store holds several pools")
-    parser.add_argument("--updates", type=int, help="of all networks; one per slot if not given")
+    parser.add_argument("--updates", type=int, help="of all networks; by decisions if not given")
+    parser.add_argument("--start", type=Path, help="weights to go on from; those that ship if not")
     parser.set_defaults(run=_train)
 
 
@@ -479,6 +480,7 @@ def _train_from_pool(options: argparse.Namespace) -> int:
         data_folder=options.data_folder,
         node_id=options.node_id,
         updates=options.updates,
+        start=options.start,
         out=options.out,
         options=options.option,
         seed=options.first_seed,

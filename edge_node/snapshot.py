@@ -25,13 +25,13 @@ class LearnerProgress:
 
     Attributes:
         entries: read of each node's pool, decisions and outcomes together.
-        transitions: that came of them.
+        decisions: of which it is known what they led to.
         updates: of the networks.
         refusal: why the last weights were not published; empty if they were, or none are there.
     """
 
     entries: dict[str, int]
-    transitions: int
+    decisions: int
     updates: int
     refusal: str = ""
 

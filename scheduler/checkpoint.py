@@ -8,6 +8,7 @@ format: a "policy" holds what decides, a "training" holds everything that a run 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import tempfile
@@ -65,6 +66,14 @@ class Checkpoint:
 
     info: CheckpointInfo
     arrays: dict[str, Array]
+
+
+def version_of(weights: Checkpoint) -> str:
+    """Names learned weights by their number and their contents: others are never of one name."""
+    arrays = weights.arrays
+    content = b"".join(np.asarray(arrays[name], order="C").tobytes() for name in sorted(arrays))
+    digest = hashlib.sha256(content).hexdigest()[:12]
+    return f"{weights.info.policy}-{weights.info.episodes}-{digest}"
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:

@@ -18,7 +18,6 @@ import pytest
 
 from edge_node.clock import SystemClock
 from edge_node.learner import EXIT_OUTGROWN
-from edge_node.learning.cluster_learner import save_weights
 from edge_node.store.connection import StoreConnection, StoreSettings
 from edge_node.store.embedded_valkey import valkey_command, wait_until_ready
 from edge_node.store.experience_pool import ExperiencePool, PoolSettings
@@ -31,12 +30,13 @@ from edge_node.store.published_weights import (
 )
 from scheduler import checkpoint
 from scheduler.experience import PooledDecision
-from scheduler.learning.live_learner import LiveLearner
 from scheduler.policy import Outcome
-from tests.scheduler.learning.lived import NODE_IDS, lived, transitions
+from tests.learning.made_weights import made
+from tests.scheduler.learning.lived import lived
+from tests.scheduler.learning.test_live_learner import TRUE_B
 
 NODE_ID = "a"
-QUICK = ("pool_min=60", "actor_lr=0.003", "critic_lr=0.003", "noise=none", "start=zero")
+QUICK = ("actor_lr=0.003", "critic_lr=0.01")
 
 
 @pytest.fixture
@@ -81,6 +81,18 @@ def announced(store_url: str) -> Published | None:
     return asyncio.run(read())
 
 
+def announce(store_url: str, published: Published) -> None:
+    async def write() -> None:
+        connection = StoreConnection(StoreSettings(url=store_url))
+        await connection.start()
+        try:
+            await PublishedWeights(connection, node_id=NODE_ID).announce(published)
+        finally:
+            await connection.close()
+
+    asyncio.run(write())
+
+
 def tell(store_url: str, *, learns: bool = True) -> None:
     """What the node beside a learner says, and goes on saying."""
 
@@ -93,6 +105,11 @@ def tell(store_url: str, *, learns: bool = True) -> None:
             await connection.close()
 
     asyncio.run(say())
+
+
+def gains(published: Published | None) -> bool:
+    """Whether they are held to be better than those before."""
+    return published is not None and published.checks.get("gain_s", 0.0) > 0.0
 
 
 def told(store_url: str) -> str:
@@ -120,12 +137,15 @@ def until(found: Callable[[], object], process: subprocess.Popen[str]) -> None:
 def test_it_publishes_weights_that_decide_goes_on_and_ends_when_told(
     store_url: str, tmp_path: Path
 ) -> None:
-    fill(store_url, lived(700))
+    fill(store_url, lived(700, true_B=TRUE_B))
+    first = made(tmp_path, generation=4)
+    announce(store_url, first)
     process = start(store_url, tmp_path)
     try:
-        until(lambda: announced(told(store_url)), process)
+        until(lambda: gains(announced(told(store_url))), process)
         published = announced(store_url)
         assert published is not None
+        assert published.generation >= 5
         assert os.sched_getscheduler(process.pid) in (os.SCHED_IDLE, os.SCHED_OTHER)
         own = os.getpriority(os.PRIO_PROCESS, 0)
         assert os.getpriority(os.PRIO_PROCESS, process.pid) == min(own + 10, 19)
@@ -134,12 +154,12 @@ def test_it_publishes_weights_that_decide_goes_on_and_ends_when_told(
         assert isinstance(decided, PooledDecision)
         decision = policy.decide(decided.recorded.observation)
         assert decision.weights_version == published.version
-        assert published.node_ids == NODE_IDS
-        assert published.checks["held_out_transitions"] >= 96
+        assert published.checks["held_out_decisions"] >= 96
         process.send_signal(signal.SIGTERM)
         _, said = process.communicate(timeout=20.0)
         assert process.returncode == 0
-        assert "published lad_ts-" in said
+        assert f"goes on from {first.version}" in said
+        assert f"published {published.version}" in said
     finally:
         process.kill()
         process.wait()
@@ -150,6 +170,8 @@ def test_it_waits_with_nothing_loaded_until_its_node_says_that_it_is_the_one(
     store_url: str, tmp_path: Path
 ) -> None:
     fill(store_url, lived(700))
+    first = made(tmp_path, generation=1)
+    announce(store_url, first)
     alive = tmp_path / "alive"
     process = start(store_url, tmp_path, "--alive", str(alive))
 
@@ -161,7 +183,7 @@ def test_it_waits_with_nothing_loaded_until_its_node_says_that_it_is_the_one(
         tell(store_url, learns=False)
         time.sleep(2.0)
         assert not loaded()
-        assert announced(store_url) is None
+        assert announced(store_url) == first
         until(lambda: told(store_url) and loaded(), process)
         # A node that says no more is gone, and another one learns.
         tell(store_url, learns=False)
@@ -175,6 +197,7 @@ def test_it_waits_with_nothing_loaded_until_its_node_says_that_it_is_the_one(
 
 @pytest.mark.system
 def test_it_ends_itself_when_it_outgrows_its_memory(store_url: str, tmp_path: Path) -> None:
+    announce(store_url, made(tmp_path, generation=1))
     tell(store_url)
     process = start(store_url, tmp_path, "--memory-max", str(64 << 20))
     _, said = process.communicate(timeout=60.0)
@@ -183,26 +206,22 @@ def test_it_ends_itself_when_it_outgrows_its_memory(store_url: str, tmp_path: Pa
 
 
 def test_what_is_not_as_announced_is_not_loaded(tmp_path: Path) -> None:
-    learner = LiveLearner(NODE_IDS, {"pool_min": 10}, seed=0)
     rng = np.random.default_rng(0)
-    for transition in transitions(60):
-        learner.add(transition)
-    weights = learner.checkpoint(generation=1, metrics={})
-    published = save_weights(weights, tmp_path, created_unix_s=1.7e9)
+    published = made(tmp_path, generation=1)
     assert load_published(published, rng=rng).version == published.version
     for changed in (
         {"version": "lad_ts-1-other"},
         {"policy": "dqn"},
         {"path": tmp_path / "none"},
-        {"node_ids": ("a", "b", "x")},
     ):
         with pytest.raises(UnusableWeights):
             load_published(replace(published, **changed), rng=rng)
-    damaged = dict(weights.arrays)
-    damaged["second.weight_AOI"] = damaged["second.weight_AOI"][:, :3]
+    weights = checkpoint.load(published.path, kind="policy")
+    damaged = {**weights.arrays, "second_HH": weights.arrays["second_HH"][:, :3]}
     checkpoint.save(published.path, checkpoint.Checkpoint(info=weights.info, arrays=damaged))
-    with pytest.raises(UnusableWeights):
-        load_published(published, rng=rng)
+    odd = replace(published, version=checkpoint.version_of(replace(weights, arrays=damaged)))
+    with pytest.raises(UnusableWeights, match="second_HH"):
+        load_published(odd, rng=rng)
     published.path.write_bytes(b"cut off")
     with pytest.raises(UnusableWeights):
         load_published(published, rng=rng)

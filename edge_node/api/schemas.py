@@ -539,7 +539,7 @@ def _learner_object(progress: LearnerProgress | None) -> Json | None:
         return None
     return {
         "entries": dict(progress.entries),
-        "transitions": progress.transitions,
+        "decisions": progress.decisions,
         "updates": progress.updates,
         "refusal": progress.refusal or None,
     }

@@ -26,10 +26,10 @@ from edge_node.learning.cluster_learner import save_weights
 from edge_node.store.connection import StoreConnection, StoreSettings
 from edge_node.store.embedded_valkey import valkey_command, wait_until_ready
 from edge_node.store.experience_pool import FIRST_ID, PoolReader, PoolSettings
+from scheduler.checkpoint import load
 from scheduler.learning.choice import Diverged
-from scheduler.learning.live_learner import LiveLearner, PoolTrainer
+from scheduler.learning.live_learner import LiveLearner, shipped
 from scheduler.learning.publication import Refused, consider
-from scheduler.learning.transition_assembler import TransitionAssembler
 
 READ_COUNT = 1000
 START_S_MAX = 30.0
@@ -44,9 +44,10 @@ class PoolRequest:
         redis_url: of a store that runs, or None.
         data_folder: of a stopped node with an embedded store, or None.
         node_id: whose pool; None where the store holds just one.
-        updates: to make; the paper's "once per slot" of the pool when not given.
+        updates: to make; those that its decisions ask for when not given.
+        start: weights to go on from; those that ship when not given.
         out: folder that gets the weights.
-        options: "key=value" each, see `PublishedLadTsConfig`.
+        options: "key=value" each, see `EquivariantLadTsConfig`.
         seed: of networks, noise and batches.
     """
 
@@ -54,6 +55,7 @@ class PoolRequest:
     data_folder: Path | None
     node_id: str | None
     updates: int | None
+    start: Path | None
     out: Path
     options: Sequence[str]
     seed: int
@@ -70,19 +72,20 @@ def train_from_pool(request: PoolRequest, *, console: Console) -> int:
         raise InvalidRequest("--from-pool needs either --redis-url or --data-folder.")
     torch.set_num_threads(1)  # matrices of 20 x 20: a second thread costs more than it brings
     try:
-        assembler = TransitionAssembler(outcome_wait_s=float("inf"), waiting_max=10**6)
-        trainer = PoolTrainer(
-            parse_options(request.options), seed=request.seed, assembler=assembler
+        learner = LiveLearner(
+            parse_options(request.options),
+            start=shipped() if request.start is None else load(request.start, kind="policy"),
+            outcome_wait_s=float("inf"),
+            seed=request.seed,
         )
-        damaged = asyncio.run(_read(request, trainer))
-        _show_counts(trainer, damaged, console)
-        learner = trainer.current
-        if learner is None or not learner.can_update:
+        damaged = asyncio.run(_read(request, learner))
+        _show_counts(learner, damaged, console)
+        if not learner.can_update:
             raise InvalidRequest(
-                "The pool holds too few transitions to learn from; lower --option pool_min=N, or "
+                "The pool holds too few decisions to learn from; lower --option pool_min=N, or "
                 "let the node work on."
             )
-        _train(trainer, learner, request.updates, console)
+        _train(learner, request.updates, console)
         checked = consider(learner, published=None, generation=1)
     except ValueError as error:
         raise InvalidRequest(f"{str(error).rstrip('.')}.") from error
@@ -92,16 +95,16 @@ def train_from_pool(request: PoolRequest, *, console: Console) -> int:
     published = save_weights(checked, request.out, created_unix_s=SystemClock().unix_s())
     checks = published.checks
     console.print(
-        f"Held out: {checks['held_out_transitions']:.0f} transitions; a decision gains "
-        f"{checks['gain_s']:+.3g} s (95 %: {checks['gain_low_s']:+.3g} or more) on whoever "
-        f"decided, of {checks['mean_delay_s']:.3g} s mean delay."
+        f"Held out: {checks['held_out_decisions']:.0f} decisions; a decision gains "
+        f"{checks['gain_s']:+.3g} s (95 %: {checks['gain_low_s']:+.3g} or more) on the "
+        f"weights it began with, of {checks['mean_delay_s']:.3g} s mean delay."
     )
     console.print(f"weights: {published.path}", soft_wrap=True)
     return 0
 
 
-async def _read(request: PoolRequest, trainer: PoolTrainer) -> int:
-    """Gives the whole pool to the trainer; returns how many entries are damaged."""
+async def _read(request: PoolRequest, learner: LiveLearner) -> int:
+    """Gives the whole pool to the learner; returns how many entries are damaged."""
     async with _store(request) as url:
         settings = StoreSettings(url=url, connections_max=1)
         connection = StoreConnection(settings)
@@ -113,7 +116,7 @@ async def _read(request: PoolRequest, trainer: PoolTrainer) -> int:
             while (part := await pool.read_since(last_id, READ_COUNT)).count:
                 last_id, damaged = part.last_id, damaged + part.damaged
                 for entry in part.entries:
-                    trainer.add(entry)
+                    learner.add(entry)
             return damaged
         finally:
             await connection.close()
@@ -158,22 +161,20 @@ async def _only_node(connection: StoreConnection) -> str:
     return found[0]
 
 
-def _train(
-    trainer: PoolTrainer, learner: LiveLearner, updates: int | None, console: Console
-) -> None:
-    wanted = trainer.due if updates is None else updates
+def _train(learner: LiveLearner, updates: int | None, console: Console) -> None:
+    wanted = int(learner.due) if updates is None else updates
     for done in range(1, wanted + 1):
-        trainer.due = 1
-        trainer.update()
+        learner.due = 1.0
+        learner.update()
         if done % SHOWN_UPDATES == 0 or done == wanted:
             console.print(f"{done} of {wanted} updates")
     if learner.updates == 0:
         raise ValueError("no update was made; give --updates")
 
 
-def _show_counts(trainer: PoolTrainer, damaged: int, console: Console) -> None:
+def _show_counts(learner: LiveLearner, damaged: int, console: Console) -> None:
     table = Table(title="The pool", show_header=False)
-    counts = trainer.assembler.counts.by_name() | {"damaged": damaged}
+    counts = learner.hindsight.counts.by_name() | {"damaged": damaged}
     for name, count in counts.items():
         table.add_row(name.replace("_", " "), str(count))
     console.print(table)

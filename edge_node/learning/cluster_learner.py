@@ -34,15 +34,15 @@ from edge_node.store.published_weights import (
     UnusableWeights,
     load_published,
     prune,
+    read_published,
 )
 from edge_node.store.verdicts import VerdictStore
 from scheduler import checkpoint
 from scheduler.checkpoint import Checkpoint
 from scheduler.experience import PooledDecision
 from scheduler.learning.choice import Diverged
-from scheduler.learning.live_learner import PoolTrainer
-from scheduler.learning.publication import Refused, consider, version_of
-from scheduler.learning.transition_assembler import TransitionAssembler
+from scheduler.learning.live_learner import LiveLearner, shipped
+from scheduler.learning.publication import Refused, consider
 
 log = logging.getLogger("learner")
 
@@ -60,7 +60,6 @@ class ClusterLearnerSettings:
         publish_every_s: between two attempts to publish.
         weights_bytes_max: of a file of weights that comes from elsewhere.
         outcome_wait_s: how long an outcome is waited for.
-        waiting_max: entries that wait for their other half.
         options: hyperparameters other than the live ones.
         seed: of networks, noise and batches.
         judge: what the guards want compared; None for nothing.
@@ -74,7 +73,6 @@ class ClusterLearnerSettings:
     publish_every_s: float = 30.0
     weights_bytes_max: int = 16 * 2**20
     outcome_wait_s: float = 7200.0
-    waiting_max: int = 20_000
     options: Mapping[str, str | float | bool] = field(default_factory=dict)
     seed: int = 0
     judge: JudgeSettings | None = None
@@ -117,13 +115,7 @@ class ClusterLearner:
             bytes_max=settings.weights_bytes_max,
             clock=clock,
         )
-        self._trainer = PoolTrainer(
-            settings.options,
-            seed=settings.seed,
-            assembler=TransitionAssembler(
-                outcome_wait_s=settings.outcome_wait_s, waiting_max=settings.waiting_max
-            ),
-        )
+        self._learner: LiveLearner
         self._judge = None if settings.judge is None else Judge(settings.judge, self._verdicts)
         self._to_judge: list[PooledDecision] = []
         self._damaged = 0
@@ -132,19 +124,26 @@ class ClusterLearner:
         self._publish_at_s = clock.now_s() + settings.publish_every_s
 
     async def start(self, told: Told) -> None:
-        """Goes on from the newest weights, if there are some that fit; raises StoreUnavailable."""
+        """Finds the newest weights to go on from; raises StoreUnavailable."""
         await self._go_where(told)
         await self._look_elsewhere()
+        self._learner = LiveLearner(
+            self._settings.options,
+            start=await self._newest(),
+            outcome_wait_s=self._settings.outcome_wait_s,
+            seed=self._settings.seed,
+        )
+
+    async def _newest(self) -> Checkpoint:
         announced = await self._announced()
-        if announced is None:
-            return
-        try:
-            kept = checkpoint.load(announced.path, kind="policy")
-            self._trainer.learner(announced.node_ids).resume(kept)
-        except (ValueError, KeyError, OSError) as problem:
-            log.warning("begins anew, for the published weights do not fit: %s", problem)
-        else:
-            log.info("goes on from %s", announced.version)
+        if announced is not None:
+            try:
+                load_published(announced, rng=np.random.default_rng(0))
+                log.info("goes on from %s", announced.version)
+                return checkpoint.load(announced.path, kind="policy")
+            except (UnusableWeights, ValueError) as problem:
+                log.warning("goes on from the shipped weights: %s", problem)
+        return shipped()
 
     async def turn(self, told: Told) -> bool:
         """One look at everything; whether there is more to do. Raises StoreUnavailable."""
@@ -163,11 +162,10 @@ class ClusterLearner:
         """How far it is."""
         entries = {self._settings.node_id: self._own_pool.entries}
         entries |= {node_id: peer.entries for node_id, peer in self._peers.items()}
-        learner = self._trainer.current
         return LearnerProgress(
             entries=entries,
-            transitions=self._trainer.assembler.counts.transitions,
-            updates=0 if learner is None else learner.updates,
+            decisions=self._learner.hindsight.counts.outcomes,
+            updates=self._learner.updates,
             refusal=self._refusal,
         )
 
@@ -206,7 +204,7 @@ class ClusterLearner:
         for part in parts:
             self._damaged += part.damaged
             for entry in part.entries:
-                self._trainer.add(entry)
+                self._learner.add(entry)
                 if self._judge is not None and isinstance(entry, PooledDecision):
                     self._to_judge.append(entry)
 
@@ -220,9 +218,9 @@ class ClusterLearner:
         updated = False
         try:
             for _ in range(UPDATES_AT_ONCE):
-                updated = self._trainer.update() or updated
+                updated = self._learner.update() or updated
         except Diverged as problem:
-            log.error("the agent diverged and begins anew: %s", problem)
+            log.error("learning diverged and begins anew where it started: %s", problem)
             self._published_at_updates = 0
         return updated
 
@@ -230,10 +228,10 @@ class ClusterLearner:
 
     async def _publish(self) -> None:
         """Publishes what was learned if it passes; says why where it does not."""
-        learner = self._trainer.current
-        counts = self._trainer.assembler.counts.by_name() | {"damaged": self._damaged}
+        learner = self._learner
+        counts = learner.hindsight.counts.by_name() | {"damaged": self._damaged}
         log.info("pools: %s", ", ".join(f"{name} {count}" for name, count in counts.items()))
-        if learner is None or learner.updates in (0, self._published_at_updates):
+        if learner.actor_updates in (0, self._published_at_updates):
             return
         announced = await self._announced()
         try:
@@ -250,7 +248,7 @@ class ClusterLearner:
         published = save_weights(checked, self._settings.out, created_unix_s=self._clock.unix_s())
         prune(self._settings.out, policy=published.policy, newest=published.generation)
         await self._announcement.announce(published)
-        self._published_at_updates = learner.updates
+        self._published_at_updates = learner.actor_updates
         log.info("published %s: %s", published.version, published.checks)
         await self._offer_weights()
 
@@ -333,14 +331,6 @@ def save_weights(checked: Checkpoint, folder: Path, *, created_unix_s: float) ->
     info = checked.info
     path = folder.absolute() / f"{info.policy}-{info.episodes:08d}.safetensors"
     checkpoint.save(path, checked)
-    published = Published(
-        policy=info.policy,
-        path=path,
-        version=version_of(checked),
-        generation=info.episodes,
-        created_unix_s=created_unix_s,
-        node_ids=tuple(info.scenario["node_ids"]),
-        checks=info.metrics,
-    )
+    published = read_published(path, created_unix_s=created_unix_s)
     load_published(published, rng=np.random.default_rng(info.seed))
     return published

@@ -69,7 +69,7 @@ class LearnerBoard:
         try:
             return LearnerProgress(
                 entries={str(one): int(count) for one, count in found["entries"].items()},
-                transitions=int(found["transitions"]),
+                decisions=int(found["decisions"]),
                 updates=int(found["updates"]),
                 refusal=str(found["refusal"]),
             )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,13 @@ import numpy as np
 from edge_node.errors import StoreUnavailable
 from edge_node.store.connection import Command, StoreConnection
 from scheduler import checkpoint
+from scheduler.checkpoint import version_of
 from scheduler.observation import Observation
-from scheduler.policies.published_lad_ts import PublishedLadTsPolicy, lad_ts_published
+from scheduler.policies.lad_ts_policy import NAME, Chain, LadTs, weights_of
 
 # Keeps a policy that decides nothing in a dry run from being swapped in.
 _DRY_RUN_SEED = 0
+_DRY_RUN_SERVERS = (2, 5)
 # Publications whose files stay: a node may be about to read the last ones.
 FILES_KEPT = 3
 
@@ -41,7 +43,6 @@ class Published:
         version: that the policy's decisions will carry.
         generation: number of the publication, from 1 on; later ones replace earlier ones.
         created_unix_s: when.
-        node_ids: candidates that the weights are for, in their order.
         checks: figures of the check by name, see `scheduler.guard.held_out`.
     """
 
@@ -50,7 +51,6 @@ class Published:
     version: str
     generation: int
     created_unix_s: float
-    node_ids: tuple[str, ...]
     checks: dict[str, float]
 
 
@@ -73,7 +73,8 @@ class PublishedWeights:
             "version": published.version,
             "generation": published.generation,
             "created": published.created_unix_s,
-            "node_ids": json.dumps(published.node_ids),
+            # What 0.1.0 reads; its weights were for certain candidates.
+            "node_ids": "[]",
             "checks": json.dumps(published.checks),
         }
         parts = [part for pair in fields.items() for part in pair]
@@ -94,38 +95,35 @@ class PublishedWeights:
         return _published(found) if found else None
 
 
-def load_published(published: Published, *, rng: np.random.Generator) -> PublishedLadTsPolicy:
+def load_published(published: Published, *, rng: np.random.Generator) -> LadTs:
     """The policy of published weights, tried once.
 
     Args:
         published: what `current` gave.
-        rng: of the policy's noise and sampling.
+        rng: of the policy's guesses.
 
     Raises:
-        UnusableWeights: the file is absent, damaged, of another policy, version or membership, or
-            cannot decide.
+        UnusableWeights: the file is absent, damaged, of another policy or version, or does not
+            decide.
     """
-    if published.policy != "lad_ts":
-        raise UnusableWeights(f"weights of {published.policy!r}; a node loads lad_ts only")
-    try:
-        policy = lad_ts_published(rng=rng, checkpoint_path=str(published.path), station=0)
-        assert isinstance(policy, PublishedLadTsPolicy)
-        if policy.version != published.version:
-            raise UnusableWeights(
-                f"{published.path} holds {policy.version}, not the announced {published.version}"
-            )
-        if policy.node_ids != published.node_ids:
-            raise UnusableWeights(f"{published.path} is for other candidates than announced")
-        trial = lad_ts_published(
-            rng=np.random.default_rng(_DRY_RUN_SEED),
-            checkpoint_path=str(published.path),
-            station=0,
-        )
-        trial.decide(_observation(published.node_ids))
+    if published.policy != NAME:
+        raise UnusableWeights(f"weights of {published.policy!r}; a node loads {NAME} only")
+    path = published.path
     # A file put together wrongly shows in whichever of these meets it first.
+    try:
+        kept = checkpoint.load(path, kind="policy")
+        if version_of(kept) != published.version:
+            raise UnusableWeights(
+                f"{path} holds {version_of(kept)}, not the announced {published.version}"
+            )
+        weights = replace(weights_of(kept, path), version=published.version)
+        trial_rng = np.random.default_rng(_DRY_RUN_SEED)
+        trial = LadTs(rng=trial_rng, weights=weights, chain=Chain())
+        for servers in _DRY_RUN_SERVERS:
+            trial.decide(_observation(servers))
     except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as problem:
-        raise UnusableWeights(f"{published.path}: {problem}") from problem
-    return policy
+        raise UnusableWeights(f"{path}: {problem}") from problem
+    return LadTs(rng=rng, weights=weights, chain=Chain())
 
 
 def read_published(path: Path, *, created_unix_s: float) -> Published:
@@ -135,26 +133,16 @@ def read_published(path: Path, *, created_unix_s: float) -> Published:
         UnusableWeights: it is no checkpoint of a policy.
     """
     try:
-        loaded = checkpoint.load(path, kind="policy")
-        info = loaded.info
-        version = PublishedLadTsPolicy(
-            info,
-            loaded.arrays,
-            station=0,
-            evaluation="sample",
-            rng=np.random.default_rng(_DRY_RUN_SEED),
-        ).version
+        kept = checkpoint.load(path, kind="policy")
         return Published(
-            policy=info.policy,
+            policy=kept.info.policy,
             path=path,
-            version=version,
-            generation=int(info.episodes),
+            version=version_of(kept),
+            generation=int(kept.info.episodes),
             created_unix_s=created_unix_s,
-            node_ids=tuple(map(str, info.scenario.get("node_ids", ()))),
-            checks={str(name): float(value) for name, value in info.metrics.items()},
+            checks={str(name): float(value) for name, value in kept.info.metrics.items()},
         )
-    # A file put together wrongly shows in whichever of these meets it first.
-    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as problem:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
         raise UnusableWeights(f"{path}: {problem}") from problem
 
 
@@ -180,7 +168,6 @@ def _published(found: dict[bytes, bytes]) -> Published:
             version=fields["version"],
             generation=int(fields["generation"]),
             created_unix_s=float(fields["created"]),
-            node_ids=tuple(map(str, json.loads(fields["node_ids"]))),
             checks={str(k): float(v) for k, v in json.loads(fields["checks"]).items()},
         )
     except (KeyError, ValueError, TypeError, AttributeError) as problem:
@@ -190,11 +177,11 @@ def _published(found: dict[bytes, bytes]) -> Published:
     return published
 
 
-def _observation(node_ids: tuple[str, ...]) -> Observation:
-    one_B = np.ones(len(node_ids))
+def _observation(servers: int) -> Observation:
+    one_B = np.ones(servers)
     return Observation(
-        node_ids=node_ids,
-        local=None,
+        node_ids=tuple(f"node-{index}" for index in range(servers)),
+        local=0,
         work=1.0,
         input_bits=1,
         backlog_B=one_B,

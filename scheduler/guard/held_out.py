@@ -1,53 +1,50 @@
-"""Whether new weights may replace those that decide now, judged on transitions kept from training.
+"""Whether new weights may replace those that decide now, judged on decisions kept from training.
 
 Pure but for the seeds given. Importance weights would need decisions that were drawn by chance,
-and the rules that fill a young pool draw none; so it is a paired comparison under a critic:
+and rules and learned policies alike draw none; so it is a paired comparison under a critic:
 
-- The held-out transitions fall into blocks of consecutive decisions, and the blocks into two
-  halves by turns. On each half a critic Q is fitted to what the deciding policy pi makes of the
-  other half's states: fitted Q evaluation, r + gamma sum_a' pi(a'|s') Q(s', a'). Policy pi is the
-  published one; before anything is published, whoever decided (then a' is what was decided next).
-- The gain of a transition is sum_a (new - pi)(a|s) Q(s, a) under the other half's critic: the
-  advantage of deciding this once with the new weights (performance difference lemma, Kakade and
-  Langford, ICML 2002), in seconds of discounted delay. Both policies draw the same noise.
+- The held-out decisions fall into blocks of consecutive decisions of a node, and the blocks into
+  two halves by turns. On each half critics are fitted to what the other half's decisions led to:
+  the delay of each, and that which it caused to others (`scheduler.learning.hindsight`). They start
+  from the expected delay of each server, so that little data moves them little.
+- The gain of a decision is Q(what new weights choose) - Q(what the present ones choose) under the
+  other half's critics, the mean of two. Both see the same features, drawn once.
 - *Worse* means: even the upper one-sided 95 % bound of the mean gain is below minus WORSE_SHARE of
   the mean delay. The bound is Student's t over the means of blocks, for neighbours are alike.
 
 The bound covers the chance of the sample, not an error that both critics share where nobody ever
-decided so: whether the weights are any good in the live cluster is for the node's guard to say.
-Arrays end in their dimension: N transitions, B candidates, S features, M those of one half.
+decided so: whether the weights are any good in the live cluster is for the nodes' guards to say.
+Arrays end in their dimension: N decisions, M those of one half, B servers (padded), V server
+features, C context features.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scheduler.checkpoint import Checkpoint
-from scheduler.features import SingleArray, StateScale, encode
-from scheduler.learning.networks import MlpStack, move_towards
-from scheduler.learning.transition_assembler import Transition
-from scheduler.observation import FloatArray, Observation
-from scheduler.policies.published_lad_ts import PublishedLadTsPolicy, open_chances
+from scheduler.checkpoint import Checkpoint, version_of
+from scheduler.learning.equivariant import TwinCritic, encoded
+from scheduler.learning.hindsight import Judged
+from scheduler.observation import FloatArray
+from scheduler.policies.lad_ts_features import CONTEXT, SERVER, inputs
+from scheduler.policies.lad_ts_policy import Chain, weights_of
 from scheduler.simulator.statistics import student_quantile
 
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 
-# Consecutive decisions that are held out, or learned from, together.
-BLOCK = 16
-BLOCKS_MIN = 6
+BLOCKS_MIN = 4
 WORSE_SHARE = 0.01
 CONFIDENCE = 0.95
-# Denoising chains whose chances are averaged for a policy's.
-DRAWS = 4
-_HIDDEN, _FITS, _LR, _TAU = 32, 250, 3e-3, 0.05
+_HIDDEN, _FITS, _LR = 16, 150, 3e-3
+_NO_PATH = Path("weights")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,14 +52,14 @@ class HeldOutCheck:
     """What the comparison found.
 
     Attributes:
-        transitions: that it was made on.
-        gain_s: mean gain of the new weights, seconds of discounted delay saved by a decision.
+        decisions: that it was made on.
+        gain_s: mean gain of the new weights, seconds of delay saved by a decision.
         gain_low_s, gain_high_s: one-sided 95 % bounds, each on its own.
         mean_delay_s: of the held-out tasks.
-        against: version of the published weights, or "decided" for whoever decided.
+        against: version of the weights compared with.
     """
 
-    transitions: int
+    decisions: int
     gain_s: float
     gain_low_s: float
     gain_high_s: float
@@ -75,163 +72,116 @@ class HeldOutCheck:
         return self.gain_high_s < -WORSE_SHARE * self.mean_delay_s
 
 
-def block_of(transition: Transition) -> tuple[str, int]:
-    """Block of consecutive decisions that a transition belongs to."""
-    return transition.life, transition.sequence // BLOCK
-
-
-def policy_of(weights: Checkpoint, *, seed: int) -> PublishedLadTsPolicy:
-    """The policy that a node would make of such weights."""
-    rng = np.random.default_rng(seed)
-    return PublishedLadTsPolicy(
-        weights.info, weights.arrays, station=0, evaluation="sample", rng=rng
-    )
-
-
 def compare(
-    transitions: Sequence[Transition],
-    new: Checkpoint,
-    published: Checkpoint | None,
-    *,
-    gamma: float,
-    seed: int,
+    judged: Sequence[Judged], new: Checkpoint, present: Checkpoint, *, seed: int
 ) -> HeldOutCheck:
-    """Compares on held-out transitions of at least BLOCKS_MIN blocks.
+    """Compares on held-out decisions of at least BLOCKS_MIN blocks.
 
     Args:
-        transitions: all of the candidates that both weights are for.
+        judged: decisions of any clusters, with what they led to.
         new: weights that would be published.
-        published: those that are, or None.
-        gamma: discount for each decision.
-        seed: of noise and critics.
+        present: those that decide.
+        seed: of critics.
 
     Raises:
-        ValueError: the new weights give a number that is not finite or are for other candidates,
-            or there are too few blocks.
+        ValueError: the new weights give a number that is not finite or are of other shapes, or
+            there are too few blocks.
     """
-    ordered = sorted(transitions, key=lambda one: (one.life, one.sequence))
-    block_N = np.repeat(*_blocks(ordered))
-    if block_N.max(initial=-1) + 1 < BLOCKS_MIN:
-        raise ValueError(f"{block_N.max(initial=-1) + 1} held-out blocks; {BLOCKS_MIN} are needed")
-    scale = StateScale.from_array(new.arrays["state_scale"])
-    seen, following = ([_observation(one, at) for one in ordered] for at in (0, 1))
-    delay_s_N = np.array([one.outcome.service_delay_s for one in ordered])
-    action_N = np.array([one.decided.decision.choice for one in ordered])
-    next_action_N = np.array([one.following.decision.choice for one in ordered])
-    new_NB = _chances(policy_of(new, seed=seed), seen)
-    if published is None:
-        old_NB, next_old_NB = np.eye(new_NB.shape[1])[[action_N, next_action_N]]
-    else:
-        old_NB = _chances(policy_of(published, seed=seed), seen)
-        next_old_NB = _chances(policy_of(published, seed=seed), following)
-    spread_s = float(delay_s_N.std()) or 1.0
-    fitted = _Fitted(
-        state_NS=_states(seen, scale),
-        next_state_NS=_states(following, scale),
-        action_N=action_N,
-        reward_N=-(delay_s_N - delay_s_N.mean()) / spread_s,
-        next_chance_NB=next_old_NB,
-    )
-    gain_N = np.empty(len(ordered))
+    blocks = sorted({one.lived.block for one in judged})
+    if len(blocks) < BLOCKS_MIN:
+        raise ValueError(f"{len(blocks)} held-out blocks; {BLOCKS_MIN} are needed")
+    number = {block: index for index, block in enumerate(blocks)}
+    block_N = np.array([number[one.lived.block] for one in judged])
+    new_N, present_N = (_choices(weights, judged) for weights in (new, present))
+    table = _Table.of(judged)
+    gain_N = np.empty(len(judged))
+    rows_N = np.arange(len(judged))
     for half in (0, 1):
         judged_N = block_N % 2 == half
-        value_MB = fitted.critic(~judged_N, gamma=gamma, seed=seed + half)(judged_N) * spread_s
-        gain_N[judged_N] = ((new_NB - old_NB)[judged_N] * value_MB).sum(1)
-    means = np.array([gain_N[block_N == block].mean() for block in range(block_N[-1] + 1)])
-    half_width_s = student_quantile(CONFIDENCE, len(means) - 1) * means.std(ddof=1)
-    half_width_s /= np.sqrt(len(means))
+        value_NB = table.fitted_values(~judged_N, seed=seed + half)
+        rows_M = rows_N[judged_N]
+        gain_N[rows_M] = value_NB[rows_M, new_N[rows_M]] - value_NB[rows_M, present_N[rows_M]]
+    gain_s_N = gain_N * np.array([one.lived.seen.unit_s for one in judged])
+    means_s = np.array([gain_s_N[block_N == block].mean() for block in range(len(blocks))])
+    half_width_s = student_quantile(CONFIDENCE, len(means_s) - 1) * means_s.std(ddof=1)
+    half_width_s /= np.sqrt(len(means_s))
     return HeldOutCheck(
-        transitions=len(ordered),
-        gain_s=float(means.mean()),
-        gain_low_s=float(means.mean() - half_width_s),
-        gain_high_s=float(means.mean() + half_width_s),
-        mean_delay_s=float(delay_s_N.mean()),
-        against="decided" if published is None else policy_of(published, seed=seed).version,
+        decisions=len(judged),
+        gain_s=float(means_s.mean()),
+        gain_low_s=float(means_s.mean() - half_width_s),
+        gain_high_s=float(means_s.mean() + half_width_s),
+        mean_delay_s=float(np.mean([one.delay_s for one in judged])),
+        against=version_of(present),
     )
 
 
-class _Fitted:
-    """The held-out transitions as arrays, on parts of which critics are fitted."""
+def _choices(weights: Checkpoint, judged: Sequence[Judged]) -> IntArray:
+    """What a node with these weights chooses, (N,).
 
-    def __init__(
-        self,
-        *,
-        state_NS: SingleArray,
-        next_state_NS: SingleArray,
-        action_N: IntArray,
-        reward_N: FloatArray,
-        next_chance_NB: FloatArray,
-    ) -> None:
-        self._state_NS, self._next_state_NS = map(torch.from_numpy, (state_NS, next_state_NS))
-        self._action_N = torch.from_numpy(action_N)
-        self._reward_N = torch.from_numpy(reward_N.astype(np.float32))
-        self._next_chance_NB = torch.from_numpy(next_chance_NB.astype(np.float32))
+    Raises:
+        ValueError: they are of other shapes, or give a number that is not finite.
+    """
+    loaded = weights_of(weights, _NO_PATH)
+    schedule, rng = Chain().schedule(loaded.actor.steps), np.random.default_rng(0)
+    chosen = []
+    for one in judged:
+        x_B = loaded.actor.denoised(inputs(one.lived.seen), one.lived.latent_B, schedule, rng)
+        if not np.isfinite(x_B).all():
+            raise ValueError(f"weights {version_of(weights)} give {x_B}, which is not finite")
+        chosen.append(int(x_B.argmax()))
+    return np.array(chosen)
 
-    def critic(self, part_N: BoolArray, *, gamma: float, seed: int) -> _Critic:
-        """Fitted Q evaluation on a part of the transitions."""
-        part = torch.from_numpy(np.flatnonzero(part_N))
-        state_1SM, next_1SM = (
-            states[part].T[None].contiguous() for states in (self._state_NS, self._next_state_NS)
+
+@dataclass(frozen=True, kw_only=True)
+class _Table:
+    """The decisions, padded to the largest number of servers."""
+
+    server_NBV: Tensor
+    context_NC: Tensor
+    present_NB: Tensor
+    action_N: Tensor
+    cost_N: Tensor
+
+    @classmethod
+    def of(cls, judged: Sequence[Judged]) -> _Table:
+        seen = [one.lived.seen for one in judged]
+        most = max(len(one.server_BS) for one in seen)
+        server_NBV = np.zeros((len(seen), most, len(SERVER)), np.float32)
+        present_NB = np.zeros((len(seen), most), np.float32)
+        context_NC = np.zeros((len(seen), len(CONTEXT)), np.float32)
+        for row, one in enumerate(seen):
+            servers = len(one.server_BS)
+            server_NBV[row, :servers] = one.server_BS
+            present_NB[row, :servers] = 1.0
+            context_NC[row] = one.context_C
+        return cls(
+            server_NBV=torch.from_numpy(server_NBV),
+            context_NC=torch.from_numpy(context_NC),
+            present_NB=torch.from_numpy(present_NB),
+            action_N=torch.tensor([one.lived.action for one in judged]),
+            cost_N=torch.tensor([one.cost for one in judged], dtype=torch.float32),
         )
-        action_1M, reward_M = self._action_N[part][None], self._reward_N[part]
-        next_chance_BM = self._next_chance_NB[part].T
-        sizes = [state_1SM.shape[1], _HIDDEN, _HIDDEN, next_chance_BM.shape[0]]
-        network, target = (MlpStack(1, sizes, _generator(seed)) for _ in range(2))
-        target.requires_grad_(False)
-        optimiser = torch.optim.Adam(network.parameters(), lr=_LR)
+
+    def fitted_values(self, part_N: BoolArray, *, seed: int) -> FloatArray:
+        """Values of every server for all decisions by critics fitted to a part, (N, B)."""
+        part = torch.from_numpy(np.flatnonzero(part_N))
+        server_MBV, context_MC = self.server_NBV[part], self.context_NC[part]
+        present_MB, action_M1 = self.present_NB[part], self.action_N[part][:, None]
+        input_MBF = encoded(server_MBV, context_MC, present_MB)
+        critic = TwinCritic(_HIDDEN, torch.Generator().manual_seed(seed))
+        optimiser = torch.optim.Adam(critic.parameters(), lr=_LR)
         for _ in range(_FITS):
-            wanted_M = reward_M + gamma * (next_chance_BM * target(next_1SM)[0, 0]).sum(0)
-            loss = (network(state_1SM)[0, 0].gather(0, action_1M)[0] - wanted_M).square().mean()
+            losses = [
+                torch.nn.functional.smooth_l1_loss(
+                    value_MB.gather(1, action_M1)[:, 0], -self.cost_N[part]
+                )
+                for value_MB in critic(server_MBV, input_MBF, present_MB)
+            ]
             optimiser.zero_grad()
-            loss.backward()
+            torch.stack(losses).sum().backward()  # type: ignore[no-untyped-call]
             optimiser.step()
-            move_towards(target, network, _TAU)
-        return _Critic(network, self._state_NS)
-
-
-class _Critic:
-    """Values of all actions in the states of a part, (M, B)."""
-
-    def __init__(self, network: MlpStack, state_NS: Tensor) -> None:
-        self._network, self._state_NS = network, state_NS
-
-    @torch.no_grad()
-    def __call__(self, part_N: BoolArray) -> FloatArray:
-        state_1SM = self._state_NS[torch.from_numpy(np.flatnonzero(part_N))].T[None]
-        value_MB: FloatArray = self._network(state_1SM.contiguous())[0, 0].T.double().numpy()
-        return value_MB
-
-
-def _generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def _blocks(ordered: Sequence[Transition]) -> tuple[IntArray, list[int]]:
-    lengths = [len(list(group)) for _, group in groupby(ordered, key=block_of)]
-    return np.arange(len(lengths)), lengths
-
-
-def _observation(transition: Transition, at: int) -> Observation:
-    return (transition.decided, transition.following)[at].observation
-
-
-def _states(seen: Sequence[Observation], scale: StateScale) -> SingleArray:
-    return np.concatenate([state_of(one, scale) for one in seen])
-
-
-def state_of(seen: Observation, scale: StateScale) -> SingleArray:
-    """An observation's state as `PublishedLadTsPolicy` encodes it, (1, S)."""
-    input_mbit_N, work_N = np.array([seen.input_bits / 1e6]), np.array([seen.work])
-    return encode(input_mbit_N, work_N, seen.load_B, scale)
-
-
-def _chances(policy: PublishedLadTsPolicy, seen: Sequence[Observation]) -> FloatArray:
-    """Chances with which a node running the policy chooses, (N, B)."""
-    rows = []
-    for one in seen:
-        if policy.node_ids and one.node_ids != policy.node_ids:
-            raise ValueError(f"weights {policy.version} are for other candidates")
-        mean_B = np.mean([policy.chances(one) for _ in range(DRAWS)], axis=0)
-        open_B = open_chances(mean_B, one.alive_B)
-        rows.append(open_B / open_B.sum())
-    return np.array(rows)
+        with torch.no_grad():
+            every_NBF = encoded(self.server_NBV, self.context_NC, self.present_NB)
+            first_NB, second_NB = critic(self.server_NBV, every_NBF, self.present_NB)
+        value_NB: FloatArray = ((first_NB + second_NB) / 2.0).double().numpy()
+        return value_NB

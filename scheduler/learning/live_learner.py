@@ -1,143 +1,132 @@
-"""LAD-TS learning from what one node really decided and how long it really took.
+"""LAD-TS learning from what the nodes of a cluster really decided and how long it really took.
 
-The paper's agent for a single station, this node, and the candidates it has met (section V,
-algorithm 1): the same networks, pool and update as in the simulator, see
-`scheduler.algorithms.published_lad_ts`. Owns what a live pool needs besides: units found in the
-data, transitions held out for the check of new weights, and the agents of several memberships.
+One learner for all nodes and any membership: the networks are over sets of servers, and their
+features are in mean services, so a decision of one cluster size says something of every other. The
+networks and the update are the simulator's, see `scheduler.algorithms.equivariant_lad_ts`; what a
+decision led to is `hindsight`'s. Owns what a live pool needs besides: from which weights it starts,
+when updates are due, and which decisions are kept from learning for the check of new weights.
 
-differs (docs/paper.md, "who decides while it learns"): the agent learns off-policy, for others (a
-rule, earlier weights) decide meanwhile; SAC allows for it. Rewards are divided so that the mean
-delay is the paper's, for its temperature and learning rates belong to delays of some seconds, while
-a task takes .1 s here and 100 s there.
+It never starts from nothing: the actor goes on from weights that decide already, those that ship or
+those that were published last. Critics begin anew, knowing the expected delay of each server; so
+that the actor does not follow them there, they learn alone at first.
+
+Updates are due by the number of decisions learned from, wherever they were made, because what
+limits learning is what there is to learn from: five nodes at load .8 decide some .23 times a
+second. A slot's update, as the paper has it, would leave most of what they see unused for an hour.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
-from collections import OrderedDict, deque
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from scheduler.algorithms.published_lad_ts import PublishedLadTs
-from scheduler.checkpoint import Checkpoint, CheckpointInfo, require_shapes
+from scheduler import checkpoint
+from scheduler.algorithms.equivariant_lad_ts import EquivariantLadTs, EquivariantLadTsConfig
+from scheduler.checkpoint import Checkpoint, CheckpointInfo
 from scheduler.experience import PooledDecision
-from scheduler.features import StateScale
-from scheduler.guard.held_out import HeldOutCheck, block_of, compare, state_of
-from scheduler.learning import learners
+from scheduler.guard.held_out import HeldOutCheck, compare
 from scheduler.learning.choice import Diverged
-from scheduler.learning.station_slots import PENALTY_S
-from scheduler.learning.transition_assembler import Transition, TransitionAssembler
+from scheduler.learning.hindsight import Hindsight, Judged
+from scheduler.learning.set_replay import SetReplay
+from scheduler.policies.lad_ts_policy import PRETRAINED, Actor, weights_of
 from scheduler.policy import Outcome
-from scheduler.simulator.scenario import Scenario
 
-# What a live agent has other than the paper's code; any option may be given instead.
+# What a live learner has other than the simulator's; any option may be given instead.
 LIVE_OPTIONS: Mapping[str, str | float | bool] = {
-    "memory": "slot",
-    "pool_latents": "copied",
-    "next_state": "fixed",
+    "harm": 1.0,
+    "pool_min": 60,
+    "batch": 64,
+    "actor_lr": 3e-4,
+    "critic_lr": 2e-3,
 }
-# Of the paper's default scenario under Opt-TS; what rewards are divided by makes delays so long.
-MEAN_DELAY_S = 7.5
-# One block of decisions in so many is held out.
-HELD_OUT_EVERY = 4
-HELD_OUT_MAX = 1000
-MEMBERSHIPS_MAX = 4
+# Decisions of the window: some six hours of five nodes at load .8.
+DECISIONS_MAX = 5000
+# Updates that a decision asks for. A decision is seen batch x this = 256 times, on the average.
+UPDATES_PER_DECISION = 4.0
+# Updates in which the critics learn alone.
+CRITICS_FIRST = 100
+# Updates between two computations of what decisions led to: who came later changes it.
+UPDATES_PER_POOL = 50
 # Updates that may be due at once, after a restart or a pause.
 DUE_MAX = 2000
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Units:
-    """What states and rewards are divided by."""
-
-    scale: StateScale
-    reward_s: float
-
-
 class LiveLearner:
-    """Learns for one membership, the candidates `node_ids` in their order.
+    """Takes entries of all pools in, learns, and exports what may be published.
 
     Args:
-        node_ids: B candidates, this node among them or not.
-        options: of `PublishedLadTsConfig`; those of LIVE_OPTIONS where not given.
+        options: of `EquivariantLadTsConfig`; those of LIVE_OPTIONS where not given.
+        start: weights that the actor goes on from.
+        outcome_wait_s: how long an outcome is waited for.
         seed: of networks, noise and batches.
 
     Attributes:
         updates: made so far.
-        held_out: transitions for the check of new weights; never learned from.
+        due: updates that decisions ask for and that were not made yet.
+        hindsight: what was taken in.
+
+    Raises:
+        ValueError: an option is unknown or of the wrong kind.
+        InvalidCheckpoint: the weights to start from are not this network's.
     """
 
     def __init__(
-        self, node_ids: tuple[str, ...], options: Mapping[str, str | float | bool], *, seed: int
+        self,
+        options: Mapping[str, str | float | bool],
+        *,
+        start: Checkpoint,
+        outcome_wait_s: float,
+        seed: int,
     ) -> None:
-        self.node_ids = node_ids
-        scenario = Scenario(name="live", servers=len(node_ids), dispatchers="first")
-        agent = learners.create(
-            "lad_ts_published", scenario, {**LIVE_OPTIONS, **options}, seed=seed
+        self._start, self._seed = start, seed
+        steps, hidden = _sizes(start)
+        config = _config({**LIVE_OPTIONS, "hidden": hidden, "steps": steps, **options})
+        self.config = config
+        self._rng = np.random.default_rng([seed, 2])
+        self.hindsight = Hindsight(
+            decisions_max=DECISIONS_MAX,
+            outcome_wait_s=outcome_wait_s,
+            harm=config.harm,
+            rng=self._rng,
         )
-        assert isinstance(agent, PublishedLadTs)
-        if agent.config.pool_latents != "copied":
-            raise ValueError("a live pool keeps the latents that were decided with")
-        self._agent, self._seed = agent, seed
-        self._units: _Units | None = None
-        self._first: list[Transition] = []
-        self.held_out: deque[Transition] = deque(maxlen=HELD_OUT_MAX)
+        self.due = 0.0
+        self._begin()
+
+    def _begin(self) -> None:
+        self._agent = EquivariantLadTs(None, self.config, seed=self._seed)
+        self._agent.resume(dict(self._start.arrays))
         self.updates = 0
+        self._held_out: list[Judged] = []
+        self._pooled_at: int | None = None
 
-    @property
-    def can_update(self) -> bool:
-        """Whether the pool is full enough to learn from."""
-        return bool(self._agent.pool.size_A[0] > self._agent.config.pool_min)
+    def add(self, entry: PooledDecision | Outcome) -> None:
+        """Takes one entry of a pool in."""
+        if self.hindsight.add(entry):
+            self.due = min(self.due + UPDATES_PER_DECISION, DUE_MAX)
 
-    @property
-    def gamma(self) -> float:
-        """Discount for each decision."""
-        return self._agent.config.gamma
-
-    def add(self, transition: Transition) -> None:
-        """Takes one transition in, to learn from or to be checked on."""
-        if block_of(transition)[1] % HELD_OUT_EVERY == HELD_OUT_EVERY - 1:
-            self.held_out.append(transition)
-            return
-        if self._units is not None:
-            self._keep(transition, self._units)
-            return
-        self._first.append(transition)
-        if len(self._first) > self._agent.config.pool_min:
-            self._settle(_units_of(self._first))
-
-    def resume(self, published: Checkpoint) -> None:
-        """Goes on from an actor that was published for the same candidates; critics begin anew.
+    def update(self) -> bool:
+        """Makes one update that is due; whether there was one.
 
         Raises:
-            InvalidCheckpoint: it has other shapes.
+            Diverged: the networks are given up, and learning begins anew from where it started.
         """
-        own = self._agent.export()
-        shapes = {name: array.shape for name, array in own.items() if name != "state_scale"}
-        require_shapes(_NO_PATH, published.arrays, shapes)
-        state = {
-            name: torch.from_numpy(np.array(published.arrays[name]))
-            for name in self._agent.actor.state_dict()
-        }
-        self._agent.actor.load_state_dict(state)
-        scale = StateScale.from_array(published.arrays["state_scale"])
-        self._settle(_Units(scale=scale, reward_s=published.info.metrics["reward_s"]))
-
-    def update(self) -> None:
-        """One update of all networks.
-
-        Raises:
-            Diverged: a loss is not finite; this learner is of no more use.
-        """
-        losses = self._agent.learn()
+        if self.due < 1.0 or not self._pool_is_full():
+            return False
+        self.due -= 1.0
+        alone = self.updates < CRITICS_FIRST
+        for group in self._agent.actor_optimiser.param_groups:
+            group["lr"] = 0.0 if alone else self.config.actor_lr
+        try:
+            self._agent.update()
+        except Diverged:
+            self._begin()
+            raise
         self.updates += 1
-        if not torch.isfinite(losses).all():
-            raise Diverged(f"losses {losses.tolist()} after {self.updates} updates")
+        return True
 
     def checkpoint(self, *, generation: int, metrics: Mapping[str, float]) -> Checkpoint:
         """The actor as a node loads it.
@@ -146,153 +135,92 @@ class LiveLearner:
             generation: number of the publication; becomes part of the version.
             metrics: of the check.
         """
-        assert self._units is not None, "there is nothing to publish before the first update"
         info = CheckpointInfo(
             kind="policy",
-            policy=PublishedLadTs.name,
-            scenario={
-                "name": "live",
-                "servers": len(self.node_ids),
-                "node_ids": list(self.node_ids),
-            },
-            config=dataclasses.asdict(self._agent.config),
+            policy=EquivariantLadTs.name,
+            scenario={"name": "live"},
+            config=dataclasses.asdict(self.config),
             seed=self._seed,
             episodes=generation,
             code_version=importlib.metadata.version("dedgeai"),
-            metrics={"reward_s": self._units.reward_s, "updates": float(self.updates), **metrics},
+            metrics={"updates": float(self.updates), **metrics},
         )
-        arrays = {name: np.array(array) for name, array in self._agent.export().items()}
-        return Checkpoint(info=info, arrays=arrays)
+        return Checkpoint(info=info, arrays=self._agent.export())
 
     def check(self, new: Checkpoint, published: Checkpoint | None) -> HeldOutCheck:
-        """Compares new weights with the published ones, see `held_out`.
+        """Compares new weights with the published ones, or those it started from; see `held_out`.
 
         Raises:
             ValueError: the weights cannot decide here, or too little is held out.
         """
-        return compare(list(self.held_out), new, published, gamma=self.gamma, seed=self._seed)
-
-    def _settle(self, units: _Units) -> None:
-        """From here on states and rewards have their units."""
-        self._units = units
-        self._agent.scale = units.scale
-        for transition in self._first:
-            self._keep(transition, units)
-        self._first.clear()
-
-    def _keep(self, transition: Transition, units: _Units) -> None:
-        seen, following = transition.decided.observation, transition.following.observation
-        delay_s = min(transition.outcome.service_delay_s, PENALTY_S)
-        unsaid_B = np.full(len(self.node_ids), 1.0 / len(self.node_ids))  # as the policy starts
-        latents = [unsaid_B if one.latent_B is None else one.latent_B for one in (seen, following)]
-        latent, next_latent = (torch.from_numpy(row.astype(np.float32)[None]) for row in latents)
-        self._agent.pool.add(
-            np.zeros(1, np.int64),
-            np.zeros(1, np.int64),
-            state=torch.from_numpy(state_of(seen, units.scale)),
-            next_state=torch.from_numpy(state_of(following, units.scale)),
-            action=torch.tensor([transition.decided.decision.choice]),
-            reward=torch.tensor([-delay_s / units.reward_s]),
-            latent=latent,
-            next_latent=next_latent,
-        )
-
-
-_NO_PATH = Path("published weights")
-
-
-def _units_of(transitions: list[Transition]) -> _Units:
-    """Units in which features lie in about 0..1 and delays are the paper's.
-
-    Inputs and works by their largest; each backlog by what its server works off in the time that
-    99 % of all backlogs take, as `station_slots.state_scale` does with its twenty seconds.
-    """
-    seen = [transition.decided.observation for transition in transitions]
-    capacity_B = np.maximum(np.mean([one.capacity_B for one in seen], axis=0), 1e-9)
-    backlog_s_NB = np.array([one.load_B for one in seen]) / capacity_B
-    work = max(one.work for one in seen)
-    # No queue at all in the data: the largest task is the unit.
-    backlog_s = float(np.quantile(backlog_s_NB, 0.99)) or work / float(capacity_B.mean())
-    delays_s = [min(one.outcome.service_delay_s, PENALTY_S) for one in transitions]
-    scale = StateScale(
-        input_mbit=max(max(one.input_bits for one in seen) / 1e6, 1e-9),
-        work=max(work, 1e-9),
-        backlog_B=tuple((max(backlog_s, 1e-9) * capacity_B).tolist()),
-    )
-    return _Units(scale=scale, reward_s=max(float(np.mean(delays_s)), 1e-9) / MEAN_DELAY_S)
-
-
-class PoolTrainer:
-    """From a pool's entries to learners, one for each membership met lately.
-
-    Args:
-        options: of `PublishedLadTsConfig`.
-        seed: of the learners.
-        assembler: joins the entries.
-
-    Attributes:
-        due: updates that the paper's "once per slot" asks for and that were not made yet.
-    """
-
-    def __init__(
-        self,
-        options: Mapping[str, str | float | bool],
-        *,
-        seed: int,
-        assembler: TransitionAssembler,
-    ) -> None:
-        self._options, self._seed = options, seed
-        self.assembler = assembler
-        self._learners: OrderedDict[tuple[str, ...], LiveLearner] = OrderedDict()
-        self._slot: tuple[str, int] | None = None
-        self._now_s = 0.0
-        self.due = 0
+        self._refill()
+        return compare(self._held_out, new, published or self._start, seed=self._seed)
 
     @property
-    def current(self) -> LiveLearner | None:
-        """The learner of the membership that transitions were last seen of."""
-        return next(reversed(self._learners.values()), None)
+    def actor_updates(self) -> int:
+        """Updates in which the actor took part: without one there is nothing to publish."""
+        return max(0, self.updates - CRITICS_FIRST)
 
-    def add(self, entry: PooledDecision | Outcome) -> None:
-        """Takes one entry of the pool in; time is what the decisions say."""
-        if isinstance(entry, PooledDecision):
-            self._now_s = max(self._now_s, entry.recorded.decided_unix_s)
-        self.assembler.add(entry, now_s=self._now_s)
-        for transition in self.assembler.take():
-            node_ids = transition.decided.observation.node_ids
-            if len(node_ids) == 1:
-                continue  # nothing was decided
-            learner = self.learner(node_ids)
-            learner.add(transition)
-            slot = (transition.life, transition.decided.slot)
-            if slot != self._slot and learner.can_update:
-                self.due = min(self.due + 1, DUE_MAX)
-            self._slot = slot
+    # Small parts.
 
-    def learner(self, node_ids: tuple[str, ...]) -> LiveLearner:
-        """The membership's learner, which becomes the current one."""
-        learner = self._learners.get(node_ids)
-        if learner is None:
-            learner = LiveLearner(node_ids, self._options, seed=self._seed)
-            self._learners[node_ids] = learner
-            if len(self._learners) > MEMBERSHIPS_MAX:
-                self._learners.popitem(last=False)
-        self._learners.move_to_end(node_ids)
-        return learner
+    @property
+    def can_update(self) -> bool:
+        """Whether there is enough to learn from."""
+        return self._pool_is_full()
 
-    def update(self) -> bool:
-        """Makes one update that is due; returns whether there was one.
+    def _pool_is_full(self) -> bool:
+        aged = self._pooled_at is None or self.updates - self._pooled_at >= UPDATES_PER_POOL
+        if aged or not self._agent.can_update:
+            self._refill()
+        return self._agent.can_update
 
-        Raises:
-            Diverged: the current learner is given up; the next transition begins a new one.
-        """
-        learner = self.current
-        if learner is None or not learner.can_update or self.due == 0:
-            return False
-        self.due -= 1
+    def _refill(self) -> None:
+        """Computes anew what decisions led to, and fills the pool with it."""
+        judged = self.hindsight.judged()
+        self._held_out = [one for one in judged if one.lived.held_out]
+        pool = SetReplay(DECISIONS_MAX)
+        learned = [one for one in judged if not one.lived.held_out]
+        sizes = sorted({len(one.lived.seen.server_BS) for one in learned})
+        for size in sizes:
+            _pour([one for one in learned if len(one.lived.seen.server_BS) == size], pool)
+        self._agent.pool = pool
+        self._pooled_at = self.updates
+
+
+_NO_PATH = Path("weights to start from")
+
+
+def shipped() -> Checkpoint:
+    """The weights of this package, from which a learner starts where nothing was published."""
+    return checkpoint.load(PRETRAINED, kind="policy")
+
+
+def _pour(judged: Sequence[Judged], pool: SetReplay) -> None:
+    lived = [one.lived for one in judged]
+    pool.add(
+        server_NBV=np.stack([one.seen.server_BS for one in lived]).astype(np.float32),
+        context_NC=np.stack([one.seen.context_C for one in lived]).astype(np.float32),
+        latent_NB=np.stack([one.latent_B for one in lived]).astype(np.float32),
+        action_N=np.array([one.action for one in lived]),
+        reward_N=-np.array([one.cost for one in judged]),
+    )
+
+
+def _sizes(start: Checkpoint) -> tuple[int, int]:
+    """Denoising steps and hidden units of weights."""
+    weights_of(start, _NO_PATH)
+    actor = Actor.of_arrays(start.arrays, _NO_PATH)
+    return actor.steps, len(actor.out_H)
+
+
+def _config(options: Mapping[str, str | float | bool]) -> EquivariantLadTsConfig:
+    known = dataclasses.asdict(EquivariantLadTsConfig())
+    given = {}
+    for key, value in options.items():
+        if key not in known:
+            raise ValueError(f"lad_ts has no option {key}; its options: {', '.join(sorted(known))}")
         try:
-            learner.update()
-        except Diverged:
-            del self._learners[learner.node_ids]
-            raise
-        return True
+            given[key] = type(known[key])(value)  # text, as command lines give it
+        except ValueError:
+            raise ValueError(f"{key} is {value!r}; it must be a number") from None
+    return EquivariantLadTsConfig(**given)

@@ -1,8 +1,8 @@
 """Whether a learner's weights may be published: every check that needs no live cluster.
 
 Owns the list of checks and the words of a refusal. Weights pass when they are finite, have the
-shapes that a node expects, decide on every held-out transition, and are not significantly worse
-there than the published ones (`held_out`).
+shapes that a node expects, decide on every held-out decision, and are not significantly worse there
+than those that decide (`held_out`).
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ import numpy as np
 
 from scheduler import checkpoint
 from scheduler.checkpoint import Checkpoint, InvalidCheckpoint
-from scheduler.guard.held_out import HeldOutCheck, policy_of
+from scheduler.guard.held_out import HeldOutCheck
 from scheduler.learning.live_learner import LiveLearner
+from scheduler.policies.lad_ts_policy import weights_of
 
 
 class Refused(Exception):
@@ -27,7 +28,7 @@ def consider(learner: LiveLearner, *, published: Path | None, generation: int) -
 
     Args:
         learner: with an update made at least.
-        published: checkpoint that decides now, or None.
+        published: checkpoint that decides now; None for the one that it started from.
         generation: number of the publication; later than any before.
 
     Raises:
@@ -37,9 +38,8 @@ def consider(learner: LiveLearner, *, published: Path | None, generation: int) -
     for name, array in new.arrays.items():
         if not np.isfinite(array).all():
             raise Refused(f"{name} is not finite")
-    former = _former(published, new)
     try:
-        check = learner.check(new, former)
+        check = learner.check(new, _former(published))
     except ValueError as problem:
         raise Refused(str(problem)) from problem
     if check.worse:
@@ -53,7 +53,7 @@ def consider(learner: LiveLearner, *, published: Path | None, generation: int) -
 def figures(check: HeldOutCheck) -> dict[str, float]:
     """The check's figures by name, for a checkpoint and an announcement."""
     return {
-        "held_out_transitions": float(check.transitions),
+        "held_out_decisions": float(check.decisions),
         "gain_s": check.gain_s,
         "gain_low_s": check.gain_low_s,
         "gain_high_s": check.gain_high_s,
@@ -61,18 +61,13 @@ def figures(check: HeldOutCheck) -> dict[str, float]:
     }
 
 
-def version_of(weights: Checkpoint) -> str:
-    """The version that decisions with these weights carry."""
-    return policy_of(weights, seed=0).version
-
-
-def _former(path: Path | None, new: Checkpoint) -> Checkpoint | None:
-    """The published weights, where they are for the same candidates and can be read."""
+def _former(path: Path | None) -> Checkpoint | None:
+    """The published weights, where they are this network's and can be read."""
     if path is None:
         return None
     try:
         former = checkpoint.load(path, kind="policy")
+        weights_of(former, path)
     except (InvalidCheckpoint, OSError):
         return None  # a node cannot load them either
-    same = former.info.scenario.get("node_ids") == new.info.scenario["node_ids"]
-    return former if same else None
+    return former

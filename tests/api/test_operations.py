@@ -90,7 +90,7 @@ class LearningFrontDesk(MemoryFrontDesk):
         learning = Learning(
             policy="lad_ts", willing=True, learner=NodeId("node-0"), weights=weights
         )
-        progress = LearnerProgress(entries={"a": 7, "b": 9}, transitions=5, updates=4)
+        progress = LearnerProgress(entries={"a": 7, "b": 9}, decisions=5, updates=4)
         own = replace(snapshot.own, learning=learning)
         return replace(snapshot, own=own, learner=progress)
 
@@ -110,7 +110,7 @@ def test_the_cluster_shows_who_learns_and_from_whom() -> None:
     }
     assert shown["learner"] == {
         "entries": {"a": 7, "b": 9},
-        "transitions": 5,
+        "decisions": 5,
         "updates": 4,
         "refusal": None,
     }

@@ -17,9 +17,10 @@ from edge_node.store.embedded_valkey import valkey_command, wait_until_ready
 from edge_node.store.experience_pool import ExperiencePool, PoolSettings
 from scheduler.checkpoint import load
 from scheduler.policy import Outcome
-from tests.scheduler.learning.lived import NODE_IDS, lived
+from tests.learning.made_weights import made
+from tests.scheduler.learning.lived import lived
 
-OPTIONS = ("pool_min=60", "actor_lr=0.003", "critic_lr=0.003", "noise=none", "start=zero")
+OPTIONS = ("actor_lr=0.003", "critic_lr=0.01")
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +55,12 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights to go on from."""
+    return made(tmp_path_factory.mktemp("start"), generation=1).path
+
+
 def train(*arguments: str) -> int:
     options = [part for option in OPTIONS for part in ("--option", option)]
     return main(["train", "--from-pool", *options, *arguments])
@@ -61,18 +68,18 @@ def train(*arguments: str) -> int:
 
 @pytest.mark.system
 def test_a_stopped_nodes_pool_becomes_weights_and_stays_as_it_is(
-    data_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    data_folder: Path, start: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = contents(data_folder)
     out = tmp_path / "out"
-    assert train("--data-folder", str(data_folder), "--out", str(out), "--updates", "150") == 0
+    given = ("--data-folder", str(data_folder), "--start", str(start), "--out", str(out))
+    assert train(*given, "--updates", "150") == 0
     said = capsys.readouterr().out
-    assert "699" in said  # transitions
+    assert "700" in said  # decisions
     assert "Held out:" in said
     assert "150 of 150 updates" in said
     (path,) = out.iterdir()
     info = load(path, kind="policy").info
-    assert tuple(info.scenario["node_ids"]) == NODE_IDS
     assert info.metrics["updates"] == 150.0
     assert contents(data_folder) == before
 
@@ -84,20 +91,21 @@ def test_a_stopped_nodes_pool_becomes_weights_and_stays_as_it_is(
         ((), "--from-pool needs either --redis-url or --data-folder."),
         (("--data-folder", "nowhere"), "nowhere is no data folder of a node"),
         (("--redis-url", "unix:///nowhere"), "The task store is not available"),
-        (("--data-folder", "DATA", "--node-id", "x"), "too few transitions"),
+        (("--data-folder", "DATA", "--node-id", "x"), "too few decisions"),
         (("--data-folder", "DATA", "--option", "hiden=3"), "has no option hiden"),
         (("--policy", "dqn"), "--from-pool trains lad_ts, not dqn."),
     ],
 )
 def test_a_wrong_argument_is_one_sentence(
     data_folder: Path,
+    start: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     arguments: tuple[str, ...],
     message: str,
 ) -> None:
     given = [str(data_folder) if one == "DATA" else one for one in arguments]
-    assert train("--out", str(tmp_path / "out"), *given) == 2
+    assert train("--out", str(tmp_path / "out"), "--start", str(start), *given) == 2
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from edge_node.learning.cluster_learner import save_weights
 from edge_node.store.published_weights import Published
-from scheduler.learning.live_learner import LiveLearner
-from tests.scheduler.learning.lived import NODE_IDS, transitions
+from tests.scheduler.learning.test_live_learner import untrained
 
 
 def made(folder: Path, *, generation: int, seed: int = 0) -> Published:
     """A file of weights that can decide, different for every seed."""
-    learner = LiveLearner(NODE_IDS, {"pool_min": 10}, seed=seed)
-    for transition in transitions(60):
-        learner.add(transition)
-    learner.update()
-    weights = learner.checkpoint(generation=generation, metrics={})
-    return save_weights(weights, folder, created_unix_s=1.7e9)
+    weights = untrained(seed=seed)
+    numbered = replace(weights, info=replace(weights.info, episodes=generation))
+    return save_weights(numbered, folder, created_unix_s=1.7e9)

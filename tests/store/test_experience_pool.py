@@ -228,7 +228,6 @@ def test_an_announcement_is_read_as_it_was_made(valkey: ValkeyProcess, tmp_path:
         version="lad_ts-3-abc",
         generation=3,
         created_unix_s=1.7e9,
-        node_ids=("a", "b"),
         checks={"gain_s": 0.5},
     )
 
@@ -239,7 +238,7 @@ def test_an_announcement_is_read_as_it_was_made(valkey: ValkeyProcess, tmp_path:
         assert await weights.current() is None
         await weights.announce(published)
         assert await weights.current() == published
-        for field, value in (("generation", "0"), ("checks", "x"), ("node_ids", "3")):
+        for field, value in (("generation", "0"), ("checks", "x"), ("created", "inf")):
             await weights.announce(published)
             await connection.execute(
                 [("HSET", "dedgeai:node-1:published", field, value)], durable=False
