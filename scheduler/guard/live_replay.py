@@ -381,13 +381,13 @@ def judge(
     judged_unix_s: float,
     seed: int = 0,
 ) -> ReplayVerdict | None:
-    """A verdict on the newest decisions of a pool; None while there are too few.
+    """A verdict on the newest decisions of one node or of several; None while there are too few.
 
-    Decisions of the writer's last life only: what was asked of a node that was down is unknown.
+    Decisions of each node's last life only: what was asked of a node that was down is unknown.
     While a third of them is too few, the rule in force is compared on all of them.
 
     Args:
-        pooled: decisions in any order; the same may come twice.
+        pooled: decisions in any order; the same may come twice. Those of all nodes say most.
         window_tasks: how many of the newest to play.
         version: of the learned weights.
         learned: builds the learned policy in its initial state from a generator.
@@ -399,8 +399,11 @@ def judge(
     entries = {(entry.life, entry.sequence): entry.recorded for entry in pooled}
     if not entries:
         return None
-    life = max(entries)[0]
-    newest = sorted(key for key in entries if key[0] == life)[-window_tasks:]
+    last_life: dict[str, str] = {}
+    for (life, _), recorded in entries.items():
+        last_life[recorded.node_id] = max(life, last_life.get(recorded.node_id, ""))
+    of_last = [key for key, recorded in entries.items() if key[0] == last_life[recorded.node_id]]
+    newest = sorted(of_last, key=lambda key: (entries[key].decided_unix_s, key))[-window_tasks:]
     records = [entries[key] for key in newest]
     if not any(record.observation.work > 0.0 for record in records):
         return None

@@ -261,6 +261,24 @@ def test_the_newest_decisions_of_the_last_life_are_judged_once() -> None:
     assert few is None
 
 
+def test_the_last_lives_of_all_nodes_are_judged_together() -> None:
+    records = ran(RULE)[0][:300]
+    nodes = sorted({record.node_id for record in records})
+    assert len(nodes) > 1
+    # Each node numbers its own; the first has begun anew after its first decisions.
+    began = {node_id: f"{at}-{node_id}" for at, node_id in enumerate(nodes)}
+    entries = [pooled(i, record, began[record.node_id]) for i, record in enumerate(records)]
+    whole = judged(entries)
+    assert whole is not None
+    assert whole.tasks == 299
+    of_first = [i for i, record in enumerate(records) if record.node_id == nodes[0]]
+    for i in of_first[10:]:
+        entries[i] = pooled(i, records[i], f"9-{nodes[0]}")
+    later = judged(entries)
+    assert later is not None
+    assert later.tasks == 290
+
+
 def test_the_oldest_third_chooses_and_the_rest_compares() -> None:
     records = ran(RULE)[0][:600]
     entries = [pooled(i, record) for i, record in enumerate(records)]
