@@ -1,4 +1,4 @@
-"""The learner process: experience pools -> transitions -> training -> checked weights.
+"""The learner process: experience pools -> hindsight -> training -> checked weights.
 
     python -m edge_node.learner --store unix:///... --node-id node-0 --out DIR
 

@@ -5,7 +5,7 @@ learned and checked is the scheduler's. One replay is played of the decisions of
 others' arrivals are known instead of made up, and its verdict is every node's.
 
 Weights are published when they are finite and of the right shapes, are of a later generation than
-those announced, decided on all held-out transitions, and are not significantly worse there than the
+those announced, decide on all held-out decisions, and are not significantly worse there than the
 published ones (before: than whoever decided); `scheduler.guard.held_out` says what that is.
 """
 
