@@ -24,6 +24,7 @@ import argparse
 import heapq
 import json
 import logging
+import tempfile
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -57,7 +58,8 @@ WINDOW_S = 600.0
 FAST_DEVICE, LARGE_STEPS = 3, 8
 STATE_AGE_S = 0.05
 LINK_S = 0.01
-PUBLISH_EVERY_S = 30.0
+# Live it is 30 s; twice that leaves an hour some minutes of computing.
+PUBLISH_EVERY_S = 60.0
 GUARD_WINDOW_TASKS = 2000
 TRAFFIC_S = 60.0
 PRIOR_SERVICES = 10.0
@@ -218,6 +220,7 @@ class Learning:
 
     Args:
         start: weights to start from.
+        folder: gets what is published.
         guarded: weights decide after a verdict.
         seed: of everything drawn.
 
@@ -227,8 +230,9 @@ class Learning:
         refusals: of the held-out check.
     """
 
-    def __init__(self, start: Checkpoint, *, guarded: bool, seed: int) -> None:
-        self._seed = seed
+    def __init__(self, start: Checkpoint, folder: Path, *, guarded: bool, seed: int) -> None:
+        self._seed, self._folder = seed, folder
+        self._path: Path | None = None
         self._learner = LiveLearner({}, start=start, outcome_wait_s=7200.0, seed=seed)
         self._present = start
         self._rules = rule_factories(RULES)
@@ -289,15 +293,13 @@ class Learning:
             return
         generation = len(self.published_s) + 1
         try:
-            # The learner compares with what it started from until something is published.
-            new = consider(self._learner, published=None, generation=generation)
-            check = self._learner.check(new, self._present)
-            if check.worse:
-                raise Refused(f"loses {-check.gain_s:.3g} s against the present weights")
+            new = consider(self._learner, published=self._path, generation=generation)
         except Refused as refusal:
             self.refusals.append(str(refusal))
             return
         self._present = new
+        self._path = self._folder / f"{generation}.safetensors"
+        checkpoint.save(self._path, new)
         self.published_s.append(now_s)
         for node, policy in enumerate(self.nodes.policies):
             fresh = policy_of(new, seed=self._seed, node=node)
@@ -350,8 +352,9 @@ def measured(start: Checkpoint, seed: int) -> dict[str, Any]:
     delays["shipped"] = Nodes(fixed).serve(requests)
     about: dict[str, Any] = {}
     for name, guarded in (("learning", False), ("guarded", True)):
-        arm = Learning(start, guarded=guarded, seed=seed)
-        delays[name] = arm.nodes.serve(requests)
+        with tempfile.TemporaryDirectory() as folder:
+            arm = Learning(start, Path(folder), guarded=guarded, seed=seed)
+            delays[name] = arm.nodes.serve(requests)
         about[name] = {
             "published_s": arm.published_s,
             "first_decided_s": arm.decided_s,

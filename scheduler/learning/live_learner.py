@@ -47,6 +47,8 @@ LIVE_OPTIONS: Mapping[str, str | float | bool] = {
 DECISIONS_MAX = 5000
 # Updates that a decision asks for. A decision is seen batch x this = 256 times, on the average.
 UPDATES_PER_DECISION = 4.0
+# Newest held-out decisions that a check is made on: each check fits critics to them.
+HELD_OUT_MAX = 400
 # Updates in which the critics learn alone.
 CRITICS_FIRST = 100
 # Updates between two computations of what decisions led to: who came later changes it.
@@ -177,7 +179,7 @@ class LiveLearner:
     def _refill(self) -> None:
         """Computes anew what decisions led to, and fills the pool with it."""
         judged = self.hindsight.judged()
-        self._held_out = [one for one in judged if one.lived.held_out]
+        self._held_out = [one for one in judged if one.lived.held_out][-HELD_OUT_MAX:]
         pool = SetReplay(DECISIONS_MAX)
         learned = [one for one in judged if not one.lived.held_out]
         sizes = sorted({len(one.lived.seen.server_BS) for one in learned})
