@@ -96,7 +96,7 @@ class EquivariantLadTs:
 
     Attributes:
         updates: made so far.
-        due: decisions learned from since, over those that an update takes.
+        episodes: trained so far.
     """
 
     name = "lad_ts"
@@ -106,22 +106,23 @@ class EquivariantLadTs:
     ) -> None:
         self.scenario, self.config, self.seed = scenario, config, seed
         self.generator = torch.Generator().manual_seed(seed)
-        self._rng = np.random.default_rng([seed, 1])
         self.actor = DenoisingActor(config.hidden, config.steps, self.generator)
         self.critic = TwinCritic(config.hidden, self.generator)
         self.target = copy.deepcopy(self.critic).requires_grad_(False)
         adam = torch.optim.Adam
         self.actor_optimiser = adam(self.actor.parameters(), lr=config.actor_lr)
         self.critic_optimiser = adam(self.critic.parameters(), lr=config.critic_lr)
-        self.pool = SetReplay(config.pool)
+        servers = None if scenario is None else scenario.servers
+        self.pool = SetReplay(config.pool, servers=servers)
         self.schedule = variance_preserving(config.steps, noise=config.noise)
         self.updates = torch.zeros((), dtype=torch.int64)
-        self._due = 0.0
+        self.episodes = torch.zeros((), dtype=torch.int64)
+        self._due = torch.zeros((), dtype=torch.float64)
 
     # Deciding.
 
     def parts(self) -> dict[str, Part]:
-        """Everything that changes in training but the pool, which a resumed run fills anew."""
+        """Everything that changes in training."""
         return {
             "actor": self.actor,
             "critic": self.critic,
@@ -129,6 +130,9 @@ class EquivariantLadTs:
             "actor_optimiser": self.actor_optimiser,
             "critic_optimiser": self.critic_optimiser,
             "updates": self.updates,
+            "episodes": self.episodes,
+            "due": self._due,
+            "pool": self.pool,
             "generator": self.generator,
         }
 
@@ -168,8 +172,17 @@ class EquivariantLadTs:
         Raises:
             Diverged: a network's output is not finite.
         """
-        chain = self.chain(learning=True)
-        played = lad_ts_kernel.play(episode, self.deciding(), chain, self._rng, record=True)
+        for name, array in self.export().items():
+            if not np.isfinite(array).all():
+                raise Diverged(f"output nan for servers: the actor's {name} is not finite")
+        played = lad_ts_kernel.play(
+            episode,
+            self.deciding(),
+            self.chain(learning=True),
+            np.random.default_rng([self.seed, 1, int(self.episodes)]),
+            record=True,
+        )
+        self.episodes += 1
         self.add_episode(episode, played)
         self._due += episode.tasks / self.config.decisions_per_update
         losses = []
@@ -209,7 +222,9 @@ class EquivariantLadTs:
             Diverged: a loss is not finite.
         """
         config = self.config
-        now = self.pool.sample(config.batch, self._rng, following=config.gamma > 0.0)
+        # From the count, so that a resumed run draws on as the uninterrupted one.
+        rng = np.random.default_rng([self.seed, 2, int(self.updates)])
+        now = self.pool.sample(config.batch, rng, following=config.gamma > 0.0)
         target_M = now.reward_M.clamp(min=REWARD_MIN)
         if config.gamma > 0.0:
             target_M = target_M + config.gamma * self._soft_value(now.following())

@@ -94,16 +94,26 @@ def create(
         )
     module_name, learner_name, config_name = _ALGORITHMS[name]
     module = importlib.import_module(f"scheduler.algorithms.{module_name}")
-    config_type = getattr(module, config_name)
-    hints = typing.get_type_hints(config_type)
+    config = getattr(module, config_name)(**values(name, options))
+    learner: Learner = getattr(module, learner_name)(scenario, config, seed=seed)
+    return learner
+
+
+def values(name: str, options: Mapping[str, str | float | bool]) -> dict[str, Any]:
+    """Options of an algorithm in the types of its config.
+
+    Raises:
+        ValueError: an option is unknown, or its value none of its type.
+    """
+    module_name, _, config_name = _ALGORITHMS[name]
+    module = importlib.import_module(f"scheduler.algorithms.{module_name}")
+    hints = typing.get_type_hints(getattr(module, config_name))
     unknown = sorted(options.keys() - hints.keys())
     if unknown:
         raise ValueError(
             f"{name!r} has no option {', '.join(unknown)}; its options: {', '.join(sorted(hints))}"
         )
-    values = {key: _value(key, hints[key], value) for key, value in options.items()}
-    learner: Learner = getattr(module, learner_name)(scenario, config_type(**values), seed=seed)
-    return learner
+    return {key: _value(key, hints[key], value) for key, value in options.items()}
 
 
 def config_of(learner: Learner) -> dict[str, Any]:

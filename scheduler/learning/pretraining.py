@@ -38,6 +38,7 @@ from torch import Tensor
 from scheduler import checkpoint
 from scheduler.algorithms.equivariant_lad_ts import EquivariantLadTs, EquivariantLadTsConfig
 from scheduler.checkpoint import Checkpoint, CheckpointInfo
+from scheduler.learning import learners
 from scheduler.learning.set_replay import CLASSES
 from scheduler.policies.lad_ts_features import DEEP, LINK, OWN, SERVER, SIZE
 from scheduler.policies.lad_ts_policy import NAME, PRETRAINED, Actor, Chain
@@ -353,12 +354,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=Course.rounds)
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="OPTION=VALUE",
+        help="a hyperparameter, to learn what it is worth: steps=1 start=zero noise=none has no "
+        "diffusion",
+    )
     parser.add_argument("--pack", action="store_true", help="ship the best of the runs in --out")
     parser.add_argument("--log", type=Path, help="where --pack writes the log of all runs")
     options = parser.parse_args(arguments)
     if not options.pack:
         course = Course(rounds=options.rounds)
-        train(CONFIG, course, seed=options.seed, folder=options.out / f"seed-{options.seed}")
+        changed = dict(one.split("=", 1) for one in options.set)
+        config = dataclasses.replace(CONFIG, **learners.values(NAME, changed))
+        train(config, course, seed=options.seed, folder=options.out / f"seed-{options.seed}")
         return
     best, logs = packed(sorted(path for path in options.out.iterdir() if path.is_dir()))
     PRETRAINED.write_bytes(best.read_bytes())

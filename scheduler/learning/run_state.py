@@ -16,12 +16,14 @@ from scheduler.checkpoint import Array
 from scheduler.learning.latent_memory import LatentMemory
 from scheduler.learning.noise import NoiseSource
 from scheduler.learning.replay import ReplayStack
+from scheduler.learning.set_replay import SetReplay
 
 Part = (
     nn.Module
     | torch.optim.Optimizer
     | torch.Generator
     | ReplayStack
+    | SetReplay
     | LatentMemory
     | NoiseSource
     | Tensor
@@ -60,7 +62,7 @@ def _tensors(part: Part) -> dict[str, Tensor]:
             }
         case torch.Generator():
             return {"state": part.get_state()}
-        case ReplayStack():
+        case ReplayStack() | SetReplay():
             return part.state()
         case LatentMemory():
             return {"value": part.value_TANB}
@@ -82,7 +84,7 @@ def _restore(part: Part, own: dict[str, Tensor]) -> None:
             part.load_state_dict({"state": kept, "param_groups": part.state_dict()["param_groups"]})
         case torch.Generator():
             part.set_state(own["state"])
-        case ReplayStack():
+        case ReplayStack() | SetReplay():
             part.load_state(own)
         case LatentMemory():
             part.value_TANB.copy_(own["value"])

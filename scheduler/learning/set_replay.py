@@ -7,7 +7,9 @@ V server features, C context features.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +27,7 @@ class SetReplay:
 
     Args:
         rows: kept of each class of sizes; memory is taken when a class is first met.
+        servers: a size that will be met, so that a pool restored from `state` has the same arrays.
     """
 
     @dataclass(frozen=True, kw_only=True)
@@ -45,9 +48,11 @@ class SetReplay:
             assert self._next is not None
             return self._next
 
-    def __init__(self, rows: int) -> None:
+    def __init__(self, rows: int, *, servers: int | None = None) -> None:
         self._rows = rows
         self._rings: dict[int, _Ring] = {}
+        if servers is not None:
+            self._ring_for(servers)
 
     def __len__(self) -> int:
         return sum(ring.size for ring in self._rings.values())
@@ -62,10 +67,29 @@ class SetReplay:
         reward_N: NDArray[np.float64],
     ) -> None:
         """Decisions of one cluster, in order; the last has no successor."""
-        servers = server_NBV.shape[1]
+        self._ring_for(server_NBV.shape[1]).add(
+            server_NBV, context_NC, latent_NB, action_N, reward_N
+        )
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything, for a checkpoint from which a run goes on bit for bit."""
+        return {
+            f"{room}/{name}": torch.from_numpy(array)
+            for room, ring in self._rings.items()
+            for name, array in ring.arrays().items()
+        }
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Takes over what `state` gave."""
+        for room, ring in self._rings.items():
+            for name, array in ring.arrays().items():
+                array[...] = state[f"{room}/{name}"].numpy()
+
+    def _ring_for(self, servers: int) -> _Ring:
         room = next((most for most in CLASSES if servers <= most), servers)
-        ring = self._rings.setdefault(room, _Ring(self._rows, room))
-        ring.add(server_NBV, context_NC, latent_NB, action_N, reward_N)
+        if room not in self._rings:
+            self._rings[room] = _Ring(self._rows, room)
+        return self._rings[room]
 
     def sample(self, batch: int, rng: np.random.Generator, *, following: bool) -> Batch:
         """A batch of one class, which is drawn by how much it holds."""
@@ -85,8 +109,15 @@ class _Ring:
         self._action = np.zeros(rows, np.int64)
         self._reward = np.zeros(rows, np.float32)
         self._follows = np.zeros(rows, np.float32)
-        self._at = 0
-        self.size = 0
+        # Where the next row goes, and how many there are.
+        self._at_size = np.zeros(2, np.int64)
+
+    @property
+    def size(self) -> int:
+        return int(self._at_size[1])
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        return {name.removeprefix("_"): array for name, array in vars(self).items()}
 
     def add(
         self,
@@ -97,9 +128,9 @@ class _Ring:
         reward_N: NDArray[np.float64],
     ) -> None:
         rows, count = len(self._reward), min(len(reward_N), len(self._reward))
-        row_N = (self._at + np.arange(count)) % rows
+        at, size = self._at_size.tolist()
+        row_N = (at + np.arange(count)) % rows
         servers = server_NBV.shape[1]
-        self._follows[self._at - 1] *= self.size > 0 and self._at > 0
         for kept, new in ((self._server, server_NBV), (self._latent, latent_NB)):
             kept[row_N] = 0.0
             kept[row_N, :servers] = new[-count:]
@@ -107,8 +138,7 @@ class _Ring:
         self._context[row_N], self._action[row_N] = context_NC[-count:], action_N[-count:]
         self._reward[row_N], self._follows[row_N] = reward_N[-count:], 1.0
         self._follows[row_N[-1]] = 0.0
-        self._at = int(row_N[-1] + 1) % rows
-        self.size = min(self.size + count, rows)
+        self._at_size[:] = [(at + count) % rows, min(size + count, rows)]
 
     def batch(self, row_M: NDArray[np.int64], *, following: bool) -> SetReplay.Batch:
         after = self.batch((row_M + 1) % len(self._reward), following=False) if following else None

@@ -140,7 +140,9 @@ def test_choices_follow_the_chances_and_spare_the_dead(tmp_path: Path) -> None:
 def test_what_it_cannot_decide_it_says(tmp_path: Path) -> None:
     path = trained(tmp_path)
     chooser = policy(path)
-    with pytest.raises(ValueError, match=r"3 candidates; weights lad_ts-2-\w+ are for 4 servers"):
+    with pytest.raises(
+        ValueError, match=r"3 candidates; weights lad_ts_published-2-\w+ are for 4 servers"
+    ):
         chooser.decide(observe(node_ids=("a", "b", "c")))
     with pytest.raises(ValueError, match="backlog of server 1 of task 0 is nan"):
         chooser.decide(observe(backlog_B=np.array([0.0, np.nan, 0.0, 0.0])))
@@ -155,7 +157,7 @@ def test_what_it_cannot_decide_it_says(tmp_path: Path) -> None:
 
 def test_a_missing_or_foreign_checkpoint_is_named(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    with pytest.raises(ValueError, match="give a checkpoint_path with it"):
+    with pytest.raises(ValueError, match="needs the option checkpoint_path"):
         registry.create("lad_ts_published", rng=rng, station=1)
     with pytest.raises(InvalidCheckpoint, match="there is no such file"):
         lad_ts_published(rng=rng, checkpoint_path=str(tmp_path / "none"))

@@ -62,8 +62,18 @@ def test_the_golden_run(name: str, state: str) -> None:
     assert learned == pytest.approx(wanted_learned, rel=2e-3)
 
 
+def test_the_golden_run_over_sets_of_servers() -> None:
+    options = OPTIONS | {"decisions_per_update": 20, "harm": 1.0}
+    learner = learners.create("lad_ts", SCENARIO, options, seed=SEED)
+    delays = []
+    for index in range(3):
+        delay_s_N, _ = learner.train_episode(arrivals(SCENARIO, seed=SEED, episode=index))
+        delays.append(float(delay_s_N.mean()))
+    assert delays == pytest.approx([9.1214, 1.0697, 1.3435], abs=2e-4)
+
+
 def test_every_algorithm_has_a_golden_run() -> None:
-    assert {name for name, _ in GOLDEN} == set(learners.names())
+    assert {name for name, _ in GOLDEN} | {"lad_ts"} == set(learners.names())
 
 
 @pytest.mark.parametrize("name", learners.names())
