@@ -46,7 +46,7 @@ def test_it_trains_seeds_and_sums_them_up(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--policy", "ppo"), "dedgeai: unknown algorithm 'ppo'; choose one of lad_ts, lad_ts_published"),
+        (("--policy", "ppo"), "dedgeai: unknown algorithm 'ppo'; choose one of lad_ts, lad_ts_"),
         (("--option", "hiden=8"), "'lad_ts' has no option hiden"),
         (("--option", "hidden"), "--option hidden is not KEY=VALUE."),
         (("--seeds", "0"), "--seeds is 0; it must be at least 1."),
