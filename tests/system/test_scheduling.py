@@ -49,7 +49,9 @@ def test_a_restarted_node_goes_on_from_its_latents(tmp_path: Path) -> None:
         stale = await metric(http, url, 'placement_staleness_seconds_bucket{le="0.25"}')
         assert stale == 1.0
 
-    on_cluster(tmp_path, LEARNED, LEARNED, test=test)
+    # Pinned: in one of twenty windows of the wall clock a rule decides, which keeps no latents.
+    pinned = {**LEARNED, "pin_policy": True}
+    on_cluster(tmp_path, pinned, pinned, test=test)
 
 
 def test_a_task_says_who_placed_it_and_why(tmp_path: Path) -> None:
