@@ -18,6 +18,7 @@ import pytest
 
 from edge_node.clock import SystemClock
 from edge_node.learner import EXIT_OUTGROWN
+from edge_node.snapshot import LearnerProgress
 from edge_node.store.connection import StoreConnection, StoreSettings
 from edge_node.store.embedded_valkey import valkey_command, wait_until_ready
 from edge_node.store.experience_pool import ExperiencePool, PoolSettings
@@ -107,6 +108,20 @@ def tell(store_url: str, *, learns: bool = True) -> None:
     asyncio.run(say())
 
 
+def progress(store_url: str) -> LearnerProgress:
+    """What the learner says of itself."""
+
+    async def read() -> LearnerProgress | None:
+        connection = StoreConnection(StoreSettings(url=store_url))
+        await connection.start()
+        try:
+            return await LearnerBoard(connection, node_id=NODE_ID).progress()
+        finally:
+            await connection.close()
+
+    return asyncio.run(read()) or LearnerProgress(entries={}, decisions=0, updates=0, refusal="")
+
+
 def gains(published: Published | None) -> bool:
     """Whether they are held to be better than those before."""
     return published is not None and published.checks.get("gain_s", 0.0) > 0.0
@@ -163,6 +178,34 @@ def test_it_publishes_weights_that_decide_goes_on_and_ends_when_told(
     finally:
         process.kill()
         process.wait()
+
+
+@pytest.mark.system
+def test_a_disk_that_refuses_costs_a_publication_and_no_learner(
+    store_url: str, tmp_path: Path
+) -> None:
+    fill(store_url, lived(700, true_B=TRUE_B))
+    first = made(tmp_path, generation=4)
+    announce(store_url, first)
+    in_the_way = tmp_path / "out"
+    in_the_way.write_text("no folder")
+    process = start(store_url, in_the_way)
+
+    def refusal() -> str:
+        return progress(told(store_url)).refusal
+
+    try:
+        until(lambda: "cannot be kept" in refusal(), process)
+        assert str(in_the_way) in refusal()
+        assert "Make room there" in refusal()
+        in_the_way.unlink()
+        until(lambda: announced(told(store_url)) != first, process)
+        published = announced(store_url)
+        assert published is not None
+        assert published.path.parent == in_the_way
+    finally:
+        process.kill()
+        process.communicate()
 
 
 @pytest.mark.system

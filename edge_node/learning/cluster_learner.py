@@ -244,8 +244,15 @@ class ClusterLearner:
             self._refusal = str(refusal)
             log.warning("not published: %s", refusal)
             return
+        out = self._settings.out
+        try:
+            published = save_weights(checked, out, created_unix_s=self._clock.unix_s())
+        except (OSError, UnusableWeights) as problem:
+            # What was learned stays in memory; a disk may have room again the next time.
+            self._refusal = f"The weights cannot be kept in {out}: {problem}. Make room there."
+            log.warning("not published: %s", self._refusal)
+            return
         self._refusal = ""
-        published = save_weights(checked, self._settings.out, created_unix_s=self._clock.unix_s())
         prune(self._settings.out, policy=published.policy, newest=published.generation)
         await self._announcement.announce(published)
         self._published_at_updates = learner.actor_updates
@@ -272,7 +279,7 @@ class ClusterLearner:
                 await self._held.take(weights, content)
             except StoreUnavailable:
                 raise
-            except (UnusableWeights, DEdgeAIError) as problem:
+            except (UnusableWeights, DEdgeAIError, OSError) as problem:
                 log.debug("weights of node %s: %s", peer.node_id, problem)
 
     async def _offer_weights(self) -> None:
