@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -112,11 +112,11 @@ def load_published(published: Published, *, rng: np.random.Generator) -> LadTs:
     # A file put together wrongly shows in whichever of these meets it first.
     try:
         kept = checkpoint.load(path, kind="policy")
-        if version_of(kept) != published.version:
+        weights = weights_of(kept, path)
+        if weights.version != published.version:
             raise UnusableWeights(
-                f"{path} holds {version_of(kept)}, not the announced {published.version}"
+                f"{path} holds {weights.version}, not the announced {published.version}"
             )
-        weights = replace(weights_of(kept, path), version=published.version)
         trial_rng = np.random.default_rng(_DRY_RUN_SEED)
         trial = LadTs(rng=trial_rng, weights=weights, chain=Chain())
         for servers in _DRY_RUN_SERVERS:

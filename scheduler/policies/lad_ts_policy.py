@@ -186,7 +186,7 @@ def weights_of(kept: checkpoint.Checkpoint, path: Path) -> Weights:
             f"{path} holds weights of {kept.info.policy}; {NAME} cannot use them"
         )
     actor = Actor.of_arrays(kept.arrays, path)
-    return Weights(actor=actor, version=f"{NAME}/{kept.info.seed}/{kept.info.episodes}")
+    return Weights(actor=actor, version=checkpoint.version_of(kept))
 
 
 class LadTs:
