@@ -5,7 +5,8 @@ INSTALLED := $(VENV)/.installed
 TOOLS := out/tools
 
 # Tests that start no nodes, so that two processes can share them out.
-ALONE := $(addprefix tests/,api cluster dispatch mutants proto scheduler store tasks worker)
+ALONE := $(addprefix tests/,api benchmarks cluster deploy dispatch guard learning mutants proto scheduler \
+	store tasks telemetry worker)
 
 .PHONY: demo test test-newest mutants seeds lint type proto bench figures lock validate-deploy bundle clean install
 

@@ -121,7 +121,7 @@ def test_a_bad_policy_gives_way_to_the_rule_that_a_replay_found_best(tmp_path: P
         **LEARNED,
         "policy_options": "temperature=1e6",
         "guard_rules": f"local,{BEST}",
-        "time_scale": 10,
+        "time_scale": 20,
         "learner": True,
     }
     on_cluster(tmp_path, bad, {**bad, "learner": False}, {**bad, "learner": False}, test=test)
