@@ -263,11 +263,13 @@ def _add_deploy(commands: Commands) -> None:
 
 
 def _node(options: argparse.Namespace) -> int:
+    import uvloop
+
     from edge_node.config_sources import load_config, parse_overrides
     from edge_node.node import run_node
 
     overrides = parse_overrides(options.set)
-    return asyncio.run(run_node(lambda: load_config(options.config, overrides)))
+    return uvloop.run(run_node(lambda: load_config(options.config, overrides)))
 
 
 def _worker(options: argparse.Namespace) -> int:

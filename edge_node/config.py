@@ -387,6 +387,25 @@ class NodeConfig(BaseModel):
     request_bytes_max: int = _setting(
         2**20, "of a request's body without an init image", unit="bytes", gt=0
     )
+    request_header_s_max: float = _setting(
+        10.0,
+        "that a connection may say nothing at first, or a request's headers may take to arrive",
+        unit="s",
+        gt=0,
+    )
+    request_body_s_max: float = _setting(
+        20.0, "that a request's body without an init image may take to arrive", unit="s", gt=0
+    )
+    connections_max: int = _setting(
+        4096,
+        "open to the REST surface at once, as far as the limit of open files goes; the one idle "
+        "longest makes room",
+        unit="connections",
+        gt=0,
+    )
+    connections_per_address_max: int = _setting(
+        2048, "of them from one address", unit="connections", gt=0
+    )
     init_image_upload_bytes_max: int = _setting(
         16 * 2**20, "of an uploaded image as a file", unit="bytes", gt=0
     )

@@ -17,6 +17,7 @@ from typing import Any
 
 from edge_node.api.app import create_app
 from edge_node.api.listener import listen
+from edge_node.api.request_body import BodyLimits
 from edge_node.api.uploads import UploadLimits
 from edge_node.child_options import learner_command
 from edge_node.children import keep_learner, keep_store
@@ -312,7 +313,7 @@ class _Node:
         app = create_app(
             front_desk,
             metrics=self._metrics,
-            request_bytes_max=config.request_bytes_max,
+            body_limits=BodyLimits.of(config),
             upload_limits=UploadLimits.of(config),
         )
 

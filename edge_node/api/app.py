@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from edge_node.api import image_tasks, openai_images, operations
 from edge_node.api.error_responses import RequestFrame, add_error_handlers
 from edge_node.api.front_desk_port import FrontDeskPort
+from edge_node.api.request_body import BodyLimits
 from edge_node.api.surface import Surface
 from edge_node.api.uploads import UploadLimits, Uploads
 from edge_node.telemetry.metrics import NodeMetrics
@@ -19,7 +20,7 @@ def create_app(
     front_desk: FrontDeskPort,
     *,
     metrics: NodeMetrics,
-    request_bytes_max: int,
+    body_limits: BodyLimits,
     upload_limits: UploadLimits,
     keep_alive_s: float = 15.0,
 ) -> FastAPI:
@@ -28,7 +29,7 @@ def create_app(
     Args:
         front_desk: the node.
         metrics: shown at /metrics, and told of every request.
-        request_bytes_max: of a request's body without an init image; beyond it is 413.
+        body_limits: of requests without an init image; beyond them is 413 or 408.
         upload_limits: of init images.
         keep_alive_s: silence on an event stream after which a comment is sent.
     """
@@ -43,7 +44,7 @@ def create_app(
     app.state.surface = Surface(
         front_desk=front_desk,
         metrics=metrics,
-        request_bytes_max=request_bytes_max,
+        body_limits=body_limits,
         uploads=Uploads(upload_limits),
         keep_alive_s=keep_alive_s,
         started_unix_s=int(time.time()),

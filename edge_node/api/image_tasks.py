@@ -30,8 +30,8 @@ async def submit_task(request: Request) -> JSONResponse:
     with surface.uploads.place() as place:
         document = await read_json_with_image(
             request,
-            bytes_max=surface.request_bytes_max,
-            limits=surface.uploads.limits,
+            limits=surface.body_limits,
+            uploads=surface.uploads.limits,
             place=place,
         )
         idempotency = idempotency_of(request, document)

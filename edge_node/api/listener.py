@@ -7,12 +7,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import logging
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
+from typing import Any, cast
 
 import uvicorn
 from starlette.types import ASGIApp
 
+from edge_node.api.connections import (
+    BoundedHttp,
+    ConnectionLimits,
+    Connections,
+    raise_file_limit,
+)
 from edge_node.config import NodeConfig
+
+log = logging.getLogger(__name__)
 
 # Idle connections are the client's to close: one that the server closes may just be in use again.
 # Clients keep theirs for seconds (httpx, and so OpenAI's SDK: 5), proxies for a minute.
@@ -30,19 +42,20 @@ async def listen(
 
     Returns early when the listener ends by itself, as it does when its port is taken.
     """
-    server = _Server(
-        uvicorn.Config(
+    raise_file_limit()
+    connections = Connections(ConnectionLimits.of(config))
+    server = Server(
+        settings(
             app,
+            connections,
             host=config.rest_host,
             port=config.rest_port,
-            log_config=None,
-            access_log=False,
-            lifespan="off",
-            timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=int(config.drain_s) + 1,
         )
     )
+    asyncio.get_running_loop().set_exception_handler(_TooManyFiles())
     serving = asyncio.create_task(server.serve())
+    sweeping = asyncio.create_task(connections.sweep())
     stopped = asyncio.create_task(stopping.wait())
     await asyncio.wait([serving, stopped], return_when=asyncio.FIRST_COMPLETED)
     if stopping.is_set():
@@ -50,12 +63,43 @@ async def listen(
     server.should_exit = True
     stopped.cancel()
     await serving
+    sweeping.cancel()
 
 
-class _Server(uvicorn.Server):
+def settings(app: ASGIApp, connections: Connections, **more: Any) -> uvicorn.Config:
+    """How uvicorn serves `app`; `more` says where."""
+    return uvicorn.Config(
+        app,
+        # uvicorn calls it as it would the class; its annotation knows only classes.
+        http=cast(Any, partial(BoundedHttp, among=connections)),
+        ws="none",
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        timeout_keep_alive=KEEP_ALIVE_S,
+        **more,
+    )
+
+
+class Server(uvicorn.Server):
     """Leaves the signals to the node, which drains before it stops."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Captures none."""
         yield
+
+
+class _TooManyFiles:
+    """Exception handler of the loop: that a connection found no file is logged once a second."""
+
+    def __init__(self) -> None:
+        self._logged_s = -1.0
+
+    def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        problem = context.get("exception")
+        if not isinstance(problem, OSError) or problem.errno not in (errno.EMFILE, errno.ENFILE):
+            loop.default_exception_handler(context)
+        elif loop.time() - self._logged_s >= 1.0:
+            self._logged_s = loop.time()
+            log.error("connections are refused: %s; raise the limit of open files", problem)

@@ -63,7 +63,7 @@ class _Accepted:
 async def generate_images(request: Request) -> Response:
     """Draws n images and answers with all of them, or streams them."""
     surface = surface_of(request)
-    document = await read_json(request, bytes_max=surface.request_bytes_max)
+    document = await read_json(request, limits=surface.body_limits)
     idempotency = idempotency_of(request, document)
     wanted = schemas.parse(schemas.ImageGenerationRequest, document)
     order = await surface.order(wanted, previews_wanted=bool(wanted.stream))
@@ -109,8 +109,8 @@ async def _accept_edit(request: Request) -> _Accepted:
     with surface.uploads.place() as place:
         form = await read_form(
             request,
-            bytes_max=surface.request_bytes_max,
-            limits=surface.uploads.limits,
+            limits=surface.body_limits,
+            uploads=surface.uploads.limits,
             place=place,
         )
         content = _sole_image(form)

@@ -19,6 +19,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 
 from edge_node.api.error_responses import RequestTooLarge, UnsupportedMediaType, UploadTooSlow
 from edge_node.api.uploads import UploadLimits, UploadPlace
+from edge_node.config import NodeConfig
 from edge_node.errors import InvalidRequest
 from edge_node.requests import Idempotency
 
@@ -26,6 +27,20 @@ _KEY_CHARS_MAX = 255
 # OpenAI allows 16 images and a mask: more than one is refused in words, not by the parser.
 _FORM_FILES_MAX = 17
 _FORM_FIELDS_MAX = 100
+_SMALLER_IMAGE = "Send a smaller image, or raise init_image_upload_s_max."
+
+
+@dataclass(frozen=True, kw_only=True)
+class BodyLimits:
+    """Bounds of a request's body without an init image: its bytes, and seconds to its last one."""
+
+    bytes_max: int
+    arrival_s_max: float
+
+    @classmethod
+    def of(cls, config: NodeConfig) -> BodyLimits:
+        """From the node's settings."""
+        return cls(bytes_max=config.request_bytes_max, arrival_s_max=config.request_body_s_max)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,26 +51,29 @@ class Form:
     files: dict[str, list[bytes]] = field(default_factory=dict)
 
 
-async def read_json(request: Request, *, bytes_max: int) -> Any:
+async def read_json(request: Request, *, limits: BodyLimits) -> Any:
     """The body as JSON.
 
     Raises:
-        RequestTooLarge: it is longer than `bytes_max`; no more than that is kept.
+        RequestTooLarge: it is longer than it may be; no more than that is kept.
+        UploadTooSlow: it did not arrive in time.
         InvalidRequest: it is no JSON. NaN and Infinity, which JSON does not have and some clients
             send, pass here, so that the check of the field can name it.
     """
-    return _json(await _read(request, bytes_max=bytes_max))
+    async with _in_time(limits.arrival_s_max, "Send it faster, or raise request_body_s_max."):
+        body = await _read(request, bytes_max=limits.bytes_max)
+    return _json(body)
 
 
 async def read_json_with_image(
-    request: Request, *, bytes_max: int, limits: UploadLimits, place: UploadPlace
+    request: Request, *, limits: BodyLimits, uploads: UploadLimits, place: UploadPlace
 ) -> Any:
     """The body as JSON whose field `init_image` may hold an upload in base64.
 
     Args:
         request: not read yet.
-        bytes_max: of all but `init_image`.
-        limits: of the upload.
+        limits: of all but `init_image`.
+        uploads: of that.
         place: taken when the body is longer than `bytes_max`, or does not say how long it is.
 
     Raises:
@@ -63,12 +81,12 @@ async def read_json_with_image(
         AdmissionRefused: there is no place.
         UploadTooSlow: it did not arrive in time.
     """
-    declared_bytes = _declared_bytes(request)
+    bytes_max, declared_bytes = limits.bytes_max, _declared_bytes(request)
     if declared_bytes is not None and declared_bytes <= bytes_max:
-        return await read_json(request, bytes_max=bytes_max)
-    async with _in_time(limits):
+        return await read_json(request, limits=limits)
+    async with _in_time(uploads.arrival_s_max, _SMALLER_IMAGE):
         place.take()
-        body = await _read(request, bytes_max=bytes_max + _base64_bytes(limits.bytes_max))
+        body = await _read(request, bytes_max=bytes_max + _base64_bytes(uploads.bytes_max))
     if len(body) <= bytes_max:
         return _json(body)
     try:
@@ -82,14 +100,14 @@ async def read_json_with_image(
 
 
 async def read_form(
-    request: Request, *, bytes_max: int, limits: UploadLimits, place: UploadPlace
+    request: Request, *, limits: BodyLimits, uploads: UploadLimits, place: UploadPlace
 ) -> Form:
     """The body as multipart/form-data that may hold an upload.
 
     Args:
         request: not read yet.
-        bytes_max: of all but the upload.
-        limits: of the upload.
+        limits: of all but the upload; only its bytes count.
+        uploads: of that.
         place: taken in any case.
 
     Raises:
@@ -99,7 +117,7 @@ async def read_form(
         AdmissionRefused: there is no place.
         UploadTooSlow: it did not arrive in time.
     """
-    async with _in_time(limits):
+    async with _in_time(uploads.arrival_s_max, _SMALLER_IMAGE):
         content_type = request.headers.get("content-type", "")
         if content_type.partition(";")[0].strip().lower() != "multipart/form-data":
             raise UnsupportedMediaType(
@@ -107,7 +125,7 @@ async def read_form(
                 "JSON, POST /v1/tasks with `init_image` in base64."
             )
         place.take()
-        chunks = _chunks(request, bytes_max=bytes_max + limits.bytes_max)
+        chunks = _chunks(request, bytes_max=limits.bytes_max + uploads.bytes_max)
         parser = MultiPartParser(
             request.headers, chunks, max_files=_FORM_FILES_MAX, max_fields=_FORM_FIELDS_MAX
         )
@@ -180,14 +198,13 @@ def _declared_bytes(request: Request) -> int | None:
 
 
 @contextlib.asynccontextmanager
-async def _in_time(limits: UploadLimits) -> AsyncIterator[None]:
+async def _in_time(arrival_s_max: float, advice: str) -> AsyncIterator[None]:
     try:
-        async with asyncio.timeout(limits.arrival_s_max):
+        async with asyncio.timeout(arrival_s_max):
             yield
     except TimeoutError:
         raise UploadTooSlow(
-            f"The body did not arrive within {limits.arrival_s_max:g} s. Send a smaller image, or "
-            "raise init_image_upload_s_max."
+            f"The body did not arrive within {arrival_s_max:g} s. {advice}"
         ) from None
 
 

@@ -10,6 +10,7 @@ from fastapi import Request
 
 from edge_node.api import schemas
 from edge_node.api.front_desk_port import FrontDeskPort
+from edge_node.api.request_body import BodyLimits
 from edge_node.api.uploads import Upload, Uploads
 from edge_node.domain import TaskId
 from edge_node.telemetry.metrics import NodeMetrics
@@ -20,7 +21,7 @@ class Surface:
     """The node behind the REST surface and the surface's own bounds.
 
     Attributes:
-        request_bytes_max: of a request's body without an init image.
+        body_limits: of requests without an init image.
         uploads: init images on their way in.
         keep_alive_s: silence on an event stream after which a comment is sent.
         started_unix_s: shown as the age of the models.
@@ -28,7 +29,7 @@ class Surface:
 
     front_desk: FrontDeskPort
     metrics: NodeMetrics
-    request_bytes_max: int
+    body_limits: BodyLimits
     uploads: Uploads
     keep_alive_s: float
     started_unix_s: int

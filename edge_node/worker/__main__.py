@@ -18,6 +18,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import uvloop
+
 from edge_node.clock import SystemClock
 from edge_node.config_sources import InvalidConfig
 from edge_node.socket_path import check_socket_path
@@ -212,7 +214,7 @@ def main() -> None:
     except accelerator_lock.AcceleratorTaken as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(EXIT_ACCELERATOR_TAKEN)
-    ended = asyncio.run(run(arguments))
+    ended = uvloop.run(run(arguments))
     sys.stdout.flush()
     if not ended:
         # A thread is inside a step that cannot be interrupted; the interpreter would wait for it.

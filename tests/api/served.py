@@ -1,4 +1,4 @@
-"""The REST application on a real uvicorn and a real port."""
+"""The REST application behind the node's own listener, on a real port."""
 
 from __future__ import annotations
 
@@ -9,14 +9,20 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 import httpx
-import uvicorn
 
 from edge_node.api.app import create_app
+from edge_node.api.connections import ConnectionLimits, Connections
+from edge_node.api.listener import Server, settings
+from edge_node.api.request_body import BodyLimits
 from edge_node.api.uploads import UploadLimits
 from edge_node.telemetry.metrics import NodeMetrics
 from tests.api.memory_front_desk import MemoryFrontDesk
 
 REQUEST_BYTES_MAX = 20_000
+BODIES = BodyLimits(bytes_max=REQUEST_BYTES_MAX, arrival_s_max=15.0)
+CONNECTIONS = ConnectionLimits(
+    connections_max=50, per_address_max=50, header_s_max=15.0, body_s_max=15.0
+)
 UPLOADS = UploadLimits(bytes_max=300_000, pixels_max=2_000_000, at_once_max=2, arrival_s_max=15.0)
 
 
@@ -25,6 +31,7 @@ class Served:
     http: httpx.AsyncClient
     front_desk: MemoryFrontDesk
     url: str
+    connections: Connections
 
 
 @contextlib.asynccontextmanager
@@ -33,12 +40,14 @@ async def served(
     *,
     keep_alive_s: float = 15.0,
     upload_limits: UploadLimits = UPLOADS,
+    body_limits: BodyLimits = BODIES,
+    connection_limits: ConnectionLimits = CONNECTIONS,
 ) -> AsyncIterator[Served]:
     front_desk = front_desk or MemoryFrontDesk()
     app = create_app(
         front_desk,
         metrics=NodeMetrics(),
-        request_bytes_max=REQUEST_BYTES_MAX,
+        body_limits=body_limits,
         upload_limits=upload_limits,
         keep_alive_s=keep_alive_s,
     )
@@ -46,15 +55,15 @@ async def served(
     # asyncio sets it on listeners of its own only; without it every answer waits 40 ms for an ACK.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    config = uvicorn.Config(
-        app, lifespan="off", log_config=None, access_log=False, timeout_graceful_shutdown=1
-    )
-    server = uvicorn.Server(config)
+    connections = Connections(connection_limits)
+    server = Server(settings(app, connections, timeout_graceful_shutdown=1))
     serving = asyncio.create_task(server.serve(sockets=[listener]))
+    sweeping = asyncio.create_task(connections.sweep())
     try:
         async with httpx.AsyncClient(base_url=url, timeout=5.0, trust_env=False) as http:
-            yield Served(http=http, front_desk=front_desk, url=url)
+            yield Served(http=http, front_desk=front_desk, url=url, connections=connections)
     finally:
         server.should_exit = True
         await serving
+        sweeping.cancel()
         listener.close()
