@@ -1,31 +1,47 @@
 """Finished images as files, one folder, bounded in bytes and age.
 
 Owns `<task id>.<format>` in its folder and nothing else there. An image that `write` returned
-from survives a crash.
+from survives a crash. What a write or a read costs does not depend on how many are kept, and writes
+do not wait for each other's syncs.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
+import os
 import re
 import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
+from typing import ParamSpec, TypedDict, TypeVar
 
 from edge_node.clock import Clock
 from edge_node.config import NodeConfig
 from edge_node.domain import Image, TaskId
 from edge_node.errors import ImageGone
-from edge_node.store.durable_file import TEMPORARY_SUFFIX, write_durably
+from edge_node.store.durable_file import TEMPORARY_SUFFIX, FolderSync, write_synced
 
 MEDIA_TYPES = {"png": "image/png", "webp": "image/webp", "jpeg": "image/jpeg"}
 
 # `<origin>-<ulid>`: no separator, no leading dot, so that an id cannot name anything elsewhere.
 _TASK_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}-[0-9A-Za-z]{26}")
+# Of the images written last, which are asked for next: some ten of SD3-medium's.
+_RECENT_BYTES_MAX = 4 << 20
+# Writes under way. A thread waits for the disk, mostly, and a disk that is asked for several syncs
+# at once does them together.
+_THREADS_MAX = 16
+# Between the name of a file and the number of its writing, while it is not whole.
+_TEMPORARY_MARK = ".writing-"
+
+Arguments = ParamSpec("Arguments")
+Returned = TypeVar("Returned")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class _StoredImage:
     format: str
     size_bytes: int
@@ -56,7 +72,12 @@ class ImageFiles:
         # uncounted.
         self._stored: dict[TaskId, _StoredImage] = {}
         self._bytes_stored = 0
+        self._recent: OrderedDict[TaskId, tuple[bytes, str]] = OrderedDict()
+        self._recent_bytes = 0
         self._index_lock = threading.Lock()
+        self._folder_sync = FolderSync(folder)
+        self._temporaries = itertools.count()
+        self._threads = ThreadPoolExecutor(_THREADS_MAX, thread_name_prefix="images")
 
     @property
     def bytes_stored(self) -> int:
@@ -69,7 +90,7 @@ class ImageFiles:
 
     async def start(self) -> tuple[TaskId, ...]:
         """Creates the folder or takes up what an earlier life left; returns what was evicted."""
-        await asyncio.to_thread(self._take_up)
+        await self._in_thread(self._take_up)
         return await self.evict()
 
     async def write(self, task_id: TaskId, image: Image) -> tuple[TaskId, ...]:
@@ -84,7 +105,7 @@ class ImageFiles:
             raise ValueError(f"{task_id!r} is no task id")
         if image.format not in MEDIA_TYPES:
             raise ValueError(f"{image.format!r} is none of {', '.join(MEDIA_TYPES)}")
-        return await asyncio.to_thread(self._write, task_id, image)
+        return await self._in_thread(self._write, task_id, image)
 
     async def read(self, task_id: TaskId) -> tuple[bytes, str]:
         """Content and media type.
@@ -92,41 +113,54 @@ class ImageFiles:
         Raises:
             ImageGone: it was evicted, or never stored here.
         """
+        recent = self._recent.get(task_id)
+        if recent is not None:
+            return recent
         stored = self._stored.get(task_id)
         if stored is None:
             raise _gone(task_id)
         path = self._path(task_id, stored.format)
         try:
-            content = await asyncio.to_thread(path.read_bytes)
+            content = await self._in_thread(path.read_bytes)
         except FileNotFoundError as problem:
             raise _gone(task_id) from problem
         return content, MEDIA_TYPES[stored.format]
 
     async def evict(self) -> tuple[TaskId, ...]:
         """Removes what is beyond the caps on bytes and age; returns the tasks that lost theirs."""
-        return await asyncio.to_thread(self._evict, None)
+        return await self._in_thread(self._evict, None)
 
     async def remove(self, task_id: TaskId) -> None:
         """Removes one image, if it is there."""
-        await asyncio.to_thread(self._remove, task_id)
+        await self._in_thread(self._remove, task_id)
+
+    async def _in_thread(
+        self,
+        function: Callable[Arguments, Returned],
+        *arguments: Arguments.args,
+        **options: Arguments.kwargs,
+    ) -> Returned:
+        work = self._threads.submit(function, *arguments, **options)
+        return await asyncio.wrap_future(work)
 
     def _take_up(self) -> None:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         found: list[tuple[TaskId, _StoredImage]] = []
-        for path in self._folder.iterdir():
-            name = path.name.removesuffix(TEMPORARY_SUFFIX)
-            stem, _, image_format = name.rpartition(".")
-            ours = _TASK_ID.fullmatch(stem) and image_format in MEDIA_TYPES
-            if not ours or not path.is_file() or path.is_symlink():
-                continue
-            if name != path.name:  # a write that a crash cut short
-                path.unlink(missing_ok=True)
-                continue
-            status = path.stat()
-            stored = _StoredImage(
-                format=image_format, size_bytes=status.st_size, written_unix_s=status.st_mtime
-            )
-            found.append((TaskId(stem), stored))
+        with os.scandir(self._folder) as entries:
+            for entry in entries:
+                name = entry.name.removesuffix(TEMPORARY_SUFFIX).partition(_TEMPORARY_MARK)[0]
+                stem, _, image_format = name.rpartition(".")
+                ours = _TASK_ID.fullmatch(stem) and image_format in MEDIA_TYPES
+                if not ours or not entry.is_file(follow_symlinks=False):
+                    continue
+                if name != entry.name:  # a write that a crash cut short
+                    Path(entry.path).unlink(missing_ok=True)
+                    continue
+                status = entry.stat(follow_symlinks=False)
+                stored = _StoredImage(
+                    format=image_format, size_bytes=status.st_size, written_unix_s=status.st_mtime
+                )
+                found.append((TaskId(stem), stored))
         for task_id, stored in sorted(found, key=lambda item: item[1].written_unix_s):
             self._count(task_id, stored)
 
@@ -136,10 +170,19 @@ class ImageFiles:
         stored = _StoredImage(
             format=image.format, size_bytes=len(image.content), written_unix_s=now_unix_s
         )
-        with self._index_lock:
-            # Under the lock, so that two attempts of one task cannot share the temporary file.
-            write_durably(path, image.content, modified_unix_s=now_unix_s)
-            self._count(task_id, stored)
+        # Numbered, so that two attempts of one task cannot share the temporary file.
+        mark = f"{_TEMPORARY_MARK}{next(self._temporaries)}{TEMPORARY_SUFFIX}"
+        temporary = path.with_name(path.name + mark)
+        write_synced(temporary, image.content, modified_unix_s=now_unix_s)
+        try:
+            with self._index_lock:
+                temporary.replace(path)
+                self._count(task_id, stored)
+                self._remember(task_id, image)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+        self._folder_sync.sync()
         return self._evict(task_id)
 
     def _count(self, task_id: TaskId, stored: _StoredImage) -> None:
@@ -151,18 +194,32 @@ class ImageFiles:
         self._stored[task_id] = stored
         self._bytes_stored += stored.size_bytes
 
+    def _remember(self, task_id: TaskId, image: Image) -> None:
+        self._forget(task_id)
+        self._recent[task_id] = image.content, MEDIA_TYPES[image.format]
+        self._recent_bytes += len(image.content)
+        while self._recent_bytes > _RECENT_BYTES_MAX:
+            self._forget(next(iter(self._recent)))
+
+    def _forget(self, task_id: TaskId) -> None:
+        earlier = self._recent.pop(task_id, None)
+        if earlier is not None:
+            self._recent_bytes -= len(earlier[0])
+
     def _evict(self, kept: TaskId | None) -> tuple[TaskId, ...]:
         evicted: list[TaskId] = []
         written_before_unix_s = self._clock.unix_s() - self._age_s_max
         with self._index_lock:
-            for task_id, stored in list(self._stored.items()):
-                expired = stored.written_unix_s < written_before_unix_s
+            while (task_id := self._oldest_but(kept)) is not None:
+                expired = self._stored[task_id].written_unix_s < written_before_unix_s
                 if not expired and self._bytes_stored <= self._bytes_max:
                     break
-                if task_id != kept:
-                    self._discard(task_id)
-                    evicted.append(task_id)
+                self._discard(task_id)
+                evicted.append(task_id)
         return tuple(evicted)
+
+    def _oldest_but(self, kept: TaskId | None) -> TaskId | None:
+        return next((task_id for task_id in self._stored if task_id != kept), None)
 
     def _remove(self, task_id: TaskId) -> None:
         with self._index_lock:
@@ -171,6 +228,7 @@ class ImageFiles:
 
     def _discard(self, task_id: TaskId) -> None:
         stored = self._stored.pop(task_id)
+        self._forget(task_id)
         self._bytes_stored -= stored.size_bytes
         self._path(task_id, stored.format).unlink(missing_ok=True)
 

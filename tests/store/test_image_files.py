@@ -1,13 +1,20 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import stat
+import threading
+import time
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from edge_node.domain import Image, TaskId
 from edge_node.errors import ImageGone
+from edge_node.store import image_files
+from edge_node.store.durable_file import FolderSync
 from edge_node.store.image_files import ImageFiles
 from tests.store.records import task_id
 
@@ -88,7 +95,8 @@ def test_strangers_are_left_alone_and_torn_writes_removed(tmp_path: Path) -> Non
     strangers = {"holiday.png", "notes.txt", f"{task_id(1)}.gif", f"{task_id(1)}"}
     for name in strangers:
         (tmp_path / name).write_bytes(b"y" * 5000)
-    (tmp_path / f"{task_id(2)}.png.partial").write_bytes(b"half")
+    for torn in (".png.partial", ".png.writing-0.partial", ".webp.writing-12.partial"):
+        (tmp_path / f"{task_id(2)}{torn}").write_bytes(b"half")
     (tmp_path / f"{task_id(3)}.png").symlink_to(tmp_path / "holiday.png")
 
     async def story(files: ImageFiles, clock: SetClock) -> None:
@@ -121,3 +129,72 @@ def test_attempts_of_one_task_at_once_leave_one_whole_image(tmp_path: Path) -> N
         assert len(content) == files.bytes_stored
 
     run(tmp_path, story)
+
+
+def test_writes_do_not_wait_for_each_others_syncs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = threading.Barrier(4)
+    synced = os.fsync
+
+    def slow(descriptor: int) -> None:
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            together.wait(timeout=10.0)  # broken unless four are under way at once
+        synced(descriptor)
+
+    async def story(files: ImageFiles, clock: SetClock) -> None:
+        monkeypatch.setattr(os, "fsync", slow)
+        await asyncio.gather(*(files.write(task_id(number), image(10)) for number in range(4)))
+        assert files.bytes_stored == 40
+
+    run(tmp_path, story)
+
+
+def test_what_was_written_last_is_read_from_memory_and_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_files, "_RECENT_BYTES_MAX", 25)
+
+    async def story(files: ImageFiles, clock: SetClock) -> None:
+        for number in (1, 2, 3):
+            await files.write(task_id(number), image(10))
+        await files.write(task_id(3), image(5, image_format="webp"))
+        for path in tmp_path.iterdir():
+            path.unlink()
+        assert await files.read(task_id(2)) == (b"x" * 10, "image/png")
+        assert await files.read(task_id(3)) == (b"x" * 5, "image/webp")
+        with pytest.raises(ImageGone):
+            await files.read(task_id(1))
+        await files.remove(task_id(2))
+        with pytest.raises(ImageGone):
+            await files.read(task_id(2))
+
+    run(tmp_path, story)
+
+
+def test_a_name_is_on_disk_when_a_sync_that_began_later_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One sync under way, which saw nothing of those that ask meanwhile: they share the next."""
+    begun, go_on = threading.Event(), threading.Event()
+    syncs = []
+    synced = os.fsync
+
+    def slow(descriptor: int) -> None:
+        syncs.append(descriptor)
+        begun.set()
+        assert go_on.wait(10.0)
+        synced(descriptor)
+
+    monkeypatch.setattr(os, "fsync", slow)
+    folder = FolderSync(tmp_path)
+    with ThreadPoolExecutor(8) as threads:
+        first = threads.submit(folder.sync)
+        assert begun.wait(10.0)
+        others = [threads.submit(folder.sync) for _ in range(7)]
+        time.sleep(0.1)
+        assert not any(other.done() for other in others)
+        go_on.set()
+        for ended in (first, *others):
+            ended.result(10.0)
+    assert len(syncs) == 2
