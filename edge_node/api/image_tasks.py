@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from edge_node.api import schemas
+from edge_node.api.direct_route import DirectRoute
 from edge_node.api.error_responses import error_body, remember_acceptance
 from edge_node.api.event_stream import encode_event, event_response
 from edge_node.api.request_body import idempotency_of, read_json_with_image
@@ -18,7 +19,7 @@ from edge_node.api.uploads import Upload
 from edge_node.domain import JobId, TaskEvent, TaskId
 from edge_node.errors import DEdgeAIError, InvalidRequest
 
-router = APIRouter()
+router = APIRouter(route_class=DirectRoute)
 
 _EVENT_ID_DIGITS_MAX = 18
 

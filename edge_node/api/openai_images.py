@@ -18,6 +18,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from edge_node.api import schemas
+from edge_node.api.direct_route import DirectRoute
 from edge_node.api.error_responses import (
     CLIENT_CLOSED_REQUEST,
     error_body,
@@ -31,7 +32,7 @@ from edge_node.domain import Durability, TaskId, TaskRecord, TaskStatus
 from edge_node.errors import DEdgeAIError, InvalidRequest, ModelNotFound, TaskFailed
 from edge_node.requests import Idempotency, Submission
 
-router = APIRouter()
+router = APIRouter(route_class=DirectRoute)
 
 # Names under which the SDK sends what is to be edited: one image, or a list.
 _IMAGE_FIELDS = ("image", "image[]")
@@ -183,24 +184,36 @@ async def _until_final_or_gone(accepted: _Accepted, request: Request) -> list[Ta
     Raises:
         TaskFailed: one of them has no image; the others are abandoned.
     """
-    waiting = [
-        asyncio.create_task(_completed(accepted.surface, task_id)) for task_id in accepted.task_ids
-    ]
-    drawn = asyncio.gather(*waiting)
+    drawn = asyncio.create_task(_all_completed(accepted))
     gone = asyncio.create_task(hung_up(request))
+    racing: set[asyncio.Future[Any]] = {drawn, gone}
     try:
-        racing: set[asyncio.Future[Any]] = {drawn, gone}
         await asyncio.wait(racing, return_when=asyncio.FIRST_COMPLETED)
         if not drawn.done():
             return None
-        return list(await drawn)
+        return drawn.result()
     except DEdgeAIError:
         accepted.abandon()
         raise
     finally:
-        for task in (*waiting, gone):
+        for task in racing:
             task.cancel()
-        await asyncio.gather(*waiting, drawn, gone, return_exceptions=True)
+        await asyncio.gather(drawn, gone, return_exceptions=True)
+
+
+async def _all_completed(accepted: _Accepted) -> list[TaskRecord]:
+    """The records of all its tasks; raises TaskFailed with the first that has no image."""
+    if len(accepted.task_ids) == 1:
+        return [await _completed(accepted.surface, accepted.task_ids[0])]
+    waiting = [
+        asyncio.create_task(_completed(accepted.surface, task_id)) for task_id in accepted.task_ids
+    ]
+    try:
+        return list(await asyncio.gather(*waiting))
+    finally:
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
 
 
 async def _completed(surface: Surface, task_id: TaskId) -> TaskRecord:

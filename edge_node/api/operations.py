@@ -6,12 +6,13 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from edge_node.api import schemas
+from edge_node.api.direct_route import DirectRoute
 from edge_node.api.error_responses import error_body
 from edge_node.api.surface import surface_of
 from edge_node.errors import NodeNotReady
 from edge_node.telemetry.metrics import CONTENT_TYPE
 
-router = APIRouter()
+router = APIRouter(route_class=DirectRoute)
 
 _NOT_READY_RETRY_AFTER_S = 2
 

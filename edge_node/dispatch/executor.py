@@ -14,7 +14,15 @@ from edge_node.dispatch.background import Background
 from edge_node.dispatch.inbox import Inbox
 from edge_node.dispatch.init_images import init_image_lost, init_image_of
 from edge_node.dispatch.own_node import OwnNode
-from edge_node.domain import AttemptFailed, AttemptReport, Fence, Offload, TaskId, owner
+from edge_node.domain import (
+    AttemptFailed,
+    AttemptFinished,
+    AttemptReport,
+    Fence,
+    Offload,
+    TaskId,
+    owner,
+)
 from edge_node.errors import DEdgeAIError, InitImageGone, WorkerUnavailable
 from edge_node.ports import InitImages, Worker
 from edge_node.tasks import hosting as hosted
@@ -113,6 +121,7 @@ class Executor:
 
     async def _draw(self, start: hosted.StartDrawing) -> None:
         failure: AttemptFailed | None = None
+        ended = False
         try:
             drawing = self._worker.draw(
                 task_id=start.task_id,
@@ -124,6 +133,7 @@ class Executor:
             )
             async with aclosing(drawing) as reports:
                 async for report in reports:
+                    ended = isinstance(report, AttemptFinished | AttemptFailed)
                     self._reported(start, report)
         except WorkerUnavailable as error:
             self._node.doubt_worker()
@@ -137,11 +147,12 @@ class Executor:
         except Exception:
             # Our own bug must not leave the attempt hosted for ever.
             log.exception("drawing %s failed", start.task_id)
-        if failure is None:
-            # Of an attempt that has ended this is not heard any more.
+        if failure is None and not ended:
             message = "The worker ended the drawing without a result."
             failure = AttemptFailed(code="worker_lost", message=message, retryable=True)
-        self._reported(start, failure)
+        if failure is not None:
+            # Of an attempt that has ended this is not heard any more.
+            self._reported(start, failure)
 
     def _reported(self, start: hosted.StartDrawing, report: AttemptReport) -> None:
         event = hosted.DrawingReported(task_id=start.task_id, fence=start.fence, report=report)

@@ -42,12 +42,15 @@ from edge_node.store.background_writer import BackgroundWriter
 from edge_node.store.connection import Command, StoreConnection, StoreSettings
 from edge_node.store.pending_writes import Acceptance, PendingWrite, PendingWrites
 from edge_node.store.record_codec import UnreadableRecord, decode_record, encode_record
+from edge_node.store.together import Together
 
 _log = logging.getLogger(__name__)
 
 # For how long an acceptance that was taken back is refused should it arrive yet: far longer than
 # any socket holds what a closed connection had sent.
 _REFUSED_S = 3600
+# Between two writes that nobody waits for: a task that is quickly done is written once.
+_WRITE_BEHIND_S = 0.01
 
 # KEYS: open, key record ('' without), job ('' without), refusal
 # ARGV: value of the key record, its life in s, prefix of tasks, then id and record of each task
@@ -163,7 +166,10 @@ class TaskLedger:
         self._connection = StoreConnection(settings.store)
         self._pending = PendingWrites(settings.pending_max)
         self._retractions: list[_Retraction] = []
-        self._writer = BackgroundWriter(self._connection, self._write_batch)
+        self._writer = BackgroundWriter(
+            self._connection, self._write_batch, pause_s=_WRITE_BEHIND_S
+        )
+        self._together = Together(self._connection)
 
     @property
     def available(self) -> bool:
@@ -223,7 +229,7 @@ class TaskLedger:
             arguments += [task.id, encode_record(TaskRecord(task=task))]
         try:
             accept: Command = ("EVAL", _ACCEPT, len(keys), *keys, *arguments)
-            earlier = (await self._connection.execute([accept], durable=True))[0]
+            earlier = await self._together.execute(accept)
         except (StoreUnavailable, asyncio.CancelledError):
             self._retractions.append(
                 _Retraction(

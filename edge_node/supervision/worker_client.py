@@ -1,7 +1,7 @@
 """The node's side of the worker's socket.
 
-Owns one channel and the translation of gRPC's errors into ours. It starts and restarts nothing,
-and the words of the wire end here.
+Owns one channel, the call in which drawings travel, and the translation of gRPC's errors into ours.
+It starts and restarts nothing, and the words of the wire end here.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import pathlib
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any
 
 import grpc
@@ -19,6 +20,7 @@ from edge_node import errors
 from edge_node.domain import AttemptReport, Drawing, Fence, TaskId, WorkerDescription, WorkerLoad
 from edge_node.peering import codec
 from edge_node.socket_path import check_socket_path
+from edge_node.supervision.drawing_stream import DrawingStream, Refused, StreamClosed
 
 DESCRIBE_S_MAX = 5.0
 
@@ -45,6 +47,9 @@ class WorkerClient:
     def __init__(self, socket_path: pathlib.Path) -> None:
         self._socket_path = check_socket_path(socket_path)
         self._channel: grpc.aio.Channel | None = None
+        self._stream: DrawingStream | None = None
+        # A worker of 0.1.0 draws each in a call of its own.
+        self._one_by_one = False
         self._closed = False
 
     async def describe(self) -> WorkerDescription:
@@ -54,7 +59,7 @@ class WorkerClient:
                 worker_pb2.DescribeRequest(), timeout=DESCRIBE_S_MAX
             )
         except grpc.aio.AioRpcError as error:
-            raise _translated(error) from error
+            raise _translated(error.code(), error.details()) from error
         except asyncio.CancelledError:
             self._raise_if_closed()
             raise
@@ -96,14 +101,51 @@ class WorkerClient:
             deadline_s=codec.deadline_to_proto(deadline_s),
         )
         del init_image  # the call keeps the request to its end: one copy is enough
+        try:
+            async with aclosing(self._told(request)) as messages:
+                del request
+                async for message in messages:
+                    report = codec.report_from_draw_response(message)
+                    if report is not None:
+                        yield report
+        except grpc.aio.AioRpcError as error:
+            raise _translated(error.code(), error.details()) from error
+        except Refused as refused:
+            raise _translated(refused.status, refused.details) from refused
+        except StreamClosed as closed:
+            raise errors.WorkerUnavailable(str(closed)) from closed
+
+    async def _told(
+        self, request: worker_pb2.DrawRequest
+    ) -> AsyncGenerator[worker_pb2.DrawResponse, None]:
+        """What is told of a drawing, in the call of all drawings where the worker knows that."""
+        if not self._one_by_one:
+            if self._stream is None or self._stream.broken:
+                self._stream = DrawingStream(self._stub())
+            try:
+                async with aclosing(self._stream.draw(request)) as messages:
+                    async for message in messages:
+                        yield message
+                return
+            except grpc.aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.UNIMPLEMENTED:
+                    raise
+                self._one_by_one = True
+        async with aclosing(self._told_alone(request)) as messages:
+            async for message in messages:
+                yield message
+
+    async def _told_alone(
+        self, request: worker_pb2.DrawRequest
+    ) -> AsyncGenerator[worker_pb2.DrawResponse, None]:
         call = self._stub().Draw(request)
         try:
             async for message in call:
-                report = codec.report_from_draw_response(message)
-                if report is not None:
-                    yield report
+                yield message
         except grpc.aio.AioRpcError as error:
-            raise _translated(error) from error
+            if error.code() is grpc.StatusCode.UNAVAILABLE:
+                self._one_by_one = False  # what comes back may be of another version
+            raise
         except asyncio.CancelledError:
             self._raise_if_closed()
             raise
@@ -117,7 +159,7 @@ class WorkerClient:
             async for message in call:
                 yield codec.load_from_proto(message)
         except grpc.aio.AioRpcError as error:
-            raise _translated(error) from error
+            raise _translated(error.code(), error.details()) from error
         except asyncio.CancelledError:
             self._raise_if_closed()
             raise
@@ -127,6 +169,8 @@ class WorkerClient:
     async def close(self) -> None:
         """Ends all calls; those under way raise WorkerUnavailable."""
         self._closed = True
+        if self._stream is not None:
+            await self._stream.close()
         if self._channel is not None:
             await self._channel.close(None)
 
@@ -145,7 +189,7 @@ class WorkerClient:
             raise errors.WorkerUnavailable("the connection to the worker was closed")
 
 
-def _translated(error: grpc.aio.AioRpcError) -> errors.DEdgeAIError:
-    details = error.details() or error.code().name
-    known = _ERRORS.get(error.code())
+def _translated(status: grpc.StatusCode, details: str | None) -> errors.DEdgeAIError:
+    details = details or status.name
+    known = _ERRORS.get(status)
     return known(details) if known else errors.WorkerUnavailable(f"the worker is away: {details}")

@@ -18,11 +18,12 @@ from dedgeai.v1 import worker_pb2, worker_pb2_grpc
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from edge_node.domain import AttemptFailed, AttemptFinished, TaskId
+from edge_node.domain import AttemptFailed, AttemptFinished
 from edge_node.errors import DEdgeAIError
 from edge_node.grpc_health import Health
 from edge_node.peering import codec
 from edge_node.worker.attempts import Report
+from edge_node.worker.drawings import Drawings, submit
 from edge_node.worker.step_engine import StepEngine
 
 SERVICE_NAME = "dedgeai.v1.WorkerService"
@@ -38,20 +39,31 @@ class ChangeSignal:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._next: asyncio.Future[None] = loop.create_future()
+        # Of the last change; replaced by the next one.
+        self.latest = object()
+        self._waiting: set[asyncio.Future[None]] = set()
 
     def announce(self) -> None:
         """Wakes all that wait; may be called from any thread, and after the loop is gone."""
-        with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._wake)
+        self.latest = object()
+        if self._waiting:  # who begins to wait now looks at `latest` once more
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._wake)
 
-    async def wait(self, *, wait_s_max: float) -> None:
-        """Returns at the next change, or after `wait_s_max`."""
-        await asyncio.wait([self._next], timeout=wait_s_max)
+    async def wait(self, *, after: object, wait_s_max: float) -> None:
+        """Returns when there was a change after `after`, or after `wait_s_max`."""
+        changed = self._loop.create_future()
+        self._waiting.add(changed)
+        try:
+            if self.latest is after:
+                await asyncio.wait([changed], timeout=wait_s_max)
+        finally:
+            self._waiting.discard(changed)
 
     def _wake(self) -> None:
-        self._next.set_result(None)
-        self._next = self._loop.create_future()
+        for changed in self._waiting:
+            if not changed.done():
+                changed.set_result(None)
 
 
 class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
@@ -74,15 +86,7 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
         loop = asyncio.get_running_loop()
         reports: asyncio.Queue[Report] = asyncio.Queue()
         try:
-            arrival = self._engine.submit(
-                task_id=TaskId(request.task_id),
-                fence=codec.fence_from_proto(request),
-                drawing=codec.drawing_from_proto(request.drawing),
-                init_image=request.init_image,
-                priority=request.priority,
-                deadline_s=request.deadline_s or None,
-                on_report=_onto(loop, reports),
-            )
+            arrival = submit(self._engine, request, on_report=_onto(loop, reports))
         except DEdgeAIError as error:
             await context.abort(grpc.StatusCode[error.grpc_status], error.message)
         try:
@@ -94,14 +98,30 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
         finally:
             self._engine.cancel(arrival)
 
+    async def DrawMany(
+        self, request_iterator: AsyncIterator[worker_pb2.DrawManyRequest], context: Any
+    ) -> AsyncIterator[worker_pb2.DrawManyResponse]:
+        """Draws whatever is wanted; leaving this generator cancels what is under way."""
+        drawings = Drawings(self._engine, asyncio.get_running_loop())
+        listening = asyncio.create_task(drawings.listen(request_iterator))
+        try:
+            while True:
+                for told in await drawings.told():
+                    yield worker_pb2.DrawManyResponse(told=told)
+        finally:
+            listening.cancel()
+            drawings.cancel_all()
+
     async def WatchLoad(
         self, request: worker_pb2.WatchLoadRequest, context: Any
     ) -> AsyncIterator[worker_pb2.WatchLoadResponse]:
         """Load at once, on every change and at least every half second."""
         while True:
+            latest = self._changes.latest
             yield codec.load_to_proto(self._engine.load())
             await asyncio.sleep(LOAD_INTERVAL_S_MIN)
-            await self._changes.wait(wait_s_max=LOAD_INTERVAL_S_MAX - LOAD_INTERVAL_S_MIN)
+            wait_s_max = LOAD_INTERVAL_S_MAX - LOAD_INTERVAL_S_MIN
+            await self._changes.wait(after=latest, wait_s_max=wait_s_max)
 
 
 def _onto(
@@ -157,5 +177,7 @@ async def _keep_health(servicer: Health, *, engine: StepEngine[Any], changes: Ch
 
     servicer.look = look
     while True:
+        latest = changes.latest
         await look()
-        await changes.wait(wait_s_max=LOAD_INTERVAL_S_MAX)
+        await asyncio.sleep(LOAD_INTERVAL_S_MIN)
+        await changes.wait(after=latest, wait_s_max=LOAD_INTERVAL_S_MAX)

@@ -50,8 +50,10 @@ from edge_node.worker.device_errors import DeviceLost, is_device_lost
 
 LOG = logging.getLogger(__name__)
 
-# Places at the head of the queue of which every change is told; further back once is enough.
+# Places at the head of the queue of which changes are told; further back once is enough.
 POSITIONS_TOLD_MAX = 10
+# Between two looks at all places. Who arrives in between is told the last one meanwhile.
+POSITIONS_INTERVAL_S = 0.1
 # A parked row of SD3-medium holds its latent, its prompts and the modulations of all its steps, in
 # all some 30 MB. So many interruptions within each other are rare, as each must be the shorter.
 PARKED_MAX = 8
@@ -118,6 +120,9 @@ class StepEngine(Generic[Row]):
         self._rows: ActiveRows[Row] | None = None
         self._arrivals = 0
         self._steps_done = 0
+        # Whether places have changed since they were looked at, and when they may be again.
+        self._places_changed = False
+        self._places_due_s = -math.inf
         # End of the last step, unless something else was done since.
         self._stepped_until_s: float | None = None
         # What ended the finisher, and is to end the loop.
@@ -213,6 +218,8 @@ class StepEngine(Generic[Row]):
             self._ready_rows.arriving(now_s)
             self._book.add(submitted)
             self._report_positions()
+            if submitted.position == 0:
+                self._report_position(submitted, len(self._book.waiting))
             self._wake()
         self._on_change()
         return arrival
@@ -257,18 +264,27 @@ class StepEngine(Generic[Row]):
             self._report_positions()
 
     def _report_positions(self) -> None:
+        """Tells who waits of their places, unless that was done a moment ago; then it is owed."""
+        now_s = self._clock.now_s()
+        self._places_changed = now_s < self._places_due_s
+        if self._places_changed:
+            return
+        self._places_due_s = now_s + POSITIONS_INTERVAL_S
         waiting = self._book.waiting
         places = queue_order.positions(
             (attempt.entry for attempt in waiting.values()),
             order=self._ready_rows.order,
-            now_s=self._clock.now_s(),
+            now_s=now_s,
         )
         for arrival, position in places.items():
             attempt = waiting[arrival]
             near = position <= POSITIONS_TOLD_MAX or attempt.position == 0
             if attempt.position != position and near:
-                attempt.position = position
-                self._reporter.send(attempt, AttemptQueued(position=position))
+                self._report_position(attempt, position)
+
+    def _report_position(self, attempt: Attempt[Row], position: int) -> None:
+        attempt.position = position
+        self._reporter.send(attempt, AttemptQueued(position=position))
 
     # The loop.
 
@@ -346,6 +362,8 @@ class StepEngine(Generic[Row]):
                 if self._broken is not None:
                     raise self._broken
                 now_s = self._clock.now_s()
+                if self._places_changed:
+                    self._report_positions()
                 if now_s >= rows.choose_again_s:
                     self._end_unwanted(now_s)
                     rows.choose(now_s)
@@ -354,6 +372,8 @@ class StepEngine(Generic[Row]):
                     return batch
                 self._stepped_until_s = None
                 wait_s = rows.choose_again_s - now_s
+                if self._places_changed:
+                    wait_s = min(wait_s, self._places_due_s - now_s)
                 self._changed.wait(wait_s if wait_s < threading.TIMEOUT_MAX else None)
             return []
 

@@ -138,7 +138,7 @@ def test_a_worker_that_hangs_is_given_up_and_the_next_gets_as_long(
     script: Callable[[], Script], run_dir: pathlib.Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def scenario() -> None:
-        scripted = ScriptedWorker(script)
+        scripted = ScriptedWorker(script)  # type: ignore[abstract]
         async with attached_to(scripted, run_dir) as worker:
             await until(lambda: len(scripted.connected_s) == 3)
             assert (worker.hangs, worker.starts) == (2, 3)
@@ -160,7 +160,7 @@ def test_a_worker_that_is_idle_or_slow_does_not_hang(
     script: Callable[[], Script], run_dir: pathlib.Path
 ) -> None:
     async def scenario() -> None:
-        scripted = ScriptedWorker(script)
+        scripted = ScriptedWorker(script)  # type: ignore[abstract]
         async with attached_to(scripted, run_dir) as worker:
             # As long as two hangs.
             await until(lambda: scripted.told > 16)
@@ -176,7 +176,7 @@ def test_a_worker_that_forgets_a_drawing_is_given_up(
     """It is idle by its own account; whoever waits for the image is told that it is lost."""
 
     async def scenario() -> None:
-        scripted = ScriptedWorker(idle)
+        scripted = ScriptedWorker(idle)  # type: ignore[abstract]
         async with attached_to(scripted, run_dir) as worker:
             await until(lambda: worker.ready)
             reports = worker.draw(task_id=TaskId("a-1"), fence=Fence(1, 1), drawing=DRAWING)
@@ -196,7 +196,7 @@ def test_a_worker_that_forgets_a_drawing_is_given_up(
 @pytest.mark.parametrize("state", ["loading", "silent"])
 def test_a_worker_that_starts_gets_longer(state: str, run_dir: pathlib.Path) -> None:
     async def scenario() -> None:
-        scripted = ScriptedWorker(idle, state=state)
+        scripted = ScriptedWorker(idle, state=state)  # type: ignore[abstract]
         started_s = time.monotonic()
         async with attached_to(scripted, run_dir, startup_s=2 * HANG_S) as worker:
             if state == "silent":

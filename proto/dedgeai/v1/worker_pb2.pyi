@@ -201,6 +201,41 @@ class DrawResponse(_message.Message):
     failed: DrawResponse.Failed
     def __init__(self, queued: _Optional[_Union[DrawResponse.Queued, _Mapping]] = ..., started: _Optional[_Union[DrawResponse.Started, _Mapping]] = ..., step_finished: _Optional[_Union[DrawResponse.StepFinished, _Mapping]] = ..., finished: _Optional[_Union[DrawResponse.Finished, _Mapping]] = ..., failed: _Optional[_Union[DrawResponse.Failed, _Mapping]] = ...) -> None: ...
 
+class DrawManyRequest(_message.Message):
+    __slots__ = ("wanted",)
+    class Wanted(_message.Message):
+        __slots__ = ("number", "draw")
+        NUMBER_FIELD_NUMBER: _ClassVar[int]
+        DRAW_FIELD_NUMBER: _ClassVar[int]
+        number: int
+        draw: DrawRequest
+        def __init__(self, number: _Optional[int] = ..., draw: _Optional[_Union[DrawRequest, _Mapping]] = ...) -> None: ...
+    WANTED_FIELD_NUMBER: _ClassVar[int]
+    wanted: _containers.RepeatedCompositeFieldContainer[DrawManyRequest.Wanted]
+    def __init__(self, wanted: _Optional[_Iterable[_Union[DrawManyRequest.Wanted, _Mapping]]] = ...) -> None: ...
+
+class DrawManyResponse(_message.Message):
+    __slots__ = ("told",)
+    class Told(_message.Message):
+        __slots__ = ("number", "response", "refused")
+        NUMBER_FIELD_NUMBER: _ClassVar[int]
+        RESPONSE_FIELD_NUMBER: _ClassVar[int]
+        REFUSED_FIELD_NUMBER: _ClassVar[int]
+        number: int
+        response: DrawResponse
+        refused: DrawManyResponse.Refused
+        def __init__(self, number: _Optional[int] = ..., response: _Optional[_Union[DrawResponse, _Mapping]] = ..., refused: _Optional[_Union[DrawManyResponse.Refused, _Mapping]] = ...) -> None: ...
+    class Refused(_message.Message):
+        __slots__ = ("status", "message")
+        STATUS_FIELD_NUMBER: _ClassVar[int]
+        MESSAGE_FIELD_NUMBER: _ClassVar[int]
+        status: str
+        message: str
+        def __init__(self, status: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
+    TOLD_FIELD_NUMBER: _ClassVar[int]
+    told: _containers.RepeatedCompositeFieldContainer[DrawManyResponse.Told]
+    def __init__(self, told: _Optional[_Iterable[_Union[DrawManyResponse.Told, _Mapping]]] = ...) -> None: ...
+
 class WatchLoadRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...

@@ -44,6 +44,11 @@ class WorkerServiceStub:
                 request_serializer=dedgeai_dot_v1_dot_worker__pb2.DrawRequest.SerializeToString,
                 response_deserializer=dedgeai_dot_v1_dot_worker__pb2.DrawResponse.FromString,
                 _registered_method=True)
+        self.DrawMany = channel.stream_stream(
+                '/dedgeai.v1.WorkerService/DrawMany',
+                request_serializer=dedgeai_dot_v1_dot_worker__pb2.DrawManyRequest.SerializeToString,
+                response_deserializer=dedgeai_dot_v1_dot_worker__pb2.DrawManyResponse.FromString,
+                _registered_method=True)
         self.WatchLoad = channel.unary_stream(
                 '/dedgeai.v1.WorkerService/WatchLoad',
                 request_serializer=dedgeai_dot_v1_dot_worker__pb2.WatchLoadRequest.SerializeToString,
@@ -68,6 +73,14 @@ class WorkerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DrawMany(self, request_iterator, context):
+        """Draws any number of images over one call, which spares each the cost of a call of its own. The
+        end of the call cancels all that is under way in it. A worker of 0.1.0 does not know it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchLoad(self, request, context):
         """Load on change and at least every heartbeat interval: a silent worker is a hung one.
         """
@@ -87,6 +100,11 @@ def add_WorkerServiceServicer_to_server(servicer, server):
                     servicer.Draw,
                     request_deserializer=dedgeai_dot_v1_dot_worker__pb2.DrawRequest.FromString,
                     response_serializer=dedgeai_dot_v1_dot_worker__pb2.DrawResponse.SerializeToString,
+            ),
+            'DrawMany': grpc.stream_stream_rpc_method_handler(
+                    servicer.DrawMany,
+                    request_deserializer=dedgeai_dot_v1_dot_worker__pb2.DrawManyRequest.FromString,
+                    response_serializer=dedgeai_dot_v1_dot_worker__pb2.DrawManyResponse.SerializeToString,
             ),
             'WatchLoad': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchLoad,
@@ -148,6 +166,33 @@ class WorkerService:
             '/dedgeai.v1.WorkerService/Draw',
             dedgeai_dot_v1_dot_worker__pb2.DrawRequest.SerializeToString,
             dedgeai_dot_v1_dot_worker__pb2.DrawResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DrawMany(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/dedgeai.v1.WorkerService/DrawMany',
+            dedgeai_dot_v1_dot_worker__pb2.DrawManyRequest.SerializeToString,
+            dedgeai_dot_v1_dot_worker__pb2.DrawManyResponse.FromString,
             options,
             channel_credentials,
             insecure,

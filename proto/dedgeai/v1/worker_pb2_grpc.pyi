@@ -35,6 +35,10 @@ class WorkerServiceStub:
     """Model, limits and calibration. Answers while loading, too."""
     Draw: _grpc.UnaryStreamMultiCallable[_worker_pb2.DrawRequest, _worker_pb2.DrawResponse]
     """Draws one image. Ending the call early cancels the drawing between two steps."""
+    DrawMany: _grpc.StreamStreamMultiCallable[_worker_pb2.DrawManyRequest, _worker_pb2.DrawManyResponse]
+    """Draws any number of images over one call, which spares each the cost of a call of its own. The
+    end of the call cancels all that is under way in it. A worker of 0.1.0 does not know it.
+    """
     WatchLoad: _grpc.UnaryStreamMultiCallable[_worker_pb2.WatchLoadRequest, _worker_pb2.WatchLoadResponse]
     """Load on change and at least every heartbeat interval: a silent worker is a hung one."""
 
@@ -45,6 +49,10 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
     """Model, limits and calibration. Answers while loading, too."""
     Draw: _aio.UnaryStreamMultiCallable[_worker_pb2.DrawRequest, _worker_pb2.DrawResponse]  # type: ignore[assignment]
     """Draws one image. Ending the call early cancels the drawing between two steps."""
+    DrawMany: _aio.StreamStreamMultiCallable[_worker_pb2.DrawManyRequest, _worker_pb2.DrawManyResponse]  # type: ignore[assignment]
+    """Draws any number of images over one call, which spares each the cost of a call of its own. The
+    end of the call cancels all that is under way in it. A worker of 0.1.0 does not know it.
+    """
     WatchLoad: _aio.UnaryStreamMultiCallable[_worker_pb2.WatchLoadRequest, _worker_pb2.WatchLoadResponse]  # type: ignore[assignment]
     """Load on change and at least every heartbeat interval: a silent worker is a hung one."""
 
@@ -64,6 +72,16 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_worker_pb2.DrawResponse], _abc.AsyncIterator[_worker_pb2.DrawResponse]]:
         """Draws one image. Ending the call early cancels the drawing between two steps."""
+
+    @_abc_1.abstractmethod
+    def DrawMany(
+        self,
+        request_iterator: _MaybeAsyncIterator[_worker_pb2.DrawManyRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_worker_pb2.DrawManyResponse], _abc.AsyncIterator[_worker_pb2.DrawManyResponse]]:
+        """Draws any number of images over one call, which spares each the cost of a call of its own. The
+        end of the call cancels all that is under way in it. A worker of 0.1.0 does not know it.
+        """
 
     @_abc_1.abstractmethod
     def WatchLoad(

@@ -1,0 +1,140 @@
+"""The drawings of one DrawMany call: taken in, told of, taken back.
+
+Owns their numbers and what waits to be told, which comes from the engine's threads. It decides
+nothing about drawings and must not import torch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+from typing import Any
+
+from dedgeai.v1 import worker_pb2
+
+from edge_node.domain import AttemptFailed, AttemptFinished, TaskId
+from edge_node.errors import DEdgeAIError
+from edge_node.peering import codec
+from edge_node.worker.attempts import Report
+from edge_node.worker.step_engine import StepEngine
+
+# For which the news of a drawing may wait for more to be told together; its end does not wait.
+TOLD_TOGETHER_S = 0.002
+# What is told together has at most so many bytes beyond its first part: an image may have many.
+TOGETHER_BYTES_MAX = 2**20
+
+Told = worker_pb2.DrawManyResponse.Told
+
+
+def submit(
+    engine: StepEngine[Any],
+    request: worker_pb2.DrawRequest,
+    *,
+    on_report: Callable[[Report], None],
+) -> int:
+    """Queues what a request wants; returns its arrival number, and raises what the engine does."""
+    return engine.submit(
+        task_id=TaskId(request.task_id),
+        fence=codec.fence_from_proto(request),
+        drawing=codec.drawing_from_proto(request.drawing),
+        init_image=request.init_image,
+        priority=request.priority,
+        deadline_s=request.deadline_s or None,
+        on_report=on_report,
+    )
+
+
+class Drawings:
+    """All of one call.
+
+    Args:
+        engine: draws.
+        loop: of the call; the engine's threads are others.
+    """
+
+    def __init__(self, engine: StepEngine[Any], loop: asyncio.AbstractEventLoop) -> None:
+        self._engine = engine
+        self._loop = loop
+        # Arrival numbers by the call's.
+        self._arrivals: dict[int, int] = {}
+        self._lock = threading.Lock()
+        self._untold: list[tuple[int, Report | DEdgeAIError]] = []
+        self._waking = self._hurrying = False
+        self._to_tell = asyncio.Event()
+
+    async def listen(self, requests: AsyncIterator[worker_pb2.DrawManyRequest]) -> None:
+        """Takes in what is wanted, and back what is not wanted any more, until the call ends."""
+        async for request in requests:
+            for wanted in request.wanted:
+                if wanted.HasField("draw"):
+                    self._submit(wanted.number, wanted.draw)
+                else:
+                    self._cancel(wanted.number)
+
+    async def told(self) -> list[list[Told]]:
+        """Waits until there is something to tell, and returns it in parts that may travel."""
+        await self._to_tell.wait()
+        self._to_tell.clear()
+        with self._lock:
+            untold, self._untold = self._untold, []
+            self._waking = self._hurrying = False
+        parts: list[list[Told]] = []
+        size_bytes = 0
+        for number, what in untold:
+            one = self._told(number, what)
+            size_bytes += one.ByteSize()
+            if not parts or size_bytes > TOGETHER_BYTES_MAX:
+                parts.append([])
+                size_bytes = 0
+            parts[-1].append(one)
+        return parts
+
+    def cancel_all(self) -> None:
+        """The call has ended."""
+        for number in list(self._arrivals):
+            self._cancel(number)
+
+    def _submit(self, number: int, request: worker_pb2.DrawRequest) -> None:
+        try:
+            self._arrivals[number] = submit(
+                self._engine, request, on_report=partial(self._put, number)
+            )
+        except DEdgeAIError as error:
+            self._put(number, error)
+
+    def _cancel(self, number: int) -> None:
+        arrival = self._arrivals.pop(number, None)
+        if arrival is not None:
+            self._engine.cancel(arrival)
+
+    def _told(self, number: int, what: Report | DEdgeAIError) -> Told:
+        if isinstance(what, DEdgeAIError):
+            refused = worker_pb2.DrawManyResponse.Refused(
+                status=what.grpc_status, message=what.message
+            )
+            return Told(number=number, refused=refused)
+        if isinstance(what, AttemptFinished | AttemptFailed):
+            self._cancel(number)
+        return Told(number=number, response=codec.report_to_draw_response(what))
+
+    def _put(self, number: int, what: Report | DEdgeAIError) -> None:
+        """Called from any thread."""
+        hurried = isinstance(what, AttemptFinished | AttemptFailed | DEdgeAIError)
+        with self._lock:
+            self._untold.append((number, what))
+            wake = not self._hurrying if hurried else not self._waking
+            self._waking = True
+            self._hurrying = self._hurrying or hurried
+        if wake:
+            # The loop is closed when the process is on its way out; nobody waits then.
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._wake, hurried)
+
+    def _wake(self, hurried: bool) -> None:
+        if hurried:
+            self._to_tell.set()
+        else:
+            self._loop.call_later(TOLD_TOGETHER_S, self._to_tell.set)
