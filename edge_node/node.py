@@ -11,9 +11,11 @@ import asyncio
 import contextlib
 import importlib.metadata
 import logging
+import os
 import signal
-from collections.abc import Callable, Coroutine
-from typing import Any
+import threading
+from collections.abc import Callable
+from functools import partial
 
 from edge_node.api.app import create_app
 from edge_node.api.listener import listen
@@ -30,6 +32,7 @@ from edge_node.domain import NodeId
 from edge_node.errors import StoreUnavailable
 from edge_node.guard.deciding import guard_settings, policy_of
 from edge_node.guard.feed import keep_up_to_date
+from edge_node.lasting import Loops, Run
 from edge_node.learning.sharing import LearningShare, SharingSettings
 from edge_node.peering.client import PeerClient
 from edge_node.peering.discovery import Discovery, DiscoverySettings, require_zeroconf
@@ -46,7 +49,7 @@ from edge_node.store.image_files import ImageFiles, image_bounds
 from edge_node.store.init_images import InitImages, init_image_bounds
 from edge_node.store.opening import open_latents, open_ledger, open_pool
 from edge_node.store.stored_latents import StoredLatents, StoredLatentsSettings
-from edge_node.store.task_ledger import LedgerSettings
+from edge_node.store.task_ledger import LedgerSettings, TaskLedger
 from edge_node.supervision.worker_process import WorkerProcess, WorkerSettings
 from edge_node.tasks.cluster_view import ClusterView, ClusterViewLimits
 from edge_node.tasks.hosting import Hosting, HostingLimits
@@ -61,6 +64,9 @@ log = logging.getLogger(__name__)
 
 STORE_START_S_MAX = 30.0
 STOP_GRACE_S = 1.0
+# Of a node that gives itself up: it ends within `GIVE_UP_S`, whatever still hangs, to be restarted.
+EXIT_GIVEN_UP = 70
+GIVE_UP_S = 10.0
 
 
 async def run_node(read_config: Callable[[], NodeConfig]) -> int:
@@ -82,8 +88,9 @@ async def run_node(read_config: Callable[[], NodeConfig]) -> int:
     set_log_level(reloader.config)
     reloader.tell(set_log_level)
     async with contextlib.AsyncExitStack() as stack:
-        await _Node(reloader, stack).run(stopping)
-    return 0
+        node = _Node(reloader, stack, stopping)
+        await node.run()
+    return EXIT_GIVEN_UP if node.given_up else 0
 
 
 def set_log_level(config: NodeConfig) -> None:
@@ -94,12 +101,17 @@ def set_log_level(config: NodeConfig) -> None:
 class _Node:
     """The parts of one node; everything it starts is stopped by `stack`, last first."""
 
-    def __init__(self, reloader: Reloader, stack: contextlib.AsyncExitStack) -> None:
+    def __init__(
+        self, reloader: Reloader, stack: contextlib.AsyncExitStack, stopping: asyncio.Event
+    ) -> None:
         self._reloader = reloader
+        self._stopping = stopping
+        self.given_up = False
         config = reloader.config
         self._stack = stack
         self._clock = SystemClock()
         self._metrics = NodeMetrics()
+        self._loops = Loops(on_failed=self._metrics.loop_failed, give_up=self._give_up)
         self._metrics.registry.register(DeviceCollector(clock=self._clock))
         config.data_folder.mkdir(parents=True, exist_ok=True)
         self._folder = config.data_folder.resolve()
@@ -116,7 +128,7 @@ class _Node:
     def _config(self) -> NodeConfig:
         return self._reloader.config
 
-    async def run(self, stopping: asyncio.Event) -> None:
+    async def run(self) -> None:
         self._stack.enter_context(sole_owner(self._folder))
         store_url = self._config.redis_url or await self._start_embedded_store()
         ledger = await self._stack.enter_async_context(
@@ -124,6 +136,7 @@ class _Node:
                 LedgerSettings.of(self._config, store_url),
                 clock=self._clock,
                 on_pending_changed=self._metrics.write_behind_changed,
+                loops=self._loops,
             )
         )
         images, init_images = await self._start_files()
@@ -158,6 +171,7 @@ class _Node:
             worker=worker,
             metrics=self._metrics,
             clock=self._clock,
+            loops=self._loops,
         )
         self._reloader.tell(lambda new: dispatcher.reconfigure(DispatcherSettings.of(new)))
         self._worker_changed = lambda: self._tell_worker_changed(worker, dispatcher)
@@ -169,15 +183,7 @@ class _Node:
         self._stack.push_async_callback(dispatcher.stop)
         self._stack.push_async_callback(links.say_goodbye)
         self._discover(links)
-        housekeeper = Housekeeper(
-            ledger=ledger,
-            images=images,
-            init_images=init_images,
-            task_keep_s=lambda: self._config.task_keep_s,
-            on_stored=self._metrics.images_stored,
-            clock=self._clock,
-        )
-        self._background("housekeeping", housekeeper.run())
+        self._keep_house(ledger, images, init_images)
         front_desk = FrontDesk(
             FrontDeskSettings.of(self._config),
             dispatcher=dispatcher,
@@ -187,16 +193,19 @@ class _Node:
             ledger=ledger,
             clock=self._clock,
             learner=lambda: share.progress,
+            given_up=lambda: self._loops.given_up,
         )
         self._reloader.tell(lambda new: front_desk.reconfigure(FrontDeskSettings.of(new)))
-        self._background("gRPC health", server.follow(front_desk.readiness))
-        await self._serve(front_desk, dispatcher, stopping)
+        follow = partial(server.follow, front_desk.readiness)
+        self._background("gRPC health", follow, vital=True)
+        await self._serve(front_desk, dispatcher)
 
     # The parts.
 
     async def _start_embedded_store(self) -> str:
         path = self._sockets / "store.sock"
-        self._background("keeping the store", keep_store(self._folder, socket_path=path))
+        keep = partial(keep_store, self._folder, socket_path=path)
+        self._background("keeping the store", keep, vital=True)
         await wait_until_ready(path, STORE_START_S_MAX)
         return f"unix://{path}"
 
@@ -212,12 +221,24 @@ class _Node:
         await init_images.start()
         return images, init_images
 
+    def _keep_house(self, ledger: TaskLedger, images: ImageFiles, init_images: InitImages) -> None:
+        housekeeper = Housekeeper(
+            ledger=ledger,
+            images=images,
+            init_images=init_images,
+            task_keep_s=lambda: self._config.task_keep_s,
+            on_stored=self._metrics.images_stored,
+            clock=self._clock,
+        )
+        self._background("housekeeping", housekeeper.run, vital=True)
+
     async def _start_latents(self, url: str, memory: SlotMemory) -> StoredLatents:
         latents = await self._stack.enter_async_context(
             open_latents(
                 StoredLatentsSettings.of(self._config, url),
                 last=lambda: memory.snapshot(moment(self._clock)),
                 on_behind_changed=self._metrics.latent_memory_changed,
+                loops=self._loops,
             )
         )
         # Latents are worth less than a start: without the store's, decisions begin cold.
@@ -230,25 +251,27 @@ class _Node:
     async def _start_learning(self, url: str) -> ExperiencePool:
         """The learner's way to the node and the node's way to the learner, and the learner."""
         if isinstance(guard := self._policy, Guard):
-            feeding = keep_up_to_date(guard, self._config, store_url=url)
-            self._background("feeding the guard", feeding)
+            feed = partial(keep_up_to_date, guard, self._config, store_url=url, loops=self._loops)
+            self._background("feeding the guard", feed)
         pool = await self._stack.enter_async_context(
             open_pool(
                 PoolSettings.of(self._config, url),
                 clock=self._clock,
                 on_dropped=self._metrics.experience_dropped,
+                loops=self._loops,
             )
         )
         if self._config.learner:
             command = learner_command(self._config, url)
-            self._background("keeping the learner", keep_learner(command, folder=self._folder))
+            keep = partial(keep_learner, command, folder=self._folder)
+            self._background("keeping the learner", keep)
         return pool
 
     def _worker(self) -> WorkerProcess:
         settings = WorkerSettings.of(
             self._config, socket_path=self._sockets / "worker.sock", run_dir=self._folder / "run"
         )
-        return WorkerProcess(settings, on_change=lambda: self._worker_changed())
+        return WorkerProcess(settings, on_change=lambda: self._worker_changed(), loops=self._loops)
 
     def _tell_worker_changed(self, worker: WorkerProcess, dispatcher: Dispatcher) -> None:
         while self._worker_starts < worker.starts:
@@ -266,6 +289,7 @@ class _Node:
             view=view,
             metrics=self._metrics,
             clock=self._clock,
+            loops=self._loops,
         )
         await share.start()
         self._stack.push_async_callback(share.close)
@@ -284,6 +308,7 @@ class _Node:
             node_forgotten=dispatcher.peer_forgotten,
             connect=PeerClient,
             clock=self._clock,
+            loops=self._loops,
         )
         self._reloader.tell(lambda new: links.reconfigure(MembershipSettings.of(new)))
         servicer = NodeServicer(
@@ -295,7 +320,7 @@ class _Node:
         self._stack.push_async_callback(server.stop, grace_s=STOP_GRACE_S)
         await links.start()
         self._stack.push_async_callback(links.stop)
-        self._background("sharing what is learned", share.run(links))
+        self._background("sharing what is learned", partial(share.run, links))
         return links, server
 
     def _discover(self, links: PeerLinks) -> None:
@@ -304,11 +329,9 @@ class _Node:
             discovery = Discovery(
                 DiscoverySettings.of(self._config), found=links.found, lost=links.lost
             )
-            self._background("discovery", discovery.run())
+            self._background("discovery", discovery.run)
 
-    async def _serve(
-        self, front_desk: FrontDesk, dispatcher: Dispatcher, stopping: asyncio.Event
-    ) -> None:
+    async def _serve(self, front_desk: FrontDesk, dispatcher: Dispatcher) -> None:
         config = self._config
         app = create_app(
             front_desk,
@@ -318,24 +341,28 @@ class _Node:
         )
 
         async def drain() -> None:
+            if self.given_up:
+                return
             log.info("stopping: no new tasks, %g s for those under way", config.drain_s)
             await dispatcher.drain(timeout_s=config.drain_s)
 
-        await listen(app, config, stopping=stopping, drain=drain)
+        await listen(app, config, stopping=self._stopping, drain=drain)
 
-    def _background(self, name: str, coroutine: Coroutine[Any, Any, None]) -> None:
-        """Runs `coroutine` until the node stops, then cancels it and waits for its end."""
-        task = asyncio.create_task(coroutine, name=name)
-        task.add_done_callback(_complain)
+    def _give_up(self, name: str) -> None:
+        """The node cannot do without what keeps failing: it ends, and a new life may do better."""
+        log.critical("the node ends itself, because %s keeps failing", name)
+        self.given_up = True
+        self._stopping.set()
+        last_resort = threading.Timer(GIVE_UP_S, os._exit, (EXIT_GIVEN_UP,))
+        last_resort.daemon = True
+        last_resort.start()
+
+    def _background(self, name: str, run: Run, *, vital: bool = False) -> None:
+        """Keeps `run` going until the node stops, then cancels it and waits for its end."""
+        task = self._loops.start(name, run, vital=vital)
 
         async def end() -> None:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
         self._stack.push_async_callback(end)
-
-
-def _complain(ended: asyncio.Task[None]) -> None:
-    """What goes on in the background does not end by itself."""
-    if not ended.cancelled():
-        log.critical("%s ended", ended.get_name(), exc_info=ended.exception())

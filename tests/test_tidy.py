@@ -25,6 +25,7 @@ PURE = {
     "clock",
     "config",
     "config_sources",
+    "lasting",
     "ports",
     "socket_path",
     "worker_options",
@@ -66,6 +67,7 @@ ALLOWED = {
     "edge_node.learning.sharing": PURE
     | {"child_options", "dispatch.own_node", "learning", "store", "tasks", "telemetry"},
     "edge_node.grpc_health": set(),
+    "edge_node.lasting": set(),
     "edge_node.peering": PURE | {"peering", "dispatch", "grpc_health", "tasks.membership"},
     "edge_node.api": PURE | {"api", "telemetry", "scheduler.guard.status"},
     "edge_node.worker": PURE | {"worker", "grpc_health", "peering.codec", "scheduler.longest_wait"},

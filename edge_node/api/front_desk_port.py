@@ -65,6 +65,10 @@ class FrontDeskPort(Protocol):
         """All nodes as this one sees them."""
         ...
 
+    def liveness(self) -> tuple[str, ...]:
+        """What only a restart of the node can mend; empty when nothing is."""
+        ...
+
     def readiness(self) -> tuple[str, ...]:
         """Why requests should go elsewhere; empty when they need not."""
         ...

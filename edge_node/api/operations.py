@@ -24,9 +24,16 @@ async def read_cluster(request: Request) -> JSONResponse:
 
 
 @router.get("/livez", response_model=None)
-async def is_alive() -> JSONResponse:
-    """The process answers."""
-    return JSONResponse({"status": "ok"})
+async def is_alive(request: Request) -> JSONResponse:
+    """Whether the node goes on, or only a restart can help it, and why."""
+    reasons = surface_of(request).front_desk.liveness()
+    if not reasons:
+        return JSONResponse({"status": "ok"})
+    body = error_body(NodeNotReady(f"Stuck: {'; '.join(reasons)}."))
+    return JSONResponse(
+        {"status": "stuck", "reasons": list(reasons), **body},
+        status_code=NodeNotReady.http_status,
+    )
 
 
 @router.get("/readyz", response_model=None)

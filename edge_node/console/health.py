@@ -11,6 +11,7 @@ import http.client
 import json
 import time
 from dataclasses import dataclass
+from typing import Any
 
 from edge_node.child_options import learner_alive_path
 from edge_node.config import NodeConfig
@@ -46,16 +47,28 @@ def _node(config: NodeConfig) -> Health:
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.rest_host, config.rest_host)
     connection = http.client.HTTPConnection(host, config.rest_port, timeout=ANSWER_S_MAX)
     try:
+        connection.request("GET", "/livez")
+        alive = _answered(connection)
         connection.request("GET", "/readyz")
-        answer = json.loads(connection.getresponse().read())
+        ready = _answered(connection)
     except (OSError, ValueError, http.client.HTTPException) as error:
         line = f"node {config.node_id} does not answer at {host}:{config.rest_port}: {error}"
         return Health(alive=False, ready=False, line=line)
     finally:
         connection.close()
-    reasons = answer.get("reasons", [])
+    stuck, reasons = alive.get("reasons", []), ready.get("reasons", [])
+    if stuck:
+        line = f"node {config.node_id} is stuck: {'; '.join(stuck)}"
+        return Health(alive=False, ready=False, line=line)
     line = f"node {config.node_id} is alive, and {'; '.join(reasons) or 'ready'}"
     return Health(alive=True, ready=not reasons, line=line)
+
+
+def _answered(connection: http.client.HTTPConnection) -> dict[str, Any]:
+    answer = json.loads(connection.getresponse().read())
+    if not isinstance(answer, dict):
+        raise ValueError(f"it answers {str(answer)[:80]!r}")
+    return answer
 
 
 async def _worker(config: NodeConfig) -> Health:

@@ -15,7 +15,6 @@ from ulid import ULID
 
 from edge_node.clock import Clock
 from edge_node.config import NodeConfig
-from edge_node.dispatch.background import Background
 from edge_node.dispatch.executor import Executor
 from edge_node.dispatch.inbox import Inbox
 from edge_node.dispatch.offloads import Offloads
@@ -24,6 +23,7 @@ from edge_node.dispatch.own_tasks import OwnTasks, OwnTasksSettings
 from edge_node.dispatch.placer import Placer
 from edge_node.dispatch.timekeeper import Timekeeper, TimekeeperSettings
 from edge_node.domain import AttemptFailed, NodeId, NodeState, Task
+from edge_node.lasting import Loops
 from edge_node.ports import ExperiencePool, Images, InitImages, LatentStore, Ledger, Peers, Worker
 from edge_node.tasks import hosting as hosted
 from edge_node.tasks import lifecycle_protocol as life
@@ -71,6 +71,7 @@ class Dispatcher:
         clock: of the node.
         latent_store: keeps latents across restarts, if any does.
         pool: keeps decisions and outcomes for a learner, if any does.
+        loops: keeps the node's sense of time going.
         new_ulid: names tasks and jobs.
     """
 
@@ -92,11 +93,11 @@ class Dispatcher:
         clock: Clock,
         latent_store: LatentStore | None = None,
         pool: ExperiencePool | None = None,
+        loops: Loops | None = None,
         new_ulid: Callable[[], str] = lambda: str(ULID()),
     ) -> None:
-        self._hosting = hosting
-        self._view = view
-        self._clock = clock
+        self._hosting, self._view, self._clock = hosting, view, clock
+        self._loops, self._looking = loops or Loops(), list[asyncio.Task[None]]()
         self._inbox = inbox = Inbox(lifecycle=lifecycle, hosting=hosting, clock=clock)
         self.own_node = node = OwnNode(
             identity, settings.drawing, hosting=hosting, view=view, worker=worker, clock=clock
@@ -146,8 +147,8 @@ class Dispatcher:
             ledger=ledger,
             metrics=metrics,
             clock=clock,
+            loops=self._loops,
         )
-        self._loops: Background[str] = Background()
         inbox.connect(obey=self._obey, hosting_changed=node.changed)
 
     # Start, change and stop, called by node.py.
@@ -157,7 +158,11 @@ class Dispatcher:
         self._offloads.start(peers)
         self.own_node.tell_peers_by(peers.push_state)
         self._inbox.apply(life.TasksRecovered(tasks=tuple(recovered)))
-        self._loops.start(self._timekeeper.run())
+        self._looking.append(self._loops.start("the clock", self._timekeeper.run, vital=True))
+
+    def still_s(self) -> float:
+        """For how long nobody has looked at leases and deadlines; 0 while somebody does."""
+        return self._timekeeper.still_s()
 
     def reconfigure(self, settings: DispatcherSettings) -> None:
         """Takes other bounds for what is to come."""
@@ -175,7 +180,10 @@ class Dispatcher:
 
     async def stop(self) -> None:
         """Ends all that is under way; the ledger knows what is owed."""
-        for part in (self._loops, self._offloads, self.executor, self.own_tasks):
+        for looking in self._looking:
+            looking.cancel()
+            await asyncio.wait([looking])
+        for part in (self._offloads, self.executor, self.own_tasks):
             await part.stop()
 
     # What membership says.

@@ -60,8 +60,10 @@ class FrontDesk:
         ledger: Ledger,
         clock: Clock,
         learner: Callable[[], LearnerProgress | None] = lambda: None,
+        given_up: Callable[[], tuple[str, ...]] = lambda: (),
     ) -> None:
         self._learner = learner
+        self._given_up = given_up
         self._settings = settings
         self._dispatcher = dispatcher
         self._view = view
@@ -195,9 +197,17 @@ class FrontDesk:
             learner=self._learner(),
         )
 
+    def liveness(self) -> tuple[str, ...]:
+        """What only a restart of the node can mend; empty when nothing is."""
+        still_s = self._dispatcher.still_s()
+        reasons = [f"{name} keeps failing" for name in self._given_up()]
+        if still_s:
+            reasons.append(f"nobody has looked at deadlines and leases for {still_s:.0f} s")
+        return tuple(reasons)
+
     def readiness(self) -> tuple[str, ...]:
         """Why requests should go elsewhere at present; empty when they need not."""
-        reasons = []
+        reasons = list(self.liveness())
         if self._dispatcher.own_node.draining:
             reasons.append("the node is draining")
         description = self._worker.description

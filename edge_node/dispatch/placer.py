@@ -22,6 +22,7 @@ from edge_node.telemetry.metrics import NodeMetrics
 from scheduler.experience import RecordedDecision
 from scheduler.guard.guard import Guard, reason_word
 from scheduler.guard.status import GuardStatus
+from scheduler.observation import FloatArray
 from scheduler.policy import Outcome, Policy
 
 log = logging.getLogger(__name__)
@@ -79,25 +80,25 @@ class Placer:
         task, fence = wanted.task, wanted.fence
         start_s = self._clock.now_s()
         self._node.look()
-        self.let_slot_pass(start_s)
-        nth = self._memory.place()
+        nth = self._nth(start_s)
         placement = place(
             task,
             avoided=wanted.avoided,
             view=self._view,
             policy=self._policy,
             now_s=start_s,
-            recall=lambda node_ids: self._memory.recall(nth, node_ids),
+            recall=None if nth is None else partial(self._recall, nth),
         )
         if placement is None:
             self._inbox.apply(life.PlacementImpossible(task_id=task.id, fence=fence))
             return
-        self._memory.decided(nth, placement.observation.node_ids, placement.decision)
         seconds = self._clock.now_s() - start_s
-        try:
-            self._note(wanted, placement, nth, seconds=seconds)
-        except Exception:
-            log.exception("the decision about %s was not recorded", task.id)
+        if nth is not None:
+            try:
+                self._memory.decided(nth, placement.observation.node_ids, placement.decision)
+                self._note(wanted, placement, nth, seconds=seconds)
+            except Exception:
+                log.exception("the decision about %s was not recorded", task.id)
         self._inbox.apply(
             life.PlacementMade(
                 task_id=task.id,
@@ -110,6 +111,22 @@ class Placer:
                 eta_s=placement.eta_s,
             )
         )
+
+    def _nth(self, now_s: float) -> Place | None:
+        """The decision's place in its slot; None where no account of slots can be kept."""
+        try:
+            self.let_slot_pass(now_s)
+            return self._memory.place()
+        except Exception:
+            log.exception("a task is placed without a slot")
+            return None
+
+    def _recall(self, nth: Place, node_ids: tuple[str, ...]) -> FloatArray | None:
+        try:
+            return self._memory.recall(nth, node_ids)
+        except Exception:
+            log.exception("a task is placed without a latent")
+            return None
 
     def attempt_ended(self, ended: life.AttemptEnded) -> None:
         """The executor no longer works on a dispatch: its work is not counted there any more."""

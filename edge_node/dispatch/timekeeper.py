@@ -15,6 +15,7 @@ from edge_node.dispatch.inbox import Inbox
 from edge_node.dispatch.own_node import OwnNode
 from edge_node.dispatch.placer import Placer
 from edge_node.domain import NodeId
+from edge_node.lasting import Loops
 from edge_node.ports import Ledger
 from edge_node.tasks import hosting as hosted
 from edge_node.tasks import lifecycle_protocol as life
@@ -28,6 +29,9 @@ log = logging.getLogger(__name__)
 
 # How often within a lease its executor says that it still holds the attempt.
 LEASE_RENEWALS = 4
+# Without a look at leases and deadlines for so long, or so many ticks, time stands still.
+STILL_S = 5.0
+STILL_TICKS = 50
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +77,7 @@ class Timekeeper:
         ledger: is looked at for its gauge.
         metrics: the gauges.
         clock: the time.
+        loops: hears of a failure of what a look can do without.
     """
 
     def __init__(
@@ -87,8 +92,10 @@ class Timekeeper:
         ledger: Ledger,
         metrics: NodeMetrics,
         clock: Clock,
+        loops: Loops,
     ) -> None:
         self.settings = settings
+        self._loops = loops
         self._node = node
         self._inbox = inbox
         self._lifecycle = lifecycle
@@ -100,36 +107,54 @@ class Timekeeper:
         self._alive: frozenset[NodeId] = frozenset()
         self._observe_due_s = 0.0
         self._renewal_due_s = 0.0
+        self._looked_s = clock.now_s()
+
+    def still_s(self) -> float:
+        """For how long time has stood still here; 0 while it goes on."""
+        silence_s = self._clock.now_s() - self._looked_s
+        return silence_s if silence_s > max(STILL_S, STILL_TICKS * self.settings.tick_s) else 0.0
 
     async def run(self) -> None:
-        """Looks until it is cancelled."""
+        """Looks until it is cancelled, or a look fails."""
         while True:
-            try:
-                self.look()
-            except Exception:
-                # Leases and deadlines must be looked at again, whatever went wrong this time.
-                log.exception("a look at the time failed")
+            self.look()
             await asyncio.sleep(self.settings.tick_s)
 
     def look(self) -> None:
-        """Does all that is due now."""
+        """Does all that is due now; what it can do without may fail.
+
+        Raises:
+            ExceptionGroup: what it cannot do without failed; the rest was done all the same.
+        """
         now_s = self._clock.now_s()
-        self._miss_silent_peers(now_s)
-        self._inbox.apply(life.ClockAdvanced())
-        self._move_waiting(now_s)
-        self._placer.let_slot_pass(now_s)
-        if now_s >= self._renewal_due_s:
-            self._renewal_due_s = now_s + self.settings.lease_s / LEASE_RENEWALS
-            self._inbox.apply(hosted.HeartbeatDue())
+        failed: list[Exception] = []
+        for duty in (self._miss_silent_peers, self._let_time_pass, self._renew_leases):
+            try:
+                duty(now_s)
+            except Exception as error:
+                failed.append(error)
+        self._loops.attempt("moving tasks that wait", lambda: self._move_waiting(now_s))
+        self._loops.attempt("slots", lambda: self._placer.let_slot_pass(now_s))
         if now_s >= self._observe_due_s:
             self._observe_due_s = now_s + self.settings.heartbeat_s
-            self._observe()
+            self._loops.attempt("gauges", self._observe)
+        if failed:
+            raise ExceptionGroup("a look at the time failed", failed)
 
     def peer_forgotten(self, node_id: NodeId) -> None:
         """A peer left, or is given up: its attempts are placed again."""
         self._alive -= {node_id}
         self._view.forget(node_id)
         self._inbox.apply(life.PeerFailed(node_id=node_id))
+
+    def _let_time_pass(self, now_s: float) -> None:
+        self._inbox.apply(life.ClockAdvanced())
+        self._looked_s = now_s
+
+    def _renew_leases(self, now_s: float) -> None:
+        if now_s >= self._renewal_due_s:
+            self._inbox.apply(hosted.HeartbeatDue())
+            self._renewal_due_s = now_s + self.settings.lease_s / LEASE_RENEWALS
 
     def _miss_silent_peers(self, now_s: float) -> None:
         alive = frozenset(n for n in self._view.node_ids() if self._view.is_alive(n, now_s=now_s))

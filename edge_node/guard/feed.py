@@ -13,6 +13,7 @@ import numpy as np
 from edge_node.config import NodeConfig
 from edge_node.errors import StoreUnavailable
 from edge_node.guard.deciding import policy_coin, takes_published_weights
+from edge_node.lasting import Loops
 from edge_node.store.connection import StoreConnection, StoreSettings
 from edge_node.store.published_weights import PublishedWeights, UnusableWeights, load_published
 from edge_node.store.verdicts import UnreadableVerdict, VerdictStore
@@ -24,9 +25,12 @@ log = logging.getLogger(__name__)
 LOOK_EVERY_S = 1.0
 
 
-async def keep_up_to_date(guard: Guard, config: NodeConfig, *, store_url: str) -> None:
+async def keep_up_to_date(
+    guard: Guard, config: NodeConfig, *, store_url: str, loops: Loops | None = None
+) -> None:
     """Feeds the node's guard from its store, until it is cancelled."""
-    connection = StoreConnection(StoreSettings(url=store_url, connections_max=2))
+    settings = StoreSettings(url=store_url, connections_max=2)
+    connection = StoreConnection(settings, loops=loops)
     await connection.start()
     try:
         feed = GuardFeed(

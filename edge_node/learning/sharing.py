@@ -9,6 +9,7 @@ its own learner's always took, the announcement in its store.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from edge_node.config import NodeConfig
 from edge_node.dispatch.own_node import OwnNode
 from edge_node.domain import ExperiencePage, LearnedWeights, Learning, NodeId
 from edge_node.errors import DEdgeAIError, InvalidRequest, StoreUnavailable, WeightsGone
+from edge_node.lasting import Loops
 from edge_node.learning.held_weights import HeldWeights
 from edge_node.ports import Peers
 from edge_node.snapshot import LearnerProgress
@@ -83,6 +85,7 @@ class LearningShare:
         view: knows what others say.
         metrics: of the node.
         clock: of the node.
+        loops: looks for the store.
 
     Attributes:
         progress: of the learner beside the node, while it learns.
@@ -97,6 +100,7 @@ class LearningShare:
         view: ClusterView,
         metrics: NodeMetrics,
         clock: Clock,
+        loops: Loops | None = None,
     ) -> None:
         self._settings = settings
         self._node = node
@@ -104,7 +108,7 @@ class LearningShare:
         self._metrics = metrics
         self._clock = clock
         store = StoreSettings(url=store_url, connections_max=2)
-        self._connection = StoreConnection(store)
+        self._connection = StoreConnection(store, loops=loops)
         pool = PoolSettings(store=store, node_id=settings.node_id)
         self._pool = PoolReader(pool, self._connection)
         self._board = LearnerBoard(self._connection, node_id=settings.node_id)
@@ -132,15 +136,11 @@ class LearningShare:
         await self._connection.close()
 
     async def run(self, peers: Peers) -> None:
-        """Looks until it is cancelled."""
+        """Looks until it is cancelled, or a look fails."""
         while True:
-            try:
+            # The connection logs it, and looks for the store.
+            with contextlib.suppress(StoreUnavailable):
                 await self.look(peers)
-            except StoreUnavailable:
-                pass  # the connection logs it, and looks for the store
-            except Exception:
-                # Learning may stand still; who learns must be looked at again.
-                log.exception("a look at who learns failed")
             await asyncio.sleep(LOOK_EVERY_S)
 
     async def look(self, peers: Peers) -> None:

@@ -14,11 +14,13 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Protocol
 
 from edge_node.clock import Clock
 from edge_node.domain import NodeId, NodeState
 from edge_node.errors import DEdgeAIError
+from edge_node.lasting import Loops
 from edge_node.ports import Peer
 from edge_node.tasks import membership as member
 from edge_node.tasks.membership import LinkId, Membership, MembershipSettings
@@ -80,6 +82,7 @@ class PeerLinks:
         node_forgotten: told of a node that said goodbye or is given up for good.
         connect: leads to the node at an address.
         clock: tells how long a node has been silent, and a round trip takes.
+        loops: keeps every link going.
     """
 
     def __init__(
@@ -93,7 +96,9 @@ class PeerLinks:
         node_forgotten: Callable[[NodeId], None],
         connect: Connect,
         clock: Clock,
+        loops: Loops | None = None,
     ) -> None:
+        self._loops = loops or Loops()
         self._membership = Membership(settings, own_id=own_id)
         self._own_state = own_state
         self._state_received = state_received
@@ -195,8 +200,12 @@ class PeerLinks:
             case member.OpenLink(link=link, address=address):
                 opened = _OpenLink(connection=self._connect(address))
                 self._open[link] = opened
-                for keep in (self._keep_link, self._keep_measuring):
-                    opened.loops.append(asyncio.create_task(keep(link, address, opened)))
+                for name, keep in (
+                    (f"the link to {address}", self._keep_link),
+                    (f"measuring the link to {address}", self._keep_measuring),
+                ):
+                    run = partial(keep, link, address, opened)
+                    opened.loops.append(self._loops.start(name, run, vital=False))
             case member.CloseLink(link=link):
                 self._close(link)
             case member.HearState(state=state):
@@ -217,7 +226,9 @@ class PeerLinks:
         closing.add_done_callback(self._closing.discard)
 
     async def _keep_link(self, link: LinkId, address: str, opened: _OpenLink) -> None:
-        while not self._membership.leaving:
+        while True:
+            if self._membership.leaving:
+                await asyncio.Event().wait()  # until the link is closed
             try:
                 exchange = opened.connection.exchange_state(self.own_states())
                 async with aclosing(exchange) as states:
@@ -226,8 +237,8 @@ class PeerLinks:
             except DEdgeAIError as error:
                 log.debug("link to %s: %s", address, error.message)
             except Exception:
-                # Our own bug must not cut this node off until it is started again.
-                log.exception("link to %s failed", address)
+                self._apply(member.LinkBroke(link=link))
+                raise
             self._apply(member.LinkBroke(link=link))
             await asyncio.sleep(RECONNECT_S)
 
@@ -241,6 +252,4 @@ class PeerLinks:
                     self._round_trip_measured(node_id, self._clock.now_s() - start_s)
                 except DEdgeAIError:
                     pass  # the other loop notices, too
-                except Exception:
-                    log.exception("measuring the link to %s failed", address)
             await asyncio.sleep(PING_S if node_id is not None else RECONNECT_S)

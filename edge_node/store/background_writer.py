@@ -11,6 +11,7 @@ import contextlib
 from collections.abc import Awaitable, Callable
 
 from edge_node.errors import StoreUnavailable
+from edge_node.lasting import Loops
 from edge_node.store.connection import StoreConnection
 
 
@@ -22,6 +23,9 @@ class BackgroundWriter:
         connection: StoreConnection,
         write: Callable[[], Awaitable[bool]],
         *,
+        name: str,
+        loops: Loops | None = None,
+        vital: bool = False,
         pause_s: float = 0.0,
     ) -> None:
         """Starts nothing yet.
@@ -30,8 +34,14 @@ class BackgroundWriter:
             connection: started and closed with the writer.
             write: writes the next of what waits; returns whether more is left, or raises
                 StoreUnavailable and keeps what it had.
+            name: of what is written, in the log.
+            loops: keeps the writing going, `vital` or not.
+            vital: see above.
             pause_s: after each write.
         """
+        self._name = name
+        self._loops = loops or Loops()
+        self._vital = vital
         self._connection = connection
         self._write = write
         self._pause_s = pause_s
@@ -43,7 +53,7 @@ class BackgroundWriter:
     async def start(self) -> None:
         """Starts the background work; a store that is away is no error."""
         await self._connection.start()
-        self._task = asyncio.create_task(self._run())
+        self._task = self._loops.start(f"writing {self._name}", self._run, vital=self._vital)
 
     async def close(self) -> None:
         """Stops the background work; what was not written is lost."""

@@ -17,6 +17,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
 from edge_node.errors import StoreUnavailable
+from edge_node.lasting import Loops
 
 _log = logging.getLogger(__name__)
 
@@ -53,8 +54,13 @@ class StoreSettings:
 class StoreConnection:
     """Runs commands while the store is there, and says when it is not."""
 
-    def __init__(self, settings: StoreSettings) -> None:
+    def __init__(
+        self, settings: StoreSettings, *, loops: Loops | None = None, vital: bool = False
+    ) -> None:
+        """Connects nothing yet; `loops` keeps looking for the store, `vital` or not."""
         self._settings = settings
+        self._loops = loops or Loops()
+        self._vital = vital
         # Without retries: a command sent twice would meet the idempotency record of its first self.
         self._client = redis.Redis(
             connection_pool=redis.BlockingConnectionPool.from_url(
@@ -83,7 +89,9 @@ class StoreConnection:
     async def start(self) -> None:
         """Looks once, and then in the background; a store that is away is no error here."""
         await self._probe()
-        self._probe_task = asyncio.create_task(self._probe_forever())
+        self._probe_task = self._loops.start(
+            "looking for the store", self._probe_forever, vital=self._vital
+        )
 
     async def close(self) -> None:
         """Ends the background look and closes the sockets."""
@@ -156,6 +164,10 @@ class StoreConnection:
         except (RedisError, OSError, TimeoutError) as problem:
             self._went_away(f"{type(problem).__name__}: {problem}")
             return
+        except Exception as problem:
+            # Nothing is known of the store any more: it must not go on as available.
+            self._went_away(f"looking for it failed with {problem!r}")
+            raise
         if unfit_because:
             self._went_away(
                 "it cannot confirm writes on disk; set `appendonly yes` and `appendfsync always` "

@@ -20,6 +20,7 @@ from itertools import islice
 from edge_node.clock import Clock
 from edge_node.config import NodeConfig
 from edge_node.domain import ExperiencePage
+from edge_node.lasting import Loops
 from edge_node.store.background_writer import BackgroundWriter
 from edge_node.store.connection import Command, StoreConnection, StoreSettings
 from scheduler.experience import PooledDecision, RecordedDecision
@@ -76,16 +77,21 @@ class ExperiencePool:
         *,
         clock: Clock,
         on_dropped: Callable[[int], None] = lambda count: None,
+        loops: Loops | None = None,
     ) -> None:
         """Connects nothing yet; `on_dropped` is told how many entries were given up."""
         self._settings = settings
         self._on_dropped = on_dropped
-        self._connection = StoreConnection(settings.store)
+        self._connection = StoreConnection(settings.store, loops=loops)
         self._waiting: deque[PooledDecision | Outcome] = deque()
         self._life = f"{int(clock.unix_s() * 1000):014d}-{secrets.token_hex(4)}"
         self._decisions = 0
         self._writer = BackgroundWriter(
-            self._connection, self._write_batch, pause_s=settings.write_every_s
+            self._connection,
+            self._write_batch,
+            name="experience",
+            loops=loops,
+            pause_s=settings.write_every_s,
         )
         self.dropped = 0
 

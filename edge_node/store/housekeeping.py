@@ -1,13 +1,12 @@
 """Removes what is older than the operator wants to keep: images, init images, tasks.
 
-Owns how often, and that a round which fails is only that.
+Owns how often; a round that fails is for whoever keeps this going.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import Callable
 
 from edge_node.clock import Clock
@@ -15,8 +14,6 @@ from edge_node.errors import StoreUnavailable
 from edge_node.store.image_files import ImageFiles
 from edge_node.store.init_images import InitImages
 from edge_node.store.task_ledger import TaskLedger
-
-log = logging.getLogger(__name__)
 
 HOUSEKEEPING_S = 60.0
 EXPIRED_TASKS_MAX = 1000
@@ -50,13 +47,9 @@ class Housekeeper:
         self._clock = clock
 
     async def run(self) -> None:
-        """Keeps house until it is cancelled."""
+        """Keeps house until it is cancelled, or a round fails."""
         while True:
-            try:
-                await self.clean()
-            except Exception:
-                # A folder that cannot be read now may be in a minute, and fills until then.
-                log.exception("housekeeping failed")
+            await self.clean()
             await asyncio.sleep(HOUSEKEEPING_S)
 
     async def clean(self) -> None:

@@ -7,31 +7,38 @@ closed, whatever happens in between.
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Protocol
 
 from edge_node.clock import Clock
 from edge_node.errors import StoreUnavailable
+from edge_node.lasting import Loops
 from edge_node.store.experience_pool import ExperiencePool, PoolSettings
 from edge_node.store.stored_latents import StoredLatents, StoredLatentsSettings
 from edge_node.store.task_ledger import LedgerSettings, TaskLedger
 from edge_node.tasks.slots import LatentSnapshot
+
+log = logging.getLogger(__name__)
 
 FLUSH_S_MAX = 5.0
 
 
 @asynccontextmanager
 async def open_ledger(
-    settings: LedgerSettings, *, clock: Clock, on_pending_changed: Callable[[int], None]
+    settings: LedgerSettings,
+    *,
+    clock: Clock,
+    on_pending_changed: Callable[[int], None],
+    loops: Loops | None = None,
 ) -> AsyncIterator[TaskLedger]:
     """The ledger, connected.
 
     Raises:
         StoreUnavailable: without a store that promises to write to disk there is no node.
     """
-    ledger = TaskLedger(settings, clock=clock, on_pending_changed=on_pending_changed)
+    ledger = TaskLedger(settings, clock=clock, on_pending_changed=on_pending_changed, loops=loops)
     await ledger.connect()
     async with _flushed_and_closed(ledger):
         if not ledger.available:
@@ -48,9 +55,10 @@ async def open_latents(
     *,
     last: Callable[[], LatentSnapshot | None],
     on_behind_changed: Callable[[int], None],
+    loops: Loops | None = None,
 ) -> AsyncIterator[StoredLatents]:
     """The store's latents, connected; `last` gives what is to be written at the end."""
-    latents = StoredLatents(settings, on_behind_changed=on_behind_changed)
+    latents = StoredLatents(settings, on_behind_changed=on_behind_changed, loops=loops)
     await latents.connect()
     async with _flushed_and_closed(latents):
         try:
@@ -63,10 +71,14 @@ async def open_latents(
 
 @asynccontextmanager
 async def open_pool(
-    settings: PoolSettings, *, clock: Clock, on_dropped: Callable[[int], None]
+    settings: PoolSettings,
+    *,
+    clock: Clock,
+    on_dropped: Callable[[int], None],
+    loops: Loops | None = None,
 ) -> AsyncIterator[ExperiencePool]:
     """The experience pool, connected."""
-    pool = ExperiencePool(settings, clock=clock, on_dropped=on_dropped)
+    pool = ExperiencePool(settings, clock=clock, on_dropped=on_dropped, loops=loops)
     await pool.start()
     async with _flushed_and_closed(pool):
         yield pool
@@ -83,7 +95,11 @@ async def _flushed_and_closed(part: _WrittenBehind) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        with contextlib.suppress(TimeoutError, StoreUnavailable):
+        try:
             async with asyncio.timeout(FLUSH_S_MAX):
                 await part.flush()
+        except (TimeoutError, StoreUnavailable):
+            pass  # what was promised is on disk already
+        except Exception:
+            log.exception("what waited to be written is lost")
         await part.close()

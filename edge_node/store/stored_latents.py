@@ -25,6 +25,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from edge_node.config import NodeConfig
+from edge_node.lasting import Loops
 from edge_node.store.background_writer import BackgroundWriter
 from edge_node.store.connection import Command, StoreConnection, StoreSettings
 from edge_node.tasks.slots import LatentSnapshot
@@ -82,16 +83,17 @@ class StoredLatents:
         settings: StoredLatentsSettings,
         *,
         on_behind_changed: Callable[[int], None] = lambda slots: None,
+        loops: Loops | None = None,
     ) -> None:
         """Connects nothing yet; `on_behind_changed` is told how many slots the store lacks."""
         self._settings = settings
         self._on_behind_changed = on_behind_changed
-        self._connection = StoreConnection(settings.store)
+        self._connection = StoreConnection(settings.store, loops=loops)
         self._wanted: LatentSnapshot | None = None
         self._written: LatentSnapshot | None = None
         self._behind = 0
         self._flushing = False
-        self._writer = BackgroundWriter(self._connection, self._write)
+        self._writer = BackgroundWriter(self._connection, self._write, name="latents", loops=loops)
 
     @property
     def behind_slots(self) -> int:

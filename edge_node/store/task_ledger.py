@@ -37,6 +37,7 @@ from edge_node.domain import (
     TaskStatus,
 )
 from edge_node.errors import IdempotencyConflict, StoreUnavailable
+from edge_node.lasting import Loops
 from edge_node.requests import AlreadyAccepted, Appended, Idempotency
 from edge_node.store.background_writer import BackgroundWriter
 from edge_node.store.connection import Command, StoreConnection, StoreSettings
@@ -158,16 +159,22 @@ class TaskLedger:
         *,
         clock: Clock,
         on_pending_changed: Callable[[int], None] = lambda count: None,
+        loops: Loops | None = None,
     ) -> None:
         """Connects nothing yet; `on_pending_changed` is told the write-behind's length."""
         self._settings = settings
         self._clock = clock
         self._on_pending_changed = on_pending_changed
-        self._connection = StoreConnection(settings.store)
+        self._connection = StoreConnection(settings.store, loops=loops, vital=True)
         self._pending = PendingWrites(settings.pending_max)
         self._retractions: list[_Retraction] = []
         self._writer = BackgroundWriter(
-            self._connection, self._write_batch, pause_s=_WRITE_BEHIND_S
+            self._connection,
+            self._write_batch,
+            name="tasks",
+            loops=loops,
+            pause_s=_WRITE_BEHIND_S,
+            vital=True,
         )
         self._together = Together(self._connection)
 

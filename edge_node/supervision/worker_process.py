@@ -14,10 +14,12 @@ import pathlib
 import time
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from edge_node.config import NodeConfig
 from edge_node.domain import AttemptReport, Drawing, Fence, TaskId, WorkerDescription, WorkerLoad
 from edge_node.errors import WorkerUnavailable
+from edge_node.lasting import Loops
 from edge_node.supervision.child_process import (
     Backoff,
     ChildCommand,
@@ -90,8 +92,14 @@ class WorkerProcess:
     """A worker that is kept running (spawned) or kept connected (attached)."""
 
     def __init__(
-        self, settings: WorkerSettings, *, on_change: Callable[[], None] = lambda: None
+        self,
+        settings: WorkerSettings,
+        *,
+        on_change: Callable[[], None] = lambda: None,
+        loops: Loops | None = None,
     ) -> None:
+        """Starts nothing yet; `loops` keeps the keeping of it going."""
+        self._loops = loops or Loops()
         self._settings = settings
         self._on_change = on_change
         self._child = ChildProcess(settings.command) if settings.command else None
@@ -133,7 +141,7 @@ class WorkerProcess:
         """Begins to keep the worker; returns at once, `on_change` tells when it is ready."""
         assert self._running is None, "a worker is started once"
         keep = self._keep_spawned if self._child else self._keep_attached
-        self._running = asyncio.create_task(keep(), name="worker process")
+        self._running = self._loops.start("keeping the worker", keep, vital=True)
 
     async def stop(self) -> None:
         """Ends the worker if it was spawned, and the connection in any case."""
@@ -190,6 +198,7 @@ class WorkerProcess:
 
     async def _keep_spawned(self) -> None:
         assert self._child is not None
+        await self._disconnect()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._watch_for_hangs())
             group.create_task(
@@ -202,6 +211,7 @@ class WorkerProcess:
             )
 
     async def _keep_attached(self) -> None:
+        await self._disconnect()
         await self._connect(0)
         await self._watch_for_hangs()
 
@@ -209,7 +219,9 @@ class WorkerProcess:
         self.starts += 1
         self._begin_anew()
         self._client = WorkerClient(self._settings.socket_path)
-        self._following = asyncio.create_task(self._follow(self._client), name="worker follower")
+        self._following = self._loops.start(
+            "following the worker", partial(self._follow, self._client), vital=True
+        )
 
     async def _take_exit(self, ended: ChildExit) -> None:
         LOG.warning(
@@ -245,6 +257,10 @@ class WorkerProcess:
             except WorkerUnavailable:
                 self._take(description=None, load=None)
                 wait_s = _ASK_AGAIN_S
+            except Exception:
+                # Nothing is known of it any more: it must not go on as ready.
+                self._take(description=None, load=None)
+                raise
             await asyncio.sleep(wait_s)
 
     def _hear(self, *, description: WorkerDescription, load: WorkerLoad | None) -> None:

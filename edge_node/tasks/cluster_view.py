@@ -15,8 +15,9 @@ change.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -149,6 +150,7 @@ class ClusterView:
         A state of an earlier incarnation or with a sequence already passed is a message from the
         past. The same sequence again is a heartbeat: nothing changed until now.
         """
+        state = _sane(state)
         peer = self._peers.get(state.node_id)
         if peer is None:
             link = LinkEstimate(assumed_bits_s=self._limits.link_bits_s)
@@ -419,3 +421,22 @@ class ClusterView:
         age_s = max(0.0, now_s - peer.heard_s)
         overdue = age_s > HEARTBEATS_OVERDUE * self._limits.heartbeat_s
         return peer.change_s + (age_s if overdue else 0.0)
+
+
+def _sane(state: NodeState) -> NodeState:
+    """The state, or that of a node which draws for nobody, where its numbers mean nothing.
+
+    One that is not finite would spread through sums and comparisons into decisions about all.
+    """
+    numbers = (state.backlog, state.capacity, state.accepted_work_s, state.changed_s, state.sent_s)
+    if all(math.isfinite(number) for number in numbers):
+        return state
+    return replace(
+        state,
+        accepting=False,
+        backlog=0.0,
+        capacity=0.0,
+        accepted_work_s=0.0,
+        changed_s=0.0,
+        sent_s=0.0,
+    )

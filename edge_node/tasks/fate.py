@@ -29,7 +29,10 @@ class Phase(enum.Enum):
 # Which phase can follow which. An end may come wherever a task waits for something.
 _CAN_FOLLOW: dict[Phase, frozenset[Phase]] = {
     Phase.APPENDING: frozenset({Phase.PLACING}),
-    Phase.PLACING: frozenset({Phase.WAITING, Phase.ATTEMPTING, Phase.RECORDING, Phase.FINAL}),
+    # Again, where nobody answered.
+    Phase.PLACING: frozenset(
+        {Phase.PLACING, Phase.WAITING, Phase.ATTEMPTING, Phase.RECORDING, Phase.FINAL}
+    ),
     Phase.WAITING: frozenset({Phase.PLACING, Phase.RECORDING, Phase.FINAL}),
     Phase.ATTEMPTING: frozenset({Phase.PLACING, Phase.STORING, Phase.RECORDING, Phase.FINAL}),
     Phase.STORING: frozenset({Phase.RECORDING, Phase.FINAL}),

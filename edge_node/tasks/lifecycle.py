@@ -74,6 +74,8 @@ from edge_node.tasks.lifecycle_protocol import (
     TasksSubmitted,
 )
 
+# Placement answers at once; a task that waits for an answer so long will not get it.
+PLACEMENT_LOST_S = 5.0
 # Far more than a task can have in one life of its node.
 EVENTS_OF_A_LIFE_MAX = 1_000_000
 
@@ -248,6 +250,7 @@ class Lifecycle:
         """Asks for the next placement; `leaving` is avoided this once."""
         entry.attempt += 1
         entry.enter(Phase.PLACING, at, why)
+        entry.retry_at_s = at.now_s + PLACEMENT_LOST_S
         entry.record = replace(
             entry.record, status=TaskStatus.QUEUED, step=0, attempt=entry.attempt, executor=None
         )
@@ -442,6 +445,8 @@ class Lifecycle:
             elif entry.phase is Phase.WAITING and at.now_s >= entry.retry_at_s:
                 entry.attempt -= 1  # nobody was asked, so the number is still unused
                 instructions += self._place(entry, at, "tried again")
+            elif entry.phase is Phase.PLACING and at.now_s >= entry.retry_at_s:
+                instructions += self._place(entry, at, "placement lost")
             elif entry.phase is Phase.ATTEMPTING and self._lease_lapsed(entry, at):
                 executor = entry.record.executor
                 assert executor is not None

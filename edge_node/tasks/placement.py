@@ -45,7 +45,8 @@ def place(
 ) -> Placement | None:
     """Chooses an executor and books the work there; None when no node can take the task.
 
-    A policy that raises, or chooses what may not be chosen, loses its say, not the task.
+    A policy that raises, or chooses what may not be chosen, loses its say, not the task; so does
+    the rule that decides in its place.
     """
     observation = view.observation(task, avoided=avoided, now_s=now_s, recall=recall)
     if observation is None:
@@ -56,7 +57,7 @@ def place(
         _check(decision, observation)
     except Exception as error:
         failure = error
-        decision = replace(_FALLBACK.decide(observation), reason="error")
+        decision = _without_policy(observation)
     choice = decision.choice
     executor = NodeId(observation.node_ids[choice])
     ahead = float(observation.backlog_B[choice] + observation.own_B[choice]) + task.work
@@ -69,6 +70,18 @@ def place(
         decision=decision,
         policy_failure=failure,
     )
+
+
+def _without_policy(observation: Observation) -> Decision:
+    """By a rule; where that fails, too, by this node or the first that may be chosen."""
+    try:
+        decision = _FALLBACK.decide(observation)
+        _check(decision, observation)
+    except Exception:
+        alive, own = np.flatnonzero(observation.alive_B), observation.local
+        choice = own if own is not None and own in alive else int(alive[0])
+        decision = Decision(choice=choice, policy="first_alive")
+    return replace(decision, reason="error")
 
 
 def _check(decision: Decision, observation: Observation) -> None:

@@ -38,6 +38,7 @@ Work is in work units (domain.WorkModel). No prompt and no identifier is ever a 
 | worker_backlog_work_units | work units | by the worker's own account; 0 while it is away |
 | worker_queue_length | drawings | that it has not begun; 0 while it is away |
 | worker_resident_bytes | bytes | of its process; 0 while it is away |
+| loop_failures_total | failures; loop | of what goes on in the background; each is begun again |
 | worker_restarts_total | restarts | worker processes started after the first |
 | event_watchers | streams | clients that follow a task's events now |
 | http_requests_total | requests; surface, status | answered, by route template and status code |
@@ -224,6 +225,10 @@ class NodeMetrics:
         """A worker process was started in place of one that ended."""
         self._worker_restarts.inc()
 
+    def loop_failed(self, name: str) -> None:
+        """What goes on in the background failed, and is begun again."""
+        self._loop_failures.labels(name).inc()
+
     def watchers_changed(self, change: int) -> None:
         """A client began (1) or ended (-1) following events."""
         self._watchers.inc(change)
@@ -303,6 +308,9 @@ class NodeMetrics:
         self._worker_queue = self._gauge("worker_queue_length", "Drawings that it has not begun")
         self._worker_resident = self._gauge("worker_resident_bytes", "Memory of its process")
         self._worker_restarts = self._counter("worker_restarts_total", "Worker restarts")
+        self._loop_failures = self._counter(
+            "loop_failures_total", "Failures of what goes on in the background", "loop"
+        )
         self._watchers = self._gauge("event_watchers", "Clients that follow events")
         self._requests = self._counter(
             "http_requests_total", "REST requests answered", "surface", "status"

@@ -65,6 +65,7 @@ class MemoryFrontDesk:
     def __init__(self, *, held: bool = False, ready: bool = True) -> None:
         self.held = held
         self.ready = ready
+        self.stuck: tuple[str, ...] = ()
         self.refusal: DEdgeAIError | None = None
         self.unforeseen: Exception | None = None
         self.submitted: list[tuple[tuple[Drawing, ...], bool, float | None, int]] = []
@@ -239,6 +240,9 @@ class MemoryFrontDesk:
             ),
             tasks_in_flight=0,
         )
+
+    def liveness(self) -> tuple[str, ...]:
+        return self.stuck
 
     def readiness(self) -> tuple[str, ...]:
         return () if self.ready else ("the worker is loading", "the store is away")

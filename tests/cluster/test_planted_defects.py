@@ -196,7 +196,6 @@ FAULTY: dict[str, Plant] = {
     "ends are not noted": skipped(OwnTasks, "note"),
     "Idempotency-Keys are forgotten": key_forgotten,
     # Placing, state and time.
-    "impossible placements are forgotten": without(life.PlacementImpossible),
     "ended dispatches are still counted": skipped(ClusterView, "dispatch_ended"),
     "time does not pass": without(life.ClockAdvanced),
     "recovered tasks are not taken up": without(life.TasksRecovered),

@@ -14,7 +14,9 @@ from edge_node.child_options import learner_alive_path
 from edge_node.cli import main
 from edge_node.config_sources import load_config
 
+OK = (200, b'{"status": "ok"}')
 READY = (200, b'{"status": "ready"}')
+STUCK = b'{"status": "stuck", "reasons": ["the clock keeps failing"]}'
 LOADING = (503, b'{"status": "not ready", "reasons": ["the worker is loading"]}')
 
 
@@ -29,20 +31,29 @@ def said(
 
 
 @pytest.mark.parametrize(
-    ("answer", "alive", "ready"), [(READY, 0, 0), (LOADING, 0, 1), ((200, b"<html>"), 1, 1)]
+    ("livez", "answer", "alive", "ready"),
+    [
+        (OK, READY, 0, 0),
+        (OK, LOADING, 0, 1),
+        (OK, (200, b"<html>"), 1, 1),
+        (OK, (200, b"[]"), 1, 1),
+        ((503, STUCK), LOADING, 1, 1),
+    ],
 )
 def test_a_node_that_is_loading_is_alive_and_not_ready(
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
+    livez: tuple[int, bytes],
     answer: tuple[int, bytes],
     alive: int,
     ready: int,
 ) -> None:
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_response(answer[0])
+            code, body = answer if self.path == "/readyz" else livez
+            self.send_response(code)
             self.end_headers()
-            self.wfile.write(answer[1])
+            self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:
             pass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from edge_node.clock import Moment
 from edge_node.dispatch.timekeeper import Timekeeper, TimekeeperSettings
 from edge_node.domain import NodeId, Task, TaskId
+from edge_node.lasting import Loops, Patience
 from edge_node.tasks import hosting as hosted
 from edge_node.tasks import lifecycle_protocol as life
 from edge_node.tasks.hosting import Hosting, HostingLimits
@@ -49,6 +51,7 @@ class Kept:
 
     def __init__(self, settings: TimekeeperSettings = SETTINGS) -> None:
         self.clock, self.heard, self.slots = HandClock(), Heard(), Slots()
+        self.failed: list[str] = []
         self.ledger, self.worker, self.metrics = Ledger(), SetWorker(), NodeMetrics()
         self.view, self.hosting = a_view(self.clock), Hosting(HostingLimits())
         self.lifecycle = Lifecycle(LifecycleLimits(), term=1)
@@ -62,6 +65,7 @@ class Kept:
             view=self.view,
             metrics=self.metrics,
             clock=self.clock,
+            loops=Loops(on_failed=self.failed.append),
             **others,
         )
 
@@ -69,8 +73,11 @@ class Kept:
         """What is heard of a look at that time."""
         self.heard.clear()
         self.clock.time_s = at_s
-        self.keeper.look()
+        asyncio.run(self._look())  # where a loop can tell the time of its failures
         return list(self.heard)
+
+    async def _look(self) -> None:
+        self.keeper.look()
 
     def gauge(self, name: str, labels: dict[str, str] | None = None) -> float | None:
         return self.metrics.registry.get_sample_value(f"dedgeai_{name}", labels)
@@ -190,6 +197,38 @@ def test_who_decides_is_shown_where_a_guard_knows() -> None:
     assert (kept.gauge("learned_share"), kept.gauge("guard_worse_share")) == (0.5, 0.25)
 
 
+def test_what_fails_in_a_look_costs_itself_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = Kept()
+
+    class Deaf(Heard):
+        def apply(self, event: object) -> None:
+            if isinstance(event, type(TICK)):
+                raise RuntimeError("planted")
+            super().apply(event)
+
+    def planted(*_: object) -> None:
+        raise RuntimeError("planted")
+
+    heard, keeper = Deaf(), kept.keeper
+    for part, value in (("_inbox", heard), ("_move_waiting", planted), ("_observe", planted)):
+        monkeypatch.setattr(keeper, part, value)
+    with pytest.raises(ExceptionGroup, match="a look at the time failed"):
+        kept.look(101.0)
+    assert heard == [hosted.HeartbeatDue()]
+    assert kept.slots.passed_s == [101.0]
+    assert kept.failed == ["moving tasks that wait", "gauges"]
+
+
+def test_time_stands_still_when_nobody_looks_and_goes_on_when_somebody_does() -> None:
+    kept = Kept(replace(SETTINGS, tick_s=0.2))
+    kept.look(200.0)
+    for at_s, still_s in ((200.0, 0.0), (209.9, 0.0), (211.0, 11.0)):
+        kept.clock.time_s = at_s
+        assert kept.keeper.still_s() == still_s
+    kept.look(212.0)
+    assert kept.keeper.still_s() == 0.0
+
+
 def waiting_task() -> Task:
     return Task(
         id=TaskId("own-1"),
@@ -250,7 +289,9 @@ def test_a_look_that_fails_is_not_the_last(monkeypatch: pytest.MonkeyPatch) -> N
         raise RuntimeError("a bug")
 
     monkeypatch.setattr(kept.keeper, "look", fail)
-    until(kept.keeper.run, lambda: len(looks) > 2)
+    loops = Loops(patience=Patience(pause_s=0.001))
+    keep = partial(loops.keep, "the clock", kept.keeper.run, vital=True)
+    until(keep, lambda: len(looks) > 2)
     assert len(looks) > 2
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from edge_node.domain import NodeId, NodeState
 from edge_node.errors import OriginUnavailable
+from edge_node.lasting import Loops, Patience
 from edge_node.peering import peer_links
 from edge_node.peering.peer_links import PeerLinks
 from edge_node.tasks.membership import MembershipSettings
@@ -92,6 +93,7 @@ class Linked:
             node_forgotten=self.forgotten.append,
             connect=self._connect,
             clock=self.clock,
+            loops=Loops(patience=Patience(pause_s=0.005)),
         )
 
     def _connect(self, address: str) -> Any:

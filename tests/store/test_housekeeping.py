@@ -11,6 +11,7 @@ import pytest
 
 from edge_node.domain import Image, TaskId
 from edge_node.errors import StoreUnavailable
+from edge_node.lasting import Loops, Patience
 from edge_node.store import housekeeping
 from edge_node.store.housekeeping import EXPIRED_TASKS_MAX, Housekeeper
 from edge_node.store.image_files import ImageFiles
@@ -107,7 +108,8 @@ def test_a_round_that_fails_is_only_that(
         house = House(tmp_path)
         await house.fill()
         house.ledger.failure = OSError("disk")
-        keeping = asyncio.create_task(house.housekeeper.run())
+        loops = Loops(patience=Patience(pause_s=0.01))
+        keeping = loops.start("housekeeping", house.housekeeper.run, vital=True)
         async with asyncio.timeout(10):
             while len(house.ledger.asked) < 2:
                 await asyncio.sleep(0.01)

@@ -135,6 +135,17 @@ def test_the_whole_way_to_an_image() -> None:
     assert (record.status, record.executor, record.image_bytes) == (TaskStatus.COMPLETED, B, 3)
 
 
+def test_a_placement_that_never_answers_is_asked_for_again() -> None:
+    machine = submitted()
+    assert machine.handle(life.ClockAdvanced(), at(4.9)) == []
+    (asked,) = machine.handle(life.ClockAdvanced(), at(5.0))
+    assert isinstance(asked, life.PlaceTask)
+    assert asked.fence == nth(2)
+    (late,) = placed(machine, attempt=1, now_s=5.1)  # it was only slow: nobody waits for it
+    assert isinstance(late, life.AttemptEnded)
+    assert life.StartAttempt in [type(told) for told in placed(machine, attempt=2, now_s=5.2)]
+
+
 def test_an_init_image_shortens_what_is_counted() -> None:
     machine = submitted(drawing=replace(DRAWING, init_image_sha256="ab" * 32, strength=0.4))
     placed(machine)
