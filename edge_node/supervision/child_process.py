@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
+import logging
 import os
 import pathlib
 import select
@@ -21,6 +23,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 from edge_node.supervision import launcher
+
+log = logging.getLogger(__name__)
 
 # Lines of the child's output that are told when it dies.
 LAST_LINES = 20
@@ -154,15 +158,16 @@ class ChildProcess:
         asyncio.get_running_loop().remove_reader(descriptor)
         os.close(descriptor)
         code = self._process.wait()
-        self._log.close()
-        self.command.pid_path.unlink(missing_ok=True)
-        self._exited.set_result(
-            ChildExit(
-                code=code,
-                lived_s=time.monotonic() - self._started_s,
-                last_lines=self._log.last_lines,
-            )
-        )
+        lived_s = time.monotonic() - self._started_s
+        # Whatever the disk says to the rest: who waits for the end hears of it.
+        try:
+            self._log.close()
+            self.command.pid_path.unlink(missing_ok=True)
+        except OSError as problem:
+            log.warning("what is left of %s cannot be put away: %s", self.command.name, problem)
+        finally:
+            ended = ChildExit(code=code, lived_s=lived_s, last_lines=self._log.last_lines)
+            self._exited.set_result(ended)
 
 
 def _launched(command: ChildCommand) -> list[str]:
@@ -262,7 +267,9 @@ class _BoundedLog:
         self._output = output
         self._loop = loop
         self._open = True
-        self._file = self._path.open("ab")
+        self._file: io.FileIO | None = None
+        self._refused = False
+        self._keep(b"")
         os.set_blocking(output, False)
         loop.add_reader(output, self._copy)
 
@@ -285,21 +292,40 @@ class _BoundedLog:
         if not content:
             self._end()
             return False
-        if self._file.tell() + len(content) > self._part_bytes_max:
-            self._file.close()
-            self._path.replace(self._path.with_name(f"{self._path.name}.1"))
-            self._file = self._path.open("ab")
-        self._file.write(content)
-        self._file.flush()
+        self._keep(content)
         # What was read last may be half a line, which the next reading completes.
         head, *tail = content.decode(errors="replace").split("\n")
         self._lines[-1] += head
         self._lines.extend(tail)
         return True
 
+    def _keep(self, content: bytes) -> None:
+        """Writes it, or loses it where the disk refuses: a log is only a comment."""
+        try:
+            if self._file is None:
+                self._file = self._path.open("ab", buffering=0)
+            if self._file.tell() + len(content) > self._part_bytes_max:
+                self._close_file()
+                self._path.replace(self._path.with_name(f"{self._path.name}.1"))
+                self._file = self._path.open("ab", buffering=0)
+            self._file.write(content)
+        except OSError as problem:
+            self._close_file()
+            if not self._refused:
+                log.warning("%s loses lines: %s", self._path, problem)
+            self._refused = True
+        else:
+            self._refused = False
+
+    def _close_file(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            with contextlib.suppress(OSError):  # what a disk refused may be told again here
+                file.close()
+
     def _end(self) -> None:
         if self._open:
             self._open = False
             self._loop.remove_reader(self._output)
             os.close(self._output)
-            self._file.close()
+            self._close_file()

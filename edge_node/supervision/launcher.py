@@ -5,6 +5,7 @@ between fork and exec: a `preexec_fn` would run in a copy of a process full of g
 It must import nothing but the standard library, and little of that: it is in every start's way.
 """
 
+import contextlib
 import ctypes
 import os
 import sys
@@ -30,9 +31,14 @@ def boot_id() -> str:
 def write_record(path: str) -> None:
     """Writes who this process is; the record stays true after exec."""
     draft = f"{path}.{os.getpid()}"
-    with open(draft, "w", encoding="ascii") as file:  # noqa: PTH123
-        file.write(f"{os.getpid()} {start_ticks(os.getpid())} {boot_id()}\n")
-    os.replace(draft, path)  # noqa: PTH105
+    try:
+        with open(draft, "w", encoding="ascii") as file:  # noqa: PTH123
+            file.write(f"{os.getpid()} {start_ticks(os.getpid())} {boot_id()}\n")
+        os.replace(draft, path)  # noqa: PTH105
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(draft)  # noqa: PTH108
+        raise
 
 
 def main() -> None:
@@ -43,7 +49,12 @@ def main() -> None:
     # The parent may have died before the call above, and no signal comes for that.
     if os.getppid() != int(parent):
         sys.exit(EXIT_ORPHANED)
-    write_record(pid_path)
+    # A disk that takes no record must not keep the program from running: the signal above is the
+    # first net, the record only the second.
+    try:
+        write_record(pid_path)
+    except OSError as error:
+        sys.stderr.write(f"launcher: {pid_path} was not written: {error}\n")
     try:
         os.execvp(program[0], program)
     except OSError as error:

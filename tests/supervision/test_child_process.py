@@ -262,3 +262,58 @@ def test_supervise_restarts_and_stops(run_dir: pathlib.Path) -> None:
     started, codes = asyncio.run(scenario())
     assert len(set(started)) == len(started) >= 3
     assert codes[:3] == [7, 7, 7]
+
+
+TALKER = "import time\nfor i in range(200): print('line', i, 'x' * 200, flush=True)\n"
+
+
+@pytest.mark.parametrize("after", ["", "time.sleep(60)"], ids=["ends", "goes on"])
+def test_a_disk_that_takes_no_log_costs_lines_and_nothing_else(
+    run_dir: pathlib.Path, after: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    (run_dir / "child.log").symlink_to("/dev/full")
+
+    async def scenario() -> ChildExit:
+        child = ChildProcess(python(run_dir, TALKER + after))
+        await child.start()
+        if after:
+            await until(lambda: child._log and "line 199" in "".join(child._log.last_lines))
+            await asyncio.wait_for(child.stop(), 5.0)
+        return await asyncio.wait_for(child.wait(), 5.0)
+
+    ended = asyncio.run(scenario())
+    assert ended.code == (-signal.SIGTERM if after else 0)
+    assert "line 199" in ended.last_lines[-1]
+    assert sum("loses lines" in message for message in caplog.messages) == 1
+
+
+def test_a_full_disk_stops_no_child_and_its_log_goes_on_when_there_is_room(
+    small_disk: pathlib.Path,
+) -> None:
+    ballast = small_disk / "ballast"
+
+    async def scenario() -> None:
+        talks_for_ever = "import time\nwhile True: print('x' * 500, flush=True); time.sleep(.001)"
+        child = ChildProcess(python(small_disk, talks_for_ever, log_bytes_max=2**18))
+        await child.start()
+        await until(lambda: (small_disk / "child.log").exists())
+        fill(ballast)
+        await asyncio.sleep(0.3)
+        assert child.running
+        ballast.unlink()
+        size = (small_disk / "child.log").stat().st_size
+        await until(lambda: (small_disk / "child.log").stat().st_size != size)
+        fill(ballast)
+        await asyncio.wait_for(child.stop(), 5.0)
+        again = ChildProcess(python(small_disk, "print('no record of it')"))
+        await again.start()
+        assert (await asyncio.wait_for(again.wait(), 5.0)).code == 0
+
+    asyncio.run(scenario())
+
+
+def fill(path: pathlib.Path) -> None:
+    """Takes all the room that a disk has."""
+    with path.open("ab", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
