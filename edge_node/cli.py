@@ -56,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_cluster(commands)
     _add_demo(commands)
     _add_generate(commands)
+    _add_dead_letters(commands)
     _add_replay(commands)
     _add_train(commands)
     _add_simulate(commands)
@@ -172,6 +173,13 @@ def _add_generate(commands: Commands) -> None:
     )
     parser.add_argument("--strength", type=float, help="how far from it to go, up to 1")
     parser.set_defaults(run=_generate)
+
+
+def _add_dead_letters(commands: Commands) -> None:
+    parser = commands.add_parser("dead-letters", help="tasks that were given up: list or retry")
+    parser.add_argument("--node", default=DEFAULT_URL, help="REST surface of the node")
+    parser.add_argument("--retry", metavar="ID", help="accept this one anew, or all")
+    parser.set_defaults(run=_dead_letters)
 
 
 def _add_replay(commands: Commands) -> None:
@@ -385,6 +393,12 @@ def _demo(options: argparse.Namespace) -> int:
     rest_port = options.port or free_rest_port(first=8080, nodes=len(PACES_S))
     good = asyncio.run(run_demo(out=options.out, rest_port=rest_port, console=Console()))
     return 0 if good else 1
+
+
+def _dead_letters(options: argparse.Namespace) -> int:
+    from edge_node.console.dead_letters import dead_letters
+
+    return dead_letters(options.node, retry=options.retry)
 
 
 def _generate(options: argparse.Namespace) -> int:

@@ -374,6 +374,13 @@ class AttemptFailed:
     retryable: bool
 
 
+# Codes of an attempt whose worker process ended, or had to be ended, while it drew this one: alone,
+# or with others, one of which may be at fault.
+WORKER_DIED = "worker_died"
+WORKER_DIED_SHARED = "worker_died_shared"
+# Codes of tasks that were tried and given up: an operator can list and retry them.
+DEAD_LETTER_CODES = frozenset({"poisoned", "attempts_exhausted"})
+
 AttemptReport = (
     AttemptQueued
     | AttemptStarted

@@ -25,6 +25,7 @@ from edge_node.child_options import learner_command
 from edge_node.children import keep_learner, keep_store
 from edge_node.clock import SystemClock, moment
 from edge_node.config import NodeConfig
+from edge_node.dispatch.dead_letters import DeadLetterDesk
 from edge_node.dispatch.dispatcher import Dispatcher, DispatcherSettings
 from edge_node.dispatch.front_desk import FrontDesk, FrontDeskSettings
 from edge_node.dispatch.own_node import Identity
@@ -191,6 +192,9 @@ class _Node:
             peers=links,
             worker=worker,
             ledger=ledger,
+            dead_letters=DeadLetterDesk(
+                ledger, own_tasks=dispatcher.own_tasks, init_images=init_images
+            ),
             clock=self._clock,
             learner=lambda: share.progress,
             given_up=lambda: self._loops.given_up,

@@ -66,6 +66,18 @@ class Ledger(Protocol):
         ...
 
 
+class DeadLetters(Protocol):
+    """Tasks that were tried and given up: store.task_ledger."""
+
+    async def dead_letters(self, *, count_max: int) -> list[TaskRecord]:
+        """The latest that nobody retried, or raises StoreUnavailable."""
+        ...
+
+    async def strike_dead_letter(self, task_id: TaskId) -> None:
+        """Lists it no more, or raises StoreUnavailable."""
+        ...
+
+
 class Images(Protocol):
     """Image files: store.image_files."""
 

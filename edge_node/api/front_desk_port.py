@@ -53,6 +53,14 @@ class FrontDeskPort(Protocol):
         """A synchronous client hung up: its unfinished tasks are cancelled."""
         ...
 
+    async def dead_letters(self) -> list[TaskRecord]:
+        """Tasks of this node that were tried and given up; raises StoreUnavailable."""
+        ...
+
+    async def retry_dead_letter(self, task_id: TaskId) -> TaskRecord:
+        """A new task with the drawing of one that was given up."""
+        ...
+
     def limits(self) -> DrawingLimits:
         """What may be asked for; raises NodeNotReady before the worker was ever ready."""
         ...

@@ -9,6 +9,7 @@ from edge_node.api import schemas
 from edge_node.api.direct_route import DirectRoute
 from edge_node.api.error_responses import error_body
 from edge_node.api.surface import surface_of
+from edge_node.domain import TaskId
 from edge_node.errors import NodeNotReady
 from edge_node.telemetry.metrics import CONTENT_TYPE
 
@@ -21,6 +22,22 @@ _NOT_READY_RETRY_AFTER_S = 2
 async def read_cluster(request: Request) -> JSONResponse:
     """All nodes as this one sees them."""
     return JSONResponse(schemas.cluster_object(surface_of(request).front_desk.cluster()))
+
+
+@router.get("/v1/dead_letters", response_model=None)
+async def read_dead_letters(request: Request) -> JSONResponse:
+    """Tasks of this node that were tried and given up, newest first."""
+    records = await surface_of(request).front_desk.dead_letters()
+    data = [schemas.task_object(record) for record in records]
+    return JSONResponse({"object": "list", "data": data})
+
+
+@router.post("/v1/dead_letters/{task_id}/retry", status_code=202, response_model=None)
+async def retry_dead_letter(task_id: str, request: Request) -> JSONResponse:
+    """Accepts its drawing as a new task; the same one however often it is asked for."""
+    record = await surface_of(request).front_desk.retry_dead_letter(TaskId(task_id))
+    headers = {"Location": f"/v1/tasks/{record.task.id}"}
+    return JSONResponse(schemas.task_object(record), status_code=202, headers=headers)
 
 
 @router.get("/livez", response_model=None)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from contextlib import aclosing
 
 from edge_node.clock import Clock
@@ -15,11 +16,15 @@ from edge_node.dispatch.inbox import Inbox
 from edge_node.dispatch.init_images import init_image_lost, init_image_of
 from edge_node.dispatch.own_node import OwnNode
 from edge_node.domain import (
+    WORKER_DIED,
+    WORKER_DIED_SHARED,
     AttemptFailed,
     AttemptFinished,
     AttemptReport,
+    AttemptStarted,
     Fence,
     Offload,
+    StepFinished,
     TaskId,
     owner,
 )
@@ -29,6 +34,9 @@ from edge_node.tasks import hosting as hosted
 from edge_node.tasks.hosting import Hosting
 
 log = logging.getLogger(__name__)
+
+# Within which all that the worker drew hears of its death.
+DEATH_S = 1.0
 
 
 class Executor:
@@ -61,6 +69,10 @@ class Executor:
         self._clock = clock
         self._reports: dict[tuple[TaskId, Fence], asyncio.Queue[AttemptReport]] = {}
         self._drawings: Background[tuple[TaskId, Fence]] = Background()
+        # What the worker has begun, and what it had begun when it died last.
+        self._begun: dict[tuple[TaskId, Fence], None] = {}
+        self._died_s = -math.inf
+        self._died_drawing = 0
 
     async def stop(self) -> None:
         """Ends every drawing."""
@@ -120,6 +132,16 @@ class Executor:
             reports.put_nowait(report)
 
     async def _draw(self, start: hosted.StartDrawing) -> None:
+        try:
+            failure = await self._drawn_until_failure(start)
+        finally:
+            self._begun.pop((start.task_id, start.fence), None)
+        if failure is not None:
+            # Of an attempt that has ended this is not heard any more.
+            self._reported(start, failure)
+
+    async def _drawn_until_failure(self, start: hosted.StartDrawing) -> AttemptFailed | None:
+        """Draws; why it failed, None where the worker has said how it ended."""
         failure: AttemptFailed | None = None
         ended = False
         try:
@@ -137,7 +159,7 @@ class Executor:
                     self._reported(start, report)
         except WorkerUnavailable as error:
             self._node.doubt_worker()
-            failure = AttemptFailed(code="worker_lost", message=error.message, retryable=True)
+            failure = self._worker_lost(start, error)
         except InitImageGone as error:
             # What an executor has lost, its origin can send again.
             hosted_for_another = owner(start.task_id) != self._node.id
@@ -150,11 +172,21 @@ class Executor:
         if failure is None and not ended:
             message = "The worker ended the drawing without a result."
             failure = AttemptFailed(code="worker_lost", message=message, retryable=True)
-        if failure is not None:
-            # Of an attempt that has ended this is not heard any more.
-            self._reported(start, failure)
+        return failure
+
+    def _worker_lost(self, start: hosted.StartDrawing, error: WorkerUnavailable) -> AttemptFailed:
+        """Whether the worker died of this drawing, perhaps: only of what it had begun."""
+        code = "worker_lost"
+        if (start.task_id, start.fence) in self._begun:
+            now_s = self._clock.now_s()
+            if now_s - self._died_s > DEATH_S:  # the first to hear of this death
+                self._died_s, self._died_drawing = now_s, len(self._begun)
+            code = WORKER_DIED if self._died_drawing == 1 else WORKER_DIED_SHARED
+        return AttemptFailed(code=code, message=error.message, retryable=True)
 
     def _reported(self, start: hosted.StartDrawing, report: AttemptReport) -> None:
+        if isinstance(report, AttemptStarted | StepFinished):
+            self._begun[start.task_id, start.fence] = None
         event = hosted.DrawingReported(task_id=start.task_id, fence=start.fence, report=report)
         self._inbox.apply(event)
 

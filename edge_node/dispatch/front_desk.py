@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from edge_node.clock import Clock
 from edge_node.config import NodeConfig
+from edge_node.dispatch.dead_letters import DeadLetterDesk
 from edge_node.dispatch.dispatcher import Dispatcher
 from edge_node.domain import Drawing, JobId, NodeId, TaskEvent, TaskId, TaskRecord, owner
 from edge_node.errors import NodeNotReady, OriginUnavailable, TaskNotFound
@@ -58,12 +59,14 @@ class FrontDesk:
         peers: Peers,
         worker: Worker,
         ledger: Ledger,
+        dead_letters: DeadLetterDesk,
         clock: Clock,
         learner: Callable[[], LearnerProgress | None] = lambda: None,
         given_up: Callable[[], tuple[str, ...]] = lambda: (),
     ) -> None:
         self._learner = learner
         self._given_up = given_up
+        self._dead_letters = dead_letters
         self._settings = settings
         self._dispatcher = dispatcher
         self._view = view
@@ -100,6 +103,14 @@ class FrontDesk:
     async def client_gone(self, task_ids: Sequence[TaskId]) -> None:
         """A synchronous client hung up: nobody wants what it had asked for."""
         self._dispatcher.own_tasks.client_gone(task_ids)
+
+    async def dead_letters(self) -> list[TaskRecord]:
+        """Tasks of this node that were tried and given up."""
+        return await self._dead_letters.read()
+
+    async def retry_dead_letter(self, task_id: TaskId) -> TaskRecord:
+        """A new task with the drawing of one that was given up here."""
+        return await self._dead_letters.retry(task_id)
 
     def limits(self) -> DrawingLimits:
         """What may be asked for; raises NodeNotReady until the worker was ready once."""

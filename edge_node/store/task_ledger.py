@@ -10,6 +10,7 @@ Keys, all under one prefix:
     term               counter, raised at every start: the first number of every fence
     task:<id>          hash: record (JSON), keyed (1 when an idempotency key came with it), job
     open               set of the ids of tasks that are not final
+    dead               sorted set of the ids of tasks that were tried and given up, by their end
     finished           sorted set of the ids of final tasks, by the unix second of their end
     job:<id>           sorted set of the ids of a job's tasks, by their place in it
     key:<sha256>       JSON of an idempotency key's digest and ids; expires
@@ -28,6 +29,7 @@ from dataclasses import dataclass, replace
 from edge_node.clock import Clock
 from edge_node.config import NodeConfig
 from edge_node.domain import (
+    DEAD_LETTER_CODES,
     Durability,
     JobId,
     Task,
@@ -87,8 +89,8 @@ end
 return 1
 """
 
-# KEYS: open, finished, task, job ('' without)
-# ARGV: id, record, unix second of its end ('' while open), place in its job, '1' when keyed
+# KEYS: open, finished, task, job ('' without), dead
+# ARGV: id, record, unix second of its end ('' while open), place in its job, '1' for a dead letter
 # A state that comes after the end is ignored; NX keeps the place that the acceptance gave.
 _KEEP = """
 if ARGV[3] == '' and redis.call('ZSCORE', KEYS[2], ARGV[1]) then return 0 end
@@ -99,15 +101,17 @@ if ARGV[3] == '' then
 else
   redis.call('SREM', KEYS[1], ARGV[1])
   redis.call('ZADD', KEYS[2], ARGV[3], ARGV[1])
+  if ARGV[5] == '1' then redis.call('ZADD', KEYS[5], ARGV[3], ARGV[1]) end
 end
 return 1
 """
 
-# KEYS: finished, task; ARGV: id
+# KEYS: finished, task, dead; ARGV: id
 _FORGET = """
 local job = redis.call('HGET', KEYS[2], 'job')
 if job and job ~= '' then redis.call('ZREM', job, ARGV[1]) end
 redis.call('DEL', KEYS[2])
+redis.call('ZREM', KEYS[3], ARGV[1])
 return redis.call('ZREM', KEYS[1], ARGV[1])
 """
 
@@ -348,6 +352,25 @@ class TaskLedger:
         members = (await self._connection.execute([command], durable=False))[0]
         return tuple(TaskId(member.decode()) for member in members) or None
 
+    async def dead_letters(self, *, count_max: int) -> list[TaskRecord]:
+        """The latest tasks that were tried and given up, and that nobody retried.
+
+        Raises:
+            StoreUnavailable: the store is away.
+        """
+        latest: Command = ("ZREVRANGE", self._dead, 0, count_max - 1)
+        members = (await self._connection.execute([latest], durable=False))[0]
+        records = [await self.read(TaskId(member.decode())) for member in members]
+        return [record for record in records if record is not None]
+
+    async def strike_dead_letter(self, task_id: TaskId) -> None:
+        """Somebody retried it: it is listed no more.
+
+        Raises:
+            StoreUnavailable: the store is away.
+        """
+        await self._connection.execute([("ZREM", self._dead, task_id)], durable=False)
+
     async def expire(self, *, finished_before_unix_s: float, count_max: int) -> list[TaskId]:
         """Removes tasks that ended earlier, and jobs with their last task; oldest first.
 
@@ -361,7 +384,7 @@ class TaskLedger:
         task_ids = [TaskId(member.decode()) for member in members]
         if task_ids:
             forget: list[Command] = [
-                ("EVAL", _FORGET, 2, finished, self._task_key(task_id), task_id)
+                ("EVAL", _FORGET, 3, finished, self._task_key(task_id), self._dead, task_id)
                 for task_id in task_ids
             ]
             await self._connection.execute(forget, durable=False)
@@ -442,9 +465,15 @@ class TaskLedger:
             f"{prefix}finished",
             self._task_key(task.id),
             self._job_key(task.job_id),
+            self._dead,
         )
         index = acceptance.job_index if acceptance else 0
-        return ("EVAL", _KEEP, len(keys), *keys, task.id, text, ended, index)
+        dead = record.error is not None and record.error.code in DEAD_LETTER_CODES
+        return ("EVAL", _KEEP, len(keys), *keys, task.id, text, ended, index, int(dead))
+
+    @property
+    def _dead(self) -> str:
+        return f"{self._settings.key_prefix}dead"
 
     def _retract(self, retraction: _Retraction) -> Command:
         prefix = self._settings.key_prefix

@@ -227,9 +227,9 @@ class Backoff:
     max_s: float = 30.0
     healthy_s: float = 20.0
 
-    def wait_s(self, *, previous_s: float | None, lived_s: float) -> float:
-        """Wait after a life of `lived_s`, given the wait before it."""
-        if previous_s is None or lived_s >= self.healthy_s:
+    def wait_s(self, *, previous_s: float | None, lived_s: float, worked: bool = False) -> float:
+        """Wait after a life of `lived_s`, given the wait before it; `worked` as a longer one."""
+        if previous_s is None or worked or lived_s >= self.healthy_s:
             return self.first_s
         return min(self.max_s, 2.0 * previous_s)
 
@@ -240,16 +240,21 @@ async def supervise(
     backoff: Backoff,
     on_started: Callable[[int], Awaitable[None]],
     on_exited: Callable[[ChildExit], Awaitable[None]],
+    worked: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Keeps `child` running until this coroutine is cancelled, and then stops it."""
+    """Keeps `child` running until this coroutine is cancelled, and then stops it.
+
+    A life in which it `worked` makes the next wait a first one: what it died of was its work.
+    """
     wait_s: float | None = None
     try:
         while True:
             pid = await child.start()
             await on_started(pid)
             ended = await child.wait()
+            had_worked = worked()
             await on_exited(ended)
-            wait_s = backoff.wait_s(previous_s=wait_s, lived_s=ended.lived_s)
+            wait_s = backoff.wait_s(previous_s=wait_s, lived_s=ended.lived_s, worked=had_worked)
             await asyncio.sleep(wait_s)
     finally:
         await child.stop()

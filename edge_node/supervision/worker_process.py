@@ -113,6 +113,8 @@ class WorkerProcess:
         self._progress = Progress(began_s=0.0)
         # Drawings handed to it whose ends have not been heard.
         self._given = 0
+        # Of this life of the process.
+        self._was_ready = False
         self.last_exit: ChildExit | None = None
         self.starts = 0
         self.hangs = 0
@@ -207,6 +209,7 @@ class WorkerProcess:
                     backoff=self._settings.backoff,
                     on_started=self._connect,
                     on_exited=self._take_exit,
+                    worked=lambda: self._was_ready,
                 )
             )
 
@@ -217,6 +220,7 @@ class WorkerProcess:
 
     async def _connect(self, pid: int) -> None:
         self.starts += 1
+        self._was_ready = False
         self._begin_anew()
         self._client = WorkerClient(self._settings.socket_path)
         self._following = self._loops.start(
@@ -265,6 +269,7 @@ class WorkerProcess:
 
     def _hear(self, *, description: WorkerDescription, load: WorkerLoad | None) -> None:
         self._heard_s = time.monotonic()
+        self._was_ready = self._was_ready or description.state == "ready"
         self._progress.heard(load, given=self._given, now_s=self._heard_s)
         self._take(description=description, load=load)
 

@@ -12,6 +12,8 @@ from edge_node.domain import Fence, NodeId, Task, TaskEvent, TaskRecord
 
 # The last lines of a task's story; enough for several attempts.
 STORY_LINES_MAX = 40
+# Workers that may die while they draw one task.
+DEATHS_MAX = 2
 
 
 class Phase(enum.Enum):
@@ -66,6 +68,10 @@ class Fate:
     lease_until_s: float = 0.0
     retry_at_s: float = 0.0
     avoided: set[NodeId] = field(default_factory=set)
+    # Devices whose attempts failed, in their order, and of the workers that died while they drew
+    # this task, whether it was alone.
+    failed_on: list[NodeId] = field(default_factory=list)
+    deaths_alone: list[bool] = field(default_factory=list)
     moved: list[Fence] = field(default_factory=list)
     # Events of this life count from here; those of a former life have lower numbers.
     sequence_before: int = 0
@@ -81,6 +87,22 @@ class Fate:
     def fence(self) -> Fence:
         """Of the placement at hand."""
         return Fence(self.task.term, self.attempt)
+
+    @property
+    def is_poison(self) -> bool:
+        """Whether workers die of it: two did, the last of nothing else, or three.
+
+        Of what was drawn together one may be at fault and the others not.
+        """
+        deaths = self.deaths_alone
+        return len(deaths) > DEATHS_MAX or (len(deaths) == DEATHS_MAX and deaths[-1])
+
+    @property
+    def tried_on(self) -> str:
+        """The attempts that failed, and where, as in "3 attempts on 2 devices (a, b)"."""
+        devices = list(dict.fromkeys(self.failed_on))
+        attempts, on = _counted(len(self.failed_on), "attempt"), _counted(len(devices), "device")
+        return f"{attempts} on {on} ({', '.join(devices)})"
 
     def enter(self, phase: Phase, at: Moment, why: str) -> None:
         """Changes the phase, and tells of it."""
@@ -113,3 +135,7 @@ class Fate:
             "steps of nobody": not placed and record.step > 0,
         }
         return ", ".join(what for what, is_so in wrong.items() if is_so)
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"

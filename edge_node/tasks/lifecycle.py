@@ -22,6 +22,8 @@ from dataclasses import dataclass, replace
 from edge_node.clock import Moment
 from edge_node.config import NodeConfig
 from edge_node.domain import (
+    WORKER_DIED,
+    WORKER_DIED_SHARED,
     AttemptFailed,
     AttemptFinished,
     AttemptHeartbeat,
@@ -378,14 +380,24 @@ class Lifecycle:
         executor = entry.record.executor
         assert executor is not None
         entry.avoided.add(executor)
+        entry.failed_on.append(executor)
+        if reason in (WORKER_DIED, WORKER_DIED_SHARED):
+            entry.deaths_alone.append(reason == WORKER_DIED)
         instructions: list[Instruction] = [self._ended(executor, entry.dispatch, entry, reason)]
-        failed = entry.attempt - len(entry.moved)
-        if failed >= self._limits.attempts_max:
+        error: TaskError | None = None
+        if entry.is_poison:
+            error = TaskError(
+                code="poisoned",
+                message=f"{len(entry.deaths_alone)} workers died while they drew it; "
+                f"{entry.tried_on}, the last: {message}. It is kept among the dead letters.",
+            )
+        elif entry.attempt - len(entry.moved) >= self._limits.attempts_max:
             error = TaskError(
                 code="attempts_exhausted",
-                message=f"{self._limits.attempts_max} devices in turn failed to draw it; "
-                f"the last: {message}. Submit it again when the cluster is healthy.",
+                message=f"{entry.tried_on} failed to draw it; the last: {message}. Submit it "
+                "again when the cluster is healthy; it is kept among the dead letters.",
             )
+        if error is not None:
             return instructions + self._end(entry, TaskStatus.FAILED, at, error=error)
         return instructions + self._place(entry, at, reason)
 

@@ -72,6 +72,13 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
     def __init__(self, engine: StepEngine[Any], *, changes: ChangeSignal) -> None:
         self._engine = engine
         self._changes = changes
+        self._drawing: dict[asyncio.Queue[Report], None] = {}
+
+    def say_goodbye(self) -> None:
+        """Ends every drawing for a reason that is not its own: the worker was told to stop."""
+        message = "The worker was told to stop."
+        for reports in self._drawing:
+            reports.put_nowait(AttemptFailed(code="worker_lost", message=message, retryable=True))
 
     async def Describe(
         self, request: worker_pb2.DescribeRequest, context: Any
@@ -89,6 +96,7 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
             arrival = submit(self._engine, request, on_report=_onto(loop, reports))
         except DEdgeAIError as error:
             await context.abort(grpc.StatusCode[error.grpc_status], error.message)
+        self._drawing[reports] = None
         try:
             while True:
                 report = await reports.get()
@@ -96,6 +104,7 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
                 if isinstance(report, AttemptFinished | AttemptFailed):
                     return
         finally:
+            del self._drawing[reports]
             self._engine.cancel(arrival)
 
     async def DrawMany(
@@ -144,9 +153,8 @@ async def serve(
 ) -> None:
     """Serves until `stopped` is set; answers from the first moment, while the model loads."""
     server = grpc.aio.server(options=[("grpc.max_receive_message_length", codec.MESSAGE_BYTES_MAX)])
-    worker_pb2_grpc.add_WorkerServiceServicer_to_server(
-        WorkerService(engine, changes=changes), server
-    )
+    service = WorkerService(engine, changes=changes)
+    worker_pb2_grpc.add_WorkerServiceServicer_to_server(service, server)
     health_servicer = Health()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     reflection.enable_server_reflection(
@@ -161,6 +169,7 @@ async def serve(
     try:
         await stopped.wait()
     finally:
+        service.say_goodbye()
         health_keeper.cancel()
         await server.stop(STOP_GRACE_S)
 

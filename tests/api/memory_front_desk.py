@@ -241,6 +241,12 @@ class MemoryFrontDesk:
             tasks_in_flight=0,
         )
 
+    async def dead_letters(self) -> list[TaskRecord]:
+        return []
+
+    async def retry_dead_letter(self, task_id: TaskId) -> TaskRecord:
+        return await self.read_task(task_id)
+
     def liveness(self) -> tuple[str, ...]:
         return self.stuck
 

@@ -198,6 +198,12 @@ class SimulatedLedger:
     async def read_job(self, job_id: JobId) -> tuple[TaskId, ...] | None:
         return self._disk.jobs.get(job_id)
 
+    async def dead_letters(self, *, count_max: int) -> list[TaskRecord]:
+        return []
+
+    async def strike_dead_letter(self, task_id: TaskId) -> None:
+        pass
+
     def recover(self, *, term: int) -> list[TaskRecord]:
         """What this life owes, in its term; as TaskLedger.recover."""
         owed = []

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from edge_node.clock import Clock
+from edge_node.dispatch.dead_letters import DeadLetterDesk
 from edge_node.dispatch.dispatcher import Dispatcher, DispatcherSettings
 from edge_node.dispatch.front_desk import FrontDesk, FrontDeskSettings
 from edge_node.dispatch.own_node import DrawingDefaults, Identity
@@ -313,6 +314,11 @@ class NodeProcess:
             peers=self.links,
             worker=self.worker,
             ledger=self.ledger,
+            dead_letters=DeadLetterDesk(
+                self.ledger,
+                own_tasks=self.dispatcher.own_tasks,
+                init_images=self.dispatcher.own_tasks._init_images,
+            ),
             clock=self.clock,
         )
 

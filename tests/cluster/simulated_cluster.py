@@ -356,7 +356,7 @@ class SimulatedCluster:
     def _may_fail(self, told: Told, code: str) -> bool:
         struck = {fault.split()[2] for fault in self.faults}
         match code:
-            case "attempts_exhausted":
+            case "attempts_exhausted" | "poisoned":
                 return bool(self.faults)
             case "deadline_exceeded":
                 return told.kind == "deadline"

@@ -173,7 +173,7 @@ NO_RESULT = "The worker ended the drawing without a result."
         (None, AttemptFailed(code="worker_lost", message=NO_RESULT, retryable=True), False),
         (
             WorkerUnavailable("it died"),
-            AttemptFailed(code="worker_lost", message="it died", retryable=True),
+            AttemptFailed(code="worker_died", message="it died", retryable=True),
             True,
         ),
         (

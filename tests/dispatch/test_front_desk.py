@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from edge_node.dispatch.dead_letters import DeadLetterDesk
 from edge_node.dispatch.front_desk import FrontDesk, FrontDeskSettings
 from edge_node.domain import JobId, NodeId, TaskId, TaskRecord, TaskStatus, WorkerDescription
 from edge_node.errors import DEdgeAIError, NodeNotReady, OriginUnavailable, TaskNotFound
@@ -44,6 +45,11 @@ class Desk:
             peers=peers,
             worker=self.worker,
             ledger=stores,
+            dead_letters=DeadLetterDesk(
+                stores,
+                own_tasks=self.node.dispatcher.own_tasks,
+                init_images=self.node.dispatcher.own_tasks._init_images,
+            ),
             clock=self.node.clock,
         )
 

@@ -210,6 +210,34 @@ def test_attempts_are_bounded_and_the_failure_is_honest() -> None:
     assert "it crashed" in final.record.error.message
 
 
+@pytest.mark.parametrize(
+    ("codes", "deaths"),
+    [
+        (["worker_died", "worker_died"], 2),
+        (["worker_died_shared", "worker_died"], 2),
+        # Beside others it may be innocent, twice, but not thrice.
+        (["worker_died_shared", "worker_died_shared", "worker_died_shared"], 3),
+        (["worker_died", "worker_died_shared", "worker_died_shared"], 3),
+        (["worker_lost", "worker_died", "peer_failed", "worker_died"], 2),
+    ],
+)
+def test_a_task_of_which_workers_die_is_poisoned(codes: list[str], deaths: int) -> None:
+    machine = Lifecycle(LifecycleLimits(attempts_max=9, lease_s=5.0), term=1)
+    machine.handle(life.TasksSubmitted(tasks=(task(),)), at(0.0))
+    machine.handle(life.TasksAppended(task_ids=(TASK_ID,)), at(0.0))
+    for attempt, code in enumerate(codes, start=1):
+        placed(machine, attempt=attempt)
+        failure = AttemptFailed(code=code, message="gone", retryable=True)
+        told = report(machine, failure, attempt=attempt)
+        assert isinstance(told[-1], life.PlaceTask) is (attempt < len(codes))
+    final = told[-1]
+    assert isinstance(final, life.RecordFinal)
+    assert final.record.error is not None
+    assert final.record.error.code == "poisoned"
+    times = f"{len(codes)} attempts on 1 device ({B}), the last: gone."
+    assert f"{deaths} workers died while they drew it; {times}" in final.record.error.message
+
+
 def test_what_no_device_can_draw_fails_at_once() -> None:
     machine = submitted()
     placed(machine)
