@@ -5,11 +5,12 @@ Owns how each is kept running; the worker is `supervision.worker_process`'s.
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from edge_node.store.embedded_valkey import valkey_command
+from edge_node.store.embedded_valkey import AnswerWatch, valkey_command, watch
 from edge_node.supervision.child_process import (
     Backoff,
     ChildCommand,
@@ -23,13 +24,23 @@ log = logging.getLogger(__name__)
 
 async def keep_store(folder: Path, *, socket_path: Path) -> None:
     """Keeps a Valkey that serves `socket_path` from `folder`/store, until it is cancelled."""
-    await _keep(
-        "store",
-        valkey_command(folder / "store", socket_path),
-        run_dir=folder / "run",
-        backoff=Backoff(first_s=0.1, max_s=5.0),
-        level=logging.ERROR,
-    )
+    child = _child("store", valkey_command(folder / "store", socket_path), run_dir=folder / "run")
+    watched = AnswerWatch(socket_path)
+
+    def hung(silence_s: float) -> None:
+        log.error("store hangs, it has not answered for %.1f s", silence_s)
+        child.kill()
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(watch(watched, hung=hung))
+        group.create_task(
+            _keep(
+                child,
+                backoff=Backoff(first_s=0.1, max_s=5.0),
+                level=logging.ERROR,
+                began=watched.began_anew,
+            )
+        )
 
 
 async def keep_learner(command: Sequence[str], *, folder: Path) -> None:
@@ -38,28 +49,37 @@ async def keep_learner(command: Sequence[str], *, folder: Path) -> None:
     One that cannot work here is tried again seldom, and nothing waits for it.
     """
     await _keep(
-        "learner",
-        command,
-        run_dir=folder / "run",
+        _child("learner", command, run_dir=folder / "run"),
         backoff=Backoff(first_s=1.0, max_s=300.0, healthy_s=60.0),
         level=logging.WARNING,
     )
 
 
 async def _keep(
-    name: str, arguments: Sequence[str], *, run_dir: Path, backoff: Backoff, level: int
+    child: ChildProcess,
+    *,
+    backoff: Backoff,
+    level: int,
+    began: Callable[[], None] = lambda: None,
 ) -> None:
+    name = child.command.name
+
     async def started(pid: int) -> None:
         log.info("%s runs as process %d", name, pid)
+        began()
 
     async def exited(ended: ChildExit) -> None:
         said = " | ".join(ended.last_lines)
         log.log(level, "%s ended with code %d: %s", name, ended.code, said)
 
+    await supervise(child, backoff=backoff, on_started=started, on_exited=exited)
+
+
+def _child(name: str, arguments: Sequence[str], *, run_dir: Path) -> ChildProcess:
     command = ChildCommand(
         name=name,
         arguments=tuple(arguments),
         pid_path=run_dir / f"{name}.pid",
         log_path=run_dir / f"{name}.log",
     )
-    await supervise(ChildProcess(command), backoff=backoff, on_started=started, on_exited=exited)
+    return ChildProcess(command)

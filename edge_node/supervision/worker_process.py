@@ -35,6 +35,8 @@ LOG = logging.getLogger(__name__)
 
 # How soon an unsettled worker (away, loading) is asked again.
 _ASK_AGAIN_S = 0.1
+# That compiling the blocks for a size that is new may take.
+COMPILE_S_MAX = 60.0
 # A failed worker may have been attached to a repaired one.
 _ASK_FAILED_AGAIN_S = 1.0
 
@@ -46,15 +48,18 @@ class WorkerSettings:
     Attributes:
         socket_path: of WorkerService.
         command: how to spawn it; None when something else does and it is only attached.
-        hang_s: a ready worker that says nothing for so long, or does no step while it has
-            something to draw, hangs. Longer than the longest step of the slowest device.
+        hang_s: a ready worker that says nothing for so long beyond its longest operation, as it
+            was calibrated, hangs.
+        no_step_s: the same for one that has something to draw and does no step. Longer where
+            blocks may be compiled for a size that is new.
         startup_s: the same for one that does not answer yet or still loads.
         backoff: waits between restarts.
     """
 
     socket_path: pathlib.Path
     command: ChildCommand | None
-    hang_s: float = 60.0
+    hang_s: float = 5.0
+    no_step_s: float = 60.0
     startup_s: float = 600.0
     backoff: Backoff = field(default_factory=Backoff)
 
@@ -63,11 +68,15 @@ class WorkerSettings:
         cls, config: NodeConfig, *, socket_path: pathlib.Path, run_dir: pathlib.Path
     ) -> WorkerSettings:
         """From the node's settings; a worker that it starts serves `socket_path`."""
+        hang_s = config.worker_hang_s
+        compiles = config.engine == "sd3" and config.compile_model != "never"
+        no_step_s = max(hang_s, COMPILE_S_MAX) if compiles else hang_s
         if config.worker_socket is not None:
-            return cls(socket_path=config.worker_socket, command=None)
+            path = config.worker_socket
+            return cls(socket_path=path, command=None, hang_s=hang_s, no_step_s=no_step_s)
         options = WorkerOptions.of(config)
         command = worker_command(socket_path=socket_path, run_dir=run_dir, options=options)
-        return cls(socket_path=socket_path, command=command)
+        return cls(socket_path=socket_path, command=command, hang_s=hang_s, no_step_s=no_step_s)
 
 
 def worker_command(
@@ -113,6 +122,8 @@ class WorkerProcess:
         self._progress = Progress(began_s=0.0)
         # Drawings handed to it whose ends have not been heard.
         self._given = 0
+        # What stands for the words of an attached worker that hangs, until it speaks again.
+        self._hanging: WorkerDescription | None = None
         # Of this life of the process.
         self._was_ready = False
         self.last_exit: ChildExit | None = None
@@ -245,7 +256,7 @@ class WorkerProcess:
         if self._client is not None:
             await self._client.close()
             self._client = None
-        self._take(description=None, load=None)
+        self._take(description=self._hanging, load=None)
 
     # Following what it says.
 
@@ -259,7 +270,7 @@ class WorkerProcess:
                         self._hear(description=description, load=load)
                 wait_s = _ASK_FAILED_AGAIN_S if description.state == "failed" else _ASK_AGAIN_S
             except WorkerUnavailable:
-                self._take(description=None, load=None)
+                self._take(description=self._hanging, load=None)
                 wait_s = _ASK_AGAIN_S
             except Exception:
                 # Nothing is known of it any more: it must not go on as ready.
@@ -269,6 +280,7 @@ class WorkerProcess:
 
     def _hear(self, *, description: WorkerDescription, load: WorkerLoad | None) -> None:
         self._heard_s = time.monotonic()
+        self._hanging = None
         self._was_ready = self._was_ready or description.state == "ready"
         self._progress.heard(load, given=self._given, now_s=self._heard_s)
         self._take(description=description, load=load)
@@ -297,6 +309,7 @@ class WorkerProcess:
                 self._begin_anew()
                 self._child.kill()
             else:
+                self._hanging = WorkerDescription(state="hanging", detail=f"It hangs: {silence}.")
                 await self._disconnect()
                 await self._connect(0)
 
@@ -304,14 +317,25 @@ class WorkerProcess:
         """What makes the worker look hung, or None."""
         now_s = time.monotonic()
         settings = self._settings
-        allowed_s = settings.hang_s if self.ready else settings.startup_s
+        longest_s = self._longest_s()
+        allowed_s = settings.hang_s + longest_s if self.ready else settings.startup_s
         if self._child is not None and not self._child.running:
             return None
         if now_s - self._heard_s > allowed_s:
             return f"it has said nothing for {now_s - self._heard_s:.1f} s"
         if not self.ready:
             return None
-        return self._progress.stuck(now_s=now_s, allowed_s=settings.hang_s)
+        return self._progress.stuck(now_s=now_s, allowed_s=settings.no_step_s + longest_s)
+
+    def _longest_s(self) -> float:
+        """Of all that a worker does in one go, what takes longest, as calibrated and tracked."""
+        described = self._description
+        if described is None or not described.capacity > 0.0:
+            return 0.0
+        capacity = described.capacity
+        if self._load is not None and 0.0 < self._load.capacity < capacity:
+            capacity = self._load.capacity
+        return described.work_in_one_go / capacity
 
 
 def _shown(load: WorkerLoad | None) -> WorkerLoad | None:

@@ -39,7 +39,7 @@ def load(*, running: int, steps_done: int, queued: int = 0) -> WorkerLoad:
         backlog=1.0,
         queued=queued,
         running=running,
-        capacity=1.0,
+        capacity=0.0,
         steps_done=steps_done,
         resident_bytes=0,
     )
@@ -53,11 +53,15 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServiceServicer):
     state: str = "ready"
     connected_s: list[float] = field(default_factory=list)
     told: int = 0
+    capacity: float = 0.0
 
     async def Describe(self, request: Any, context: Any) -> worker_pb2.DescribeResponse:
         if self.state == "silent":
             await asyncio.sleep(60.0)
-        return codec.description_to_proto(WorkerDescription(state=self.state))
+        described = WorkerDescription(
+            state=self.state, capacity=self.capacity, size_px_max=128, rows_max=2
+        )
+        return codec.description_to_proto(described)
 
     async def Draw(self, request: Any, context: Any) -> AsyncIterator[Any]:
         yield worker_pb2.DrawResponse(queued=worker_pb2.DrawResponse.Queued(position=1))
@@ -84,7 +88,11 @@ async def attached_to(
     await server.start()
     worker = WorkerProcess(
         WorkerSettings(
-            socket_path=run_dir / "w.sock", command=None, hang_s=HANG_S, startup_s=startup_s
+            socket_path=run_dir / "w.sock",
+            command=None,
+            hang_s=HANG_S,
+            no_step_s=HANG_S,
+            startup_s=startup_s,
         )
     )
     await worker.start()
@@ -153,6 +161,25 @@ def test_a_worker_that_hangs_is_given_up_and_the_next_gets_as_long(
         silent: "it has said nothing for 0.",
     }[script]
     assert caplog.text.count(f"worker hangs, {said}") == 2
+
+
+@pytest.mark.parametrize("script", [stuck, silent])
+def test_a_hang_is_found_after_the_longest_operation_and_not_before(
+    script: Callable[[], Script], run_dir: pathlib.Path
+) -> None:
+    longest_s = 1.0
+
+    async def scenario() -> None:
+        scripted = ScriptedWorker(script)
+        # Two rows of four work units each, at twice the reference size.
+        scripted.capacity = 2 * 4 / longest_s
+        async with attached_to(scripted, run_dir) as worker:
+            await until(lambda: len(scripted.connected_s) == 2)
+            assert worker.hangs == 1
+            first_s, second_s = scripted.connected_s
+            assert HANG_S + longest_s < second_s - first_s < HANG_S + longest_s + 1.0
+
+    asyncio.run(scenario())
 
 
 @pytest.mark.parametrize("script", [idle, slow, busy_by_turns])
