@@ -22,8 +22,13 @@ from edge_node.supervision.child_process import (
 log = logging.getLogger(__name__)
 
 
-async def keep_store(folder: Path, *, socket_path: Path) -> None:
-    """Keeps a Valkey that serves `socket_path` from `folder`/store, until it is cancelled."""
+async def keep_store(
+    folder: Path, *, socket_path: Path, on_exited: Callable[[ChildExit], None] = lambda ended: None
+) -> None:
+    """Keeps a Valkey that serves `socket_path` from `folder`/store, until it is cancelled.
+
+    `on_exited` is told each of its ends.
+    """
     child = _child("store", valkey_command(folder / "store", socket_path), run_dir=folder / "run")
     watched = AnswerWatch(socket_path)
 
@@ -39,6 +44,7 @@ async def keep_store(folder: Path, *, socket_path: Path) -> None:
                 backoff=Backoff(first_s=0.1, max_s=5.0),
                 level=logging.ERROR,
                 began=watched.began_anew,
+                on_exited=on_exited,
             )
         )
 
@@ -61,6 +67,7 @@ async def _keep(
     backoff: Backoff,
     level: int,
     began: Callable[[], None] = lambda: None,
+    on_exited: Callable[[ChildExit], None] = lambda ended: None,
 ) -> None:
     name = child.command.name
 
@@ -71,6 +78,7 @@ async def _keep(
     async def exited(ended: ChildExit) -> None:
         said = " | ".join(ended.last_lines)
         log.log(level, "%s ended with code %d: %s", name, ended.code, said)
+        on_exited(ended)
 
     await supervise(child, backoff=backoff, on_started=started, on_exited=exited)
 

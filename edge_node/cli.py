@@ -57,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_demo(commands)
     _add_generate(commands)
     _add_dead_letters(commands)
+    _add_store_repair(commands)
     _add_replay(commands)
     _add_train(commands)
     _add_simulate(commands)
@@ -173,6 +174,14 @@ def _add_generate(commands: Commands) -> None:
     )
     parser.add_argument("--strength", type=float, help="how far from it to go, up to 1")
     parser.set_defaults(run=_generate)
+
+
+def _add_store_repair(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "store-repair", help="cut out what cannot be read of a stopped node's embedded store"
+    )
+    _add_settings(parser)
+    parser.set_defaults(run=_store_repair)
 
 
 def _add_dead_letters(commands: Commands) -> None:
@@ -393,6 +402,20 @@ def _demo(options: argparse.Namespace) -> int:
     rest_port = options.port or free_rest_port(first=8080, nodes=len(PACES_S))
     good = asyncio.run(run_demo(out=options.out, rest_port=rest_port, console=Console()))
     return 0 if good else 1
+
+
+def _store_repair(options: argparse.Namespace) -> int:
+    from edge_node.sole_owner import sole_owner
+    from edge_node.store.repair import mend_store
+
+    folder = _load_config(options).data_folder.resolve()
+    with sole_owner(folder):
+        mended = mend_store(folder, everything=True)
+    for sentence in mended.sentences or ("Nothing is damaged.",):
+        print(sentence)
+    for task_id in mended.lost_task_ids:
+        print(f"lost: {task_id}, or its latest state")
+    return 0
 
 
 def _dead_letters(options: argparse.Namespace) -> int:

@@ -43,14 +43,16 @@ from edge_node.peering.service import PeerService
 from edge_node.reloading import Reloader
 from edge_node.socket_path import socket_folder
 from edge_node.sole_owner import sole_owner
-from edge_node.store.embedded_valkey import wait_until_ready
+from edge_node.store.embedded_valkey import STARTS_MAX, wait_until_ready
 from edge_node.store.experience_pool import ExperiencePool, PoolSettings
 from edge_node.store.housekeeping import Housekeeper
 from edge_node.store.image_files import ImageFiles, image_bounds
 from edge_node.store.init_images import InitImages, init_image_bounds
 from edge_node.store.opening import open_latents, open_ledger, open_pool
+from edge_node.store.repair import mend_store
 from edge_node.store.stored_latents import StoredLatents, StoredLatentsSettings
 from edge_node.store.task_ledger import LedgerSettings, TaskLedger
+from edge_node.supervision.child_process import ChildExit
 from edge_node.supervision.worker_process import WorkerProcess, WorkerSettings
 from edge_node.tasks.cluster_view import ClusterView, ClusterViewLimits
 from edge_node.tasks.hosting import Hosting, HostingLimits
@@ -208,9 +210,17 @@ class _Node:
 
     async def _start_embedded_store(self) -> str:
         path = self._sockets / "store.sock"
-        keep = partial(keep_store, self._folder, socket_path=path)
+        mended = await asyncio.to_thread(mend_store, self._folder)
+        self._metrics.store_mended(tasks=len(mended.lost_task_ids))
+        ends: list[str] = []
+
+        def ended(exited: ChildExit) -> None:
+            if len(ends) < STARTS_MAX:
+                ends.append(" | ".join(exited.last_lines[-2:]))
+
+        keep = partial(keep_store, self._folder, socket_path=path, on_exited=ended)
         self._background("keeping the store", keep, vital=True)
-        await wait_until_ready(path, STORE_START_S_MAX)
+        await wait_until_ready(path, STORE_START_S_MAX, ends=lambda: ends)
         return f"unix://{path}"
 
     async def _start_files(self) -> tuple[ImageFiles, InitImages]:

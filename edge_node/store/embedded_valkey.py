@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from edge_node.errors import StoreUnavailable
@@ -17,6 +17,8 @@ from edge_node.socket_path import check_socket_path
 _MEMORY_BYTES_MAX = 256 << 20
 _CLIENTS_MAX = 64
 _POLL_INTERVAL_S = 0.01
+# Starts after which a store that has never answered will not.
+STARTS_MAX = 3
 # Silence of a store beyond the longest that an answer of it took, after which it hangs; and before
 # its first answer, when it may be reading a long file.
 HANG_S = 5.0
@@ -45,6 +47,8 @@ def valkey_command(folder: Path, socket_path: Path) -> list[str]:
         "dir": str(folder),
         "appendonly": "yes",
         "appendfsync": "always",
+        # A cut tail is mended by append_only.py, which says what was lost.
+        "aof-load-truncated": "no",
         "save": "",
         "maxmemory": _MEMORY_BYTES_MAX,
         "maxmemory-policy": "noeviction",
@@ -67,17 +71,29 @@ async def watch(watched: AnswerWatch, *, hung: Callable[[float], None]) -> None:
             hung(silence_s)
 
 
-async def wait_until_ready(socket_path: Path, timeout_s: float) -> None:
+async def wait_until_ready(
+    socket_path: Path, timeout_s: float, *, ends: Callable[[], Sequence[str]] = tuple
+) -> None:
     """Returns when the server answers, its append-only file loaded.
 
+    Args:
+        socket_path: of the server.
+        timeout_s: that it may take.
+        ends: what it said last at each of its ends so far.
+
     Raises:
-        StoreUnavailable: it does not within `timeout_s`.
+        StoreUnavailable: it does not within `timeout_s`, or cannot start.
     """
     try:
         async with asyncio.timeout(timeout_s):
             while True:
                 if await _answers(socket_path):
                     return
+                if len(said := ends()) >= STARTS_MAX:
+                    raise StoreUnavailable(
+                        f"The embedded Valkey ends at its start, {len(said)} times: {said[-1]} "
+                        "If its files are damaged: dedgeai store-repair, with this node's settings."
+                    )
                 await asyncio.sleep(_POLL_INTERVAL_S)
     except TimeoutError as problem:
         raise StoreUnavailable(

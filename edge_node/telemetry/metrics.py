@@ -33,6 +33,7 @@ Work is in work units (domain.WorkModel). No prompt and no identifier is ever a 
 | staleness_seconds | s | largest age of an unseen change over the live peers |
 | store_available | 0 or 1 | whether a task could be accepted durably |
 | store_write_behind_length | tasks | states that the store has yet to confirm |
+| store_tasks_damaged_total | tasks | whose latest state was lost with damaged files of the store |
 | image_stored_bytes | bytes | images kept |
 | worker_ready | 0 or 1 | whether the worker would draw now |
 | worker_backlog_work_units | work units | by the worker's own account; 0 while it is away |
@@ -207,6 +208,10 @@ class NodeMetrics:
         """States wait for the store."""
         self._write_behind.set(count)
 
+    def store_mended(self, *, tasks: int) -> None:
+        """The store's files were mended at the start, if they had to be."""
+        self._store_tasks_damaged.inc(tasks)
+
     def images_stored(self, size_bytes: int) -> None:
         """Images on disk."""
         self._image_stored.set(size_bytes)
@@ -302,6 +307,9 @@ class NodeMetrics:
         self._staleness = self._gauge("staleness_seconds", "Oldest unseen change at a live peer")
         self._store_available = self._gauge("store_available", "Whether the store keeps promises")
         self._write_behind = self._gauge("store_write_behind_length", "States not yet written")
+        self._store_tasks_damaged = self._counter(
+            "store_tasks_damaged_total", "Tasks whose latest state was lost with damaged files"
+        )
         self._image_stored = self._gauge("image_stored_bytes", "Images kept")
         self._worker_ready = self._gauge("worker_ready", "Whether the worker would draw")
         self._worker_backlog = self._gauge("worker_backlog_work_units", "Work by its own account")
