@@ -67,7 +67,7 @@ def test_garbage_in_the_middle_is_a_sentence_whose_command_mends_it(
         start_s = time.monotonic()
         cluster.start_node(0)
         assert cluster.wait_node(0) == 2
-        assert time.monotonic() - start_s < 5.0
+        assert time.monotonic() - start_s < 20.0  # at rest one; it was thirty before it gave up
         said = (tmp_path / "node-0" / "node.log").read_text().splitlines()[-1]
         assert said.startswith("dedgeai: The task store is damaged: ")
         assert "`dedgeai store-repair`" in said

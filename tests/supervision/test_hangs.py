@@ -170,7 +170,7 @@ def test_a_hang_is_found_after_the_longest_operation_and_not_before(
     longest_s = 1.0
 
     async def scenario() -> None:
-        scripted = ScriptedWorker(script)
+        scripted = ScriptedWorker(script)  # type: ignore[abstract]
         # Two rows of four work units each, at twice the reference size.
         scripted.capacity = 2 * 4 / longest_s
         async with attached_to(scripted, run_dir) as worker:
