@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -50,12 +51,12 @@ class Schedule:
         """How many steps add noise."""
         return int(np.count_nonzero(self.spread_I))
 
-    @property
+    @cached_property
     def keep_I(self) -> FloatArray:
         """Factor of x_i in one whole step."""
         return self.mean_x0_I * self.recover_x_I + self.mean_x_I
 
-    @property
+    @cached_property
     def take_I(self) -> FloatArray:
         """Factor of eps in one whole step."""
         return self.mean_x0_I * self.recover_eps_I

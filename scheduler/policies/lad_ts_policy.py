@@ -107,34 +107,35 @@ class Actor:
         rng: np.random.Generator,
     ) -> FloatArray:
         """x_0 from x_I, (B,)."""
-        add_mean = np.add.reduce
-        servers = len(input_BF)
+        total = np.add.reduce
+        share = 1.0 / len(input_BF)
         lit_BH = input_BF @ self.first_FH
         lit_BH += self.first_bias_H
         np.maximum(lit_BH, 0.0, out=lit_BH)
-        pooled_H = add_mean(lit_BH, axis=0) @ self.second_pool_HH
-        pooled_H /= servers
+        pooled_H = (total(lit_BH, axis=0) * share) @ self.second_pool_HH
+        pooled_H += self.second_bias_H
         lit_BH = lit_BH @ self.second_HH
-        lit_BH += pooled_H + self.second_bias_H
+        lit_BH += pooled_H
         np.maximum(lit_BH, 0.0, out=lit_BH)
-        pooled_H = add_mean(lit_BH, axis=0) @ self.third_pool_HH
-        pooled_H /= servers
+        pooled_H = (total(lit_BH, axis=0) * share) @ self.third_pool_HH
         base_BH = lit_BH @ self.third_HH
         base_BH += pooled_H
         skip_B = input_BF @ self.skip_F
         skip_B += self.bias
-        latent_H, out_H = self.latent_H, self.out_H
-        for step in reversed(range(self.steps)):
-            np.multiply(x_B[:, None], latent_H, out=lit_BH)
-            lit_BH += base_BH
-            lit_BH += self.step_IH[step]
+        base_IBH = base_BH + self.step_IH[:, None]
+        skip_IB = schedule.take_I[:, None] * skip_B
+        out_IH = schedule.take_I[:, None] * self.out_H
+        for step, (keep, spread) in reversed(
+            list(enumerate(zip(schedule.keep_I.tolist(), schedule.spread_I.tolist(), strict=True)))
+        ):
+            np.multiply(x_B[:, None], self.latent_H, out=lit_BH)
+            lit_BH += base_IBH[step]
             np.maximum(lit_BH, 0.0, out=lit_BH)
-            eps_B = lit_BH @ out_H
-            eps_B += skip_B
-            eps_B *= schedule.take_I[step]
-            x_B = schedule.keep_I[step] * x_B - eps_B
-            if schedule.spread_I[step] > 0.0:
-                x_B += schedule.spread_I[step] * rng.standard_normal(servers)
+            x_B = keep * x_B
+            x_B -= lit_BH @ out_IH[step]
+            x_B -= skip_IB[step]
+            if spread > 0.0:
+                x_B += spread * rng.standard_normal(len(x_B))
         return x_B
 
 
