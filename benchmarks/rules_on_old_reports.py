@@ -2,13 +2,15 @@
 
 Clusters of 5, 20 and 40 devices, equal or in mixed power modes, all of which place tasks: at once
 at the start of each second, many small tasks or one to three large ones of each node; and at random
-times, on reports that are .05, 1 and 2 s apart. The guard's four rules, LAD-TS+ and Opt-TS on the
-same arrivals: mean delay in seconds, and over a *coordinated blind bound*. There one water-filling
-places all tasks of a report period; it sees the same old report as everybody, and all that has been
-placed since. No node can do that: it is the most that coordination without newer reports could
-give. It is greedy or, if that is less, discounts a task's own work as `slow_server_aware` does.
+times, on reports that are .05, 1 and 2 s apart. The guard's four rules, LAD-TS+, LAD-TS and Opt-TS
+on the same arrivals: mean delay in seconds, and over a *coordinated blind bound*. There one
+water-filling places all tasks of a report period; it sees the same old report as everybody, and all
+that has been placed since. No node can do that: it is the most that coordination without newer
+reports could give. It is greedy or, if that is less, discounts a task's own work as
+`slow_server_aware` does.
 
-The constants of `ring` were searched on other draws of such clusters; those of LAD-TS+ on others.
+The constants of `ring` were searched on other draws of such clusters; those of LAD-TS+ and of
+LAD-TS on others.
 
     python -m benchmarks.rules_on_old_reports
 """
@@ -44,6 +46,7 @@ POLICIES = {
     "least expected delay": "least_expected_delay:own=B",
     "ring": "ring",
     "LAD-TS+": "lad_ts_plus",
+    "LAD-TS": "lad_ts",
     "Opt-TS": "opt_ts",
 }
 BOUND = "blind bound"

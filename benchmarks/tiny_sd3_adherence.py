@@ -13,7 +13,6 @@ import argparse
 import dataclasses
 import itertools
 import json
-import math
 import pathlib
 import time
 from typing import Any
@@ -28,6 +27,7 @@ from benchmarks import machine
 from edge_node.console import scene_classifier
 from edge_node.console.scene_classifier import OBJECT_ATTRIBUTES, judge
 from edge_node.worker.tiny_sd3 import model_folder, scenes
+from scheduler.simulator.statistics import wilson_interval
 
 GUIDANCE_SCALE = 5.0
 STEPS_MIN, STEPS_MAX = 10, 19
@@ -130,15 +130,6 @@ def draw_batch(
     latent_BCHW = latent_BCHW / vae.config.scaling_factor + vae.config.shift_factor
     pixels_BHW3 = vae.decode(latent_BCHW).sample.permute(0, 2, 3, 1)
     return list(((pixels_BHW3.clamp(-1, 1) + 1) * 127.5).round().byte().numpy())
-
-
-def wilson_interval(right: int, of: int) -> tuple[float, float]:
-    """Returns the 95 % Wilson score interval of a share."""
-    z = 1.959964
-    share = right / of
-    middle = share + z * z / (2 * of)
-    half = z * math.sqrt(share * (1 - share) / of + z * z / (4 * of * of))
-    return (middle - half) / (1 + z * z / of), (middle + half) / (1 + z * z / of)
 
 
 def tally(verdicts: list[dict[str, list[bool]]]) -> dict[str, dict[str, float]]:

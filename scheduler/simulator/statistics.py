@@ -126,3 +126,13 @@ def _between(t: float, freedom: int) -> float:
     if odd:
         return 2.0 / math.pi * (angle + math.sin(angle) * total)
     return math.sin(angle) * total
+
+
+def wilson_interval(right: int, of: int) -> tuple[float, float]:
+    """The 95 % Wilson score interval of a share."""
+    z = 1.959964
+    share = right / of
+    middle = share + z * z / (2 * of)
+    half = z * math.sqrt(share * (1 - share) / of + z * z / (4 * of * of))
+    low, high = (middle - half) / (1 + z * z / of), (middle + half) / (1 + z * z / of)
+    return max(0.0, low), min(1.0, high)

@@ -3,7 +3,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from scheduler.simulator.statistics import DelayStatistics, paired_gap, student_quantile
+from scheduler.simulator.statistics import (
+    DelayStatistics,
+    paired_gap,
+    student_quantile,
+    wilson_interval,
+)
 
 
 def test_statistics_by_hand() -> None:
@@ -60,3 +65,11 @@ def test_what_cannot_be_paired() -> None:
     for ours, reference in (([], []), ([1.0], [1.0, 2.0]), ([1.0], [0.0]), ([np.inf], [1.0])):
         with pytest.raises(ValueError, match=r"paired|finite"):
             paired_gap(ours, reference)
+
+
+@pytest.mark.parametrize(
+    ("right", "low", "high"), [(0, 0.0, 0.2775), (5, 0.2366, 0.7634), (10, 0.7225, 1.0)]
+)
+def test_the_interval_of_a_share_holds_it(right: int, low: float, high: float) -> None:
+    assert wilson_interval(right, 10) == pytest.approx((low, high), abs=1e-4)
+    assert 0.0 <= wilson_interval(right, 10)[0] <= wilson_interval(right, 10)[1] <= 1.0
