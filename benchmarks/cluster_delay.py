@@ -60,7 +60,10 @@ MIXED = Devices(
 )
 EQUAL = Devices(name="equal", profiles=("orin-64gb-maxn",) * 5)
 MOVING = "+moving"
-POLICIES = ("slow_server_aware", "power_of_two", "lad_ts_plus", f"lad_ts_plus{MOVING}")
+POLICIES = (
+    *("slow_server_aware", "power_of_two", "ring", "lad_ts_plus", "lad_ts"),
+    f"lad_ts_plus{MOVING}",
+)
 LEARNED = "lad_ts_plus"
 LOADS = (0.8, 0.95)
 BATCH = 1000

@@ -346,7 +346,7 @@ class NodeConfig(BaseModel):
         le=2**28,
     )
     learner_publish_s: float = _setting(
-        30.0, "time between two attempts to publish weights", unit="s", gt=0, allow_inf_nan=False
+        180.0, "time between two attempts to publish weights", unit="s", gt=0, allow_inf_nan=False
     )
     learner_memory_bytes_max: int = _setting(
         2 * 2**30, "resident memory at which the learner ends itself", unit="bytes", ge=2**28

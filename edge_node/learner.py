@@ -82,7 +82,7 @@ class LearnerSettings:
     out: Path
     nodes: tuple[str, ...] = ()
     alive: Path | None = None
-    publish_every_s: float = 30.0
+    publish_every_s: float = 180.0
     poll_s: float = 0.5
     memory_bytes_max: int = 2 * 2**30
     weights_bytes_max: int = 16 * 2**20
@@ -227,7 +227,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--nodes", default="", help="host:port of nodes to learn beside, comma-separated"
     )
     parser.add_argument("--alive", type=Path, help="file that is touched while it works")
-    parser.add_argument("--publish-every", type=float, default=30.0, help="seconds")
+    parser.add_argument("--publish-every", type=float, default=180.0, help="seconds")
     parser.add_argument("--outcome-wait", type=float, default=7200.0, help="seconds")
     parser.add_argument("--memory-max", type=int, default=2 * 2**30, help="bytes resident")
     parser.add_argument("--weights-max", type=int, default=16 * 2**20, help="bytes of a file")

@@ -31,6 +31,10 @@ class InvalidCheckpoint(ValueError):
     """A file is no checkpoint that can be used; the message names it and what is wrong with it."""
 
 
+# Of a published policy's scenario: the version that it was shown to be better than.
+BETTER_THAN = "better_than"
+
+
 @dataclass(frozen=True, kw_only=True)
 class CheckpointInfo:
     """What the arrays of a checkpoint are.

@@ -169,7 +169,7 @@ def test_it_publishes_weights_that_decide_goes_on_and_ends_when_told(
         assert isinstance(decided, PooledDecision)
         decision = policy.decide(decided.recorded.observation)
         assert decision.weights_version == published.version
-        assert published.checks["held_out_decisions"] >= 96
+        assert published.checks["checked_decisions"] >= 100
         process.send_signal(signal.SIGTERM)
         _, said = process.communicate(timeout=20.0)
         assert process.returncode == 0

@@ -95,7 +95,7 @@ def train_from_pool(request: PoolRequest, *, console: Console) -> int:
     published = save_weights(checked, request.out, created_unix_s=SystemClock().unix_s())
     checks = published.checks
     console.print(
-        f"Held out: {checks['held_out_decisions']:.0f} decisions; a decision gains "
+        f"Played again: {checks['checked_decisions']:.0f} decisions; a task gains "
         f"{checks['gain_s']:+.3g} s (95 %: {checks['gain_low_s']:+.3g} or more) on the "
         f"weights it began with, of {checks['mean_delay_s']:.3g} s mean delay."
     )

@@ -106,9 +106,10 @@ class GuardFeed:
             return
         (own,) = self._rng.spawn(1)
         policy = load_published(published, rng=own)
-        self._guard.swap_learned(policy, published.version)
+        self._guard.swap_learned(policy, published.version, better_than=published.better_than)
         self._version = published.version
-        log.info("weights %s wait for their verdict", published.version)
+        reason = self._guard.status().reason
+        log.info("weights %s are here%s", published.version, f": {reason}" if reason else "")
 
     def _complain(self, complaint: str) -> None:
         """Once for each problem, not once a second."""

@@ -19,8 +19,9 @@ from edge_node.store.verdicts import UnreadableVerdict, VerdictStore
 from scheduler import registry
 from scheduler.experience import PooledDecision
 from scheduler.guard.candidates import rule_factories
+from scheduler.guard.service_times import ServiceTimes
 from scheduler.guard.verdict import ReplayVerdict, configured_version
-from scheduler.policy import Policy
+from scheduler.policy import Outcome, Policy
 
 log = logging.getLogger("learner")
 
@@ -62,13 +63,17 @@ class Judge:
         # None until the verdict of a former life has been looked for.
         self._in_force: str | None = None
         self._newest: deque[PooledDecision] = deque(maxlen=settings.window_tasks)
+        self._times = ServiceTimes(tasks_max=settings.window_tasks)
         self._judged_version = ""
         self._judgements = 0
         self._due_s = 0.0
         self._fresh = False
 
-    def add(self, entry: PooledDecision) -> None:
-        """Takes a decision of the pool in."""
+    def add(self, entry: PooledDecision | Outcome) -> None:
+        """Takes an entry of a pool in."""
+        self._times.add(entry)
+        if isinstance(entry, Outcome):
+            return
         self._newest.append(entry)
         self._fresh = True
 
@@ -138,6 +143,7 @@ class Judge:
             rules=self._rules,
             in_force=in_force,
             judged_unix_s=unix_s,
+            factors=self._times.factors(),
             seed=10 * (settings.seed + self._judgements),
         )
 

@@ -5,13 +5,14 @@ learned and checked is the scheduler's. One replay is played of the decisions of
 others' arrivals are known instead of made up, and its verdict is every node's.
 
 Weights are published when they are finite and of the right shapes, are of a later generation than
-those announced, decide on all held-out decisions, and are not significantly worse there than the
-published ones (before: than whoever decided); `scheduler.guard.held_out` says what that is.
+those announced, and are significantly better than the published ones (before: than those that
+ship); `scheduler.guard.replay_check` says what that is.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,6 +44,7 @@ from scheduler.experience import PooledDecision
 from scheduler.learning.choice import Diverged
 from scheduler.learning.live_learner import LiveLearner, shipped
 from scheduler.learning.publication import Refused, consider
+from scheduler.policy import Outcome
 
 log = logging.getLogger("learner")
 
@@ -70,7 +72,7 @@ class ClusterLearnerSettings:
 
     node_id: str
     out: Path
-    publish_every_s: float = 30.0
+    publish_every_s: float = 180.0
     weights_bytes_max: int = 16 * 2**20
     outcome_wait_s: float = 7200.0
     options: Mapping[str, str | float | bool] = field(default_factory=dict)
@@ -117,7 +119,7 @@ class ClusterLearner:
         )
         self._learner: LiveLearner
         self._judge = None if settings.judge is None else Judge(settings.judge, self._verdicts)
-        self._to_judge: list[PooledDecision] = []
+        self._to_judge: list[PooledDecision | Outcome] = []
         self._damaged = 0
         self._refusal = ""
         self._published_at_updates = 0
@@ -205,7 +207,7 @@ class ClusterLearner:
             self._damaged += part.damaged
             for entry in part.entries:
                 self._learner.add(entry)
-                if self._judge is not None and isinstance(entry, PooledDecision):
+                if self._judge is not None:
                     self._to_judge.append(entry)
 
     def _complain(self, node_id: NodeId, problem: DEdgeAIError) -> None:
@@ -299,7 +301,8 @@ class ClusterLearner:
     async def _look_at_verdict(self) -> None:
         if self._judge is None:
             return
-        for entry in sorted(self._to_judge, key=lambda one: one.recorded.decided_unix_s):
+        # Outcomes after all decisions: those of other nodes' pools come in any order.
+        for entry in sorted(self._to_judge, key=_decided_unix_s):
             self._judge.add(entry)
         self._to_judge.clear()
         announced = await self._announced() if self._settings.judge_published else None
@@ -326,6 +329,10 @@ class ClusterLearner:
                 self._complain(peer.node_id, problem)
             else:
                 self._verdict_told[peer.node_id] = verdict
+
+
+def _decided_unix_s(entry: PooledDecision | Outcome) -> float:
+    return math.inf if isinstance(entry, Outcome) else entry.recorded.decided_unix_s
 
 
 def save_weights(checked: Checkpoint, folder: Path, *, created_unix_s: float) -> Published:

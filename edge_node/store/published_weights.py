@@ -18,7 +18,7 @@ import numpy as np
 from edge_node.errors import StoreUnavailable
 from edge_node.store.connection import Command, StoreConnection
 from scheduler import checkpoint
-from scheduler.checkpoint import version_of
+from scheduler.checkpoint import BETTER_THAN, version_of
 from scheduler.observation import Observation
 from scheduler.policies.lad_ts_policy import NAME, Chain, LadTs, weights_of
 
@@ -43,7 +43,8 @@ class Published:
         version: that the policy's decisions will carry.
         generation: number of the publication, from 1 on; later ones replace earlier ones.
         created_unix_s: when.
-        checks: figures of the check by name, see `scheduler.guard.held_out`.
+        checks: figures of the check by name, see `scheduler.guard.replay_check`.
+        better_than: version that the check was made against; None before 0.2.0.
     """
 
     policy: str
@@ -52,6 +53,7 @@ class Published:
     generation: int
     created_unix_s: float
     checks: dict[str, float]
+    better_than: str | None = None
 
 
 class PublishedWeights:
@@ -76,6 +78,7 @@ class PublishedWeights:
             # What 0.1.0 reads; its weights were for certain candidates.
             "node_ids": "[]",
             "checks": json.dumps(published.checks),
+            "better_than": published.better_than or "",
         }
         parts = [part for pair in fields.items() for part in pair]
         write: Command = ("HSET", self._key, *parts)
@@ -141,6 +144,7 @@ def read_published(path: Path, *, created_unix_s: float) -> Published:
             generation=int(kept.info.episodes),
             created_unix_s=created_unix_s,
             checks={str(name): float(value) for name, value in kept.info.metrics.items()},
+            better_than=_text(kept.info.scenario.get(BETTER_THAN)),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
         raise UnusableWeights(f"{path}: {problem}") from problem
@@ -169,12 +173,17 @@ def _published(found: dict[bytes, bytes]) -> Published:
             generation=int(fields["generation"]),
             created_unix_s=float(fields["created"]),
             checks={str(k): float(v) for k, v in json.loads(fields["checks"]).items()},
+            better_than=_text(fields.get("better_than")),
         )
     except (KeyError, ValueError, TypeError, AttributeError) as problem:
         raise UnusableWeights(f"the announcement is damaged: {problem!r}") from problem
     if not (published.generation >= 1 and math.isfinite(published.created_unix_s)):
         raise UnusableWeights(f"an announcement of generation {published.generation}")
     return published
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None
 
 
 def _observation(servers: int) -> Observation:

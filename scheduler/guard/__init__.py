@@ -2,7 +2,8 @@
 
 | module | says | from | in |
 |---|---|---|---|
-| held_out | may new weights replace the published ones? | transitions kept apart | learner |
+| replay_check | may new weights replace the published ones? | decisions of all nodes | learner |
+| service_times | how long did tasks really take? | decisions and outcomes of all nodes | learner |
 | live_replay | would the rule have done better? | a node's latest decisions | learner |
 | verdict | what a replay found, and of which weights | | both |
 | alternation | is it worse now? | live tasks, in windows by turns | node |
@@ -11,7 +12,7 @@
 
 It lives in the scheduler's ring because nothing here is about nodes as processes: observations,
 decisions and outcomes go in. What carries answers between learner and node through the store is
-`edge_node.guard`. A node imports the last four (numpy at most); held_out brings torch and
-live_replay numba, so only those who run them may import them, which is why this file imports
+`edge_node.guard`. A node imports the last four (numpy at most); live_replay and
+replay_check bring numba, so only those who run them may import them, which is why this file imports
 nothing.
 """

@@ -16,7 +16,8 @@ a detail after it, which names the rule where it is about a comparison:
 | no weights | weights are swapped in |
 | error, not finite, over budget | the next slot begins; then the learned policy is tried again |
 | unknown membership | the candidates are others, or other weights come |
-| no verdict yet | a replay shows this version to be not worse; versions that shipped need none |
+| no verdict yet | a replay shows this version to be not worse; versions that shipped need none, nor
+  those that were found better than what decided here until now |
 | replay | a later replay shows this version to be not worse |
 | live | 200 windows have passed; then the test starts anew. Or other weights come |
 | window | the rule's window ends |
@@ -142,20 +143,37 @@ class Guard:
         self._decisions = self._learned_decisions = 0
         # A learner may publish the verdict before the node has read the weights.
         self._verdict_kept: ReplayVerdict | None = None
+        # Name of the weights that made the last learned decision.
+        self._decided: str | None = None
+        self._judgement = NO_WEIGHTS
+        self._live_trip, self._live_trip_until_s = "", -math.inf
         self.swap_learned(learned, version)
 
     # What happens to it.
 
-    def swap_learned(self, policy: Policy | None, version: str | None) -> None:
-        """Puts other weights in place; what was found of former ones does not count for them."""
+    def swap_learned(
+        self, policy: Policy | None, version: str | None, *, better_than: str | None = None
+    ) -> None:
+        """Puts other weights in place; what was found of former ones does not count for them.
+
+        Args:
+            policy: with the weights; None for none.
+            version: of them.
+            better_than: version that a replay found them to be better than. If that has
+                decided here and may still do so, they go on in its place.
+        """
+        goes_on = better_than is not None and better_than == self._decided and not self._judgement
+        self._decided = None
         self._learned = policy
         self._version = version
         self._verdict: ReplayVerdict | None = None
-        self._judgement = "" if version in self._settings.trusted_versions else NO_VERDICT
+        trusted = goes_on or version in self._settings.trusted_versions
+        self._judgement = "" if trusted else NO_VERDICT
         self._overruns: deque[bool] = deque(maxlen=OVERRUNS_OF)
         self._tripped, self._tripped_slot = "", -1
         self._unknown_ids: tuple[str, ...] | None = None
-        self._live_trip, self._live_trip_until_s = "", -math.inf
+        if not goes_on:
+            self._live_trip, self._live_trip_until_s = "", -math.inf
         self._alternation.restart()
         if self._verdict_kept is not None:
             self.judged(self._verdict_kept)
@@ -311,6 +329,7 @@ class Guard:
         if over and sum(self._overruns) >= OVERRUNS_MAX:
             return None, self._trip(OVER_BUDGET, now_s)
         self._unknown_ids = None
+        self._decided = decision.weights_version
         return decision, ""
 
     def _trip(self, reason: str, now_s: float) -> str:

@@ -24,6 +24,8 @@ decisions chooses the rule, and the rest alone compares the learned policy with 
 force stays until another one is better with 99 % confidence, so that equals do not take turns.
 benchmarks/results/guard_verdicts.json has how often equals are called worse, with this and without.
 
+How long tasks take is what capacities say, times what `service_times` found in outcomes.
+
 What that cannot do:
 - Others' arrivals are a guess by the load; without measured traffic they lack what was not seen.
 - Links between two other nodes are taken to be as one's own link to the first of them.
@@ -44,10 +46,12 @@ import numpy as np
 
 from scheduler.experience import PooledDecision, RecordedDecision
 from scheduler.guard.candidates import PolicyFactory
+from scheduler.guard.replayed_queues import ReplayedQueues
+from scheduler.guard.service_times import AS_EXPECTED, ServiceFactors
 from scheduler.guard.verdict import ReplayVerdict
 from scheduler.observation import Observation
 from scheduler.policy import Policy
-from scheduler.simulator.queueing import FloatArray, drain, work_off_s
+from scheduler.simulator.queueing import FloatArray, drain
 from scheduler.simulator.statistics import student_quantile
 
 # Fewer decisions say nothing that a bound could be put on.
@@ -92,6 +96,7 @@ class LiveWindow:
         recorded: how many of them were really seen.
         queue_B: work in front of the first.
         since_s_K, capacity_KB: measured capacities over time.
+        factors: what tasks really took, where that is known.
     """
 
     arrivals: tuple[Arrival, ...]
@@ -99,6 +104,7 @@ class LiveWindow:
     queue_B: FloatArray
     since_s_K: FloatArray
     capacity_KB: FloatArray
+    factors: ServiceFactors = AS_EXPECTED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,12 +120,18 @@ class Played:
     failed: int
 
 
-def window_of(records: Sequence[RecordedDecision], rng: np.random.Generator) -> LiveWindow:
+def window_of(
+    records: Sequence[RecordedDecision],
+    rng: np.random.Generator,
+    *,
+    factors: ServiceFactors = AS_EXPECTED,
+) -> LiveWindow:
     """The newest of these decisions that have one set of candidates, ready to be played.
 
     Args:
         records: of one node or of several, in any order.
         rng: draws the arrivals of nodes that recorded nothing.
+        factors: what tasks really took.
 
     Raises:
         ValueError: there are none, or their tasks have no work.
@@ -143,6 +155,7 @@ def window_of(records: Sequence[RecordedDecision], rng: np.random.Generator) -> 
         queue_B=kept[0].observation.load_B,
         since_s_K=at_s_N[changed_N],
         capacity_KB=capacity_NB[changed_N],
+        factors=factors,
     )
     silent = sorted(set(kept[0].observation.node_ids) - {record.node_id for record in kept})
     if not silent:
@@ -259,24 +272,26 @@ def play(
     nodes = sorted({arrival.node_id for arrival in window.arrivals})
     policies = {n: policy(np.random.default_rng((seed, i))) for i, n in enumerate(nodes)}
     fallbacks = {n: fallback(np.random.default_rng((seed, 1, i))) for i, n in enumerate(nodes)}
-    queue_B = window.queue_B.copy()
+    queues = ReplayedQueues(
+        window.arrivals[0].seen.node_ids,
+        window.queue_B,
+        window.since_s_K,
+        window.capacity_KB,
+        factors=window.factors,
+    )
     delay_s_N = np.empty(len(window.arrivals))
     latents, unseen = _Latents(), _Unseen(window)
-    now_s, failed = 0.0, 0
+    failed = 0
     for task, arrival in enumerate(window.arrivals):
-        drain(queue_B, now_s, arrival.at_s, window.since_s_K, window.capacity_KB)
-        now_s = arrival.at_s
-        observation = _observation(arrival, queue_B, unseen, latents)
+        queues.pass_to(arrival.at_s)
+        observation = _observation(arrival, queues.reported_B, unseen, latents)
         choice, latent_B = _decide(policies[arrival.node_id], observation)
         if choice is None:
             failed += 1
             choice = fallbacks[arrival.node_id].decide(observation).choice
         latents.keep(arrival, latent_B)
         unseen.add(arrival, choice)
-        queue_B[choice] += observation.work
-        served_s = float(
-            work_off_s(queue_B[choice], choice, now_s, window.since_s_K, window.capacity_KB)
-        )
+        served_s = queues.add(choice, observation.work)
         delay_s = float(observation.link_s_B[choice]) + served_s
         delay_s_N[task] = delay_s if math.isfinite(delay_s) else LOST_TASK_S
     return Played(delay_s_N=delay_s_N, failed=failed)
@@ -379,6 +394,7 @@ def judge(
     rules: Mapping[str, PolicyFactory],
     in_force: str,
     judged_unix_s: float,
+    factors: ServiceFactors = AS_EXPECTED,
     seed: int = 0,
 ) -> ReplayVerdict | None:
     """A verdict on the newest decisions of one node or of several; None while there are too few.
@@ -394,24 +410,18 @@ def judge(
         rules: build the candidates in the same way, by name.
         in_force: the rule that was compared with last.
         judged_unix_s: when; goes into the verdict.
+        factors: what tasks really took.
         seed: of everything drawn.
     """
-    entries = {(entry.life, entry.sequence): entry.recorded for entry in pooled}
-    if not entries:
+    records = newest_of_last_lives(pooled, window_tasks)
+    if not records:
         return None
-    last_life: dict[str, str] = {}
-    for (life, _), recorded in entries.items():
-        last_life[recorded.node_id] = max(life, last_life.get(recorded.node_id, ""))
-    of_last = [key for key, recorded in entries.items() if key[0] == last_life[recorded.node_id]]
-    newest = sorted(of_last, key=lambda key: (entries[key].decided_unix_s, key))[-window_tasks:]
-    records = [entries[key] for key in newest]
-    if not any(record.observation.work > 0.0 for record in records):
-        return None
-    records = _of_one_membership(records)
     chosen = ChosenRule(name=in_force, means_s={})
     choosing = int(len(records) * CHOOSING_SHARE)
     if choosing >= TASKS_MIN and len(rules) > 1:
-        chosen = choose_rule(records[:choosing], rules=rules, in_force=in_force, seed=seed)
+        chosen = choose_rule(
+            records[:choosing], rules=rules, in_force=in_force, factors=factors, seed=seed
+        )
         records = records[choosing:]
     return replay(
         records,
@@ -419,9 +429,29 @@ def judge(
         learned=learned,
         chosen=chosen,
         rule=rules[chosen.name],
+        factors=factors,
         seed=seed,
         judged_unix_s=judged_unix_s,
     )
+
+
+def newest_of_last_lives(
+    pooled: Iterable[PooledDecision], tasks_max: int
+) -> list[RecordedDecision]:
+    """The newest decisions of each node's last life among one set of candidates, in order.
+
+    Empty without any that has work; the same decision may come twice.
+    """
+    entries = {(entry.life, entry.sequence): entry.recorded for entry in pooled}
+    last_life: dict[str, str] = {}
+    for (life, _), recorded in entries.items():
+        last_life[recorded.node_id] = max(life, last_life.get(recorded.node_id, ""))
+    of_last = [key for key, recorded in entries.items() if key[0] == last_life[recorded.node_id]]
+    newest = sorted(of_last, key=lambda key: (entries[key].decided_unix_s, key))[-tasks_max:]
+    records = [entries[key] for key in newest]
+    if not any(record.observation.work > 0.0 for record in records):
+        return []
+    return _of_one_membership(records)
 
 
 def choose_rule(
@@ -429,6 +459,7 @@ def choose_rule(
     *,
     rules: Mapping[str, PolicyFactory],
     in_force: str,
+    factors: ServiceFactors = AS_EXPECTED,
     seed: int,
 ) -> ChosenRule:
     """The rule of least mean delay on these decisions, if it is surely better than that in force.
@@ -437,11 +468,12 @@ def choose_rule(
         records: of the window that chooses, of one set of candidates.
         rules: as for `judge`.
         in_force: stays otherwise.
+        factors: what tasks really took.
         seed: of everything drawn.
     """
     if not any(record.observation.work > 0.0 for record in records):
         return ChosenRule(name=in_force, means_s={})
-    window = window_of(records, np.random.default_rng((seed, 2)))
+    window = window_of(records, np.random.default_rng((seed, 2)), factors=factors)
     # Each with a seed of its own, as in `replay`.
     delay_s_N = {
         name: play(window, rule, fallback=rule, seed=seed + 3 + number).delay_s_N
@@ -460,6 +492,7 @@ def replay(
     learned: PolicyFactory,
     chosen: ChosenRule,
     rule: PolicyFactory,
+    factors: ServiceFactors = AS_EXPECTED,
     seed: int,
     judged_unix_s: float,
 ) -> ReplayVerdict | None:
@@ -471,13 +504,14 @@ def replay(
         learned: builds the learned policy in its initial state from a generator.
         chosen: the rule, and what chose it; goes into the verdict.
         rule: builds it in the same way.
+        factors: what tasks really took.
         seed: of everything drawn.
         judged_unix_s: when; goes into the verdict.
 
     Raises:
         ValueError: no recorded task has work.
     """
-    window = window_of(records, np.random.default_rng((seed, 0)))
+    window = window_of(records, np.random.default_rng((seed, 0)), factors=factors)
     if window.recorded < TASKS_MIN:
         return None
     # Policies with a coin must not share their luck: that would make equals look equal too soon.

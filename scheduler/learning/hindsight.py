@@ -18,7 +18,6 @@ decisions, B usable servers.
 
 from __future__ import annotations
 
-import zlib
 from collections import OrderedDict
 from dataclasses import dataclass, fields
 
@@ -32,10 +31,6 @@ from scheduler.policy import Outcome
 
 # Seconds after a decision's end until which entries of all pools have been read.
 SETTLED_S = 2.0
-# Consecutive decisions of a node that are held out, or learned from, together.
-BLOCK = 8
-# One block in so many is held out.
-HELD_OUT_EVERY = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +38,6 @@ class Lived:
     """One decision as it is learned from.
 
     Attributes:
-        block: of consecutive decisions that it belongs to.
         decided_unix_s: when, by its node's clock.
         seen: features of the servers that could be chosen.
         latent_B: x_I.
@@ -53,7 +47,6 @@ class Lived:
         link_s: of it, for the way.
     """
 
-    block: tuple[str, int]
     decided_unix_s: float
     seen: Seen
     latent_B: FloatArray
@@ -61,12 +54,6 @@ class Lived:
     server: str
     service_s: float
     link_s: float
-
-    @property
-    def held_out(self) -> bool:
-        """Whether it is kept from learning; each node's blocks take other turns."""
-        life, number = self.block
-        return (number + zlib.crc32(life.encode())) % HELD_OUT_EVERY == 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,7 +189,6 @@ class Hindsight:
         task = recorded.decision_id.partition("/")[0]
         kept = _Kept(
             lived=Lived(
-                block=(entry.life, entry.sequence // BLOCK),
                 decided_unix_s=recorded.decided_unix_s,
                 seen=look(seen, usable_B, self._rng),
                 latent_B=latent_B,
@@ -245,7 +231,7 @@ class Hindsight:
         waited_s = kept.lived.decided_unix_s - self._first_s[kept.task]
         kept.delay_s = max(outcome.service_delay_s - waited_s, 0.0)
         self._now_s = max(self._now_s, kept.lived.decided_unix_s + kept.delay_s)
-        return not kept.superseded and not kept.lived.held_out
+        return not kept.superseded
 
     def _served_s(self, one: _Kept) -> float:
         """From its decision until its server was done with it."""

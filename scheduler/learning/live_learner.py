@@ -4,7 +4,7 @@ One learner for all nodes and any membership: the networks are over sets of serv
 features are in mean services, so a decision of one cluster size says something of every other. The
 networks and the update are the simulator's, see `scheduler.algorithms.equivariant_lad_ts`; what a
 decision led to is `hindsight`'s. Owns what a live pool needs besides: from which weights it starts,
-when updates are due, and which decisions are kept from learning for the check of new weights.
+when updates are due, and what new weights are checked on.
 
 It never starts from nothing: the actor goes on from weights that decide already, those that ship or
 those that were published last. Critics begin anew, knowing the expected delay of each server; so
@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
+from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -28,7 +29,9 @@ from scheduler import checkpoint
 from scheduler.algorithms.equivariant_lad_ts import EquivariantLadTs, EquivariantLadTsConfig
 from scheduler.checkpoint import Checkpoint, CheckpointInfo
 from scheduler.experience import PooledDecision
-from scheduler.guard.held_out import HeldOutCheck, compare
+from scheduler.guard.live_replay import newest_of_last_lives
+from scheduler.guard.replay_check import ReplayCheck, compare
+from scheduler.guard.service_times import ServiceTimes
 from scheduler.learning.choice import Diverged
 from scheduler.learning.hindsight import Hindsight, Judged
 from scheduler.learning.set_replay import SetReplay
@@ -39,22 +42,24 @@ from scheduler.policy import Outcome
 LIVE_OPTIONS: Mapping[str, str | float | bool] = {
     "harm": 1.0,
     "pool_min": 60,
-    "batch": 64,
-    "actor_lr": 3e-4,
-    "critic_lr": 2e-3,
+    "batch": 256,
+    "actor_lr": 5e-4,
+    "critic_lr": 4e-3,
 }
 # Decisions of the window: some six hours of five nodes at load .8.
 DECISIONS_MAX = 5000
 # Updates that a decision asks for. A decision is seen batch x this = 256 times, on the average.
-UPDATES_PER_DECISION = 4.0
-# Newest held-out decisions that a check is made on: each check fits critics to them.
-HELD_OUT_MAX = 400
+UPDATES_PER_DECISION = 1.0
+# What is published is the mean of the actor over about so many updates: single ones swing.
+AVERAGED_OVER = 50
+# Newest decisions that a check is made on: it plays them twice.
+CHECKED_MAX = 2000
 # Updates in which the critics learn alone.
-CRITICS_FIRST = 100
+CRITICS_FIRST = 40
 # Updates between two computations of what decisions led to: who came later changes it.
-UPDATES_PER_POOL = 50
+UPDATES_PER_POOL = 20
 # Updates that may be due at once, after a restart or a pause.
-DUE_MAX = 2000
+DUE_MAX = 1000
 
 
 class LiveLearner:
@@ -95,18 +100,27 @@ class LiveLearner:
             harm=config.harm,
             rng=self._rng,
         )
+        self._newest: deque[PooledDecision] = deque(maxlen=CHECKED_MAX)
+        self._times = ServiceTimes(tasks_max=DECISIONS_MAX)
         self.due = 0.0
         self._begin()
 
     def _begin(self) -> None:
         self._agent = EquivariantLadTs(None, self.config, seed=self._seed)
-        self._agent.resume(dict(self._start.arrays))
+        self.go_back(self._start)
         self.updates = 0
-        self._held_out: list[Judged] = []
         self._pooled_at: int | None = None
+
+    def go_back(self, weights: Checkpoint) -> None:
+        """The actor goes on from these weights; the critics keep what they know."""
+        self._agent.resume(dict(weights.arrays))
+        self._mean = {name: np.array(array) for name, array in weights.arrays.items()}
 
     def add(self, entry: PooledDecision | Outcome) -> None:
         """Takes one entry of a pool in."""
+        self._times.add(entry)
+        if isinstance(entry, PooledDecision):
+            self._newest.append(entry)
         if self.hindsight.add(entry):
             self.due = min(self.due + UPDATES_PER_DECISION, DUE_MAX)
 
@@ -128,15 +142,13 @@ class LiveLearner:
             self._begin()
             raise
         self.updates += 1
+        if not alone:
+            for name, array in self._agent.export().items():
+                self._mean[name] += (array - self._mean[name]) / AVERAGED_OVER
         return True
 
-    def checkpoint(self, *, generation: int, metrics: Mapping[str, float]) -> Checkpoint:
-        """The actor as a node loads it.
-
-        Args:
-            generation: number of the publication; becomes part of the version.
-            metrics: of the check.
-        """
+    def checkpoint(self, *, generation: int) -> Checkpoint:
+        """The actor as a node loads it; the generation becomes part of the version."""
         info = CheckpointInfo(
             kind="policy",
             policy=EquivariantLadTs.name,
@@ -145,18 +157,30 @@ class LiveLearner:
             seed=self._seed,
             episodes=generation,
             code_version=importlib.metadata.version("dedgeai"),
-            metrics={"updates": float(self.updates), **metrics},
+            metrics={"updates": float(self.updates)},
         )
-        return Checkpoint(info=info, arrays=self._agent.export())
+        return Checkpoint(info=info, arrays=dict(self._mean))
 
-    def check(self, new: Checkpoint, published: Checkpoint | None) -> HeldOutCheck:
-        """Compares new weights with the published ones, or those it started from; see `held_out`.
+    def check(self, new: Checkpoint, published: Checkpoint | None) -> ReplayCheck:
+        """Compares new weights with the published ones, or those that it started from.
+
+        The actor goes back to those where it has become significantly worse: it would not find the
+        way from there.
 
         Raises:
-            ValueError: the weights cannot decide here, or too little is held out.
+            ValueError: the weights cannot decide here, or too little is known.
         """
-        self._refill()
-        return compare(self._held_out, new, published or self._start, seed=self._seed)
+        present = published or self._start
+        check = compare(
+            newest_of_last_lives(self._newest, CHECKED_MAX),
+            new,
+            present,
+            factors=self._times.factors(),
+            seed=self._seed + 10 * self.updates,
+        )
+        if check.worse:
+            self.go_back(present)
+        return check
 
     @property
     def actor_updates(self) -> int:
@@ -179,12 +203,10 @@ class LiveLearner:
     def _refill(self) -> None:
         """Computes anew what decisions led to, and fills the pool with it."""
         judged = self.hindsight.judged()
-        self._held_out = [one for one in judged if one.lived.held_out][-HELD_OUT_MAX:]
         pool = SetReplay(DECISIONS_MAX)
-        learned = [one for one in judged if not one.lived.held_out]
-        sizes = sorted({len(one.lived.seen.server_BS) for one in learned})
+        sizes = sorted({len(one.lived.seen.server_BS) for one in judged})
         for size in sizes:
-            _pour([one for one in learned if len(one.lived.seen.server_BS) == size], pool)
+            _pour([one for one in judged if len(one.lived.seen.server_BS) == size], pool)
         self._agent.pool = pool
         self._pooled_at = self.updates
 

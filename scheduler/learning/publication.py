@@ -1,8 +1,9 @@
 """Whether a learner's weights may be published: every check that needs no live cluster.
 
 Owns the list of checks and the words of a refusal. Weights pass when they are finite, have the
-shapes that a node expects, decide on every held-out decision, and are not significantly worse there
-than those that decide (`held_out`).
+shapes that a node expects, decide everywhere, and are significantly better than those that decide
+(`replay_check`). Every publication costs the nodes what they know of the former weights, so one
+that gains nothing is none; and what passes names the weights that it was shown to be better than.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from scheduler import checkpoint
-from scheduler.checkpoint import Checkpoint, InvalidCheckpoint
-from scheduler.guard.held_out import HeldOutCheck
+from scheduler.checkpoint import BETTER_THAN, Checkpoint, InvalidCheckpoint
+from scheduler.guard.replay_check import ReplayCheck
 from scheduler.learning.live_learner import LiveLearner
 from scheduler.policies.lad_ts_policy import weights_of
 
@@ -34,7 +35,7 @@ def consider(learner: LiveLearner, *, published: Path | None, generation: int) -
     Raises:
         Refused: a check failed.
     """
-    new = learner.checkpoint(generation=generation, metrics={})
+    new = learner.checkpoint(generation=generation)
     for name, array in new.arrays.items():
         if not np.isfinite(array).all():
             raise Refused(f"{name} is not finite")
@@ -44,16 +45,28 @@ def consider(learner: LiveLearner, *, published: Path | None, generation: int) -
         raise Refused(str(problem)) from problem
     if check.worse:
         raise Refused(
-            f"significantly worse than {check.against}: a decision loses {-check.gain_s:.3g} s "
+            f"significantly worse than {check.against}: a task loses {-check.gain_s:.3g} s "
             f"(95 %: at least {-check.gain_high_s:.3g}) of {check.mean_delay_s:.3g} s"
         )
-    return replace(new, info=replace(new.info, metrics=new.info.metrics | figures(check)))
+    if not check.better:
+        raise Refused(
+            f"not significantly better than {check.against}: a task gains {check.gain_s:.3g} s "
+            f"(95 %: at least {check.gain_low_s:.3g}) of {check.mean_delay_s:.3g} s"
+        )
+    return replace(
+        new,
+        info=replace(
+            new.info,
+            scenario=new.info.scenario | {BETTER_THAN: check.against},
+            metrics=new.info.metrics | figures(check),
+        ),
+    )
 
 
-def figures(check: HeldOutCheck) -> dict[str, float]:
+def figures(check: ReplayCheck) -> dict[str, float]:
     """The check's figures by name, for a checkpoint and an announcement."""
     return {
-        "held_out_decisions": float(check.decisions),
+        "checked_decisions": float(check.decisions),
         "gain_s": check.gain_s,
         "gain_low_s": check.gain_low_s,
         "gain_high_s": check.gain_high_s,

@@ -166,6 +166,42 @@ def test_unknown_weights_wait_for_their_verdict() -> None:
     assert stage.decide().reason == ""
 
 
+def test_weights_that_were_found_better_than_what_decides_go_on_in_its_place() -> None:
+    stage = Stage()
+    stage.guard.swap_learned(stage.learned, "next", better_than="shipped")
+    assert stage.decide().reason == "no verdict yet", "nothing has decided here yet"
+    stage = Stage()
+    assert stage.decide().reason == ""
+    stage.guard.swap_learned(stage.learned, "next", better_than="shipped")
+    assert stage.decide().reason == ""
+    stage.guard.swap_learned(stage.learned, "after", better_than="others")
+    assert stage.decide().reason == "no verdict yet"
+
+
+def test_being_better_than_what_is_worse_than_the_rule_is_not_enough() -> None:
+    stage = Stage()
+    assert stage.decide().reason == ""
+    stage.guard.judged(verdict(0.02, 0.06))
+    stage.guard.swap_learned(stage.learned, "next", better_than="shipped")
+    assert stage.decide().reason == "no verdict yet"
+
+
+def test_what_windows_found_worse_stands_for_what_goes_on_in_its_place() -> None:
+    stage = Stage()
+    for _ in range(WINDOWS_PER_CYCLE * (CYCLES_MIN + 30)):
+        for _ in range(3):
+            stage.run(learned_s=30.0, rule_s=10.0)
+        stage.clock.now += SETTINGS.window_s
+        if stage.guard.status().reason.startswith("live"):
+            break
+    tripped = stage.guard.status().reason
+    assert tripped.startswith("live: worse than")
+    stage.guard.swap_learned(stage.learned, "next", better_than="shipped")
+    assert stage.decide().reason == tripped
+    stage.guard.swap_learned(stage.learned, "others")
+    assert stage.decide().reason == "no verdict yet"
+
+
 def test_no_weights_leave_it_to_the_rule() -> None:
     stage = Stage()
     stage.guard.swap_learned(None, None)

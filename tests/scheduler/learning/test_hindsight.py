@@ -10,7 +10,7 @@ import pytest
 
 from scheduler.algorithms.equivariant_lad_ts import HARM_HORIZON
 from scheduler.experience import PooledDecision
-from scheduler.learning.hindsight import BLOCK, HELD_OUT_EVERY, SETTLED_S, Hindsight, Judged
+from scheduler.learning.hindsight import SETTLED_S, Hindsight, Judged
 from scheduler.policy import Outcome
 from tests.scheduler.learning.lived import BEGAN_UNIX_S, decided, lived, outcome
 
@@ -122,16 +122,3 @@ def test_the_oldest_are_given_up_beyond_a_number() -> None:
     assert made.counts.expired == 0
     made = hindsight([decided(n, float(n), 1.0, NOTHING_B, 0) for n in range(30)], decisions_max=20)
     assert made.counts.expired == 10
-
-
-def test_blocks_of_every_node_are_held_out_by_turns() -> None:
-    judged = hindsight([*lived(600), late(900, at_s=5000.0)]).judged()
-    held = [one.lived.block for one in judged if one.lived.held_out]
-    assert len(held) / len(judged) == pytest.approx(1.0 / HELD_OUT_EVERY, abs=0.05)
-    by_life = {
-        life: {number % HELD_OUT_EVERY for one, number in held if one == life} for life, _ in held
-    }
-    assert len(by_life) == 3
-    assert all(len(turns) == 1 for turns in by_life.values())
-    whole = [sum(one == block for one in held) for block in set(held)]
-    assert max(whole) == BLOCK

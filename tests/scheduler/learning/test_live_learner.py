@@ -12,12 +12,12 @@ import pytest
 from scheduler import checkpoint
 from scheduler.algorithms.equivariant_lad_ts import EquivariantLadTs, EquivariantLadTsConfig
 from scheduler.checkpoint import Checkpoint, CheckpointInfo, InvalidCheckpoint, version_of
-from scheduler.guard.held_out import compare
 from scheduler.learning.choice import Diverged
 from scheduler.learning.live_learner import (
     CRITICS_FIRST,
     UPDATES_PER_DECISION,
     LiveLearner,
+    shipped,
 )
 from scheduler.learning.publication import Refused, consider
 from tests.scheduler.learning.lived import lived
@@ -42,8 +42,13 @@ def untrained(*, seed: int = 0) -> Checkpoint:
     return Checkpoint(info=info, arrays=agent.export())
 
 
-def made(decisions: int = 0, *, options: Mapping[str, str | float | bool] = QUICK) -> LiveLearner:
-    learner = LiveLearner(options, start=untrained(), outcome_wait_s=1e4, seed=0)
+def made(
+    decisions: int = 0,
+    *,
+    options: Mapping[str, str | float | bool] = QUICK,
+    start: Checkpoint | None = None,
+) -> LiveLearner:
+    learner = LiveLearner(options, start=start or untrained(), outcome_wait_s=1e4, seed=0)
     for entry in lived(decisions, true_B=TRUE_B):
         learner.add(entry)
     return learner
@@ -52,14 +57,15 @@ def made(decisions: int = 0, *, options: Mapping[str, str | float | bool] = QUIC
 @pytest.fixture(scope="module")
 def learner() -> LiveLearner:
     trained = made(900)
-    for _ in range(900):
+    for _ in range(400):
         trained.due = 1.0
         assert trained.update()
     return trained
 
 
 def test_it_finds_out_that_a_server_is_faster_than_believed(learner: LiveLearner) -> None:
-    check = learner.check(learner.checkpoint(generation=1, metrics={}), None)
+    check = learner.check(learner.checkpoint(generation=1), None)
+    assert check.better
     assert check.gain_low_s > 0.0
     assert check.against == version_of(untrained())
 
@@ -68,21 +74,22 @@ def test_checked_weights_carry_their_check_and_are_named_by_their_contents(
     learner: LiveLearner,
 ) -> None:
     weights = consider(learner, published=None, generation=7)
-    assert weights.info.metrics["held_out_decisions"] == len(learner._held_out)
+    assert weights.info.metrics["checked_decisions"] == 900
     assert weights.info.metrics["gain_s"] > 0.0
     assert version_of(weights).startswith("lad_ts-7-")
-    again = made(900).checkpoint(generation=7, metrics={})
+    assert weights.info.scenario["better_than"] == version_of(untrained())
+    again = made(900).checkpoint(generation=7)
     assert version_of(again) != version_of(weights)
 
 
 def test_weights_that_are_worse_than_the_published_ones_are_refused(
     learner: LiveLearner, tmp_path: Path
 ) -> None:
-    good = learner.checkpoint(generation=1, metrics={})
+    good = learner.checkpoint(generation=1)
     path = tmp_path / "published.safetensors"
     checkpoint.save(path, good)
-    same = compare(learner._held_out, good, good, seed=1)
-    assert (same.gain_s, same.worse) == (0.0, False)
+    with pytest.raises(Refused, match="not significantly better than lad_ts-1-"):
+        consider(learner, published=path, generation=2)
 
     class Poor(LiveLearner):
         """Proposes the server in the middle, half as fast as the others."""
@@ -91,7 +98,7 @@ def test_weights_that_are_worse_than_the_published_ones_are_refused(
             self.__dict__ = dict(learner.__dict__)
             self._proposes = proposes
 
-        def checkpoint(self, *, generation: int, metrics: Mapping[str, float]) -> Checkpoint:
+        def checkpoint(self, *, generation: int) -> Checkpoint:
             return self._proposes
 
     worst = {
@@ -106,24 +113,36 @@ def test_weights_that_are_worse_than_the_published_ones_are_refused(
         consider(Poor(replace(good, arrays=lost)), published=path, generation=2)
 
 
-def test_too_little_held_out_publishes_nothing() -> None:
+def test_too_few_decisions_publish_nothing() -> None:
     few = made(70, options={**QUICK, "pool_min": 20})
     few.due = 1.0
     assert few.update()
-    with pytest.raises(Refused, match="held-out blocks; 4 are needed"):
+    with pytest.raises(Refused, match="70 decisions to compare on; 100 are needed"):
         consider(few, published=None, generation=1)
 
 
 def test_five_nodes_at_load_point_eight_have_checked_weights_within_ten_minutes() -> None:
     decisions = int(0.23 * 600)
-    young = made(decisions, options={})
+    young = made(decisions, options={}, start=shipped())
     updates = 0
     while young.update():
         updates += 1
-    # A third is held out, and what has not settled asks for nothing yet.
+    # What has not settled asks for nothing yet.
     assert updates > UPDATES_PER_DECISION * decisions / 2
     assert updates > CRITICS_FIRST
-    assert consider(young, published=None, generation=1).info.metrics["updates"] == updates
+    assert young.actor_updates > 0
+    check = young.check(young.checkpoint(generation=1), None)
+    assert (check.decisions, check.worse) == (decisions, False)
+
+
+def test_an_actor_that_has_become_worse_goes_back_to_what_decides(learner: LiveLearner) -> None:
+    good = learner.checkpoint(generation=1)
+    lost = made(900)
+    for name in ("skip_F", "out_H"):
+        lost._mean[name] = -good.arrays[name]
+    assert lost.check(lost.checkpoint(generation=2), good).worse
+    back = lost.checkpoint(generation=3).arrays
+    assert all(np.array_equal(back[name], array) for name, array in good.arrays.items())
 
 
 def test_the_actor_stays_where_it_starts_until_the_critics_know_something() -> None:
@@ -131,10 +150,10 @@ def test_the_actor_stays_where_it_starts_until_the_critics_know_something() -> N
     start = untrained().arrays
     for _ in range(CRITICS_FIRST):
         assert learner.update()
-    still = learner.checkpoint(generation=1, metrics={}).arrays
+    still = learner.checkpoint(generation=1).arrays
     assert all(np.array_equal(still[name], start[name]) for name in start)
     assert learner.update()
-    moved = learner.checkpoint(generation=1, metrics={}).arrays
+    moved = learner.checkpoint(generation=1).arrays
     assert not np.array_equal(moved["skip_F"], start["skip_F"])
 
 
@@ -144,8 +163,7 @@ def test_updates_are_due_by_decisions_of_all_nodes_that_are_learned_from() -> No
     for entry in lived(300):
         learner.add(entry)
     judged = learner.hindsight.judged()
-    held_out = sum(one.lived.held_out for one in judged)
-    assert learner.due == pytest.approx(UPDATES_PER_DECISION * (len(judged) - held_out), abs=40)
+    assert learner.due == pytest.approx(UPDATES_PER_DECISION * len(judged), abs=40)
 
 
 def test_one_that_diverged_begins_anew_where_it_started() -> None:
@@ -157,7 +175,7 @@ def test_one_that_diverged_begins_anew_where_it_started() -> None:
             parameter.data.fill_(float("nan"))
     with pytest.raises(Diverged):
         learner.update()
-    fresh = learner.checkpoint(generation=1, metrics={}).arrays
+    fresh = learner.checkpoint(generation=1).arrays
     assert all(np.array_equal(fresh[k], array) for k, array in untrained().arrays.items())
     learner.due = 1.0
     assert learner.update()
