@@ -135,6 +135,14 @@ class NodeConfig(BaseModel):
     image_keep_s: float = _setting(
         7 * 86_400.0, "how long a finished image is kept", unit="s", reload=True, gt=0
     )
+    disk_free_bytes_min: int = _setting(
+        2**28,
+        "free space of data_folder's disk below which old images go, and where that is not enough, "
+        "no new tasks are taken",
+        unit="bytes",
+        reload=True,
+        ge=0,
+    )
     init_image_bytes_total_max: int = _setting(
         2**30,
         "of all images that tasks start from, kept until the tasks' deadlines: some 2000 of "

@@ -121,6 +121,14 @@ class StoreUnavailable(DEdgeAIError):
     grpc_status = "UNAVAILABLE"
 
 
+class DiskLow(DEdgeAIError):
+    """The disk has so little room left that nothing new is taken."""
+
+    code = "disk_low"
+    http_status = 507
+    grpc_status = "RESOURCE_EXHAUSTED"
+
+
 class OriginUnavailable(DEdgeAIError):
     """The node that owns the task does not answer at present."""
 

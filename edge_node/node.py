@@ -43,6 +43,7 @@ from edge_node.peering.service import PeerService
 from edge_node.reloading import Reloader
 from edge_node.socket_path import socket_folder
 from edge_node.sole_owner import sole_owner
+from edge_node.store.disk_watch import DiskWatch
 from edge_node.store.embedded_valkey import STARTS_MAX, wait_until_ready
 from edge_node.store.experience_pool import ExperiencePool, PoolSettings
 from edge_node.store.housekeeping import Housekeeper
@@ -187,6 +188,7 @@ class _Node:
         self._stack.push_async_callback(links.say_goodbye)
         self._discover(links)
         self._keep_house(ledger, images, init_images)
+        self._watch_disk(images, dispatcher)
         front_desk = FrontDesk(
             FrontDeskSettings.of(self._config),
             dispatcher=dispatcher,
@@ -245,6 +247,16 @@ class _Node:
             clock=self._clock,
         )
         self._background("housekeeping", housekeeper.run, vital=True)
+
+    def _watch_disk(self, images: ImageFiles, dispatcher: Dispatcher) -> None:
+        disk = DiskWatch(
+            self._folder,
+            free_bytes_min=lambda: self._config.disk_free_bytes_min,
+            make_room=images.shed,
+            on_looked=self._metrics.disk_looked_at,
+        )
+        dispatcher.own_tasks.refusal = disk.refusal
+        self._background("watching the disk", disk.run, vital=True)
 
     async def _start_latents(self, url: str, memory: SlotMemory) -> StoredLatents:
         latents = await self._stack.enter_async_context(

@@ -85,6 +85,10 @@ class Images(Protocol):
         """Stores an image durably; returns the tasks evicted for it."""
         ...
 
+    async def shed(self, bytes_wanted: int) -> int:
+        """Removes the oldest until so many bytes are gone; returns how many are."""
+        ...
+
     async def read(self, task_id: TaskId) -> tuple[bytes, str]:
         """Content and media type, or raises ImageGone."""
         ...

@@ -227,6 +227,8 @@ class FrontDesk:
         elif not self._worker.ready:
             state = "starting" if description is None else description.state.replace("_", " ")
             reasons.append(f"the worker is {state}")
+        if (refusal := self._dispatcher.own_tasks.refusal()) is not None:
+            reasons.append(refusal.message.rstrip("."))
         if not self._ledger.available:
             reasons.append("the store is away")
         return tuple(reasons)

@@ -7,6 +7,7 @@ and carries out what the lifecycle wants of ledger and image files.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 from collections import OrderedDict, defaultdict
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -22,6 +23,7 @@ from edge_node.domain import (
     SEQUENCE_LAST,
     Drawing,
     Durability,
+    Image,
     JobId,
     Task,
     TaskEvent,
@@ -51,6 +53,11 @@ log = logging.getLogger(__name__)
 # Recent jobs remembered here; older ones are read from the ledger.
 JOBS_KEPT_MAX = 2000
 # Pauses before the end of a task is written again where the ledger failed as it never should.
+# Pauses before an image that the disk refuses is written again, and the images that may wait.
+STORE_AGAIN_S = (0.05, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
+HELD_BYTES_MAX = 64 * 2**20
+# So many of its size make room for one.
+SHED_IMAGES = 4
 RECORD_AGAIN_S = (0.1, 0.5, 2.0, 5.0)
 
 
@@ -119,6 +126,8 @@ class OwnTasks:
         # In their order, so that a simulated run is the same every time.
         self._watchers: defaultdict[TaskId, dict[asyncio.Event, None]] = defaultdict(dict)
         self._writing: Background[TaskId] = Background()
+        self._held_bytes = 0
+        self.refusal: Callable[[], DEdgeAIError | None] = lambda: None
 
     async def stop(self) -> None:
         """Ends all writing; the ledger knows what is owed."""
@@ -152,7 +161,7 @@ class OwnTasks:
             idempotency: a durable request that may come again.
 
         Raises:
-            NodeNotReady, AdmissionRefused, StoreUnavailable, IdempotencyConflict.
+            NodeNotReady, AdmissionRefused, StoreUnavailable, IdempotencyConflict, DiskLow.
         """
         tasks = self._new_tasks(
             drawings,
@@ -161,6 +170,7 @@ class OwnTasks:
             deadline_s=deadline_s,
             priority=priority,
         )
+        self._refuse_without_room(len(tasks))
         self._admit(tasks)
         if init_image:
             await self._keep_init_image(init_image, tasks)
@@ -330,17 +340,37 @@ class OwnTasks:
             waiting.set_result(answer)
 
     async def _store_image(self, wanted: life.StoreImage) -> None:
-        task_id, fence = wanted.task_id, wanted.fence
+        task_id, fence, size = wanted.task_id, wanted.fence, len(wanted.image.content)
+        self._held_bytes += size
         try:
-            await self._images.write(task_id, wanted.image)
+            await self._written(task_id, wanted.image)
         except Exception as error:
             log.exception("image of %s not stored", task_id)
             message = f"The image was drawn and could not be stored: {error}."
             failed = life.ImageStoreFailed(task_id=task_id, fence=fence, message=message)
             self._inbox.apply(failed)
             return
-        size = len(wanted.image.content)
+        finally:
+            self._held_bytes -= size
         self._inbox.apply(life.ImageStored(task_id=task_id, fence=fence, image_bytes=size))
+
+    async def _written(self, task_id: TaskId, image: Image) -> None:
+        """Stores an image, which waits in memory while the disk refuses it and old ones go.
+
+        Raises:
+            OSError: for too long, or too many wait.
+        """
+        for pause_s in (*STORE_AGAIN_S, None):
+            try:
+                await self._images.write(task_id, image)
+                return
+            except OSError as error:
+                if pause_s is None or self._held_bytes > HELD_BYTES_MAX:
+                    raise
+                log.warning("image of %s is not stored yet: %s", task_id, error)
+                if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                    await self._images.shed(SHED_IMAGES * len(image.content))
+                await asyncio.sleep(pause_s)
 
     async def _record_final(self, record: TaskRecord) -> None:
         for pause_s in (*RECORD_AGAIN_S, None):
@@ -394,6 +424,12 @@ class OwnTasks:
             )
             for drawing in drawings
         )
+
+    def _refuse_without_room(self, count: int) -> None:
+        refusal = self.refusal()
+        if refusal is not None:
+            self._metrics.tasks_refused(count, code=refusal.code)
+            raise refusal
 
     def _admit(self, tasks: tuple[Task, ...]) -> None:
         backlog, capacity = self._view.backlog_and_capacity(now_s=self._clock.now_s())

@@ -25,6 +25,8 @@ from edge_node.domain import Image, TaskId
 from edge_node.errors import ImageGone
 from edge_node.store.durable_file import TEMPORARY_SUFFIX, FolderSync, write_synced
 
+# For which an image stays that was just stored, though the disk is full.
+FETCH_S_MIN = 60.0
 MEDIA_TYPES = {"png": "image/png", "webp": "image/webp", "jpeg": "image/jpeg"}
 
 # `<origin>-<ulid>`: no separator, no leading dot, so that an id cannot name anything elsewhere.
@@ -130,6 +132,13 @@ class ImageFiles:
         """Removes what is beyond the caps on bytes and age; returns the tasks that lost theirs."""
         return await self._in_thread(self._evict, None)
 
+    async def shed(self, bytes_wanted: int) -> int:
+        """Removes the oldest until so many bytes are gone; returns how many are.
+
+        Images that nobody has had time to fetch stay.
+        """
+        return await self._in_thread(self._shed, bytes_wanted)
+
     async def remove(self, task_id: TaskId) -> None:
         """Removes one image, if it is there."""
         await self._in_thread(self._remove, task_id)
@@ -220,6 +229,17 @@ class ImageFiles:
 
     def _oldest_but(self, kept: TaskId | None) -> TaskId | None:
         return next((task_id for task_id in self._stored if task_id != kept), None)
+
+    def _shed(self, bytes_wanted: int) -> int:
+        written_before_unix_s = self._clock.unix_s() - FETCH_S_MIN
+        with self._index_lock:
+            before = self._bytes_stored
+            while (task_id := self._oldest_but(None)) is not None:
+                enough = before - self._bytes_stored >= bytes_wanted
+                if enough or self._stored[task_id].written_unix_s > written_before_unix_s:
+                    break
+                self._discard(task_id)
+            return before - self._bytes_stored
 
     def _remove(self, task_id: TaskId) -> None:
         with self._index_lock:

@@ -34,6 +34,7 @@ Work is in work units (domain.WorkModel). No prompt and no identifier is ever a 
 | store_available | 0 or 1 | whether a task could be accepted durably |
 | store_write_behind_length | tasks | states that the store has yet to confirm |
 | store_tasks_damaged_total | tasks | whose latest state was lost with damaged files of the store |
+| disk_free_bytes | bytes | of the data folder's disk |
 | image_stored_bytes | bytes | images kept |
 | worker_ready | 0 or 1 | whether the worker would draw now |
 | worker_backlog_work_units | work units | by the worker's own account; 0 while it is away |
@@ -212,6 +213,10 @@ class NodeMetrics:
         """The store's files were mended at the start, if they had to be."""
         self._store_tasks_damaged.inc(tasks)
 
+    def disk_looked_at(self, free_bytes: int) -> None:
+        """The data folder's disk was looked at."""
+        self._disk_free.set(free_bytes)
+
     def images_stored(self, size_bytes: int) -> None:
         """Images on disk."""
         self._image_stored.set(size_bytes)
@@ -310,6 +315,7 @@ class NodeMetrics:
         self._store_tasks_damaged = self._counter(
             "store_tasks_damaged_total", "Tasks whose latest state was lost with damaged files"
         )
+        self._disk_free = self._gauge("disk_free_bytes", "Free on the data folder's disk")
         self._image_stored = self._gauge("image_stored_bytes", "Images kept")
         self._worker_ready = self._gauge("worker_ready", "Whether the worker would draw")
         self._worker_backlog = self._gauge("worker_backlog_work_units", "Work by its own account")

@@ -99,6 +99,14 @@ class ScriptedImages:
     def __init__(self) -> None:
         self.kept: dict[TaskId, bytes] = {}
         self.problem: Exception | None = None
+        self.shed_bytes: list[int] = []
+        self.room_comes: int | None = None
+
+    async def shed(self, bytes_wanted: int) -> int:
+        self.shed_bytes.append(bytes_wanted)
+        if len(self.shed_bytes) == self.room_comes:
+            self.problem = None
+        return 0
 
     async def write(self, task_id: TaskId, image: Image) -> tuple[TaskId, ...]:
         if self.problem is not None:
@@ -453,7 +461,42 @@ def test_of_a_task_that_only_the_ledger_knows_the_end_is_told(
     run(origin, story)
 
 
-def test_an_image_that_cannot_be_stored_fails_its_task_and_says_why(origin: Origin) -> None:
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert 60.0 < sum(own_tasks.STORE_AGAIN_S) < 61.0
+    monkeypatch.setattr(own_tasks, "STORE_AGAIN_S", (0.001, 0.001, 0.001))
+
+
+def test_an_image_waits_for_room_that_old_ones_make(origin: Origin, impatient: None) -> None:
+    origin.images.problem, origin.images.room_comes = OSError(28, "no space left"), 2
+
+    async def story() -> None:
+        await origin.start()
+        task_id = await origin.submit(text(), b"")
+        await origin.until(task_id, TaskStatus.COMPLETED)
+        assert origin.images.shed_bytes == [4 * len(origin.images.kept[task_id])] * 2
+
+    run(origin, story)
+
+
+@pytest.mark.parametrize("problem", [RuntimeError("a bug"), OSError(28, "no space left")])
+def test_too_many_images_do_not_wait(
+    origin: Origin, impatient: None, monkeypatch: pytest.MonkeyPatch, problem: Exception
+) -> None:
+    monkeypatch.setattr(own_tasks, "HELD_BYTES_MAX", 3)
+    origin.images.problem = problem
+
+    async def story() -> None:
+        await origin.start()
+        await origin.until(await origin.submit(text(), b""), TaskStatus.FAILED)
+        assert origin.images.shed_bytes == []
+
+    run(origin, story)
+
+
+def test_an_image_that_cannot_be_stored_fails_its_task_and_says_why(
+    origin: Origin, impatient: None
+) -> None:
     origin.images.problem = OSError(28, "no space left")
 
     async def story() -> None:

@@ -33,6 +33,7 @@ VITAL = (
     "keeping the worker",
     "following the worker",
     "housekeeping",
+    "watching the disk",
     "gRPC health",
 )
 # The child whose end begins what fails.

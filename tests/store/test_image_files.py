@@ -198,3 +198,20 @@ def test_a_name_is_on_disk_when_a_sync_that_began_later_has_ended(
         for ended in (first, *others):
             ended.result(10.0)
     assert len(syncs) == 2
+
+
+def test_the_oldest_make_room_but_for_those_just_stored(tmp_path: Path) -> None:
+    async def story(files: ImageFiles, clock: SetClock) -> None:
+        for number in range(4):
+            await files.write(task_id(number), image(10))
+            clock.time_s += 25.0
+        assert await files.shed(15) == 20
+        assert files.bytes_stored == 20
+        for gone in (0, 1):
+            with pytest.raises(ImageGone):
+                await files.read(task_id(gone))
+        assert await files.shed(1000) == 0  # the others are younger than a minute
+        clock.time_s += 20.0
+        assert await files.shed(1000) == 10
+
+    run(tmp_path, story)

@@ -1,0 +1,100 @@
+"""The disk below a node's data folder: whether there is room, and whether the folder is there.
+
+Owns the look at both and the sentence for clients. Below low water old images make room first;
+where that is not enough, nothing new is taken, so that what was accepted can end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from edge_node.errors import DEdgeAIError, DiskLow, StoreUnavailable
+
+LOOK_EVERY_S = 1.0
+RETRY_AFTER_S = 10.0
+# Beyond low water, so that the next image does not go below it again.
+ROOM_AGAIN = 1.05
+
+
+class DiskWatch:
+    """Looks once a second.
+
+    Args:
+        folder: the node's data.
+        free_bytes_min: gives the low water, as configured now.
+        make_room: removes so many bytes of old images, or as many as there are.
+        on_looked: told the bytes that are free.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        free_bytes_min: Callable[[], int],
+        make_room: Callable[[int], Awaitable[object]],
+        on_looked: Callable[[int], None] = lambda free_bytes: None,
+    ) -> None:
+        self._folder = folder
+        self._free_bytes_min = free_bytes_min
+        self._make_room = make_room
+        self._on_looked = on_looked
+        self._identity = _identity(folder)
+        self._refusal: DEdgeAIError | None = None
+
+    def refusal(self) -> DEdgeAIError | None:
+        """Why nothing can be promised at present; None where it can."""
+        return self._refusal
+
+    async def run(self) -> None:
+        """Looks until it is cancelled."""
+        while True:
+            await self.look()
+            await asyncio.sleep(LOOK_EVERY_S)
+
+    async def look(self) -> None:
+        """Looks now, and makes room where there is little."""
+        free_bytes = await self._free_bytes()
+        low_bytes = self._free_bytes_min()
+        if free_bytes is not None and free_bytes < low_bytes:
+            await self._make_room(int(low_bytes * ROOM_AGAIN) - free_bytes)
+            free_bytes = await self._free_bytes()
+        if free_bytes is None:
+            self._refusal = StoreUnavailable(
+                f"The data folder {self._folder} is gone, or is another one than at the start: "
+                "what is accepted now would be lost. Bring it back and restart the node.",
+                retry_after_s=RETRY_AFTER_S,
+            )
+            return
+        self._on_looked(free_bytes)
+        self._refusal = None
+        if free_bytes < low_bytes:
+            self._refusal = DiskLow(
+                f"The disk of {self._folder} has {free_bytes >> 20} MiB free, less than "
+                f"{low_bytes >> 20} (disk_free_bytes_min): nothing new is taken. Free space, or "
+                "ask another node.",
+                retry_after_s=RETRY_AFTER_S,
+            )
+
+    async def _free_bytes(self) -> int | None:
+        return await asyncio.to_thread(self._measured)
+
+    def _measured(self) -> int | None:
+        """Bytes that are free; None where the folder is not what it was."""
+        try:
+            if self._identity is None or _identity(self._folder) != self._identity:
+                return None
+            status = os.statvfs(self._folder)
+        except OSError:
+            return None
+        return status.f_bavail * status.f_frsize
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    try:
+        status = folder.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
