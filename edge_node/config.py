@@ -135,6 +135,14 @@ class NodeConfig(BaseModel):
     image_keep_s: float = _setting(
         7 * 86_400.0, "how long a finished image is kept", unit="s", reload=True, gt=0
     )
+    store_bytes_max: int = _setting(
+        192 * 2**20,
+        "of the store's memory, above which the oldest finished tasks leave it before task_keep_s; "
+        "at most three quarters of an operator's maxmemory",
+        unit="bytes",
+        reload=True,
+        ge=2**20,
+    )
     disk_free_bytes_min: int = _setting(
         2**28,
         "free space of data_folder's disk below which old images go, and where that is not enough, "
@@ -363,6 +371,13 @@ class NodeConfig(BaseModel):
     # Admission.
     tasks_in_flight_max: int = _setting(
         2000, "accepted by this node and not final", unit="tasks", reload=True, gt=0
+    )
+    tasks_in_flight_bytes_max: int = _setting(
+        64 * 2**20,
+        "of the prompts of all tasks accepted by this node and not final",
+        unit="bytes",
+        reload=True,
+        gt=0,
     )
     queue_wait_s_max: float = _setting(
         3600.0,

@@ -6,6 +6,7 @@ Owns no behaviour beyond arithmetic on its own fields, and knows nothing of tran
 from __future__ import annotations
 
 import enum
+import sys
 from dataclasses import dataclass, field
 from typing import NamedTuple, NewType
 
@@ -113,6 +114,11 @@ class Drawing:
     previews: int = 0
     init_image_sha256: str = ""
     strength: float = 1.0
+
+    @property
+    def prompt_bytes(self) -> int:
+        """That its words take in memory."""
+        return sys.getsizeof(self.prompt) + sys.getsizeof(self.negative_prompt)
 
     @property
     def denoising_steps(self) -> int:

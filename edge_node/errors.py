@@ -121,6 +121,14 @@ class StoreUnavailable(DEdgeAIError):
     grpc_status = "UNAVAILABLE"
 
 
+class StoreFull(DEdgeAIError):
+    """Tasks that are not finished fill the store to its bound."""
+
+    code = "store_full"
+    http_status = 507
+    grpc_status = "RESOURCE_EXHAUSTED"
+
+
 class DiskLow(DEdgeAIError):
     """The disk has so little room left that nothing new is taken."""
 

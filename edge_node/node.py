@@ -51,6 +51,7 @@ from edge_node.store.image_files import ImageFiles, image_bounds
 from edge_node.store.init_images import InitImages, init_image_bounds
 from edge_node.store.opening import open_latents, open_ledger, open_pool
 from edge_node.store.repair import mend_store
+from edge_node.store.space import StoreSpace
 from edge_node.store.stored_latents import StoredLatents, StoredLatentsSettings
 from edge_node.store.task_ledger import LedgerSettings, TaskLedger
 from edge_node.supervision.child_process import ChildExit
@@ -188,7 +189,7 @@ class _Node:
         self._stack.push_async_callback(links.say_goodbye)
         self._discover(links)
         self._keep_house(ledger, images, init_images)
-        self._watch_disk(images, dispatcher)
+        self._watch_space(ledger, images, dispatcher)
         front_desk = FrontDesk(
             FrontDeskSettings.of(self._config),
             dispatcher=dispatcher,
@@ -248,15 +249,22 @@ class _Node:
         )
         self._background("housekeeping", housekeeper.run, vital=True)
 
-    def _watch_disk(self, images: ImageFiles, dispatcher: Dispatcher) -> None:
+    def _watch_space(self, ledger: TaskLedger, images: ImageFiles, dispatcher: Dispatcher) -> None:
         disk = DiskWatch(
             self._folder,
             free_bytes_min=lambda: self._config.disk_free_bytes_min,
             make_room=images.shed,
             on_looked=self._metrics.disk_looked_at,
         )
-        dispatcher.own_tasks.refusal = disk.refusal
+        space = StoreSpace(
+            ledger,
+            forget_image=images.remove,
+            bytes_max=lambda: self._config.store_bytes_max,
+            on_looked=self._metrics.store_looked_at,
+        )
+        dispatcher.own_tasks.refusal = lambda: disk.refusal() or space.refusal()
         self._background("watching the disk", disk.run, vital=True)
+        self._background("bounding the store", space.run, vital=True)
 
     async def _start_latents(self, url: str, memory: SlotMemory) -> StoredLatents:
         latents = await self._stack.enter_async_context(

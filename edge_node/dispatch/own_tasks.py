@@ -67,12 +67,15 @@ class OwnTasksSettings:
 
     admission: AdmissionLimits
     deadline_s_default: float
+    in_flight_bytes_max: int = 64 * 2**20
 
     @classmethod
     def of(cls, config: NodeConfig) -> OwnTasksSettings:
         """From the node's settings."""
         return cls(
-            admission=AdmissionLimits.of(config), deadline_s_default=config.deadline_s_default
+            admission=AdmissionLimits.of(config),
+            deadline_s_default=config.deadline_s_default,
+            in_flight_bytes_max=config.tasks_in_flight_bytes_max,
         )
 
 
@@ -443,6 +446,15 @@ class OwnTasks:
         if refusal is not None:
             self._metrics.tasks_refused(len(tasks))
             raise AdmissionRefused(refusal.message, retry_after_s=refusal.retry_after_s)
+        more_bytes = sum(task.drawing.prompt_bytes for task in tasks)
+        bound = self.settings.in_flight_bytes_max
+        if self._lifecycle.in_flight_bytes + more_bytes > bound:
+            self._metrics.tasks_refused(len(tasks))
+            raise AdmissionRefused(
+                f"The prompts of tasks that are not finished would take more than {bound} bytes "
+                "(tasks_in_flight_bytes_max). Come back after the time in Retry-After.",
+                retry_after_s=max(1.0, backlog / capacity if capacity > 0.0 else 1.0),
+            )
 
     async def _keep_init_image(self, init_image: bytes, tasks: tuple[Task, ...]) -> None:
         """On disk before the tasks are accepted: an accepted task must survive a crash."""

@@ -14,8 +14,11 @@ from pathlib import Path
 from edge_node.errors import StoreUnavailable
 from edge_node.socket_path import check_socket_path
 
-_MEMORY_BYTES_MAX = 256 << 20
+# Well above `store_bytes_max` and what is refused beyond it: ends and lives always have room.
+_MEMORY_BYTES_MAX = 384 << 20
 _CLIENTS_MAX = 64
+# Of an append-only file, before it is rewritten once it has doubled.
+_REWRITE_BYTES_MIN = 32 << 20
 _POLL_INTERVAL_S = 0.01
 # Starts after which a store that has never answered will not.
 STARTS_MAX = 3
@@ -50,6 +53,7 @@ def valkey_command(folder: Path, socket_path: Path) -> list[str]:
         # A cut tail is mended by append_only.py, which says what was lost.
         "aof-load-truncated": "no",
         "save": "",
+        "auto-aof-rewrite-min-size": _REWRITE_BYTES_MIN,
         "maxmemory": _MEMORY_BYTES_MAX,
         "maxmemory-policy": "noeviction",
         "maxclients": _CLIENTS_MAX,

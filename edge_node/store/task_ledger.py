@@ -25,6 +25,7 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from edge_node.clock import Clock
 from edge_node.config import NodeConfig
@@ -351,6 +352,15 @@ class TaskLedger:
         command: Command = ("ZRANGE", self._job_key(job_id), 0, -1)
         members = (await self._connection.execute([command], durable=False))[0]
         return tuple(TaskId(member.decode()) for member in members) or None
+
+    async def info(self, *sections: str) -> list[dict[str, Any]]:
+        """What the store says of itself.
+
+        Raises:
+            StoreUnavailable: the store is away.
+        """
+        commands: list[Command] = [("INFO", section) for section in sections]
+        return await self._connection.execute(commands, durable=False)
 
     async def dead_letters(self, *, count_max: int) -> list[TaskRecord]:
         """The latest tasks that were tried and given up, and that nobody retried.

@@ -12,6 +12,9 @@ from edge_node.domain import Fence, NodeId, Task, TaskEvent, TaskRecord
 
 # The last lines of a task's story; enough for several attempts.
 STORY_LINES_MAX = 40
+# Of a fate without its prompts, and of an event or a line of its story.
+FATE_BYTES = 2000
+TOLD_BYTES = 400
 # Workers that may die while they draw one task.
 DEATHS_MAX = 2
 
@@ -87,6 +90,12 @@ class Fate:
     def fence(self) -> Fence:
         """Of the placement at hand."""
         return Fence(self.task.term, self.attempt)
+
+    @property
+    def kept_bytes(self) -> int:
+        """That it takes in memory once it is over, about."""
+        told = len(self.events) + len(self.story)
+        return FATE_BYTES + TOLD_BYTES * told + self.task.drawing.prompt_bytes
 
     @property
     def is_poison(self) -> bool:

@@ -30,7 +30,6 @@ from edge_node.domain import (
     AttemptQueued,
     AttemptStarted,
     Durability,
-    Fence,
     NodeId,
     Offload,
     StepFinished,
@@ -92,6 +91,7 @@ class LifecycleLimits:
         lease_s: silence of an executor after which its attempt is given up.
         placement_retry_s: pause before another try when no node can take the task.
         finished_kept_max: finished tasks kept in memory; older ones are read from the ledger.
+        finished_bytes_max: that they take, about.
     """
 
     attempts_max: int = 5
@@ -99,6 +99,7 @@ class LifecycleLimits:
     lease_s: float = 5.0
     placement_retry_s: float = 0.25
     finished_kept_max: int = 2000
+    finished_bytes_max: int = 16 * 2**20
 
     @classmethod
     def of(cls, config: NodeConfig) -> LifecycleLimits:
@@ -124,6 +125,7 @@ class Lifecycle:
         self._term = term
         self._live: dict[TaskId, Fate] = {}
         self._finished: OrderedDict[TaskId, Fate] = OrderedDict()
+        self._live_bytes = self._finished_bytes = 0
 
     # What can be read.
 
@@ -131,6 +133,11 @@ class Lifecycle:
     def in_flight(self) -> int:
         """Number of tasks accepted, or about to be, and not final."""
         return len(self._live)
+
+    @property
+    def in_flight_bytes(self) -> int:
+        """That their prompts take in memory, and about as much again on disk."""
+        return self._live_bytes
 
     def record(self, task_id: TaskId) -> TaskRecord | None:
         """The task as it stands; None if it is unknown here or only the ledger knows it."""
@@ -164,6 +171,9 @@ class Lifecycle:
     def validate(self) -> None:
         """Asserts what holds after every event; for tests, because it looks at every task."""
         assert not self._live.keys() & self._finished.keys(), "a task is live and finished"
+        live = sum(entry.task.drawing.prompt_bytes for entry in self._live.values())
+        assert self._live_bytes == live, "bytes in flight are miscounted"
+        assert self._finished or not self._finished_bytes, "bytes of nobody"
         assert len(self._finished) <= self._limits.finished_kept_max, "too many finished tasks"
         for task_id, entry in self._live.items():
             wrong = entry.what_is_wrong(moves_max=self._limits.moves_max, term=self._term)
@@ -185,7 +195,7 @@ class Lifecycle:
                 return self._appended(event.task_ids, at)
             case AppendFailed():
                 for task_id in event.task_ids:
-                    self._live.pop(task_id, None)
+                    self._drop_live(task_id)
                 return [AnswerRefused(task_ids=event.task_ids)]
             case TasksRecovered():
                 return self._recovered(event.tasks, at)
@@ -241,6 +251,7 @@ class Lifecycle:
     def _take_up(self, task: Task, at: Moment) -> Fate:
         entry = Fate(record=TaskRecord(task=task), phase=Phase.APPENDING, attempt=0)
         self._live[task.id] = entry
+        self._live_bytes += task.drawing.prompt_bytes
         entry.tell(at, "taken up")
         return entry
 
@@ -302,18 +313,10 @@ class Lifecycle:
 
     # Attempts.
 
-    def _is_current(self, entry: Fate, fence: Fence) -> bool:
-        """Whether a report of that placement may still change the task."""
-        return entry.fence == fence
-
     def _reported(self, event: AttemptReported, at: Moment) -> list[Instruction]:
         entry = self._live.get(event.task_id)
         report = event.report
-        if (
-            entry is None
-            or entry.phase is not Phase.ATTEMPTING
-            or not self._is_current(entry, event.fence)
-        ):
+        if entry is None or entry.phase is not Phase.ATTEMPTING or entry.fence != event.fence:
             if isinstance(report, AttemptFinished | AttemptFailed):
                 return []
             stop = StopAttempt(executor=event.executor, task_id=event.task_id, fence=event.fence)
@@ -526,14 +529,24 @@ class Lifecycle:
         entry.enter(Phase.FINAL, at, entry.record.status.value)
         # Previews are for those who watched; the image itself is there now.
         entry.events = [replace(event, preview=b"") for event in entry.events]
-        del self._live[entry.task.id]
+        self._drop_live(entry.task.id)
         self._finished[entry.task.id] = entry
-        while len(self._finished) > self._limits.finished_kept_max:
-            self._finished.popitem(last=False)
+        self._finished_bytes += entry.kept_bytes
+        while (
+            len(self._finished) > self._limits.finished_kept_max
+            or self._finished_bytes > self._limits.finished_bytes_max
+        ):
+            _, oldest = self._finished.popitem(last=False)
+            self._finished_bytes -= oldest.kept_bytes
         fences = (*entry.moved, entry.record.fence)
         return [*instructions, TaskEnded(record=entry.record, fences=fences)]
 
     # Small parts.
+
+    def _drop_live(self, task_id: TaskId) -> None:
+        dropped = self._live.pop(task_id, None)
+        if dropped is not None:
+            self._live_bytes -= dropped.task.drawing.prompt_bytes
 
     def _find(self, task_id: TaskId) -> Fate | None:
         return self._live.get(task_id) or self._finished.get(task_id)

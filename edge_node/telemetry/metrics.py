@@ -34,6 +34,8 @@ Work is in work units (domain.WorkModel). No prompt and no identifier is ever a 
 | store_available | 0 or 1 | whether a task could be accepted durably |
 | store_write_behind_length | tasks | states that the store has yet to confirm |
 | store_tasks_damaged_total | tasks | whose latest state was lost with damaged files of the store |
+| store_memory_bytes | bytes | that the store takes; finished tasks leave at store_bytes_max |
+| store_file_bytes | bytes | of its append-only file |
 | disk_free_bytes | bytes | of the data folder's disk |
 | image_stored_bytes | bytes | images kept |
 | worker_ready | 0 or 1 | whether the worker would draw now |
@@ -61,6 +63,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from typing import Protocol
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -84,6 +87,20 @@ _STALENESS_BUCKETS_S = (5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 
 
 # How an attempt ends when nothing went wrong with it.
 _WANTED_ENDS = frozenset({"finished", "cancelled", "moved", "not_wanted", "deadline_exceeded"})
+
+
+class Fill(Protocol):
+    """How full a store is."""
+
+    @property
+    def used_bytes(self) -> int:
+        """Of its memory."""
+        ...
+
+    @property
+    def aof_bytes(self) -> int:
+        """Of its append-only file."""
+        ...
 
 
 class NodeMetrics:
@@ -213,6 +230,11 @@ class NodeMetrics:
         """The store's files were mended at the start, if they had to be."""
         self._store_tasks_damaged.inc(tasks)
 
+    def store_looked_at(self, fill: Fill) -> None:
+        """The store said how full it is."""
+        self._store_memory.set(fill.used_bytes)
+        self._store_file.set(fill.aof_bytes)
+
     def disk_looked_at(self, free_bytes: int) -> None:
         """The data folder's disk was looked at."""
         self._disk_free.set(free_bytes)
@@ -315,6 +337,8 @@ class NodeMetrics:
         self._store_tasks_damaged = self._counter(
             "store_tasks_damaged_total", "Tasks whose latest state was lost with damaged files"
         )
+        self._store_memory = self._gauge("store_memory_bytes", "That the store takes")
+        self._store_file = self._gauge("store_file_bytes", "Of its append-only file")
         self._disk_free = self._gauge("disk_free_bytes", "Free on the data folder's disk")
         self._image_stored = self._gauge("image_stored_bytes", "Images kept")
         self._worker_ready = self._gauge("worker_ready", "Whether the worker would draw")

@@ -27,6 +27,7 @@ PLANTS = {
     "following the worker": "edge_node.supervision.worker_process.WorkerProcess._hear",
     "housekeeping": "edge_node.store.housekeeping.Housekeeper.clean",
     "watching the disk": "edge_node.store.disk_watch.DiskWatch.look",
+    "bounding the store": "edge_node.store.space.StoreSpace.look",
     "gRPC health": "edge_node.dispatch.front_desk.FrontDesk.readiness",
     "moving tasks that wait": "edge_node.dispatch.timekeeper.Timekeeper._move_waiting",
     "slots": "edge_node.dispatch.placer.Placer.let_slot_pass",

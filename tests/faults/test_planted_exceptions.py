@@ -34,6 +34,7 @@ VITAL = (
     "following the worker",
     "housekeeping",
     "watching the disk",
+    "bounding the store",
     "gRPC health",
 )
 # The child whose end begins what fails.

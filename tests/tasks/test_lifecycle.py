@@ -135,6 +135,22 @@ def test_the_whole_way_to_an_image() -> None:
     assert (record.status, record.executor, record.image_bytes) == (TaskStatus.COMPLETED, B, 3)
 
 
+def test_what_is_kept_of_finished_tasks_is_bounded_in_bytes() -> None:
+    limits = LifecycleLimits(finished_bytes_max=300_000)
+    machine = Lifecycle(limits, term=1)
+    long = replace(DRAWING, prompt="\N{FOX FACE}" * 16_000)
+    ids = [TaskId(f"a-{number}") for number in range(9)]
+    for task_id in ids:
+        one = task(id=task_id, drawing=long, durability=Durability.NONE)
+        machine.handle(life.TasksSubmitted(tasks=(one,)), at(0.0))
+        assert machine.in_flight_bytes > 64_000
+        machine.handle(life.PlacementImpossible(task_id=task_id, fence=nth(1)), at(0.0))
+        machine.handle(life.CancelRequested(task_id=task_id), at(1.0))
+        assert machine.in_flight_bytes == 0
+        machine.validate()
+    assert [task_id for task_id in ids if machine.record(task_id)] == ids[-4:]
+
+
 def test_a_placement_that_never_answers_is_asked_for_again() -> None:
     machine = submitted()
     assert machine.handle(life.ClockAdvanced(), at(4.9)) == []

@@ -1,0 +1,115 @@
+"""The store's memory: finished tasks leave by space as well as by age, before any is refused.
+
+Owns the look at how full the store is. Above its bound the oldest finished tasks go; only where
+open ones alone are more than that, nothing new is taken. What lies above is for ends, for lives of
+the node and for what is under way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from edge_node.domain import TaskId
+from edge_node.errors import DEdgeAIError, StoreFull, StoreUnavailable
+from edge_node.store.task_ledger import TaskLedger
+
+LOOK_EVERY_S = 1.0
+RETRY_AFTER_S = 10.0
+# Of the bound: where removing ends, and where refusing begins.
+REMOVED_TO = 0.95
+REFUSED_FROM = 1.2
+# Of what the store lets itself grow to, where an operator's store has such a limit.
+SHARE_MAX = 0.75
+EXPIRED_AT_ONCE = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreFill:
+    """How full a store is.
+
+    Attributes:
+        used_bytes: of its memory.
+        memory_bytes_max: that it lets itself take; 0 where it does not say.
+        aof_bytes: of its append-only file.
+    """
+
+    used_bytes: int
+    memory_bytes_max: int
+    aof_bytes: int
+
+
+class StoreSpace:
+    """Looks once a second.
+
+    Args:
+        ledger: whose tasks leave.
+        forget_image: removes the image of a task that left.
+        bytes_max: gives the bound, as configured now.
+        on_looked: told how full the store is.
+    """
+
+    def __init__(
+        self,
+        ledger: TaskLedger,
+        *,
+        forget_image: Callable[[TaskId], Awaitable[None]],
+        bytes_max: Callable[[], int],
+        on_looked: Callable[[StoreFill], None] = lambda fill: None,
+    ) -> None:
+        self._ledger = ledger
+        self._forget_image = forget_image
+        self._bytes_max = bytes_max
+        self._on_looked = on_looked
+        self._refusal: DEdgeAIError | None = None
+
+    def refusal(self) -> DEdgeAIError | None:
+        """Why nothing more is taken at present; None where it is."""
+        return self._refusal
+
+    async def run(self) -> None:
+        """Looks until it is cancelled."""
+        while True:
+            with contextlib.suppress(StoreUnavailable):  # the connection logs it
+                await self.look()
+            await asyncio.sleep(LOOK_EVERY_S)
+
+    async def look(self) -> None:
+        """Looks now, and removes what is too much; raises StoreUnavailable."""
+        fill = await self._fill()
+        bound = self._bytes_max()
+        if fill.memory_bytes_max:
+            bound = min(bound, int(SHARE_MAX * fill.memory_bytes_max))
+        if fill.used_bytes > bound:
+            fill = await self._remove(fill, until_bytes=int(REMOVED_TO * bound))
+        self._on_looked(fill)
+        self._refusal = None
+        if fill.used_bytes > REFUSED_FROM * bound:
+            self._refusal = StoreFull(
+                f"The task store holds {fill.used_bytes >> 20} MiB of tasks that are not finished, "
+                f"and {bound >> 20} are its bound. Come back after the time in Retry-After, ask "
+                "another node, or raise store_bytes_max.",
+                retry_after_s=RETRY_AFTER_S,
+            )
+
+    async def _remove(self, fill: StoreFill, *, until_bytes: int) -> StoreFill:
+        while fill.used_bytes > until_bytes:
+            gone = await self._ledger.expire(
+                finished_before_unix_s=float("inf"), count_max=EXPIRED_AT_ONCE
+            )
+            if not gone:
+                break
+            for task_id in gone:
+                await self._forget_image(task_id)
+            fill = await self._fill()
+        return fill
+
+    async def _fill(self) -> StoreFill:
+        memory, persistence = await self._ledger.info("memory", "persistence")
+        return StoreFill(
+            used_bytes=int(memory["used_memory"]),
+            memory_bytes_max=int(memory.get("maxmemory", 0)),
+            aof_bytes=int(persistence.get("aof_current_size", 0)),
+        )
