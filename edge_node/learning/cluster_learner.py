@@ -21,7 +21,7 @@ import numpy as np
 
 from edge_node.clock import Clock
 from edge_node.domain import NodeId
-from edge_node.errors import DEdgeAIError, StoreUnavailable
+from edge_node.errors import DEdgeAIError, StoreUnavailable, WeightsGone
 from edge_node.guard.judge import Judge, JudgeSettings
 from edge_node.learning.held_weights import HeldWeights
 from edge_node.learning.pools import OwnPool, PeerPool
@@ -196,7 +196,7 @@ class ClusterLearner:
             try:
                 parts += await peer.read()
             except DEdgeAIError as problem:
-                self._complain(peer.node_id, problem)
+                self._complain(peer.node_id, problem.message)
             else:
                 self._complaints.pop(peer.node_id, None)
         self._take(parts)
@@ -210,11 +210,11 @@ class ClusterLearner:
                 if self._judge is not None:
                     self._to_judge.append(entry)
 
-    def _complain(self, node_id: NodeId, problem: DEdgeAIError) -> None:
+    def _complain(self, node_id: NodeId, problem: str) -> None:
         """Once for each problem, not once a turn."""
-        if self._complaints.get(node_id) != problem.message:
-            self._complaints[node_id] = problem.message
-            log.warning("node %s: %s", node_id, problem.message)
+        if self._complaints.get(node_id) != problem:
+            self._complaints[node_id] = problem
+            log.warning("node %s: %s", node_id, problem)
 
     def _update(self) -> bool:
         updated = False
@@ -281,8 +281,18 @@ class ClusterLearner:
                 await self._held.take(weights, content)
             except StoreUnavailable:
                 raise
-            except (UnusableWeights, DEdgeAIError, OSError) as problem:
-                log.debug("weights of node %s: %s", peer.node_id, problem)
+            except WeightsGone:
+                pass  # it has none
+            except DEdgeAIError as problem:
+                self._complain(peer.node_id, problem.message)
+            except UnusableWeights as problem:
+                self._complain(peer.node_id, f"its weights are not used: {problem}")
+            except OSError as problem:
+                where = self._settings.out
+                self._complain(
+                    peer.node_id,
+                    f"its weights cannot be kept in {where}: {problem}. Make room there.",
+                )
 
     async def _offer_weights(self) -> None:
         if not self._settings.offers:
@@ -326,7 +336,7 @@ class ClusterLearner:
                 form, text = verdict
                 await peer.client.offer_verdict(form.decode(), text)
             except DEdgeAIError as problem:
-                self._complain(peer.node_id, problem)
+                self._complain(peer.node_id, problem.message)
             else:
                 self._verdict_told[peer.node_id] = verdict
 

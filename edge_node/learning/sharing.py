@@ -122,6 +122,7 @@ class LearningShare:
         )
         self._taking = asyncio.Lock()
         self._refused: dict[str, None] = {}
+        self._disk_complaint = ""
         self._told: Told | None = None
         self._tell_at_s = 0.0
         self._learner: NodeId | None = None
@@ -277,11 +278,28 @@ class LearningShare:
                 raise
             except (UnusableWeights, InvalidRequest) as problem:
                 self._refuse(f"of node {node_id}", str(problem), wanted.weights.sha256)
-            except (DEdgeAIError, TimeoutError, OSError) as problem:
+            except (DEdgeAIError, TimeoutError) as problem:
                 log.debug("weights of node %s: %r", node_id, problem)  # asked again soon
+            except OSError as problem:
+                self._disk_refused(wanted.weights, problem)
+                return
             else:
+                self._disk_complaint = ""
                 log.info("weights %s came from node %s", wanted.weights.version, node_id)
                 return
+
+    def _disk_refused(self, weights: LearnedWeights, problem: OSError) -> None:
+        """Says once what stands in the way; the weights are asked for again soon."""
+        complaint = str(problem)
+        if complaint != self._disk_complaint:
+            self._disk_complaint = complaint
+            log.warning(
+                "learned weights %s cannot be kept in %s: %s. Make room there; until then this "
+                "node decides with those that it has.",
+                weights.version,
+                self._settings.folder,
+                complaint,
+            )
 
     async def _take(self, weights: LearnedWeights, content: bytes) -> bool:
         async with self._taking:

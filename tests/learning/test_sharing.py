@@ -157,6 +157,31 @@ def test_weights_that_are_not_what_was_told_are_refused_with_a_sentence_and_once
     sites("ab", story)
 
 
+def test_a_disk_that_refuses_fetched_weights_is_complained_of_once_and_tried_again(
+    sites: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def story(a: Site, b: Site) -> None:
+        await a.announcement.announce(made(a.folder, generation=1))
+        await a.look()
+        b.hears(a)
+        b.folder.rmdir()
+        b.folder.write_text("no folder")
+        with caplog.at_level(logging.WARNING):
+            for _ in range(3):
+                await b.look()
+        assert await b.announced() is None
+        said = [one.getMessage() for one in caplog.records if "cannot be kept" in one.getMessage()]
+        assert len(said) == 1
+        assert f"cannot be kept in {b.folder}: " in said[0]
+        assert "Make room there" in said[0]
+        b.folder.unlink()
+        await b.look()
+        assert await b.announced() is not None
+        assert b.metric("weights_refused_total") == 0.0
+
+    sites("ab", story)
+
+
 def test_the_least_willing_name_is_told_to_learn_from_all_and_another_when_it_goes(
     sites: Any,
 ) -> None:
