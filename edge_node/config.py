@@ -230,7 +230,7 @@ class NodeConfig(BaseModel):
         None, "file that names the profile to become, for experiments with throttling"
     )
     time_scale: float = _setting(
-        1.0, "emulated devices are this many times faster than what they stand for", gt=0, le=1000
+        1.0, "emulated devices are this many times faster than what they stand for", gt=0, le=1e6
     )
     rows_max: int = _setting(
         0, "most rows that share a step; 0: as many as measurements find to pay", ge=0
