@@ -252,14 +252,7 @@ def _play(
             noted.context_NC[task] = scratch.context_C
             noted.latent_NB[task, usable] = x_B
             noted.unit_s_N[task] = unit_s
-            for server in usable:
-                noted.served_s_NB[task, server] = work_off_s(
-                    view.true_B[server] + facts.work_N[task],
-                    int(server),
-                    now_s,
-                    facts.since_s_K,
-                    facts.capacity_KB,
-                )
+            _served(facts, view, task, usable, noted.served_s_NB[task])
         if len(cost_V):
             chosen = _cheapest(scratch.server_BV[: len(usable)], scratch.context_C, cost_V)
             x_B[:] = 0.0
@@ -282,6 +275,19 @@ def _play(
         )
         delay_s_N[task] = served_s + link_s(facts, task, usable[chosen])
     return server_N
+
+
+@njit(cache=True)
+def _served(facts: Facts, view: View, task: int, usable: IntArray, served_s_B: FloatArray) -> None:
+    """Writes how long each usable server would take, with what waits there in truth."""
+    for server in usable:
+        served_s_B[server] = work_off_s(
+            view.true_B[server] + facts.work_N[task],
+            int(server),
+            facts.arrival_s_N[task],
+            facts.since_s_K,
+            facts.capacity_KB,
+        )
 
 
 @njit(cache=True)
