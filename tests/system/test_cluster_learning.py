@@ -132,7 +132,9 @@ def test_one_learner_serves_all_another_takes_over_and_who_joins_has_the_weights
         cluster.signal_node(0, signal.SIGKILL)
         shown = await until(http, urls, learner_is("node-1"), timeout_s=20.0)
         held = shown[0]["own"]["learning"]["weights"]["generation"]
-        await until(http, urls, generation_above(held), timeout_s=180.0)
+        # Weights that know nothing, so that there is something to be better than.
+        await bring(cluster, 2, made(tmp_path / "made", generation=held + 1, seed=1))
+        await until(http, urls, generation_above(held + 1), timeout_s=180.0)
 
     async def one_joins(cluster: LocalCluster, http: httpx.AsyncClient) -> None:
         held = (await cluster_at(http, cluster.urls[1]))["own"]["learning"]["weights"]
