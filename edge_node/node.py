@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import importlib.metadata
 import logging
 import os
@@ -380,6 +381,9 @@ class _Node:
             log.info("stopping: no new tasks, %g s for those under way", config.drain_s)
             await dispatcher.drain(timeout_s=config.drain_s)
 
+        # What is there now stays: the collector need not look at it again with every request.
+        gc.collect()
+        gc.freeze()
         await listen(app, config, stopping=self._stopping, drain=drain)
 
     def _give_up(self, name: str) -> None:

@@ -112,6 +112,7 @@ class OwnNode:
         self._draining = False
         self._doubted_until_s = 0.0
         self._described = WorkerDescription(state="loading")
+        self._served: ServedModel | None = None
         self._shown: tuple[bool, str, float] = (False, "", 0.0)
 
     @property
@@ -127,28 +128,13 @@ class OwnNode:
     @property
     def served(self) -> ServedModel | None:
         """What it draws with; None before it ever could."""
-        described, defaults = self._described, self._defaults
-        if not described.model:
-            return None
-        return ServedModel(
-            name=described.model,
-            fingerprint=described.model_fingerprint,
-            work_model=described.work_model,
-            size_px_min=described.size_px_min,
-            size_px_max=described.size_px_max,
-            size_px_multiple=described.size_px_multiple,
-            steps_max=described.steps_max,
-            steps_default=min(defaults.steps_default, described.steps_max),
-            guidance_scale_default=defaults.guidance_scale_default,
-            guidance_scale_max=defaults.guidance_scale_max,
-            strength_default=defaults.strength_default,
-            prompt_chars_max=defaults.prompt_chars_max,
-        )
+        return self._served
 
     def reconfigure(self, defaults: DrawingDefaults) -> None:
         """Takes other defaults, of which peers hear."""
         if defaults != self._defaults:
             self._defaults = defaults
+            self._served = _served(self._described, defaults)
             self.changed()
 
     @property
@@ -222,6 +208,7 @@ class OwnNode:
         description = self._worker.description
         if description is not None and description.state == "ready":
             self._described = description
+            self._served = _served(description, self._defaults)
         accepting, fingerprint, capacity = self._shown
         same_pace = abs(self.capacity - capacity) <= CAPACITY_CHANGE_SHOWN * capacity
         same_worker = (self.accepting, self._described.model_fingerprint) == (
@@ -245,3 +232,22 @@ class OwnNode:
         """Takes no new work from now on, and says so."""
         self._draining = True
         self.changed()
+
+
+def _served(described: WorkerDescription, defaults: DrawingDefaults) -> ServedModel | None:
+    if not described.model:
+        return None
+    return ServedModel(
+        name=described.model,
+        fingerprint=described.model_fingerprint,
+        work_model=described.work_model,
+        size_px_min=described.size_px_min,
+        size_px_max=described.size_px_max,
+        size_px_multiple=described.size_px_multiple,
+        steps_max=described.steps_max,
+        steps_default=min(defaults.steps_default, described.steps_max),
+        guidance_scale_default=defaults.guidance_scale_default,
+        guidance_scale_max=defaults.guidance_scale_max,
+        strength_default=defaults.strength_default,
+        prompt_chars_max=defaults.prompt_chars_max,
+    )

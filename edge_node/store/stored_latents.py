@@ -34,6 +34,8 @@ _log = logging.getLogger(__name__)
 
 _FLOAT_BYTES = 4
 _SLOT_S_MIN = 1e-3
+# Between two writes, each of which replaces what was not written yet: slots may be shorter.
+_WRITE_BEHIND_S = 0.05
 
 # KEYS: the memory, latest. ARGV: life in ms, '1' to begin anew, number of fields to remove, these,
 # then fields with their values.
@@ -93,7 +95,9 @@ class StoredLatents:
         self._written: LatentSnapshot | None = None
         self._behind = 0
         self._flushing = False
-        self._writer = BackgroundWriter(self._connection, self._write, name="latents", loops=loops)
+        self._writer = BackgroundWriter(
+            self._connection, self._write, name="latents", loops=loops, pause_s=_WRITE_BEHIND_S
+        )
 
     @property
     def behind_slots(self) -> int:
