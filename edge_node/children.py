@@ -33,6 +33,9 @@ async def keep_store(
     watched = AnswerWatch(socket_path)
 
     def hung(silence_s: float) -> None:
+        if child.waits_for_disk:
+            log.warning("store has waited %.1f s for its disk", silence_s)
+            return
         log.error("store hangs, it has not answered for %.1f s", silence_s)
         child.kill()
 

@@ -121,8 +121,8 @@ class AnswerWatch:
 
     def began_anew(self) -> None:
         """Another life of the store begins: it may load for a while."""
-        self._answered_s = self._now_s()
-        self._longest_s = 0.0
+        self._looked_s = self._now_s()
+        self._silence_s = self._longest_s = 0.0
         self._allowed_s = LOAD_S_MAX
 
     async def look(self) -> float | None:
@@ -134,13 +134,15 @@ class AnswerWatch:
         except TimeoutError:
             answered = False
         now_s = self._now_s()
+        # What this process itself did not do is not the store's silence.
+        self._silence_s += min(now_s - self._looked_s, LOOK_EVERY_S + LOOK_S_MAX)
+        self._looked_s = now_s
         if answered:
-            self._longest_s = max(self._longest_s, now_s - asked_s)
-            self._answered_s = now_s
-            self._allowed_s = HANG_S + self._longest_s
+            self._longest_s = max(self._longest_s, self._silence_s, now_s - asked_s)
+            self._allowed_s = HANG_S + min(self._longest_s, LOAD_S_MAX)
+            self._silence_s = 0.0
             return None
-        silence_s = now_s - self._answered_s
-        return silence_s if silence_s > self._allowed_s else None
+        return self._silence_s if self._silence_s > self._allowed_s else None
 
 
 def _binary() -> Path:

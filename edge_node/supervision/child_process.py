@@ -91,6 +91,18 @@ class ChildProcess:
         """Whether it was started and has not ended."""
         return self._exited is not None and not self._exited.done()
 
+    @property
+    def waits_for_disk(self) -> bool:
+        """Whether the kernel holds it until a disk or a page is there: no end can help that."""
+        pid = self.pid
+        if pid is None:
+            return False
+        try:
+            stat = pathlib.Path(f"/proc/{pid}/stat").read_text(errors="replace")
+        except OSError:
+            return False
+        return stat.rpartition(")")[2].split()[0] == "D"
+
     async def start(self) -> int:
         """Ends what a former node left behind, then starts; returns the process id."""
         assert not self.running, "a child is started once at a time"

@@ -27,6 +27,10 @@ class Progress:
         if stepped or not was_busy:
             self._since_s = now_s
 
+    def forgive(self, seconds: float) -> None:
+        """So long nobody listened to it: that time does not count."""
+        self._since_s += seconds
+
     def stuck(self, *, now_s: float, allowed_s: float) -> str | None:
         """What it has failed to do for longer than `allowed_s`; None if it has not."""
         stuck_s = now_s - self._since_s

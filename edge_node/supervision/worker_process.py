@@ -298,10 +298,16 @@ class WorkerProcess:
     # The watchdog.
 
     async def _watch_for_hangs(self) -> None:
+        pause_s = min(1.0, self._settings.hang_s / 4)
         while True:
-            await asyncio.sleep(min(1.0, self._settings.hang_s / 4))
+            asleep_s = time.monotonic()
+            await asyncio.sleep(pause_s)
+            late_s = time.monotonic() - asleep_s - pause_s
+            if late_s > pause_s:  # this process itself stood still, and heard nobody
+                self._heard_s += late_s
+                self._progress.forgive(late_s)
             silence = self._silence()
-            if silence is None:
+            if silence is None or (self._child is not None and self._child.waits_for_disk):
                 continue
             self.hangs += 1
             LOG.error("worker hangs, %s", silence)

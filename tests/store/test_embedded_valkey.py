@@ -7,7 +7,7 @@ import pytest
 import redis
 
 from edge_node.errors import StoreUnavailable
-from edge_node.store.embedded_valkey import valkey_command, wait_until_ready
+from edge_node.store.embedded_valkey import HANG_S, AnswerWatch, valkey_command, wait_until_ready
 from tests.store.valkey_process import ValkeyProcess
 
 
@@ -33,3 +33,30 @@ def test_the_server_syncs_every_write_and_listens_on_its_socket_only(
     assert configured["maxmemory-policy"] == "noeviction"
     assert configured["port"] == "0"
     assert valkey.socket_path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_silence_counts_while_somebody_looks(valkey: ValkeyProcess) -> None:
+    now_s = 100.0
+    watched = AnswerWatch(valkey.socket_path, now_s=lambda: now_s)
+
+    async def looked(at_s: float) -> float | None:
+        nonlocal now_s
+        now_s = at_s
+        return await watched.look()
+
+    async def story() -> None:
+        assert await looked(100.5) is None
+        valkey.freeze()
+        try:
+            # The process that looks stood still for a minute: that is not the store's silence.
+            assert await looked(160.0) is None
+            silences = [await looked(160.0 + second) for second in range(1, 7)]
+        finally:
+            valkey.thaw()
+        assert silences[:4] == [None] * 4
+        assert silences[-1] is not None
+        assert silences[-1] > HANG_S
+        watched.began_anew()
+        assert await looked(200.0) is None
+
+    asyncio.run(story())

@@ -235,3 +235,16 @@ def test_a_worker_that_starts_gets_longer(state: str, run_dir: pathlib.Path) -> 
                 assert worker.hangs == 0
 
     asyncio.run(scenario())
+
+
+def test_time_in_which_the_node_itself_stood_still_is_nobodys_silence(
+    run_dir: pathlib.Path,
+) -> None:
+    async def scenario() -> None:
+        async with attached_to(ScriptedWorker(idle), run_dir) as worker:
+            await until(lambda: worker.ready)
+            time.sleep(3 * HANG_S)
+            await asyncio.sleep(HANG_S)
+            assert (worker.hangs, worker.starts) == (0, 1)
+
+    asyncio.run(scenario())

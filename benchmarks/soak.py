@@ -1,0 +1,155 @@
+"""Does a node that works for very long stay as small as it was, and start again as soon?
+
+One real node with an emulated worker is given many tasks with long prompts, over REST, by clients
+that each have some under way. Its resident memory, its store's memory and file, its images and
+every answer but 202 are recorded as it goes; then it is killed and timed until it is ready.
+
+    python -m benchmarks.soak --tasks 200000
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import signal
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from benchmarks import machine
+from benchmarks.node_footprint import rss_mb
+from edge_node.console.local_cluster import LocalCluster
+from edge_node.console.rest_client import RestClient
+
+RESULTS = Path(__file__).parent / "results"
+SAMPLE_S = 10.0
+BATCH = 10
+RESTART_S_MAX = 5.0
+# Every tenth prompt is as long as one may be; the others are long for a prompt.
+LONG_CHARS, LONGEST_CHARS, LONGEST_EVERY = 1_000, 32_000, 10
+GAUGES = ("store_memory_bytes", "store_file_bytes", "image_stored_bytes", "tasks_in_flight")
+
+
+class Soak:
+    """One node, and what is seen of it."""
+
+    def __init__(self, cluster: LocalCluster, http: httpx.AsyncClient, tasks: int) -> None:
+        self.cluster, self.http = cluster, http
+        self.url = cluster.urls[0]
+        self.jobs = iter(range(tasks // BATCH))
+        self.answers: Counter[int] = Counter()
+        self.samples: list[dict[str, float]] = []
+        self.began_s = time.monotonic()
+        self.done = asyncio.Event()
+
+    async def client(self) -> None:
+        """Submits jobs until there are no more; waits whenever it is told to."""
+        for job in self.jobs:
+            chars = LONGEST_CHARS if job % LONGEST_EVERY == 0 else LONG_CHARS
+            prompt = ("\N{FOX FACE}" if chars == LONGEST_CHARS else "a fox ") * chars
+            body = {"prompt": prompt[:chars], "n": BATCH, "num_inference_steps": 1, "seed": job}
+            while True:
+                answer = await self.http.post(f"{self.url}/v1/tasks", json=body)
+                self.answers[answer.status_code] += 1
+                if answer.status_code == 202:
+                    break
+                if answer.status_code != 429:  # which is a queue's, and honest
+                    raise RuntimeError(f"{answer.status_code}: {answer.text}")
+                await asyncio.sleep(0.5)
+
+    async def watch(self) -> None:
+        """Samples until the clients are done."""
+        while not self.done.is_set():
+            self.samples.append(await self.sample())
+            await asyncio.wait([asyncio.ensure_future(self.done.wait())], timeout=SAMPLE_S)
+
+    async def sample(self) -> dict[str, float]:
+        """What is seen now."""
+        lines = (await self.http.get(f"{self.url}/metrics")).text.splitlines()
+        shown = {line.split()[0]: float(line.split()[1]) for line in lines if line[0] != "#"}
+        finished = sum(v for k, v in shown.items() if k.startswith("dedgeai_tasks_finished_total{"))
+        seen = {name: shown[f"dedgeai_{name}"] for name in GAUGES}
+        return {
+            "at_s": round(time.monotonic() - self.began_s, 1),
+            "finished": finished,
+            "rss_mb": round(rss_mb(self.cluster.pid(0)), 1),
+            **seen,
+        }
+
+    async def run(self, clients: int) -> dict[str, Any]:
+        """All of it; what to write down."""
+        watching = asyncio.create_task(self.watch())
+        await asyncio.gather(*(self.client() for _ in range(clients)))
+        while (await self.sample())["tasks_in_flight"]:  # noqa: ASYNC110
+            await asyncio.sleep(0.5)
+        self.done.set()
+        await watching
+        last = await self.sample()
+        text = (await self.http.get(f"{self.url}/metrics")).text
+        ends = {
+            line.split()[0]: float(line.split()[1])
+            for line in text.splitlines()
+            if line.startswith("dedgeai_tasks_finished_total{")
+        }
+        self.cluster.signal_node(0, signal.SIGKILL)
+        self.cluster.wait_node(0)
+        start_s = time.monotonic()
+        self.cluster.start_node(0)
+        async with RestClient(timeout_s=5) as client:
+            await self.cluster.wait_ready(client, 0)
+        return {
+            "seconds": last["at_s"],
+            "ends": ends,
+            "answers": {str(code): count for code, count in self.answers.items()},
+            "rss_mb_max": max(one["rss_mb"] for one in self.samples),
+            "rss_mb_last": last["rss_mb"],
+            **{f"{name}_max": max(one[name] for one in self.samples) for name in GAUGES},
+            "restart_s": round(time.monotonic() - start_s, 2),
+            "samples": self.samples[:: max(1, len(self.samples) // 60)],
+        }
+
+
+async def soak(tasks: int, *, clients: int, port: int, folder: Path) -> dict[str, Any]:
+    """Runs one node through `tasks` tasks."""
+    settings = {"engine": "emulated", "time_scale": 1000, "image_bytes_total_max": 2**28}
+    timeout = httpx.Timeout(120.0)
+    async with (
+        LocalCluster([settings], rest_port=port, folder=folder) as cluster,
+        httpx.AsyncClient(timeout=timeout, trust_env=False) as http,
+    ):
+        return await Soak(cluster, http, tasks).run(clients)
+
+
+def main() -> None:
+    """Runs, prints, writes."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tasks", type=int, default=200_000)
+    parser.add_argument("--clients", type=int, default=16)
+    parser.add_argument("--port", type=int, default=18900)
+    parser.add_argument("--folder", type=Path, default=Path("out/soak"))
+    parser.add_argument("--out", type=Path, default=RESULTS / "soak.json")
+    options = parser.parse_args()
+    described = machine.describe()
+    found = asyncio.run(
+        soak(options.tasks, clients=options.clients, port=options.port, folder=options.folder)
+    )
+    for key in ("seconds", "answers", "ends", "rss_mb_max", "store_memory_bytes_max", "restart_s"):
+        print(f"{key}: {found[key]}")
+    written = {
+        "question": "does a node stay bounded through very many tasks with long prompts?",
+        "tasks": options.tasks,
+        "clients": options.clients,
+        "goal": {"refused_507_or_503": 0, "restart_s_max": RESTART_S_MAX},
+        "reached": set(found["answers"]) <= {"202", "429"} and found["restart_s"] < RESTART_S_MAX,
+        "results": found,
+        "machine": described,
+    }
+    options.out.write_text(json.dumps(written, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
