@@ -21,6 +21,9 @@ from edge_node.supervision.child_process import (
 
 log = logging.getLogger(__name__)
 
+# Without an answer, for a store that computes.
+BUSY_S_MAX = 60.0
+
 
 async def keep_store(
     folder: Path, *, socket_path: Path, on_exited: Callable[[ChildExit], None] = lambda ended: None
@@ -33,9 +36,9 @@ async def keep_store(
     watched = AnswerWatch(socket_path)
 
     def hung(silence_s: float) -> None:
-        if child.waits_for_disk:
-            log.warning("store has waited %.1f s for its disk", silence_s)
-            return
+        if child.waits_for_disk or (child.is_busy and silence_s < BUSY_S_MAX):
+            return  # it waits for its disk, or works, or would if it were let
+        watched.began_anew()
         log.error("store hangs, it has not answered for %.1f s", silence_s)
         child.kill()
 

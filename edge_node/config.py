@@ -197,6 +197,11 @@ class NodeConfig(BaseModel):
     dtype: Literal["auto", "float16", "bfloat16", "float32", "float64"] = _setting(
         "auto", "precision of the weights and of drawing"
     )
+    device: Literal["auto", "cuda", "cpu"] = _setting(
+        "auto",
+        "where the model draws; auto is a GPU where there is one. On a Jetson say cuda: a "
+        "container that loses its GPU then says so, and does not draw on the CPU for hours",
+    )
     context_mode: Literal["sd3", "paper"] = _setting(
         "sd3", "sd3: context padded as diffusers does, to the bit; paper: the CLIPs' 77 tokens"
     )
@@ -501,6 +506,13 @@ class NodeConfig(BaseModel):
                 "queue_order fcfs goes by age already: leave queue_ageing, queue_promotion and "
                 "queue_promotion_load out, or choose sjf or srpt."
             )
+        if self.guidance_interval is not None:
+            low, high = self.guidance_interval
+            if not 0.0 <= low < high <= 1.0:
+                problems.append(
+                    f"guidance_interval is {low:g},{high:g}: give two noise levels with "
+                    "0 <= low < high <= 1."
+                )
         if {"guard_rule", "guard_rules"} <= self.model_fields_set:
             problems.append("guard_rule is the former name of guard_rules: leave guard_rule out.")
         return problems

@@ -153,6 +153,12 @@ class WorkerUnavailable(DEdgeAIError):
     grpc_status = "UNAVAILABLE"
 
 
+class NotFinite(DEdgeAIError):
+    """What was drawn is no picture: numbers in it are not finite."""
+
+    code = "not_finite"
+
+
 class StaleAttempt(DEdgeAIError):
     """A later placement of the same task has been seen; this one must stop."""
 

@@ -28,6 +28,7 @@ class WorkerOptions:
     single_file_configs: Path | None
     stability_license_accepted: bool
     dtype: str
+    device: Literal["auto", "cuda", "cpu"]
     context_mode: Literal["sd3", "paper"]
     compile_model: Literal["auto", "always", "never"]
     taesd3_folder: Path | None

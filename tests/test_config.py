@@ -139,3 +139,11 @@ def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
     broken.write_text("node_id = ")
     with pytest.raises(InvalidRequest, match="not valid TOML"):
         load_config(broken, {})
+
+
+@pytest.mark.parametrize("interval", [(0.9, 0.1), (-0.1, 0.5), (0.5, 1.5), (0.5, 0.5)])
+def test_an_interval_that_the_worker_would_refuse_is_refused_here(
+    interval: tuple[float, float],
+) -> None:
+    with pytest.raises(ValueError, match="give two noise levels with"):
+        NodeConfig(guidance_interval=interval)

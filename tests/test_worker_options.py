@@ -27,6 +27,7 @@ CHANGED: dict[str, Any] = {
     "single_file_configs": Path("configs"),
     "stability_license_accepted": True,
     "dtype": "bfloat16",
+    "device": "cpu",
     "context_mode": "paper",
     "compile_model": "never",
     "taesd3_folder": Path("taesd3"),

@@ -361,6 +361,9 @@ async def _await_ready(url: str, timeout_s: float) -> None:
                 while True:
                     if await client.is_ready(url):
                         return
+                    failed = await client.why_failed(url)
+                    if failed is not None:
+                        raise DeployFailed(f"{url} will not get ready by itself: {failed}.")
                     await asyncio.sleep(_READY_POLL_S)
         except TimeoutError:
             raise DeployFailed(f"{url}/readyz was not 200 within {timeout_s:g} s.") from None

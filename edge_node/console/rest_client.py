@@ -67,6 +67,15 @@ class RestClient:
             return False
         return response.status_code == 200
 
+    async def why_failed(self, node_url: str) -> str | None:
+        """Why the node's worker says that it cannot draw, where time alone will not mend it."""
+        try:
+            answer = (await self._http.get(f"{node_url}/readyz", timeout=2.0)).json()
+        except (httpx.TransportError, ValueError):
+            return None
+        reasons = answer.get("reasons", []) if isinstance(answer, dict) else []
+        return next((one for one in reasons if one.startswith("the worker failed: ")), None)
+
     async def draw(self, node_url: str, prompt: str, **options: Any) -> Drawn:
         """POSTs one prompt and waits for its image.
 

@@ -15,7 +15,7 @@ from edge_node.config import NodeConfig
 from edge_node.dispatch.dead_letters import DeadLetterDesk
 from edge_node.dispatch.dispatcher import Dispatcher
 from edge_node.domain import Drawing, JobId, NodeId, TaskEvent, TaskId, TaskRecord, owner
-from edge_node.errors import NodeNotReady, OriginUnavailable, TaskNotFound
+from edge_node.errors import OriginUnavailable, TaskNotFound
 from edge_node.ports import Ledger, Peer, Peers, Worker
 from edge_node.requests import DrawingLimits, Idempotency, Submission
 from edge_node.snapshot import ClusterSnapshot, LearnerProgress, PeerView
@@ -116,10 +116,7 @@ class FrontDesk:
         """What may be asked for; raises NodeNotReady until the worker was ready once."""
         served, settings = self._dispatcher.own_node.served, self._settings
         if served is None:
-            raise NodeNotReady(
-                "The model is still being loaded. Try again after the time in Retry-After.",
-                retry_after_s=2.0,
-            )
+            raise self._dispatcher.own_node.why_not_drawing()
         return DrawingLimits(
             model=served.name,
             size_px_min=served.size_px_min,

@@ -13,12 +13,16 @@ from dataclasses import dataclass
 from edge_node.clock import Clock
 from edge_node.config import NodeConfig
 from edge_node.domain import Learning, NodeId, NodeState, ServedModel, WorkerDescription
+from edge_node.errors import NodeNotReady
 from edge_node.ports import Worker
 from edge_node.tasks.cluster_view import ClusterView
 from edge_node.tasks.hosting import Hosting
 
 # A worker that dropped a drawing is not chosen again before its supervision has had a look.
 WORKER_DOUBT_S = 0.5
+# When to ask again a node whose model is being loaded, and one whose model cannot be.
+LOADING_RETRY_S = 2.0
+FAILED_RETRY_S = 60.0
 # Share by which capacity must change before peers are told at once.
 CAPACITY_CHANGE_SHOWN = 0.02
 
@@ -129,6 +133,20 @@ class OwnNode:
     def served(self) -> ServedModel | None:
         """What it draws with; None before it ever could."""
         return self._served
+
+    def why_not_drawing(self) -> NodeNotReady:
+        """What a client is told before the worker ever was ready."""
+        described = self._worker.description
+        if described is not None and described.state == "failed":
+            return NodeNotReady(
+                f"This node cannot draw until its operator has mended it: {described.detail}. Ask "
+                "another node.",
+                retry_after_s=FAILED_RETRY_S,
+            )
+        return NodeNotReady(
+            "The model is still being loaded. Try again after the time in Retry-After.",
+            retry_after_s=LOADING_RETRY_S,
+        )
 
     def reconfigure(self, defaults: DrawingDefaults) -> None:
         """Takes other defaults, of which peers hear."""

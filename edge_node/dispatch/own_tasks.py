@@ -404,7 +404,7 @@ class OwnTasks:
             raise NodeNotReady("This node is being stopped. Ask another node.", retry_after_s=5.0)
         described = self._node.described
         if not described.model:
-            raise NodeNotReady("The model is still being loaded.", retry_after_s=2.0)
+            raise self._node.why_not_drawing()
         now_unix_s = self._clock.unix_s()
         job_id = JobId(f"{self._node.id}-{self._new_ulid()}") if len(drawings) > 1 else None
         durability = Durability.DISK

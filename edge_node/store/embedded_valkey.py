@@ -71,7 +71,6 @@ async def watch(watched: AnswerWatch, *, hung: Callable[[float], None]) -> None:
         await asyncio.sleep(LOOK_EVERY_S)
         silence_s = await watched.look()
         if silence_s is not None:
-            watched.began_anew()
             hung(silence_s)
 
 

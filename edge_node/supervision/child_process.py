@@ -94,14 +94,20 @@ class ChildProcess:
     @property
     def waits_for_disk(self) -> bool:
         """Whether the kernel holds it until a disk or a page is there: no end can help that."""
-        pid = self.pid
-        if pid is None:
-            return False
-        try:
-            stat = pathlib.Path(f"/proc/{pid}/stat").read_text(errors="replace")
-        except OSError:
-            return False
-        return stat.rpartition(")")[2].split()[0] == "D"
+        return "D" in self._states()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether it computes, or would if it were let: then it is slow, or starved, not frozen."""
+        return "R" in self._states()
+
+    def _states(self) -> set[str]:
+        """Of its threads, as /proc has them: R, S, D, T and others."""
+        found = set()
+        for path in pathlib.Path(f"/proc/{self.pid}/task").glob("*/stat"):
+            with contextlib.suppress(OSError):  # a thread that has ended
+                found.add(path.read_text(errors="replace").rpartition(")")[2].split()[0])
+        return found
 
     async def start(self) -> int:
         """Ends what a former node left behind, then starts; returns the process id."""

@@ -327,11 +327,15 @@ class WorkerProcess:
         allowed_s = settings.hang_s + longest_s if self.ready else settings.startup_s
         if self._child is not None and not self._child.running:
             return None
-        if now_s - self._heard_s > allowed_s:
-            return f"it has said nothing for {now_s - self._heard_s:.1f} s"
+        silence_s = now_s - self._heard_s
+        if silence_s > allowed_s and not (self._computes() and silence_s < COMPILE_S_MAX):
+            return f"it has said nothing for {silence_s:.1f} s"
         if not self.ready:
             return None
         return self._progress.stuck(now_s=now_s, allowed_s=settings.no_step_s + longest_s)
+
+    def _computes(self) -> bool:
+        return self._child is not None and self._child.is_busy
 
     def _longest_s(self) -> float:
         """Of all that a worker does in one go, what takes longest, as calibrated and tracked."""

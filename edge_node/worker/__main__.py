@@ -150,6 +150,7 @@ def _sd3(options: WorkerOptions, approximations: Approximations) -> Denoiser[Any
         options=sd3.Sd3Options(
             model_name=model_name or files.name,
             dtype_name=options.dtype,
+            device=options.device,
             context_mode=options.context_mode,
             compiled={"auto": None, "always": True, "never": False}[options.compile_model],
             approximations=approximations,

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from edge_node.worker import sd3_configs
+from edge_node.worker.denoiser import ModelUnusable
 
 START_TOKEN = "<|startoftext|>"
 END_TOKEN = "<|endoftext|>"
@@ -74,6 +75,19 @@ def read(folder: pathlib.Path) -> Vocabulary:
     """Vocabulary of a tokenizer's folder, in whichever of transformers' two forms it is."""
     if not has_own(folder):
         return shipped()
+    try:
+        own = _own(folder)
+        if not own.token_ids:
+            raise ValueError("it has no tokens")
+        return own
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelUnusable(
+            f"the vocabulary in {folder} cannot be read ({type(error).__name__}: {error}): put the "
+            "tokenizer's own vocab.json and merges.txt there, or its tokenizer.json"
+        ) from error
+
+
+def _own(folder: pathlib.Path) -> Vocabulary:
     if (folder / "vocab.json").is_file():
         lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
         return Vocabulary(

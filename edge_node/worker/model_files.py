@@ -88,8 +88,9 @@ class ModelFiles:
     @property
     def name(self) -> str:
         """What to serve the model as, unless the operator names it."""
-        resolved = self.path.resolve()
-        return resolved.stem if resolved.is_file() else resolved.name
+        # A file in a hub's cache is a link whose target is named by its hash.
+        named = self.path.absolute()
+        return named.stem if named.is_file() else named.resolve().name
 
 
 def find(
@@ -113,7 +114,7 @@ def find(
     if path.is_file():
         files = _single_file(path, tuple(clip_paths), config_folder or sd3_configs.config_folder())
     else:
-        if clip_paths or config_folder:
+        if path.exists() and (clip_paths or config_folder):
             raise ModelUnusable(
                 f"{path} is no single file: a diffusers folder brings its own CLIPs and configs, "
                 "so give neither CLIP files nor a config folder with it"
@@ -198,7 +199,14 @@ def _weights_paths(folder: pathlib.Path, *, stem: str) -> list[pathlib.Path]:
 
 
 def _shard_paths(index_path: pathlib.Path) -> list[pathlib.Path]:
-    names = sorted(set(_read_json(index_path).get("weight_map", {}).values()))
+    weight_map = _read_json(index_path).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(
+        isinstance(name, str) for name in weight_map.values()
+    ):
+        raise ModelUnusable(
+            f"{index_path} names no files (weight_map): copy the model again, whole"
+        )
+    names = sorted(set(weight_map.values()))
     paths = [index_path.parent / name for name in names]
     missing = [path.name for path in paths if not path.is_file()]
     if missing:

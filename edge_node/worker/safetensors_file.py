@@ -42,6 +42,16 @@ ITEM_BYTES = {
 _HEADER_BYTES_MAX = 100 * 2**20
 # What a header gives of each tensor.
 _FIELDS = {"dtype", "shape", "data_offsets"}
+# How files begin that are taken for weights.
+_OTHERS = (
+    (b"GGUF", "a GGUF file, quantized for another program"),
+    (b"PK\x03\x04", "a checkpoint of pickles (.ckpt, .pt, .bin), which may run code"),
+    (b"\x80\x02", "a checkpoint of pickles (.ckpt, .pt, .bin), which may run code"),
+    (b"<!DOCTYP", "an HTML page, such as a login or an error page"),
+    (b"<!doctyp", "an HTML page, such as a login or an error page"),
+    (b"<html", "an HTML page, such as a login or an error page"),
+)
+_INSTEAD = "download the .safetensors file of the model, with `hf download`"
 _LFS_POINTER = b"version https://git-lfs"
 
 
@@ -101,6 +111,9 @@ def read_header(path: pathlib.Path) -> dict[str, StoredTensor]:
                 f"{path} is a Git LFS pointer, not the weights: run `git lfs pull` where it was "
                 "cloned and copy it again"
             )
+        kind = next((what for start, what in _OTHERS if first_bytes.startswith(start)), None)
+        if kind is not None:
+            raise ModelUnusable(f"{path} is {kind}, not safetensors: {_INSTEAD}")
         if 8 + header_bytes > size_bytes:
             raise _damaged(path, f"{size_bytes} bytes long", f"at least {8 + header_bytes}")
         entries = _entries(path, file.read(min(header_bytes, _HEADER_BYTES_MAX)))

@@ -7,6 +7,7 @@ loads nothing itself (sd3_parts does). Latents end in B rows, C channels, H and 
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import io
 import math
@@ -22,7 +23,7 @@ from PIL import Image as PillowImage
 
 from edge_node.clock import Clock
 from edge_node.domain import Drawing
-from edge_node.errors import InvalidRequest
+from edge_node.errors import InvalidRequest, NotFinite
 from edge_node.worker import (
     calibration,
     image_encoding,
@@ -54,6 +55,8 @@ CALIBRATION_BUDGET_S = 8.0
 WIDTHS = (1, 2, 4, 8)
 
 ContextMode = Literal["sd3", "paper"]
+# Memory for a decoder in float32 and its work, in sizes of its weights.
+FLOAT32_ROOM = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +65,7 @@ class Sd3Options:
 
     Attributes:
         model_name: to serve under.
+        device: "cuda", "cpu", or "auto": a GPU where there is one.
         dtype_name: a torch dtype, or "auto": float16 on a GPU, float32 on a CPU.
         context_mode: "sd3" as diffusers draws, "paper" as the paper's authors did.
         compiled: whether blocks are compiled and calls captured as CUDA graphs; None: on a GPU.
@@ -71,6 +75,7 @@ class Sd3Options:
 
     model_name: str
     dtype_name: str = "auto"
+    device: str = "auto"
     context_mode: ContextMode = "sd3"
     compiled: bool | None = None
     approximations: Approximations = field(default_factory=Approximations)
@@ -122,7 +127,7 @@ class Sd3Denoiser:
 
     def load(self) -> ModelFacts:
         """Loads all parts and proves that the device computes."""
-        self._device = _device()
+        self._device = _device(self._options.device)
         self._dtype = _dtype_for(self._device, self._options.dtype_name)
         _prove_computing(self._device, self._dtype)
         parts = self._load_parts(self._device, self._dtype)
@@ -299,14 +304,36 @@ class Sd3Denoiser:
     # Pictures.
 
     def _decoded(self, latent_CHW: torch.Tensor) -> PillowImage.Image:
-        config = self._decoder.config
-        decoded_1CHW = self._decoder.decode(
-            latent_CHW[None] / config.scaling_factor + config.shift_factor, return_dict=False
-        )[0]
+        """The picture of a latent, decoded once more in float32 where that is needed.
+
+        Raises:
+            NotFinite: latent or pixels are no numbers; such a picture would be black.
+        """
+        if not bool(torch.isfinite(latent_CHW).all()):
+            raise NotFinite(f"The latent drawn in {self._dtype} is not finite.")
+        decoded_1CHW = self._decode(self._decoder, latent_CHW)
+        if not bool(torch.isfinite(decoded_1CHW).all()) and self._has_room_for_float32():
+            decoder = copy.deepcopy(self._decoder).float()
+            decoded_1CHW = self._decode(decoder, latent_CHW.float())
+        if not bool(torch.isfinite(decoded_1CHW).all()):
+            raise NotFinite(f"The image decoded in {self._dtype} is not finite.")
         pixels_HWC = (decoded_1CHW[0] / 2 + 0.5).clamp(0, 1).permute(1, 2, 0).float().cpu()
         bytes_HWC = (pixels_HWC * 255).round().to(torch.uint8).contiguous()
         height_px, width_px, _ = bytes_HWC.shape
         return PillowImage.frombytes("RGB", (width_px, height_px), bytes_HWC.numpy().tobytes())
+
+    def _decode(self, decoder: Any, latent_CHW: torch.Tensor) -> torch.Tensor:
+        config = self._decoder.config
+        latent_1CHW = latent_CHW[None] / config.scaling_factor + config.shift_factor
+        decoded: torch.Tensor = decoder.decode(latent_1CHW, return_dict=False)[0]
+        return decoded
+
+    def _has_room_for_float32(self) -> bool:
+        """For a copy of the decoder, and what it computes with."""
+        if self._dtype in (torch.float32, torch.float64):
+            return False  # it would be the same again
+        weights = 4 * sum(weight.numel() for weight in self._decoder.parameters())
+        return bool(_available_bytes(self._device)() > FLOAT32_ROOM * weights)
 
     def _init_latent(
         self, pixels_1CHW: torch.Tensor, generator: torch.Generator | None
@@ -387,7 +414,7 @@ class Sd3Denoiser:
         )
 
     def _prove_finite(self) -> None:
-        """One guided step in the chosen precision, whose numbers must be numbers."""
+        """One guided step and a decoding as chosen, whose numbers must be numbers."""
         side_px = self._reference_px
         probe = Drawing(
             prompt="a first step",
@@ -400,11 +427,19 @@ class Sd3Denoiser:
         )
         row = self.begin(probe, b"")
         self.step([row])
+        another = (
+            "choose another --dtype (bfloat16 has the range of float32), or copy the weights again"
+        )
         if not bool(torch.isfinite(row.latent_CHW).all()):
             raise ModelUnusable(
-                f"a denoising step in {self._dtype} gave numbers that are not finite: choose "
-                "another --dtype (bfloat16 has the range of float32), or copy the weights again"
+                f"a denoising step in {self._dtype} gave numbers that are not finite: {another}"
             )
+        try:
+            self.picture(row)
+        except NotFinite:
+            raise ModelUnusable(
+                f"an image decoded in {self._dtype} has numbers that are not finite: {another}"
+            ) from None
 
     def _init_image_s(self) -> float:
         """Seconds to encode an init image of the reference size; the best of two."""
@@ -437,8 +472,17 @@ def _relative_change(before_CHW: torch.Tensor | None, after_CHW: torch.Tensor) -
     return float(change)
 
 
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def _device(name: str) -> torch.device:
+    """The device wanted, or for "auto" the best that is there."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ModelUnusable(
+            "device = cuda, and torch finds no GPU: a container loses it at `systemctl "
+            "daemon-reload`, so make it anew (docker compose up -d --force-recreate worker); else "
+            "look at the driver"
+        )
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
 
 
 def _prove_computing(device: torch.device, dtype: torch.dtype) -> None:

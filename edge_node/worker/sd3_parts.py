@@ -48,6 +48,10 @@ _TELLING_SETTINGS = {
 }
 # Names told in an error about many of them.
 _NAMES_TOLD = 3
+# Dimensions from which on a parameter is a matrix, which training never leaves at zero.
+_MATRIX = 2
+# Zeros at the end of a file that no matrix has.
+_TAIL_MAX = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +100,7 @@ def load_parts(files: ModelFiles, *, device: torch.device, dtype: torch.dtype) -
             for name, source, target in _by_place(files, part, module):
                 weight_bytes += target.nbytes
                 digest = _fill(target, source, reader=reader, staging=staging)
+                _check_values(part, name, source, target)
                 facts.append(f"{part} {name} {source.dtype} {list(source.shape)} {digest}")
     return Sd3Parts(
         transformer=modules["transformer"],
@@ -108,6 +113,21 @@ def load_parts(files: ModelFiles, *, device: torch.device, dtype: torch.dtype) -
         fingerprint=_fingerprint(facts),
         weight_bytes=weight_bytes,
     )
+
+
+def check_headers(files: ModelFiles) -> None:
+    """All that `load_parts` checks before it reads a weight.
+
+    Raises:
+        ModelUnusable: as `load_parts`.
+    """
+    _scheduler_config(files)
+    for part in WEIGHED_PARTS:
+        module = _skeleton(files, part, dtype=torch.float32)
+        _check_sources(files, part, module)
+        if part in CLIP_PARTS:
+            tokenizer = files.tokenizers[CLIP_PARTS.index(part)]
+            _vocabulary_fact(tokenizer, tokens_max=module.config.vocab_size)
 
 
 def tiny_decoder(folder: pathlib.Path, *, device: torch.device, dtype: torch.dtype) -> Any:
@@ -269,6 +289,29 @@ def _fill(
     return digest.hexdigest()
 
 
+def _check_values(part: str, name: str, source: Source, target: torch.Tensor) -> None:
+    """Refuses weights that an aborted or a damaged copy leaves where all bytes are there.
+
+    Raises:
+        ModelUnusable: numbers that are not finite, or zeros where none can be.
+    """
+    if not isinstance(source, StoredTensor):
+        return
+    where = f"{name} of the {part} ({source.key} in {source.path})"
+    again = "the copy is damaged or was aborted, copy it again and compare its sha256"
+    if not bool(torch.isfinite(target).all()):
+        narrow = f" in {target.dtype}" if source.dtype != "F16" else ""
+        raise ModelUnusable(f"{where} holds numbers that are not finite{narrow}: {again}")
+    if target.dim() < _MATRIX:
+        return
+    if not bool(target.any()):
+        raise ModelUnusable(f"{where} holds zeros alone: {again}")
+    if max(stop for _, stop in source.ranges) == source.path.stat().st_size:
+        tail_N = target.reshape(-1)[-_TAIL_MAX:]
+        if target.numel() > _TAIL_MAX and not bool(tail_N.any()):
+            raise ModelUnusable(f"{where} ends in {_TAIL_MAX} zeros, as the file does: {again}")
+
+
 def _bytes_of(tensor: torch.Tensor) -> memoryview:
     """The memory of a contiguous tensor on the host."""
     return tensor.view(-1).view(torch.uint8).numpy().data
@@ -296,7 +339,13 @@ def _scheduler_config(files: ModelFiles) -> dict[str, object]:
             f"the scheduler of {files.path} is a {name}, which this worker does not follow: use a "
             "model with a FlowMatchEulerDiscreteScheduler"
         )
-    scheduler = diffusers.FlowMatchEulerDiscreteScheduler.from_config(config)
+    try:
+        scheduler = diffusers.FlowMatchEulerDiscreteScheduler.from_config(config)
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise ModelUnusable(
+            f"the scheduler of {files.path} cannot be built from its config ({error}): use the "
+            "config that was published with the weights"
+        ) from error
     return dict(scheduler.config)
 
 

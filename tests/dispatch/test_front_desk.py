@@ -264,3 +264,11 @@ def test_readiness_names_every_reason(desk: Desk) -> None:
     assert "the worker failed: no memory" in desk.desk.readiness()
     desk.worker.description = READY
     assert desk.desk.readiness() == ("the node is draining", "the store is away")
+
+
+def test_a_model_that_cannot_be_served_is_told_with_its_reason(desk: Desk) -> None:
+    detail = "/m is under the Stability AI Community License"
+    desk.worker.description = WorkerDescription(state="failed", detail=detail)
+    with pytest.raises(NodeNotReady, match="until its operator has mended it: /m is under") as told:
+        desk.desk.limits()
+    assert told.value.retry_after_s == 60.0

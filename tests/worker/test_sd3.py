@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from edge_node.domain import Drawing
-from edge_node.errors import InvalidRequest
+from edge_node.errors import InvalidRequest, NotFinite
 from edge_node.worker import tiny_sd3
 from edge_node.worker.approximations import Approximations
 from edge_node.worker.denoiser import ModelUnusable
-from edge_node.worker.sd3 import Sd3Denoiser, Sd3Row
+from edge_node.worker.sd3 import Sd3Denoiser, Sd3Row, _device
 from tests.worker.oracle import INIT_IMAGE, Pipelines, alone, denoiser, drawing, init_image
 
 pytestmark = pytest.mark.model
@@ -187,6 +187,51 @@ def test_numbers_that_are_not_finite_stop_the_start(random_sd3_folder: pathlib.P
         worker.transformer.proj_out.bias[0] = float("nan")
     with pytest.raises(ModelUnusable, match=r"not finite: choose another --dtype"):
         worker.calibrate()
+
+
+def overflowing(worker: Sd3Denoiser, factor: float) -> Sd3Denoiser:
+    """The VAE's first activations are beyond float16, which ends at 65504."""
+    with torch.no_grad():
+        worker._vae.decoder.conv_in.weight.mul_(factor)
+    return worker
+
+
+def test_a_decoding_that_overflows_is_done_again_in_float32() -> None:
+    worker = denoiser(tiny_sd3.model_folder(), "float16")
+    row = alone(worker, drawing(**SHIPPED))
+    usual = np.asarray(worker.picture(row), dtype=float)
+    # Group normalization takes the factor out again, where it can be computed at all.
+    again = np.asarray(overflowing(worker, 6e4).picture(row), dtype=float)
+    assert again.std() > 1.0
+    assert np.abs(again - usual).mean() < 40.0
+
+
+@pytest.mark.parametrize("where", ["latent", "pixels"])
+def test_what_is_no_picture_fails_and_is_never_black(where: str) -> None:
+    worker = denoiser(tiny_sd3.model_folder(), "float16")
+    row = alone(worker, drawing(**SHIPPED))
+    if where == "latent":
+        row.latent_CHW = row.latent_CHW * float("nan")
+    else:
+        with torch.no_grad():
+            worker._vae.decoder.conv_out.bias[0] = float("inf")
+    with pytest.raises(NotFinite, match="is not finite"):
+        worker.picture(row)
+
+
+def test_a_decoding_that_is_not_finite_stops_the_start(random_sd3_folder: pathlib.Path) -> None:
+    worker = denoiser(random_sd3_folder, "float32")
+    with torch.no_grad():
+        worker._vae.decoder.conv_out.bias[0] = float("inf")
+    with pytest.raises(ModelUnusable, match=r"an image decoded in .* choose another --dtype"):
+        worker.calibrate()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_wanted_and_gone_is_no_cpu() -> None:
+    assert _device("cpu") == _device("auto") == torch.device("cpu")
+    with pytest.raises(ModelUnusable, match="device = cuda, and torch finds no GPU"):
+        _device("cuda")
 
 
 def test_an_init_image_of_another_size_is_refused(exact: Sd3Denoiser) -> None:

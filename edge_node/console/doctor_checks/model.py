@@ -6,6 +6,7 @@ Headers and sizes are read, not the weights.
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from pathlib import Path
 
@@ -45,15 +46,31 @@ def examine_model(
         files = model_files.find(
             path, config.clip_files or (), config_folder=config.single_file_configs
         )
+        checked = _check_as_the_loader(files)
     except (ModelUnusable, OSError) as error:
         return [_unusable(config, error)]
     count = sum(len(part.sources) for part in files.parts.values())
     seen = f"{path}: {count} tensors in files of the size that their headers promise"
+    seen += ", of the names, shapes and types that the model has" if checked else ""
     return [
         Finding(check="weights", level="ok", seen=seen),
         _licence(config, files),
         _memory(config, files, reading, root, node_runs=node_runs),
     ]
+
+
+def _check_as_the_loader(files: ModelFiles) -> bool:
+    """Whether the loader's own check of headers passed; False where it is not installed.
+
+    Raises:
+        ModelUnusable: it did not.
+    """
+    if not all(importlib.util.find_spec(name) for name in ("torch", "diffusers", "transformers")):
+        return False
+    from edge_node.worker import sd3_parts
+
+    sd3_parts.check_headers(files)
+    return True
 
 
 def _unusable(config: NodeConfig, error: ModelUnusable | OSError) -> Finding:
