@@ -241,7 +241,7 @@ def test_time_in_which_the_node_itself_stood_still_is_nobodys_silence(
     run_dir: pathlib.Path,
 ) -> None:
     async def scenario() -> None:
-        async with attached_to(ScriptedWorker(idle), run_dir) as worker:
+        async with attached_to(ScriptedWorker(idle), run_dir) as worker:  # type: ignore[abstract]
             await until(lambda: worker.ready)
             time.sleep(3 * HANG_S)
             await asyncio.sleep(HANG_S)
