@@ -28,15 +28,27 @@ class Clock(Protocol):
 
 
 class SystemClock:
-    """The machine's clocks."""
+    """The machine's clocks as they were when this process began.
+
+    A step of the wall clock moves neither: deadlines, ages and expiry go on as before until the
+    next life, which believes the wall clock as it finds it. Both clocks are slewed alike, so that
+    nothing but a step sets them apart.
+    """
+
+    def __init__(self) -> None:
+        self._began_unix_s = time.time() - time.monotonic()
+
+    def step_s(self) -> float:
+        """By how much the wall clock was set since this process began."""
+        return time.time() - self.unix_s()
 
     def now_s(self) -> float:
         """CLOCK_MONOTONIC."""
         return time.monotonic()
 
     def unix_s(self) -> float:
-        """CLOCK_REALTIME."""
-        return time.time()
+        """CLOCK_REALTIME without its steps."""
+        return self._began_unix_s + time.monotonic()
 
 
 def moment(clock: Clock) -> Moment:

@@ -117,6 +117,7 @@ class _Node:
         self._stack = stack
         self._clock = SystemClock()
         self._metrics = NodeMetrics()
+        self._metrics.watch_clock(self._clock.step_s)
         self._loops = Loops(on_failed=self._metrics.loop_failed, give_up=self._give_up)
         self._metrics.registry.register(DeviceCollector(clock=self._clock))
         config.data_folder.mkdir(parents=True, exist_ok=True)

@@ -23,6 +23,8 @@ from edge_node.tasks.cluster_view import ClusterView
 
 # When to ask again for a task of a node that was stopped: after a restart, say.
 LEFT_RETRY_S = 30.0
+# The same of one that fell silent: it may be back at any moment.
+DEAD_RETRY_S = 5.0
 # Nodes that had a link to a former life of this one say hello to it by then.
 MEETING_S = 2.0
 
@@ -237,7 +239,14 @@ class FrontDesk:
             return None
         peer = self._peers.client(node_id)
         if peer is not None:
-            return peer
+            silence_s = self._view.silence_s(node_id, now_s=self._clock.now_s())
+            if silence_s is None:
+                return peer
+            raise OriginUnavailable(
+                f"{identifier} belongs to node {node_id}, which has not been heard for "
+                f"{silence_s:.0f} s. It keeps its tasks: ask again when it is back.",
+                retry_after_s=DEAD_RETRY_S,
+            )
         met_all = None not in self._peers.addresses.values()
         if not met_all or self._clock.now_s() - self._began_s < MEETING_S:
             raise OriginUnavailable(

@@ -19,7 +19,7 @@ from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from edge_node.domain import JobId, TaskId
-from edge_node.errors import DEdgeAIError
+from edge_node.errors import DEdgeAIError, InvalidRequest
 from edge_node.grpc_health import Health
 from edge_node.peering import codec, node_codec
 from edge_node.peering.client import KEEPALIVE_OPTIONS
@@ -198,7 +198,7 @@ class PeerServer:
         self._server: grpc.aio.Server | None = None
 
     async def start(self) -> int:
-        """Binds and serves; returns the port. Raises RuntimeError if it is taken."""
+        """Binds and serves; returns the port. Raises InvalidRequest if it cannot be had."""
         await self.set_serving(False)  # or it would be until the first look at the readiness
         self._server = grpc.aio.server(
             options=[
@@ -212,7 +212,15 @@ class PeerServer:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
-        bound = self._server.add_insecure_port(f"{self._host}:{self._port}")
+        try:
+            bound = self._server.add_insecure_port(f"{self._host}:{self._port}")
+        except RuntimeError as problem:
+            raise InvalidRequest(
+                f"The port {self._port} on {self._host} for other nodes cannot be had: another "
+                "process uses it, or the address is not this machine's. Stop it, or set grpc_host "
+                "and grpc_port.",
+                param="grpc_port",
+            ) from problem
         await self._server.start()
         return bound
 

@@ -239,6 +239,13 @@ class ClusterView:
             return False
         return node_id == self._own_id or now_s - peer.heard_s < self._limits.suspect_s
 
+    def silence_s(self, node_id: NodeId, *, now_s: float) -> float | None:
+        """For how long a node that was heard once has been silent; None while it is alive."""
+        peer = self._peers.get(node_id)
+        if peer is None or self.is_alive(node_id, now_s=now_s):
+            return None
+        return now_s - peer.heard_s
+
     def node_ids(self) -> tuple[NodeId, ...]:
         """Every node ever heard of, in a stable order."""
         return tuple(sorted(self._peers))

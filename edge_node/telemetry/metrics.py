@@ -42,6 +42,7 @@ Work is in work units (domain.WorkModel). No prompt and no identifier is ever a 
 | worker_backlog_work_units | work units | by the worker's own account; 0 while it is away |
 | worker_queue_length | drawings | that it has not begun; 0 while it is away |
 | worker_resident_bytes | bytes | of its process; 0 while it is away |
+| clock_step_seconds | s | by which the wall clock was set since the node began |
 | loop_failures_total | failures; loop | of what goes on in the background; each is begun again |
 | worker_restarts_total | restarts | worker processes started after the first |
 | event_watchers | streams | clients that follow a task's events now |
@@ -257,6 +258,10 @@ class NodeMetrics:
         """A worker process was started in place of one that ended."""
         self._worker_restarts.inc()
 
+    def watch_clock(self, step_s: Callable[[], float]) -> None:
+        """Asks at every scrape by how much the wall clock was set."""
+        self._clock_step.set_function(step_s)
+
     def loop_failed(self, name: str) -> None:
         """What goes on in the background failed, and is begun again."""
         self._loop_failures.labels(name).inc()
@@ -346,6 +351,7 @@ class NodeMetrics:
         self._worker_queue = self._gauge("worker_queue_length", "Drawings that it has not begun")
         self._worker_resident = self._gauge("worker_resident_bytes", "Memory of its process")
         self._worker_restarts = self._counter("worker_restarts_total", "Worker restarts")
+        self._clock_step = self._gauge("clock_step_seconds", "By which the wall clock was set")
         self._loop_failures = self._counter(
             "loop_failures_total", "Failures of what goes on in the background", "loop"
         )

@@ -272,3 +272,16 @@ def test_a_model_that_cannot_be_served_is_told_with_its_reason(desk: Desk) -> No
     with pytest.raises(NodeNotReady, match="until its operator has mended it: /m is under") as told:
         desk.desk.limits()
     assert told.value.retry_after_s == 60.0
+
+
+def test_a_task_of_a_silent_node_is_answered_at_once_with_what_is_known(desk: Desk) -> None:
+    clock = desk.node.clock
+    desk.node.view.state_received(peer_state(), now_s=clock.now_s())
+    desk.peers.answers["read_task"] = "theirs"
+    clock.time_s += 2.0
+    assert desk.desk._owner(THEIRS) is not None
+    clock.time_s += 40.0
+    with pytest.raises(OriginUnavailable, match="node peer, which has not been heard for 42 s"):
+        desk.desk._owner(THEIRS)
+    desk.node.view.state_received(peer_state(sequence=2), now_s=clock.now_s())
+    assert desk.desk._owner(THEIRS) is not None
