@@ -5,10 +5,10 @@ with a folder for each seed: the same rounds on the same clusters. Of every run 
 is best on the validation family plays clusters of the test family whose states are fresh, a second
 old, or a slot old. A run is paired with the run of the same seed that keeps its latents, on the
 same arrivals, and both are compared with the best rule of each cluster; intervals of 95 % are
-bootstrapped over seeds and clusters.
+bootstrapped over seeds and clusters. Other ways to train are asked for with `--set start=zero` and
+the like, in a folder of their own.
 
-    python -m scheduler.learning.pretraining --out out/lad_ts/kept --seed 0
-    python -m scheduler.learning.pretraining --out out/lad_ts/zero --seed 0 --set start=zero
+    python -m scheduler.learning.pretraining --out out/lad_ts/kept --rounds 300 --imitation 80
     python -m benchmarks.latent_worth out/lad_ts
 """
 

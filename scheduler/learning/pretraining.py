@@ -1,6 +1,7 @@
 """Trains the LAD-TS weights that ship: one network for clusters of any size, load and age of state.
 
-    python -m scheduler.learning.pretraining --seed 0 --out out/lad_ts
+    python -m scheduler.learning.pretraining --out out/lad_ts/imitating
+    python -m scheduler.learning.pretraining --out out/lad_ts/kept --rounds 300 --imitation 80
 
 Owns what is learned from and by what it is chosen. Every round is another cluster of the training
 family (`random_clusters`), decided by the network as it is then.
@@ -12,6 +13,9 @@ family (`random_clusters`), decided by the network as it is then.
 2. *Soft actor-critic*, as `equivariant_lad_ts` has it, with some updates that imitate still: a
    server's best answer to what all others do now is not what all should do at once, and without
    this anchor it undoes on some clusters what the teachers agreed on.
+
+The weights that ship have gone through the first stage only: docs/scheduling.md says what the
+second gains and what it costs.
 
 What decides is the running mean of the actor's weights: the last ones still follow the last
 clusters. Every `VALIDATE_EVERY` rounds it is measured on the validation family, against the best
@@ -81,7 +85,7 @@ class Course:
 
     Attributes:
         rounds: clusters, imitation included.
-        imitation: rounds of imitation.
+        imitation: rounds of imitation, the first ones.
         updates: of the networks in each round.
         mean_over: updates that the running mean of the actor's weights remembers.
         lr_least: what is left of the learning rates in the last round; they fall linearly.
@@ -89,10 +93,10 @@ class Course:
         anchor: share of the later updates that imitate.
     """
 
-    rounds: int = 300
-    imitation: int = 80
+    rounds: int = 200
+    imitation: int = 200
     updates: int = 20
-    mean_over: float = 400.0
+    mean_over: float = 200.0
     lr_least: float = 0.03
     sample: int = 600
     anchor: float = 0.5
@@ -362,6 +366,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=Course.rounds)
+    parser.add_argument("--imitation", type=int, default=Course.imitation, metavar="ROUNDS")
     parser.add_argument(
         "--set",
         action="append",
@@ -374,7 +379,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--log", type=Path, help="where --pack writes the log of all runs")
     options = parser.parse_args(arguments)
     if not options.pack:
-        course = Course(rounds=options.rounds)
+        course = Course(rounds=options.rounds, imitation=options.imitation)
         changed = dict(one.split("=", 1) for one in options.set)
         config = dataclasses.replace(CONFIG, **learners.values(NAME, changed))
         train(config, course, seed=options.seed, folder=options.out / f"seed-{options.seed}")
