@@ -12,8 +12,6 @@ servers. Owns the update and what it learns from; features, networks and chain a
   their number is known. With it gamma may be 0; without it gamma 0 learns greedy placement. Later
   tasks count less, e-fold in `HARM_HORIZON` mean services: by time, because two servers that never
   idle get tasks as they are fast, and so placing work on either harms alike.
-- A simulated episode knows in hindsight what every server would have rewarded, not only the one
-  that was chosen, so with gamma 0 critics learn from all of them; a live learner has one each.
 
 Arrays end in their dimension: N decisions, M samples, B servers, V server features, C context
 features.
@@ -36,7 +34,7 @@ from torch import Tensor
 from scheduler.checkpoint import Array
 from scheduler.learning.choice import Diverged
 from scheduler.learning.diffusion import Noise, Start, variance_preserving
-from scheduler.learning.equivariant import DenoisingActor, TwinCritic, encoded, expected_delay
+from scheduler.learning.equivariant import DenoisingActor, TwinCritic, encoded
 from scheduler.learning.run_state import Part
 from scheduler.learning.set_replay import SetReplay
 from scheduler.policies.lad_ts_policy import Actor, Chain
@@ -46,8 +44,6 @@ from scheduler.simulator.scenario import Scenario
 from scheduler.simulator.workload import Episode
 
 SingleArray = NDArray[np.float32]
-BACKLOG = 4
-BACKLOG_SCALE = 0.2
 HARM_HORIZON = 50.0
 # Rewards beyond say that a server was lost, not how good it was.
 REWARD_MIN = -1e4
@@ -83,7 +79,7 @@ class EquivariantLadTsConfig:
     harm: float = 0.0
     tau: float = 0.005
     batch: int = 192
-    pool: int = 60_000
+    pool: int = 30_000
     pool_min: int = 1000
     decisions_per_update: int = 60
     start: Start = "latent"
@@ -197,51 +193,19 @@ class EquivariantLadTs:
         names = ("critic_loss", "actor_loss", "entropy")
         return played.delay_s_N, dict(zip(names, mean, strict=True))
 
-    def add_episode(
-        self,
-        episode: Episode,
-        played: lad_ts_kernel.Played,
-        kept: slice | IntArray = slice(None),
-    ) -> None:
-        """Takes a recorded episode's decisions into the pool, in order.
-
-        Args:
-            episode: that was placed.
-            played: as it was.
-            kept: which decisions; all of them where gamma is not 0, for those follow each other.
-        """
-        reward_NB = self._rewards(episode, played)
+    def add_episode(self, episode: Episode, played: lad_ts_kernel.Played) -> None:
+        """Takes a recorded episode's decisions into the pool, in order."""
+        served_s_N = played.delay_s_N - episode.transfer_s(played.server_N)
+        later_N = later_on_server(episode.arrival_s_N, played.server_N, served_s_N, played.unit_s_N)
+        capacity_N = episode.capacity_KB[0, played.server_N]
+        harm_s_N = self.config.harm * episode.work_N / capacity_N * later_N
         self.pool.add(
-            server_NBV=played.server_NBV[kept],
-            context_NC=played.context_NC[kept],
-            latent_NB=played.latent_NB[kept],
-            reward_NB=reward_NB[kept],
+            server_NBV=played.server_NBV,
+            context_NC=played.context_NC,
+            latent_NB=played.latent_NB,
+            action_N=played.server_N,
+            reward_N=-(played.delay_s_N + harm_s_N) / played.unit_s_N,
         )
-
-    def _rewards(self, episode: Episode, played: lad_ts_kernel.Played) -> FloatArray:
-        """Of every server that could be chosen, or with gamma of the one that was, (N, B)."""
-        chosen_NB = np.arange(episode.servers) == played.server_N[:, None]
-        served_s_NB = played.served_s_NB
-        later_NB = later_on_servers(
-            episode.arrival_s_N, played.server_N, served_s_NB, played.unit_s_N
-        )
-        service_s_NB = episode.work_N[:, None] / episode.capacity_KB[0]
-        transfer_s_NB = np.stack(
-            [
-                episode.transfer_s(np.full(episode.tasks, server))
-                for server in range(episode.servers)
-            ],
-            axis=1,
-        )
-        cost_s_NB = served_s_NB + transfer_s_NB + self.config.harm * service_s_NB * later_NB
-        reward_NB = -cost_s_NB / played.unit_s_N[:, None]
-        if self.config.gamma > 0.0:
-            return np.where(chosen_NB, reward_NB, np.nan)
-        # What all servers have in common chooses none of them: most of the harm, where none idles.
-        surplus_NB = reward_NB + expected_delay(played.server_NBV)
-        common_N = np.nanmean(surplus_NB, axis=1)
-        centred_NB: FloatArray = reward_NB - common_N[:, None]
-        return centred_NB
 
     @property
     def can_update(self) -> bool:
@@ -261,15 +225,15 @@ class EquivariantLadTs:
         # From the count, so that a resumed run draws on as the uninterrupted one.
         rng = np.random.default_rng([self.seed, 2, int(self.updates)])
         now = self.pool.sample(config.batch, rng, following=config.gamma > 0.0)
-        reward_MB = now.reward_MB.clamp(min=REWARD_MIN)
+        target_M = now.reward_M.clamp(min=REWARD_MIN)
         if config.gamma > 0.0:
-            reward_MB = reward_MB + config.gamma * self._soft_value(now.following())[:, None]
-        known_MB = torch.isfinite(reward_MB)
-        target_K = reward_MB[known_MB]
+            target_M = target_M + config.gamma * self._soft_value(now.following())
         input_MBF = encoded(now.server_MBV, now.context_MC, now.present_MB)
         both = self.critic(now.server_MBV, input_MBF, now.present_MB)
+        at_M1 = now.action_M[:, None]
         critic_loss = sum(
-            torch.nn.functional.smooth_l1_loss(value_MB[known_MB], target_K) for value_MB in both
+            torch.nn.functional.smooth_l1_loss(value_MB.gather(1, at_M1)[:, 0], target_M)
+            for value_MB in both
         )
         assert isinstance(critic_loss, Tensor)
         self._step(self.critic_optimiser, critic_loss, self.critic.parameters())
@@ -338,29 +302,24 @@ class EquivariantLadTs:
 
 
 @njit(cache=True)
-def later_on_servers(
-    arrival_s_N: FloatArray, server_N: IntArray, served_s_NB: FloatArray, unit_s_N: FloatArray
+def later_on_server(
+    arrival_s_N: FloatArray, server_N: IntArray, served_s_N: FloatArray, unit_s_N: FloatArray
 ) -> FloatArray:
-    """Tasks that join each server before it idles, if a task goes there, (N, B).
-
-    They are discounted by time. Where the task would not have gone, those who came later are those
-    who came; that some would then have gone elsewhere is left out.
+    """Tasks that join each task's server before it idles, discounted by time, (N,).
 
     Args:
         arrival_s_N: not falling.
         server_N: where each task went.
-        served_s_NB: from its arrival until each server had been done with it; not a number where
-            nobody asks.
+        served_s_N: from its arrival until it was done, transfers excluded.
         unit_s_N: mean service time when it was placed.
     """
-    later_NB = np.zeros(served_s_NB.shape)
-    next_B = np.full(served_s_NB.shape[1], -1)
+    later_N = np.zeros(len(server_N))
+    next_B = np.full(server_N.max() + 1, -1)
     for task in range(len(server_N) - 1, -1, -1):
+        following = next_B[server_N[task]]
         now_s = arrival_s_N[task]
-        for server in range(served_s_NB.shape[1]):
-            following = next_B[server]
-            if following >= 0 and arrival_s_N[following] < now_s + served_s_NB[task, server]:
-                passed = (arrival_s_N[following] - now_s) / (HARM_HORIZON * unit_s_N[task])
-                later_NB[task, server] = math.exp(-passed) * (1.0 + later_NB[following, server])
+        if following >= 0 and arrival_s_N[following] < now_s + served_s_N[task]:
+            passed = (arrival_s_N[following] - now_s) / (HARM_HORIZON * unit_s_N[task])
+            later_N[task] = math.exp(-passed) * (1.0 + later_N[following])
         next_B[server_N[task]] = task
-    return later_NB
+    return later_N

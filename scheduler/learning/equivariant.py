@@ -10,11 +10,8 @@ C context features, H hidden units, I denoising steps.
 from __future__ import annotations
 
 import math
-from typing import TypeVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from scheduler.checkpoint import Array
@@ -32,7 +29,6 @@ from scheduler.policies.lad_ts_features import (
     WAITS,
 )
 
-Features = TypeVar("Features", Tensor, NDArray[np.float32])
 _BY_TIME = 1
 _FAR = 1e9
 
@@ -56,10 +52,9 @@ def encoded(server_MBV: Tensor, context_MC: Tensor, present_MB: Tensor) -> Tenso
     return torch.cat(fields, -1) * present_MB[..., None]
 
 
-def expected_delay(server_MBV: Features) -> Features:
+def expected_delay(server_MBV: Tensor) -> Tensor:
     """Delay on each server with others guessed by time, in mean services, (M, B)."""
-    delay: Features = server_MBV[..., _BY_TIME] + server_MBV[..., SIZE] + server_MBV[..., LINK]
-    return delay
+    return server_MBV[..., _BY_TIME] + server_MBV[..., SIZE] + server_MBV[..., LINK]
 
 
 class Encoder(nn.Module):

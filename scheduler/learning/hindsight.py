@@ -8,7 +8,7 @@ entries belong together, what is learned of a decision and when that is known.
   then on.
 - A task of work w delays every task that joins its server before it idles by w / f. With the
   decisions of all nodes those are known: their number, each counted less the later it came, is the
-  algorithm's `later_on_servers`. So nothing has to be bootstrapped from a next decision.
+  algorithm's `later_on_server`. So nothing has to be bootstrapped from a next decision.
 - What a decision led to is known a little after its own end; those who join later still while the
   server goes on are added when rewards are computed anew.
 
@@ -23,7 +23,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from scheduler.algorithms.equivariant_lad_ts import later_on_servers
+from scheduler.algorithms.equivariant_lad_ts import later_on_server
 from scheduler.experience import PooledDecision
 from scheduler.observation import FloatArray
 from scheduler.policies.lad_ts_features import Seen, look
@@ -148,16 +148,12 @@ class Hindsight:
             return []
         servers = {name: i for i, name in enumerate(sorted({one.lived.server for one in kept}))}
         decided_s_N = np.array([one.lived.decided_unix_s for one in kept])
-        server_N = np.array([servers[one.lived.server] for one in kept])
-        served_s_NB = np.full((len(kept), len(servers)), np.nan)
-        served_s_NB[np.arange(len(kept)), server_N] = [self._served_s(one) for one in kept]
-        later_NB = later_on_servers(
+        later_N = later_on_server(
             decided_s_N - decided_s_N[0],
-            server_N,
-            served_s_NB,
+            np.array([servers[one.lived.server] for one in kept]),
+            np.array([self._served_s(one) for one in kept]),
             np.array([one.lived.seen.unit_s for one in kept]),
         )
-        later_N = later_NB[np.arange(len(kept)), server_N]
         found = []
         for one, later in zip(kept, later_N, strict=True):
             lived = one.lived

@@ -221,13 +221,12 @@ def shipped() -> Checkpoint:
 
 def _pour(judged: Sequence[Judged], pool: SetReplay) -> None:
     lived = [one.lived for one in judged]
-    reward_NB = np.full((len(lived), len(lived[0].seen.server_BS)), np.nan)
-    reward_NB[np.arange(len(lived)), [one.action for one in lived]] = [-one.cost for one in judged]
     pool.add(
         server_NBV=np.stack([one.seen.server_BS for one in lived]).astype(np.float32),
         context_NC=np.stack([one.seen.context_C for one in lived]).astype(np.float32),
         latent_NB=np.stack([one.latent_B for one in lived]).astype(np.float32),
-        reward_NB=reward_NB,
+        action_N=np.array([one.action for one in lived]),
+        reward_N=-np.array([one.cost for one in judged]),
     )
 
 

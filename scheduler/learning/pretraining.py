@@ -1,7 +1,6 @@
 """Trains the LAD-TS weights that ship: one network for clusters of any size, load and age of state.
 
-    python -m scheduler.learning.pretraining --out out/lad_ts/imitating
-    python -m scheduler.learning.pretraining --out out/lad_ts/kept --rounds 300 --imitation 80
+    python -m scheduler.learning.pretraining --seed 0 --out out/lad_ts
 
 Owns what is learned from and by what it is chosen. Every round is another cluster of the training
 family (`random_clusters`), decided by the network as it is then.
@@ -10,12 +9,7 @@ family (`random_clusters`), decided by the network as it is then.
    gives every state a cost for each server; the actor learns to choose where it is least, in the
    states that the teacher and, more and more, itself run into. The critics learn meanwhile what
    the choices really cost.
-2. *Soft actor-critic*, as `equivariant_lad_ts` has it, with some updates that imitate still: a
-   server's best answer to what all others do now is not what all should do at once, and without
-   this anchor it undoes on some clusters what the teachers agreed on.
-
-The weights that ship have gone through the first stage only: docs/scheduling.md says what the
-second gains and what it costs.
+2. *Soft actor-critic*, as `equivariant_lad_ts` has it.
 
 What decides is the running mean of the actor's weights: the last ones still follow the last
 clusters. Every `VALIDATE_EVERY` rounds it is measured on the validation family, against the best
@@ -46,11 +40,11 @@ from scheduler.algorithms.equivariant_lad_ts import EquivariantLadTs, Equivarian
 from scheduler.checkpoint import Checkpoint, CheckpointInfo
 from scheduler.learning import learners
 from scheduler.learning.set_replay import CLASSES
-from scheduler.policies.lad_ts_features import DEEP, LINK, SERVER, SIZE
+from scheduler.policies.lad_ts_features import DEEP, LINK, OWN, SERVER, SIZE
 from scheduler.policies.lad_ts_policy import NAME, PRETRAINED, Actor, Chain
 from scheduler.simulator import rules
 from scheduler.simulator.lad_ts_kernel import Played, play
-from scheduler.simulator.queueing import FloatArray, IntArray
+from scheduler.simulator.queueing import FloatArray
 from scheduler.simulator.random_clusters import clusters
 from scheduler.simulator.scenario import Scenario
 from scheduler.simulator.service import Discipline, service_delay_s
@@ -85,34 +79,33 @@ class Course:
 
     Attributes:
         rounds: clusters, imitation included.
-        imitation: rounds of imitation, the first ones.
+        imitation: rounds of imitation.
         updates: of the networks in each round.
         mean_over: updates that the running mean of the actor's weights remembers.
         lr_least: what is left of the learning rates in the last round; they fall linearly.
-        sample: decisions of a round that are kept, so that the pools hold many clusters.
-        anchor: share of the later updates that imitate.
+        sample: decisions of a round that imitation keeps.
     """
 
-    rounds: int = 200
-    imitation: int = 200
+    rounds: int = 1500
+    imitation: int = 150
     updates: int = 20
-    mean_over: float = 200.0
+    mean_over: float = 100.0
     lr_least: float = 0.03
     sample: int = 600
-    anchor: float = 0.5
 
 
-def teachers() -> list[FloatArray]:
+def teachers(servers: int) -> list[FloatArray]:
     """Costs that are linear in a server's features, (V,) each: the rules that are imitated.
 
-    The guesses of what others have placed that some cluster's best rule makes (`lad_ts_features`),
-    with the task's own size counted .2 to 1 times: idle slow servers are used the earlier, the
-    less it counts.
+    Every guess of what others have placed (`lad_ts_features`), with the task's own size counted
+    .2 to 1 times: idle slow servers are used the earlier, the less it counts.
     """
     waits: dict[str, dict[int, float]] = {
+        "by time": {1: 1.0},
         "by place": {2: 1.0},
-        "by ring": {3: 1.0},
-        "a third by ring": {0: 0.65, 3: 0.35},
+        "by likeness": {3: 1.0},
+        "a third by likeness": {0: 0.65, 3: 0.35},
+        "own for all": {0: 1.0, OWN: float(servers - 1)},
     }
     found = []
     for size in (0.2, 0.4, 0.65, 1.0):
@@ -219,10 +212,7 @@ class Pretraining:
             record=True,
             cost_V=cost_V if taught else None,
         )
-        kept: slice | IntArray = slice(None)
-        if learner.config.gamma == 0.0:
-            kept = self._rng.permutation(episode.tasks)[: self.course.sample]
-        learner.add_episode(episode, played, kept)
+        learner.add_episode(episode, played)
         if cost_V is not None:
             self._imitation.add(played, cost_V, taught=taught, sample=self.course.sample)
         self._set_rates()
@@ -233,8 +223,6 @@ class Pretraining:
                     learner.update(actor=False)
             elif learner.can_update:
                 learner.update()
-                if self._rng.random() < self.course.anchor:
-                    learner.imitate(*self._imitation.batch(learner.config.batch))
             self._average()
         self.round += 1
 
@@ -244,7 +232,7 @@ class Pretraining:
     def _best_teacher(self, cluster: Scenario) -> FloatArray:
         episode = draw(cluster, self._arrivals(_TAUGHT_ON))
         actor = self.learner.deciding()
-        found = teachers()
+        found = teachers(cluster.servers)
         means = [
             play(episode, actor, Chain(), np.random.default_rng(1), cost_V=one).delay_s_N.mean()
             for one in found
@@ -366,7 +354,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=Course.rounds)
-    parser.add_argument("--imitation", type=int, default=Course.imitation, metavar="ROUNDS")
     parser.add_argument(
         "--set",
         action="append",
@@ -379,7 +366,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--log", type=Path, help="where --pack writes the log of all runs")
     options = parser.parse_args(arguments)
     if not options.pack:
-        course = Course(rounds=options.rounds, imitation=options.imitation)
+        course = Course(rounds=options.rounds)
         changed = dict(one.split("=", 1) for one in options.set)
         config = dataclasses.replace(CONFIG, **learners.values(NAME, changed))
         train(config, course, seed=options.seed, folder=options.out / f"seed-{options.seed}")

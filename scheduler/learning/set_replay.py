@@ -32,17 +32,14 @@ class SetReplay:
 
     @dataclass(frozen=True, kw_only=True)
     class Batch:
-        """M sampled decisions.
-
-        Rewards that nobody knows are not a number; `follows_M` is 0 where nothing was decided
-        after.
-        """
+        """M sampled decisions; `follows_M` is 0 where nothing was decided after them."""
 
         server_MBV: Tensor
         context_MC: Tensor
         present_MB: Tensor
         latent_MB: Tensor
-        reward_MB: Tensor
+        action_M: Tensor
+        reward_M: Tensor
         follows_M: Tensor
         _next: SetReplay.Batch | None = None
 
@@ -66,10 +63,13 @@ class SetReplay:
         server_NBV: NDArray[np.float32],
         context_NC: NDArray[np.float32],
         latent_NB: NDArray[np.float32],
-        reward_NB: NDArray[np.float64],
+        action_N: NDArray[np.int64],
+        reward_N: NDArray[np.float64],
     ) -> None:
         """Decisions of one cluster, in order; the last has no successor."""
-        self._ring_for(server_NBV.shape[1]).add(server_NBV, context_NC, latent_NB, reward_NB)
+        self._ring_for(server_NBV.shape[1]).add(
+            server_NBV, context_NC, latent_NB, action_N, reward_N
+        )
 
     def state(self) -> dict[str, Tensor]:
         """Everything, for a checkpoint from which a run goes on bit for bit."""
@@ -106,7 +106,8 @@ class _Ring:
         self._context = np.zeros((rows, len(CONTEXT)), np.float32)
         self._present = np.zeros((rows, servers), np.float32)
         self._latent = np.zeros((rows, servers), np.float32)
-        self._reward = np.full((rows, servers), np.nan, np.float32)
+        self._action = np.zeros(rows, np.int64)
+        self._reward = np.zeros(rows, np.float32)
         self._follows = np.zeros(rows, np.float32)
         # Where the next row goes, and how many there are.
         self._at_size = np.zeros(2, np.int64)
@@ -123,19 +124,19 @@ class _Ring:
         server_NBV: NDArray[np.float32],
         context_NC: NDArray[np.float32],
         latent_NB: NDArray[np.float32],
-        reward_NB: NDArray[np.float64],
+        action_N: NDArray[np.int64],
+        reward_N: NDArray[np.float64],
     ) -> None:
-        rows, count = len(self._reward), min(len(reward_NB), len(self._reward))
+        rows, count = len(self._reward), min(len(reward_N), len(self._reward))
         at, size = self._at_size.tolist()
         row_N = (at + np.arange(count)) % rows
         servers = server_NBV.shape[1]
         for kept, new in ((self._server, server_NBV), (self._latent, latent_NB)):
             kept[row_N] = 0.0
             kept[row_N, :servers] = new[-count:]
-        self._reward[row_N] = np.nan
-        self._reward[row_N, :servers] = reward_NB[-count:]
         self._present[row_N] = np.arange(self._present.shape[1]) < servers
-        self._context[row_N], self._follows[row_N] = context_NC[-count:], 1.0
+        self._context[row_N], self._action[row_N] = context_NC[-count:], action_N[-count:]
+        self._reward[row_N], self._follows[row_N] = reward_N[-count:], 1.0
         self._follows[row_N[-1]] = 0.0
         self._at_size[:] = [(at + count) % rows, min(size + count, rows)]
 
@@ -147,7 +148,8 @@ class _Ring:
             context_MC=tensor(self._context[row_M]),
             present_MB=tensor(self._present[row_M]),
             latent_MB=tensor(self._latent[row_M]),
-            reward_MB=tensor(self._reward[row_M]),
+            action_M=tensor(self._action[row_M]),
+            reward_M=tensor(self._reward[row_M]),
             follows_M=tensor(self._follows[row_M]),
             _next=after,
         )

@@ -12,9 +12,8 @@ network weighs them:
   a Poisson distribution, because equal guesses herd like equal reports;
 - *by place*: as many as come before this station if all tasks of a report period are placed at
   once, station by station round the ring;
-- *by ring*: as `heuristics.ring` does, that each of the others did what this station did, the
-  surer the more tasks each has in a report period, and that everyone prefers the servers that
-  follow its own place in the ring.
+- *by likeness*: that each of the others did what this station did, and that everyone prefers the
+  servers that follow its own place in the ring.
 
 The first two are placed where they would go one after another (`filled`). Numpy only. Arrays end
 in their dimension: B usable servers, W waits, C context features, F inputs.
@@ -28,13 +27,12 @@ from typing import NamedTuple
 import numpy as np
 
 from scheduler.observation import FloatArray, Observation, Traffic
-from scheduler.policies.heuristics import ring_terms
 
 SERVER = (
     "wait",
     "wait_by_time",
     "wait_by_place",
-    "wait_by_ring",
+    "wait_by_likeness",
     "own",
     "size",
     "log_speed",
@@ -60,6 +58,8 @@ INPUTS = 2 * WAITS + 7 + len(CONTEXT)
 
 # Of a task's own service time, what counts where others' guessed tasks are placed.
 OTHERS_SIZE = 0.4
+# The ring's weight in the guess by likeness; exp(-.35) as in LAD-TS+.
+RING = 0.7
 # Where every server has more tasks like this in front of it, none will idle soon.
 DEEP_TASKS = 3.0
 # In mean services: beyond, only the logarithm tells waits and sizes apart.
@@ -111,9 +111,10 @@ def look(observation: Observation, usable_B: np.ndarray, rng: np.random.Generato
         guessed_BW[:, 1] += fresh_B * filled(load_B, capacity_B, came, mean_work)
         before = int(unseen * local / ring + 0.5)
         guessed_BW[:, 2] += filled(load_B, capacity_B, before, mean_work)
-        own, width = ring_terms(traffic, capacity=capacity, dispatchers=dispatchers)
-        turn_B = (usable_B - local) % ring / ring
-        guessed_BW[:, 3] += (own - 1.0) * own_B + width * turn_B
+        turn_B = ((usable_B - local) % ring) * (
+            RING * dispatchers * mean_work * unseen / (1.0 + unseen) / ring
+        )
+        guessed_BW[:, 3] += (dispatchers - 1) * own_B + turn_B
     server_BS[:, OWN] = own_B
     server_BS[:, SIZE] = work
     server_BS[:, : SIZE + 1] /= (capacity_B * unit_s)[:, None]

@@ -30,6 +30,7 @@ from scheduler.policies.lad_ts_features import (
     LINK_MAX,
     OTHERS_SIZE,
     OWN,
+    RING,
     SERVER,
     SIZE,
     SPEED,
@@ -38,7 +39,6 @@ from scheduler.policies.lad_ts_features import (
 )
 from scheduler.policies.lad_ts_policy import Actor, Chain
 from scheduler.simulator.queueing import FloatArray, IntArray, work_off_s
-from scheduler.simulator.rules.ring import own_and_width
 from scheduler.simulator.rules.view import (
     Facts,
     View,
@@ -85,7 +85,6 @@ class _Record(NamedTuple):
     server_NBV: SingleArray
     context_NC: SingleArray
     latent_NB: SingleArray
-    served_s_NB: FloatArray
     unit_s_N: FloatArray
 
 
@@ -109,8 +108,6 @@ class Played:
         delay_s_N: service delay of each, first come first served, seconds.
         server_NBV, context_NC: features of each decision, see `lad_ts_features`.
         latent_NB: x_I of each.
-        served_s_NB: how long each server would have taken, waiting included and transfers not;
-            not a number where a server could not be chosen.
         unit_s_N: mean service time that each decision counted in, seconds.
     """
 
@@ -119,7 +116,6 @@ class Played:
     server_NBV: SingleArray
     context_NC: SingleArray
     latent_NB: SingleArray
-    served_s_NB: FloatArray
     unit_s_N: FloatArray
 
 
@@ -153,7 +149,6 @@ def play(
         np.zeros((kept, episode.servers, len(SERVER)), np.float32),
         np.zeros((kept, _CONTEXT_SIZE), np.float32),
         np.zeros((kept, episode.servers), np.float32),
-        np.full((kept, episode.servers), np.nan),
         np.zeros(kept),
     )
     schedule = chain.schedule(actor.steps)
@@ -183,7 +178,6 @@ def play(
         server_NBV=noted.server_NBV,
         context_NC=noted.context_NC,
         latent_NB=noted.latent_NB,
-        served_s_NB=noted.served_s_NB,
         unit_s_N=noted.unit_s_N,
     )
 
@@ -252,7 +246,6 @@ def _play(
             noted.context_NC[task] = scratch.context_C
             noted.latent_NB[task, usable] = x_B
             noted.unit_s_N[task] = unit_s
-            _served(facts, view, task, usable, noted.served_s_NB[task])
         if len(cost_V):
             chosen = _cheapest(scratch.server_BV[: len(usable)], scratch.context_C, cost_V)
             x_B[:] = 0.0
@@ -275,19 +268,6 @@ def _play(
         )
         delay_s_N[task] = served_s + link_s(facts, task, usable[chosen])
     return server_N
-
-
-@njit(cache=True)
-def _served(facts: Facts, view: View, task: int, usable: IntArray, served_s_B: FloatArray) -> None:
-    """Writes how long each usable server would take, with what waits there in truth."""
-    for server in usable:
-        served_s_B[server] = work_off_s(
-            view.true_B[server] + facts.work_N[task],
-            int(server),
-            facts.arrival_s_N[task],
-            facts.since_s_K,
-            facts.capacity_KB,
-        )
 
 
 @njit(cache=True)
@@ -332,10 +312,10 @@ def _features(
         for guess, tasks in ((1, came), (2, int(unseen * home / ring + 0.5))):
             _fill(load_B, capacity_B, tasks, mean_work, scratch)
             server_BV[:servers, guess] += scratch.added_B[:servers]
-        own, width = own_and_width(unseen, dispatchers, mean_work)
+        turn_work = RING * dispatchers * mean_work * unseen / (1.0 + unseen) / ring
         for position in range(servers):
-            turn = (usable[position] - home) % ring / ring
-            server_BV[position, 3] += (own - 1.0) * own_B[position] + width * turn
+            turn = (usable[position] - home) % ring
+            server_BV[position, 3] += (dispatchers - 1) * own_B[position] + turn * turn_work
     nearest_s = np.inf
     for position in range(servers):
         nearest_s = min(nearest_s, link_s(facts, task, usable[position]))

@@ -69,7 +69,7 @@ def _place(facts: Facts, alpha: float, turn_SB: FloatArray) -> IntArray:
 
 @njit(cache=True)
 def _terms(facts: Facts, view: View, work: float, mean_work: float) -> tuple[float, float]:
-    """How often own work counts and the ring's width, from the work come by the publication."""
+    """The same as `ring_terms` of the policy, from the work that had come by the publication."""
     capacity, living = 0.0, 0
     for server in range(len(view.capacity_B)):
         capacity += view.capacity_B[server]
@@ -78,13 +78,8 @@ def _terms(facts: Facts, view: View, work: float, mean_work: float) -> tuple[flo
         return 1.0, 0.0
     prior_s = facts.refresh_s + LOAD_PRIOR_SERVICES * mean_work * living / capacity
     load = (work / capacity + prior_s) / (view.clock_s[1] + prior_s)
-    return own_and_width(load * capacity / mean_work * facts.refresh_s, facts.stations, mean_work)
-
-
-@njit(cache=True)
-def own_and_width(unseen: float, stations: int, mean_work: float) -> tuple[float, float]:
-    """The same as `ring_terms` of the policy, from the tasks of a report period."""
-    of_each = unseen / stations
-    own = 1.0 + (stations - 1) * of_each / (of_each + RING_OWN_TASKS)
+    unseen = load * capacity / mean_work * facts.refresh_s
+    of_each = unseen / facts.stations
+    own = 1.0 + (facts.stations - 1) * of_each / (of_each + RING_OWN_TASKS)
     turns = RING_TURN_TASKS * unseen / (1.0 + unseen)
     return own, (own - 1.0 + turns) * mean_work

@@ -15,32 +15,18 @@ from scheduler.algorithms.equivariant_lad_ts import (
     HARM_HORIZON,
     EquivariantLadTs,
     EquivariantLadTsConfig,
-    later_on_servers,
+    later_on_server,
 )
 from scheduler.learning.choice import Diverged
 from scheduler.learning.run_state import restore, snapshot
 from scheduler.learning.set_replay import SetReplay
 from scheduler.policies.lad_ts_features import CONTEXT, SERVER
-from scheduler.policies.lad_ts_policy import Chain
 from scheduler.simulator import rules
 from scheduler.simulator.dispatch import Dispatcher
-from scheduler.simulator.lad_ts_kernel import play
 from scheduler.simulator.queueing import serve_fcfs
 from scheduler.simulator.scenario import Scenario
 from scheduler.simulator.service import Discipline, service_delay_s
 from scheduler.simulator.workload import draw
-
-
-def later_of_chosen(
-    arrival_s_N: np.ndarray, server_N: np.ndarray, served_s_N: np.ndarray, unit_s_N: np.ndarray
-) -> np.ndarray:
-    """Asked of the chosen servers only."""
-    chosen_NB = np.arange(server_N.max() + 1) == server_N[:, None]
-    served_s_NB = np.where(chosen_NB, served_s_N[:, None], np.nan)
-    later_NB = later_on_servers(arrival_s_N, server_N, served_s_NB, unit_s_N)
-    assert not later_NB[~chosen_NB].any()
-    later_N: np.ndarray = later_NB[chosen_NB]
-    return later_N
 
 
 def test_harm_is_what_later_tasks_wait_longer() -> None:
@@ -60,7 +46,7 @@ def test_harm_is_what_later_tasks_wait_longer() -> None:
     base_s, served_s_N = total_s(np.zeros(tasks))
     # So long a horizon that nothing is discounted.
     unit_s_N = np.full(tasks, 1e9)
-    later_N = later_of_chosen(arrival_s_N, server_N, served_s_N, unit_s_N)
+    later_N = later_on_server(arrival_s_N, server_N, served_s_N, unit_s_N)
     assert later_N.max() > 5.0 > later_N.min() == 0.0
     for task in range(0, tasks, 7):
         more_N = np.zeros(tasks)
@@ -71,44 +57,9 @@ def test_harm_is_what_later_tasks_wait_longer() -> None:
 
 def test_later_tasks_count_less_by_time() -> None:
     at_s_N = np.array([0.0, 10.0, 30.0])
-    later_N = later_of_chosen(at_s_N, np.zeros(3, np.int64), np.full(3, 50.0), np.full(3, 2.0))
+    later_N = later_on_server(at_s_N, np.zeros(3, np.int64), np.full(3, 50.0), np.full(3, 2.0))
     soon, late = (math.exp(-gap / (HARM_HORIZON * 2.0)) for gap in (10.0, 20.0))
     np.testing.assert_allclose(later_N, [soon * (1.0 + late), late, 0.0])
-
-
-def test_every_server_is_paid_what_it_would_have_cost() -> None:
-    """A last small task elsewhere delays nobody, so its whole cost can be had by trying it."""
-    learner = EquivariantLadTs(TWO_SPEEDS, EquivariantLadTsConfig(harm=1.0), seed=1)
-    episode = draw(TWO_SPEEDS, np.random.default_rng(8))
-    played = play(episode, learner.deciding(), Chain(), np.random.default_rng(9), record=True)
-    for task in (40, episode.tasks // 2, episode.tasks - 1):
-        for server in range(TWO_SPEEDS.servers):
-            moved_N = played.server_N.copy()
-            moved_N[task] = server
-            delay_s = service_delay_s(episode, moved_N, Discipline(order="fcfs"))[task]
-            transfer_s = episode.transfer_s(moved_N)[task]
-            assert played.served_s_NB[task, server] == pytest.approx(delay_s - transfer_s)
-    learner.add_episode(episode, played)
-    kept = learner.pool.state()
-    [reward_NB] = [array for name, array in kept.items() if name.endswith("/reward")]
-    last_B = reward_NB[episode.tasks - 1, : TWO_SPEEDS.servers].double().numpy()
-    unit_s = played.unit_s_N[-1]
-    transfer_s_B = np.array(
-        [episode.transfer_s(np.full(episode.tasks, server))[-1] for server in range(4)]
-    )
-    cost_B = (played.served_s_NB[-1] + transfer_s_B) / unit_s
-    # Nobody comes after it: no harm. Rewards are known up to what all servers have in common.
-    np.testing.assert_allclose(np.diff(last_B), -np.diff(cost_B), rtol=1e-4)
-
-
-def test_with_a_discount_only_the_chosen_server_is_paid() -> None:
-    """What follows a decision that was not made is not known."""
-    learner = EquivariantLadTs(TWO_SPEEDS, EquivariantLadTsConfig(harm=0.0, gamma=0.9), seed=1)
-    episode = draw(TWO_SPEEDS, np.random.default_rng(8))
-    played = play(episode, learner.deciding(), Chain(), np.random.default_rng(9), record=True)
-    learner.add_episode(episode, played)
-    batch = learner.pool.sample(64, np.random.default_rng(1), following=True)
-    assert (torch.isfinite(batch.reward_MB).sum(1) == 1).all()
 
 
 def some_decisions(
@@ -118,7 +69,8 @@ def some_decisions(
         "server_NBV": rng.random((count, servers, len(SERVER))).astype(np.float32),
         "context_NC": np.full((count, len(CONTEXT)), mark, np.float32),
         "latent_NB": np.ones((count, servers), np.float32),
-        "reward_NB": np.tile(mark + np.arange(count, dtype=np.float64)[:, None], servers),
+        "action_N": rng.integers(0, servers, count),
+        "reward_N": mark + np.arange(count, dtype=np.float64),
     }
 
 
@@ -135,15 +87,14 @@ def test_a_pool_keeps_clusters_of_any_size_and_who_follows_whom() -> None:
         for row in range(16):
             servers = int(batch.present_MB[row].sum())
             seen.add(servers)
-            reward, mark = float(batch.reward_MB[row, 0]), float(batch.context_MC[row, 0])
+            reward, mark = float(batch.reward_M[row]), float(batch.context_MC[row, 0])
             assert {0.0: 3, 100.0: 5, 200.0: 20, 300.0: 70}[mark] == servers
             assert not batch.server_MBV[row, servers:].any()
             assert not batch.latent_MB[row, servers:].any()
-            assert batch.reward_MB[row, servers:].isnan().all()
             last = reward == mark + 29.0
             assert bool(batch.follows_M[row]) is not last
             if not last:
-                assert float(after.reward_MB[row, 0]) == reward + 1.0
+                assert float(after.reward_M[row]) == reward + 1.0
     assert seen == {3, 5, 20, 70}
 
 

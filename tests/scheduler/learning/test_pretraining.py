@@ -40,9 +40,9 @@ def test_the_best_teacher_is_about_as_good_as_the_best_rule() -> None:
             play(
                 episode, run.actor(), Chain(), np.random.default_rng(1), cost_V=cost_V
             ).delay_s_N.mean()
-            for cost_V in teachers()
+            for cost_V in teachers(cluster.servers)
         ]
-        assert min(means) < 1.01 * min(rule_means(episode, seed=place).values())
+        assert min(means) < 1.05 * min(rule_means(episode, seed=place).values())
 
 
 def test_imitation_brings_an_actor_near_the_rules() -> None:
