@@ -7,6 +7,7 @@ arrive. Who has nothing under way makes room for who comes; what a request says 
 from __future__ import annotations
 
 import asyncio
+import json
 import resource
 from collections import Counter
 from dataclasses import dataclass
@@ -24,11 +25,20 @@ _BUSY = (
     b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 2\r\n"
     b"connection: close\r\ncontent-length: %d\r\n\r\n%b"
 )
-_BUSY_BODY = (
-    b'{"error":{"message":"This node holds as many connections as it may, all of them in use. Come '
-    b'back after the time in Retry-After, or ask another node.","type":"server_error",'
-    b'"param":null,"code":"too_many_connections"}}'
+_BUSY_SAID = (
+    "This node holds as many connections as it may, all of them in use. Come back after the time "
+    "in Retry-After, or ask another node."
 )
+_BUSY_BODY = json.dumps(
+    {
+        "error": {
+            "message": _BUSY_SAID,
+            "type": "server_error",
+            "param": None,
+            "code": "too_many_connections",
+        }
+    }
+).encode()
 
 
 @dataclass(frozen=True, kw_only=True)

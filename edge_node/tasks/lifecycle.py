@@ -313,10 +313,14 @@ class Lifecycle:
 
     # Attempts.
 
+    def _is_current(self, entry: Fate, event: AttemptReported) -> bool:
+        return entry.fence == event.fence
+
     def _reported(self, event: AttemptReported, at: Moment) -> list[Instruction]:
         entry = self._live.get(event.task_id)
         report = event.report
-        if entry is None or entry.phase is not Phase.ATTEMPTING or entry.fence != event.fence:
+        drawn = entry is not None and entry.phase is Phase.ATTEMPTING
+        if entry is None or not (drawn and self._is_current(entry, event)):
             if isinstance(report, AttemptFinished | AttemptFailed):
                 return []
             stop = StopAttempt(executor=event.executor, task_id=event.task_id, fence=event.fence)

@@ -32,6 +32,7 @@ from edge_node.tasks.slots import SlotSettings
                 "lease_s": 5.0,
                 "placement_retry_s": 0.25,
                 "finished_kept_max": 2000,
+                "finished_bytes_max": 16_777_216,
             },
         ),
         (
