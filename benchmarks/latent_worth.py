@@ -8,7 +8,7 @@ same arrivals, and both are compared with the best rule of each cluster; interva
 bootstrapped over seeds and clusters. Other ways to train are asked for with `--set start=zero` and
 the like, in a folder of their own.
 
-    python -m scheduler.learning.pretraining --out out/lad_ts/kept --rounds 300 --imitation 80
+    python -m scheduler.learning.pretraining --out out/lad_ts/kept
     python -m benchmarks.latent_worth out/lad_ts
 """
 
