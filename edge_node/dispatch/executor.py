@@ -156,6 +156,8 @@ class Executor:
             async with aclosing(drawing) as reports:
                 async for report in reports:
                     ended = isinstance(report, AttemptFinished | AttemptFailed)
+                    if isinstance(report, AttemptFailed) and report.code == "worker_lost":
+                        self._node.doubt_worker()  # it was told to stop, and says so
                     self._reported(start, report)
         except WorkerUnavailable as error:
             self._node.doubt_worker()

@@ -53,6 +53,9 @@ class Drawings:
     Args:
         engine: draws.
         loop: of the call; the engine's threads are others.
+
+    Attributes:
+        ended: whether nothing comes any more but what `told` gives at once.
     """
 
     def __init__(self, engine: StepEngine[Any], loop: asyncio.AbstractEventLoop) -> None:
@@ -64,6 +67,7 @@ class Drawings:
         self._untold: list[tuple[int, Report | DEdgeAIError]] = []
         self._waking = self._hurrying = False
         self._to_tell = asyncio.Event()
+        self.ended = False
 
     async def listen(self, requests: AsyncIterator[worker_pb2.DrawManyRequest]) -> None:
         """Takes in what is wanted, and back what is not wanted any more, until the call ends."""
@@ -76,8 +80,9 @@ class Drawings:
 
     async def told(self) -> list[list[Told]]:
         """Waits until there is something to tell, and returns it in parts that may travel."""
-        await self._to_tell.wait()
-        self._to_tell.clear()
+        if not self.ended:
+            await self._to_tell.wait()
+            self._to_tell.clear()
         with self._lock:
             untold, self._untold = self._untold, []
             self._waking = self._hurrying = False
@@ -91,6 +96,13 @@ class Drawings:
                 size_bytes = 0
             parts[-1].append(one)
         return parts
+
+    def end_all(self, failure: AttemptFailed) -> None:
+        """Every drawing ends so, and with them the call."""
+        for number in list(self._arrivals):
+            self._put(number, failure)
+        self.ended = True
+        self._to_tell.set()
 
     def cancel_all(self) -> None:
         """The call has ended."""

@@ -73,12 +73,16 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
         self._engine = engine
         self._changes = changes
         self._drawing: dict[asyncio.Queue[Report], None] = {}
+        self._drawing_many: dict[Drawings, None] = {}
 
     def say_goodbye(self) -> None:
         """Ends every drawing for a reason that is not its own: the worker was told to stop."""
         message = "The worker was told to stop."
+        failure = AttemptFailed(code="worker_lost", message=message, retryable=True)
         for reports in self._drawing:
-            reports.put_nowait(AttemptFailed(code="worker_lost", message=message, retryable=True))
+            reports.put_nowait(failure)
+        for drawings in self._drawing_many:
+            drawings.end_all(failure)
 
     async def Describe(
         self, request: worker_pb2.DescribeRequest, context: Any
@@ -113,11 +117,15 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
         """Draws whatever is wanted; leaving this generator cancels what is under way."""
         drawings = Drawings(self._engine, asyncio.get_running_loop())
         listening = asyncio.create_task(drawings.listen(request_iterator))
+        self._drawing_many[drawings] = None
         try:
-            while True:
+            ended = False
+            while not ended:
+                ended = drawings.ended
                 for told in await drawings.told():
                     yield worker_pb2.DrawManyResponse(told=told)
         finally:
+            del self._drawing_many[drawings]
             listening.cancel()
             drawings.cancel_all()
 

@@ -94,10 +94,12 @@ def test_a_worker_that_is_told_to_stop_poisons_nothing(tmp_path: Path) -> None:
         for attempt in (1, 2, 3):
             while True:
                 seen = (await http.get(f"{url}/v1/tasks/{task['id']}")).json()
+                assert seen["status"] in ("queued", "in_progress")
                 if seen["status"] == "in_progress" and seen["attempt"] >= attempt:
                     break
                 await asyncio.sleep(0.02)
             os.kill(cluster.child_pid(0, "worker"), signal.SIGTERM)
-        assert (await wait_for(http, url, task["id"]))["status"] == "completed"
+        ended = await wait_for(http, url, task["id"])
+        assert ended["status"] == "completed", ended["error"]
 
     on_cluster(tmp_path, SLOW, test=test)
