@@ -49,6 +49,7 @@ def create_app(
         keep_alive_s=keep_alive_s,
         started_unix_s=int(time.time()),
     )
+    # With no dependencies, nor any of `app` itself: direct routes would not call them.
     for module in (openai_images, image_tasks, operations):
         app.include_router(module.router)
     add_error_handlers(app)

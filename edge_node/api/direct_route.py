@@ -21,6 +21,8 @@ class DirectRoute(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """What Starlette calls."""
         function = self.endpoint
+        if self.dependant.dependencies:
+            raise TypeError(f"{self.path} has dependencies, which a DirectRoute does not call")
         wants_request = "request" in inspect.signature(function).parameters
         in_thread = not inspect.iscoroutinefunction(function)
 
