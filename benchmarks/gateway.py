@@ -177,8 +177,9 @@ async def measure_peers(options: argparse.Namespace) -> dict[str, Any]:
     """Everyone else."""
     image_chars = len(base64.b64encode(bytes(int(drawing_ms()["image_bytes"]))))
     found: dict[str, Any] = {}
-    for peer in PEERS:
-        with running(peer, options.peers, port=options.port, image_chars=image_chars) as started:
+    # A port of its own for each: of a server that was killed it may be in use for a while.
+    for port, peer in enumerate(PEERS, options.port):
+        with running(peer, options.peers, port=port, image_chars=image_chars) as started:
             for connections in CONNECTIONS:
                 load = await asyncio.to_thread(
                     wrk,
@@ -246,9 +247,10 @@ async def measure_burst(options: argparse.Namespace) -> dict[str, Any]:
 async def measure_killed(options: argparse.Namespace) -> dict[str, Any]:
     """Fifty requests under way, `kill -9` of the server, a new start: who gets an image?"""
     found: dict[str, Any] = {"node, durable": await lost_by_a_node()}
-    for peer in PEERS:
+    for number, peer in enumerate(PEERS):
         if "FastAPI" not in peer.name:
-            found[peer.name] = await lost_by(peer, options)
+            port = options.port + 10 * (1 + number)
+            found[peer.name] = await lost_by(peer, options.peers, port=port)
     for name, lost in found.items():
         print(f"{name}: {lost} of 50 accepted requests lost on kill -9")
     return found
@@ -270,9 +272,9 @@ async def lost_by_a_node() -> int:
     return sum(image.status_code != 200 for image in images)
 
 
-async def lost_by(peer: Peer, options: argparse.Namespace) -> int:
+async def lost_by(peer: Peer, environment: Path, *, port: int) -> int:
     """Requests that were taken and never answered; a new server knows nothing of them."""
-    with running(peer, options.peers, port=options.port, image_chars=100, drawing_s=1.0) as started:
+    with running(peer, environment, port=port, image_chars=100, drawing_s=1.0) as started:
         asked = [
             asyncio.create_task(post_all(started.url, [{"prompt": "a"}], connections=1))
             for _ in range(50)
@@ -280,7 +282,7 @@ async def lost_by(peer: Peer, options: argparse.Namespace) -> int:
         await asyncio.sleep(0.5)
         started.kill()
         answered = await asyncio.gather(*asked, return_exceptions=True)
-    with running(peer, options.peers, port=options.port, image_chars=100):
+    with running(peer, environment, port=port + 1, image_chars=100):
         pass  # it starts again, and has nothing to take up
     return sum(isinstance(one, Exception) for one in answered)
 
