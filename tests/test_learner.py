@@ -149,7 +149,6 @@ def until(found: Callable[[], object], process: subprocess.Popen[str]) -> None:
 
 
 @pytest.mark.system
-@pytest.mark.skip(reason="700 decisions show no significant gain within three minutes")
 def test_it_publishes_weights_that_decide_goes_on_and_ends_when_told(
     store_url: str, tmp_path: Path
 ) -> None:
@@ -182,7 +181,6 @@ def test_it_publishes_weights_that_decide_goes_on_and_ends_when_told(
 
 
 @pytest.mark.system
-@pytest.mark.skip(reason="700 decisions show no significant gain within three minutes")
 def test_a_disk_that_refuses_costs_a_publication_and_no_learner(
     store_url: str, tmp_path: Path
 ) -> None:

@@ -54,6 +54,9 @@ UPDATES_PER_DECISION = 1.0
 AVERAGED_OVER = 50
 # Newest decisions that a check is made on: it plays them twice.
 CHECKED_MAX = 2000
+# Updates after which an actor that is still worse than what decides will not find the way. At first
+# all are: the critics know the servers that were chosen, and not yet the others.
+PATIENCE = 400
 # Updates in which the critics learn alone.
 CRITICS_FIRST = 40
 # Updates between two computations of what decisions led to: who came later changes it.
@@ -107,13 +110,14 @@ class LiveLearner:
 
     def _begin(self) -> None:
         self._agent = EquivariantLadTs(None, self.config, seed=self._seed)
-        self.go_back(self._start)
         self.updates = 0
+        self.go_back(self._start)
         self._pooled_at: int | None = None
 
     def go_back(self, weights: Checkpoint) -> None:
         """The actor goes on from these weights; the critics keep what they know."""
         self._agent.resume(dict(weights.arrays))
+        self._left_at = self.updates
         self._mean = {name: np.array(array) for name, array in weights.arrays.items()}
 
     def add(self, entry: PooledDecision | Outcome) -> None:
@@ -164,8 +168,8 @@ class LiveLearner:
     def check(self, new: Checkpoint, published: Checkpoint | None) -> ReplayCheck:
         """Compares new weights with the published ones, or those that it started from.
 
-        The actor goes back to those where it has become significantly worse: it would not find the
-        way from there.
+        The actor goes back to those where PATIENCE updates have left it significantly worse: it
+        would not find the way from there.
 
         Raises:
             ValueError: the weights cannot decide here, or too little is known.
@@ -178,7 +182,7 @@ class LiveLearner:
             factors=self._times.factors(),
             seed=self._seed + 10 * self.updates,
         )
-        if check.worse:
+        if check.worse and self.updates - self._left_at >= PATIENCE:
             self.go_back(present)
         return check
 

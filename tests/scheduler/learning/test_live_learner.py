@@ -12,9 +12,11 @@ import pytest
 from scheduler import checkpoint
 from scheduler.algorithms.equivariant_lad_ts import EquivariantLadTs, EquivariantLadTsConfig
 from scheduler.checkpoint import Checkpoint, CheckpointInfo, InvalidCheckpoint, version_of
+from scheduler.guard.replay_check import ReplayCheck
 from scheduler.learning.choice import Diverged
 from scheduler.learning.live_learner import (
     CRITICS_FIRST,
+    PATIENCE,
     UPDATES_PER_DECISION,
     LiveLearner,
     shipped,
@@ -135,14 +137,30 @@ def test_five_nodes_at_load_point_eight_have_checked_weights_within_ten_minutes(
     assert (check.decisions, check.worse) == (decisions, False)
 
 
-def test_an_actor_that_has_become_worse_goes_back_to_what_decides(learner: LiveLearner) -> None:
+def test_an_actor_that_stays_worse_goes_back_to_what_decides(learner: LiveLearner) -> None:
     good = learner.checkpoint(generation=1)
     lost = made(900)
-    for name in ("skip_F", "out_H"):
-        lost._mean[name] = -good.arrays[name]
+    worse = {name: -good.arrays[name] for name in ("skip_F", "out_H")}
+    lost._mean |= worse
+    lost.updates = PATIENCE - 1
+    assert lost.check(lost.checkpoint(generation=2), good).worse
+    still = lost.checkpoint(generation=2).arrays
+    assert all(np.array_equal(still[name], array) for name, array in worse.items())
+    lost.updates = PATIENCE
     assert lost.check(lost.checkpoint(generation=2), good).worse
     back = lost.checkpoint(generation=3).arrays
     assert all(np.array_equal(back[name], array) for name, array in good.arrays.items())
+
+
+def test_checks_on_the_way_do_not_keep_it_from_getting_there() -> None:
+    """At first it is worse: sent back each time, it would never be better."""
+    learner = made(700)
+    found: list[ReplayCheck] = []
+    while learner.update() and not (found and found[-1].better):
+        if learner.updates % 50 == 0:
+            found.append(learner.check(learner.checkpoint(generation=1), None))
+    assert found[0].worse
+    assert found[-1].better
 
 
 def test_the_actor_stays_where_it_starts_until_the_critics_know_something() -> None:
