@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -143,5 +146,42 @@ def test_one_learner_serves_all_another_takes_over_and_who_joins_has_the_weights
             await cluster.wait_ready(client, 4)
         least = held["generation"] - 1
         await until(http, [cluster.urls[4]], generation_above(least), timeout_s=10.0)
+
+    asyncio.run(test())
+
+
+def test_a_learner_beside_the_nodes_learns_from_all_and_brings_all_its_weights(
+    tmp_path: Path,
+) -> None:
+    async def test() -> None:
+        cluster = cluster_of(tmp_path, FAST, FAST)
+        nodes = ",".join(grpc_address(cluster, index) for index in range(2))
+        environment = {
+            **os.environ,
+            "DEDGEAI_DATA_FOLDER": str(tmp_path / "beside"),
+            "DEDGEAI_NODE_ID": "beside",
+            "DEDGEAI_POLICY": "slow_server_aware",
+            "DEDGEAI_LEARNER_PUBLISH_S": "1.0",
+        }
+        async with cluster, httpx.AsyncClient(timeout=30.0, trust_env=False) as http:
+            await bring(cluster, 1, made(tmp_path / "made", generation=1))
+            busy = asyncio.create_task(keep_busy(http, cluster.urls))
+            with subprocess.Popen(
+                [sys.executable, "-m", "edge_node.cli", "learn", "--nodes", nodes],
+                env=environment,
+                stderr=subprocess.PIPE,
+                text=True,
+            ) as learner:
+                try:
+                    await until(http, cluster.urls, generation_above(1), timeout_s=180.0)
+                    shown = [await cluster_at(http, url) for url in cluster.urls]
+                    assert all(one["own"]["learning"]["learner"] is None for one in shown)
+                finally:
+                    busy.cancel()
+                    await asyncio.gather(busy, return_exceptions=True)
+                    learner.send_signal(signal.SIGTERM)
+                    _, said = learner.communicate(timeout=30.0)
+            assert learner.returncode == 0, said
+            assert "published lad_ts-2-" in said
 
     asyncio.run(test())
