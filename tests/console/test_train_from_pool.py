@@ -19,6 +19,7 @@ from scheduler.checkpoint import load
 from scheduler.policy import Outcome
 from tests.learning.made_weights import made
 from tests.scheduler.learning.lived import lived
+from tests.scheduler.learning.test_live_learner import TRUE_B
 
 OPTIONS = ("actor_lr=0.003", "critic_lr=0.01")
 
@@ -42,7 +43,7 @@ async def fill(url: str) -> None:
     settings = PoolSettings(store=StoreSettings(url=url), node_id="node-7")
     pool = ExperiencePool(settings, clock=SystemClock())
     await pool.start()
-    for entry in lived(700):
+    for entry in lived(700, true_B=TRUE_B):
         if isinstance(entry, Outcome):
             pool.note_outcome(entry)
         else:
@@ -73,15 +74,26 @@ def test_a_stopped_nodes_pool_becomes_weights_and_stays_as_it_is(
     before = contents(data_folder)
     out = tmp_path / "out"
     given = ("--data-folder", str(data_folder), "--start", str(start), "--out", str(out))
-    assert train(*given, "--updates", "150") == 0
+    assert train(*given, "--updates", "300") == 0
     said = capsys.readouterr().out
     assert "700" in said  # decisions
-    assert "Held out:" in said
-    assert "150 of 150 updates" in said
+    assert "Played again: 700 decisions" in said
+    assert "300 of 300 updates" in said
     (path,) = out.iterdir()
     info = load(path, kind="policy").info
-    assert info.metrics["updates"] == 150.0
+    assert info.metrics["updates"] == 300.0
     assert contents(data_folder) == before
+
+
+@pytest.mark.system
+def test_weights_that_gain_nothing_are_not_written(
+    data_folder: Path, start: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    given = ("--data-folder", str(data_folder), "--start", str(start), "--out", str(out))
+    assert train(*given, "--updates", "10") == 1
+    assert "No weights are written: not significantly better" in capsys.readouterr().out
+    assert not out.exists()
 
 
 @pytest.mark.system
