@@ -304,6 +304,7 @@ def train(config: EquivariantLadTsConfig, course: Course, *, seed: int, folder: 
             "gap_mean": float(gap.mean()),
             "gap_median": float(np.median(gap)),
             "gap_worst": float(gap.max()),
+            "loss_mean": float(np.maximum(gap, 0.0).mean()),
             "clusters_over_1_percent": int((gap > 0.01).sum()),
         }
         log.append(entry)
