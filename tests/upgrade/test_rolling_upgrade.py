@@ -11,8 +11,11 @@ import httpx
 import pytest
 
 from edge_node.console.rest_client import RestClient
+from edge_node.errors import OriginUnavailable
 from tests.api.uploaded import encoded, in_base64, noise
+from tests.learning.made_weights import made
 from tests.system.local import EMULATED, QUICK_LEASE, image_of, submit, wait_for
+from tests.system.test_cluster_learning import bring, generation_above, until
 from tests.upgrade.former_version import MixedCluster, former_tree, run_in
 
 pytestmark = pytest.mark.system
@@ -66,6 +69,45 @@ def test_nodes_of_both_versions_are_one_cluster_through_an_upgrade_and_a_rollbac
             await check_offloads(cluster, http, origin=CHANGING)
 
     asyncio.run(story())
+
+
+def test_nodes_that_learn_together_leave_a_node_of_0_1_0_in_peace_until_it_is_upgraded(
+    tree: Path, tmp_path: Path
+) -> None:
+    async def story() -> None:
+        trees = [None, None, tree]
+        settings = [{**SETTINGS, "learner": True}, SETTINGS, SETTINGS]
+        cluster = MixedCluster(settings, trees=trees, folder=tmp_path)
+        async with cluster, httpx.AsyncClient(timeout=60.0, trust_env=False) as http:
+            await bring(cluster, 1, made(tmp_path / "made", generation=1))
+            present, former = cluster.urls[:2], cluster.urls[FORMER]
+            await until(http, present, generation_above(0), timeout_s=20.0)
+            with pytest.raises(OriginUnavailable, match="UNIMPLEMENTED"):
+                await bring(cluster, FORMER, made(tmp_path / "made", generation=2))
+            # The learner reads the pools of those that have the call, and says nothing to others.
+            for origin in (FORMER, PRESENT, CHANGING):
+                await check_offloads(cluster, http, origin=origin)
+            await until(http, present[:1], lambda shown: bool(shown["learner"]), timeout_s=180.0)
+            (shown,) = await until(http, present[:1], pools_are_read, timeout_s=180.0)
+            assert set(shown["learner"]["entries"]) == {"node-0", "node-1"}
+            said = (tmp_path / "node-2" / "node.log").read_text("utf-8")
+            for call in ("ReadExperience", "FetchWeights", "OfferWeights", "OfferVerdict"):
+                assert call not in said
+            cluster.signal_node(FORMER, signal.SIGTERM)
+            cluster.wait_node(FORMER)
+            cluster.trees[FORMER] = None
+            cluster.start_node(FORMER)
+            async with RestClient(timeout_s=5) as client:
+                await cluster.wait_ready(client, FORMER)
+            await until(http, [former], generation_above(0), timeout_s=20.0)
+
+    asyncio.run(story())
+
+
+def pools_are_read(shown: dict[str, Any]) -> bool:
+    """Whether the learner has had entries of two nodes."""
+    entries = (shown["learner"] or {"entries": {}})["entries"]
+    return len(entries) >= 2 and min(entries.values()) > 0
 
 
 async def check_offloads(
