@@ -10,13 +10,29 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 log = logging.getLogger(__name__)
 
 Run = Callable[[], Coroutine[Any, Any, None]]
+Result = TypeVar("Result")
+
+
+async def cancellable(waited_for: Awaitable[Result]) -> Result:
+    """What is waited for; a cancellation meanwhile holds, even if a library has swallowed it.
+
+    Raises:
+        asyncio.CancelledError: the current task was told to end, whatever has come of it.
+    """
+    task = asyncio.current_task()
+    before = task.cancelling() if task else 0
+    try:
+        return await waited_for
+    finally:
+        if task and task.cancelling() > before:
+            raise asyncio.CancelledError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +93,7 @@ class Loops:
         failed_s: deque[float] = deque(maxlen=patience.failures_max)
         while True:
             try:
-                await run()
+                await cancellable(run())
                 self._failed(name, None)
             except Exception as error:
                 self._failed(name, error)

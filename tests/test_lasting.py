@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 
 import pytest
@@ -103,3 +104,19 @@ def test_a_failure_that_comes_again_and_again_is_told_now_and_then(
         asyncio.run(story())
     assert done == [1]
     assert caplog.messages == ["it failed", "it failed, 9 times more since it was told last"]
+
+
+def test_a_loop_that_swallows_its_cancellation_ends_all_the_same() -> None:
+    async def swallowing() -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+
+    async def story() -> None:
+        told: list[str] = []
+        task = Loops(on_failed=told.append, patience=QUICK).start("it", swallowing, vital=True)
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task], timeout=2.0)
+        assert (task.cancelled(), told) == (True, [])
+
+    asyncio.run(story())

@@ -48,7 +48,6 @@ class BackgroundWriter:
         self._work_waits = asyncio.Event()
         self._writing = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
-        self._closing = False  # besides the cancellation: see StoreConnection
 
     async def start(self) -> None:
         """Starts the background work; a store that is away is no error."""
@@ -57,7 +56,6 @@ class BackgroundWriter:
 
     async def close(self) -> None:
         """Stops the background work; what was not written is lost."""
-        self._closing = True
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
@@ -78,7 +76,7 @@ class BackgroundWriter:
                 self._work_waits.clear()
 
     async def _run(self) -> None:
-        while not self._closing:
+        while True:
             await self._work_waits.wait()
             await self._connection.wait_until_available()
             # A failure makes the store unavailable, so the next turn waits for it.

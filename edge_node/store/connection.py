@@ -17,7 +17,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
 from edge_node.errors import StoreUnavailable
-from edge_node.lasting import Loops
+from edge_node.lasting import Loops, cancellable
 
 _log = logging.getLogger(__name__)
 
@@ -78,8 +78,6 @@ class StoreConnection:
         # it is hidden, the store is asked each time, and its operator's word is taken for the rest.
         self._reply_is_durable = False
         self._probe_task: asyncio.Task[None] | None = None
-        # redis-py may turn a cancellation into a timeout, so that one alone ends no loop.
-        self._closing = False
 
     @property
     def available(self) -> bool:
@@ -95,7 +93,6 @@ class StoreConnection:
 
     async def close(self) -> None:
         """Ends the background look and closes the sockets."""
-        self._closing = True
         if self._probe_task is not None:
             self._probe_task.cancel()
             await asyncio.wait([self._probe_task])
@@ -126,7 +123,8 @@ class StoreConnection:
         if waits:
             pipeline.execute_command("WAITAOF", 1, 0, self._disk_wait_ms)
         try:
-            replies: list[Any] = await pipeline.execute()
+            # redis-py may swallow a cancellation, and connect again.
+            replies: list[Any] = await cancellable(pipeline.execute())
         except (RedisError, OSError, TimeoutError) as problem:
             self._went_away(f"{type(problem).__name__}: {problem}")
             raise self.unavailable() from problem
@@ -154,13 +152,13 @@ class StoreConnection:
         self._there.clear()
 
     async def _probe_forever(self) -> None:
-        while not self._closing:
+        while True:
             await asyncio.sleep(self._settings.probe_interval_s)
             await self._probe()
 
     async def _probe(self) -> None:
         try:
-            unfit_because = await self._unfit_because()
+            unfit_because = await cancellable(self._unfit_because())
         except (RedisError, OSError, TimeoutError) as problem:
             self._went_away(f"{type(problem).__name__}: {problem}")
             return
