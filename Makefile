@@ -4,9 +4,11 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 TOOLS := out/tools
 
-# Tests that start no nodes, so that two processes can share them out.
-ALONE := $(addprefix tests/,api benchmarks cluster deploy dispatch guard learning mutants proto scheduler \
-	store tasks telemetry worker)
+# Two processes share the tests out, file by file: first those that start no nodes, which fill both
+# cores, then the others, whose nodes wait for each other most of the time.
+NODELESS := $(addprefix tests/,api benchmarks cluster deploy dispatch guard learning mutants proto \
+	scheduler store tasks telemetry worker)
+SHARED_OUT := --numprocesses 2 --dist loadfile
 
 .PHONY: demo test test-newest mutants seeds lint type proto bench figures lock validate-deploy bundle clean install
 
@@ -36,8 +38,8 @@ test: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ALONE)
-	$(BIN)/python -m pytest $(addprefix --ignore=,$(ALONE))
+	$(BIN)/python -m pytest $(SHARED_OUT) $(NODELESS)
+	$(BIN)/python -m pytest $(SHARED_OUT) $(addprefix --ignore=,$(NODELESS))
 
 # Small defects that no test finds: in files changed against main, or in FILES="...", or of a sample
 # over all rooms: make mutants ARGS="--sample 300 --seed 1 --out benchmarks/results/mutants.json".

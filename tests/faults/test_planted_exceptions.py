@@ -41,7 +41,7 @@ VITAL = (
 KILLED = {"keeping the store": "store", "keeping the learner": "learner"}
 # Two are followed into the node's next life; that life is like any other.
 FOLLOWED = ("the clock", "looking for the store")
-GIVEN_UP_S_MAX = 25.0
+GIVEN_UP_S_MAX = 60.0
 
 
 class PlantedNode(LocalCluster):
