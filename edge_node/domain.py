@@ -157,12 +157,16 @@ class WorkModel:
     size_costs: tuple[tuple[int, int, float], ...] = ()
     init_image_steps: float = 0.0
 
+    def rho(self, *, width_px: int, height_px: int) -> float:
+        """Work units of one guided step at that size."""
+        for measured_width_px, measured_height_px, measured_rho in self.size_costs:
+            if (measured_width_px, measured_height_px) == (width_px, height_px):
+                return measured_rho
+        return width_px * height_px / self.reference_px**2
+
     def work(self, drawing: Drawing) -> float:
         """Work units of `drawing`."""
-        rho = drawing.width_px * drawing.height_px / self.reference_px**2
-        for width_px, height_px, measured_rho in self.size_costs:
-            if (width_px, height_px) == (drawing.width_px, drawing.height_px):
-                rho = measured_rho
+        rho = self.rho(width_px=drawing.width_px, height_px=drawing.height_px)
         guided = drawing.guidance_scale > 1.0
         steps = drawing.denoising_steps * (1.0 if guided else self.unguided_ratio)
         init_image_steps = self.init_image_steps if drawing.init_image_sha256 else 0.0

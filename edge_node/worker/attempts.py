@@ -24,7 +24,6 @@ from edge_node.domain import (
     TaskId,
     WorkModel,
 )
-from edge_node.worker import calibration
 from edge_node.worker.queue_order import Entry
 
 # Tasks whose highest fence is remembered; far more than can be in flight at once.
@@ -82,7 +81,7 @@ class Attempt(Generic[Row]):
         self.out_of_memory = False
         self.preview_steps = preview_steps(steps=self.steps, previews=drawing.previews)
         # A step's cost is its size's times its row's: half-ish for an unguided one.
-        self.size_cost = calibration.size_cost(work_model, drawing)
+        self.size_cost = work_model.rho(width_px=drawing.width_px, height_px=drawing.height_px)
         self.row_cost = 1.0 if drawing.guidance_scale > 1.0 else work_model.unguided_ratio
         self.work = work_model.work(drawing)
         self.recount(unit_s)

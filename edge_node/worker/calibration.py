@@ -131,13 +131,6 @@ def _interpolated_s(guided_s: Sequence[tuple[int, float]], width: float) -> floa
     return last[1] * width / last[0]
 
 
-def size_cost(work_model: WorkModel, drawing: Drawing) -> float:
-    """Cost rho of one guided step at the drawing's size, in work units."""
-    guided = dataclasses.replace(drawing, guidance_scale=2.0)
-    one, none = (work_model.work(dataclasses.replace(guided, steps=steps)) for steps in (1, 0))
-    return one - none
-
-
 @dataclass(kw_only=True)
 class _Change:
     """Steps in a row that speak for a device that has become slower, or faster.

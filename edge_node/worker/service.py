@@ -29,8 +29,11 @@ from edge_node.worker.step_engine import StepEngine
 SERVICE_NAME = "dedgeai.v1.WorkerService"
 # A watcher hears of the load at least this often, or it must think that the worker hangs.
 LOAD_INTERVAL_S_MAX = 0.5
-# Changes closer together than this are told as one.
-LOAD_INTERVAL_S_MIN = 0.02
+# Changes closer together than this are told as one: a message costs node and worker as much as a
+# drawing's reports do.
+LOAD_INTERVAL_S_MIN = 0.1
+# Between two looks at what watchers of the health are told; a check looks itself.
+HEALTH_INTERVAL_S = 0.5
 STOP_GRACE_S = 0.5
 
 
@@ -171,9 +174,7 @@ async def serve(
     server.add_insecure_port(f"unix:{socket_path}")
     await server.start()
     engine.start()
-    health_keeper = asyncio.create_task(
-        _keep_health(health_servicer, engine=engine, changes=changes)
-    )
+    health_keeper = asyncio.create_task(_keep_health(health_servicer, engine))
     try:
         await stopped.wait()
     finally:
@@ -182,7 +183,7 @@ async def serve(
         await server.stop(STOP_GRACE_S)
 
 
-async def _keep_health(servicer: Health, *, engine: StepEngine[Any], changes: ChangeSignal) -> None:
+async def _keep_health(servicer: Health, engine: StepEngine[Any]) -> None:
     shown: bool | None = None
 
     async def look() -> None:
@@ -194,7 +195,5 @@ async def _keep_health(servicer: Health, *, engine: StepEngine[Any], changes: Ch
 
     servicer.look = look
     while True:
-        latest = changes.latest
         await look()
-        await asyncio.sleep(LOAD_INTERVAL_S_MIN)
-        await changes.wait(after=latest, wait_s_max=LOAD_INTERVAL_S_MAX)
+        await asyncio.sleep(HEALTH_INTERVAL_S)

@@ -124,9 +124,9 @@ def test_size_cost_follows_the_measured_size_or_the_area() -> None:
     work_model = WorkModel(
         fixed_steps=2.0, unguided_ratio=0.6, reference_px=256, size_costs=((512, 512, 5.0),)
     )
-    assert calibration.size_cost(work_model, DRAWING) == pytest.approx(5.0)
+    assert work_model.rho(width_px=512, height_px=512) == pytest.approx(5.0)
     model_without = WorkModel(fixed_steps=2.0, unguided_ratio=0.6, reference_px=256)
-    assert calibration.size_cost(model_without, DRAWING) == pytest.approx(4.0)
+    assert model_without.rho(width_px=512, height_px=512) == pytest.approx(4.0)
 
 
 def test_tracked_capacity_follows_speed_and_not_width() -> None:
