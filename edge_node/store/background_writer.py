@@ -65,14 +65,14 @@ class BackgroundWriter:
         """There is something to write."""
         self._work_waits.set()
 
-    async def write_once(self) -> None:
-        """Writes now, for callers that wait for it.
+    async def write_once(self, *, while_needed: Callable[[], bool] = lambda: True) -> None:
+        """Writes now, for callers that wait for it; nothing where the write before was enough.
 
         Raises:
             StoreUnavailable: the store is away.
         """
         async with self._writing:
-            if not await self._write():
+            if while_needed() and not await self._write():
                 self._work_waits.clear()
 
     async def _run(self) -> None:

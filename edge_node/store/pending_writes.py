@@ -31,13 +31,11 @@ class PendingWrite:
     """The latest state of one task that the store has not confirmed.
 
     Attributes:
-        text: the encoded record.
         acceptance: None once the ledger knows of the task.
         durable: somebody waits for it to be on disk.
     """
 
     record: TaskRecord
-    text: str
     acceptance: Acceptance | None = None
     durable: bool = False
 

@@ -53,8 +53,9 @@ _log = logging.getLogger(__name__)
 # For how long an acceptance that was taken back is refused should it arrive yet: far longer than
 # any socket holds what a closed connection had sent.
 _REFUSED_S = 3600
-# Between two writes that nobody waits for: a task that is quickly done is written once.
-_WRITE_BEHIND_S = 0.01
+# Between two writes that nobody waits for: a task that is quickly done is written once, and a round
+# trip serves all that came meanwhile.
+_WRITE_BEHIND_S = 0.05
 
 # KEYS: open, key record ('' without), job ('' without), refusal
 # ARGV: value of the key record, its life in s, prefix of tasks, then id and record of each task
@@ -272,8 +273,13 @@ class TaskLedger:
         """
         self._hold(record, durable=True)
         held = self._pending.get(record.task.id)
-        while held is not None and self._pending.get(record.task.id) is held:
-            await self._writer.write_once()
+
+        def is_held() -> bool:
+            return held is not None and self._pending.get(record.task.id) is held
+
+        while is_held():
+            # Of all that wait for the write under way, the first writes for the others.
+            await self._writer.write_once(while_needed=is_held)
 
     async def flush(self) -> None:
         """Returns when nothing waits to be written.
@@ -411,7 +417,7 @@ class TaskLedger:
             record = None if text is None else _readable(task_id, text)
             if record is not None:
                 mended.append(self._in_new_life(record, keyed=bool(keyed), term=term))
-        writes = [self._keep(record, text=encode_record(record)) for record in mended]
+        writes = [self._keep(record) for record in mended]
         if writes:
             await self._connection.execute(writes, durable=True)
         return mended
@@ -435,9 +441,7 @@ class TaskLedger:
     def _hold(
         self, record: TaskRecord, *, acceptance: Acceptance | None = None, durable: bool = False
     ) -> None:
-        write = PendingWrite(
-            record=record, text=encode_record(record), acceptance=acceptance, durable=durable
-        )
+        write = PendingWrite(record=record, acceptance=acceptance, durable=durable)
         given_up = self._pending.put(write)
         if given_up is not None:
             level = logging.ERROR if given_up.record.status.is_final else logging.WARNING
@@ -451,10 +455,12 @@ class TaskLedger:
         retractions = tuple(self._retractions)
         writes = self._pending.batch(self._settings.batch_max)
         commands = [self._retract(retraction) for retraction in retractions]
-        commands += [
-            self._keep(write.record, text=write.text, acceptance=write.acceptance)
-            for write in writes
-        ]
+        for write in writes:
+            try:
+                commands.append(self._keep(write.record, acceptance=write.acceptance))
+            except ValueError:
+                # One odd record must not end the writing of all others.
+                _log.exception("task %s cannot be written", write.record.task.id)
         if commands:
             durable = bool(retractions) or any(write.durable for write in writes)
             await self._connection.execute(commands, durable=durable)
@@ -463,9 +469,7 @@ class TaskLedger:
         self._on_pending_changed(len(self._pending))
         return bool(self._pending or self._retractions)
 
-    def _keep(
-        self, record: TaskRecord, *, text: str, acceptance: Acceptance | None = None
-    ) -> Command:
+    def _keep(self, record: TaskRecord, *, acceptance: Acceptance | None = None) -> Command:
         prefix, task = self._settings.key_prefix, record.task
         ended: str | float = ""
         if record.status.is_final:
@@ -479,6 +483,7 @@ class TaskLedger:
         )
         index = acceptance.job_index if acceptance else 0
         dead = record.error is not None and record.error.code in DEAD_LETTER_CODES
+        text = encode_record(record)
         return ("EVAL", _KEEP, len(keys), *keys, task.id, text, ended, index, int(dead))
 
     @property

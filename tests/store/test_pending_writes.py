@@ -8,7 +8,7 @@ from tests.store.records import finished, placed, task, task_id
 
 
 def write(record: TaskRecord, *, acceptance: Acceptance | None = None) -> PendingWrite:
-    return PendingWrite(record=record, text="", acceptance=acceptance)
+    return PendingWrite(record=record, acceptance=acceptance)
 
 
 def accepted(number: int) -> PendingWrite:
