@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import importlib.metadata
 import logging
 import os
@@ -32,6 +31,7 @@ from edge_node.dispatch.front_desk import FrontDesk, FrontDeskSettings
 from edge_node.dispatch.own_node import Identity
 from edge_node.domain import NodeId
 from edge_node.errors import StoreUnavailable
+from edge_node.garbage import collect_seldom
 from edge_node.guard.deciding import guard_settings, policy_of
 from edge_node.guard.feed import keep_up_to_date
 from edge_node.lasting import Loops, Run
@@ -382,9 +382,7 @@ class _Node:
             log.info("stopping: no new tasks, %g s for those under way", config.drain_s)
             await dispatcher.drain(timeout_s=config.drain_s)
 
-        # What is there now stays: the collector need not look at it again with every request.
-        gc.collect()
-        gc.freeze()
+        collect_seldom()
         await listen(app, config, stopping=self._stopping, drain=drain)
 
     def _give_up(self, name: str) -> None:

@@ -45,6 +45,10 @@ class FrontDeskPort(Protocol):
         """Events with a sequence above `after`, to the final one; raises on first use."""
         ...
 
+    async def until_final(self, task_id: TaskId) -> TaskRecord:
+        """A task that was accepted here, once it is over; raises TaskNotFound."""
+        ...
+
     async def read_image(self, task_id: TaskId) -> tuple[bytes, str]:
         """Content and media type; raises TaskNotFound, ImageNotReady or ImageGone."""
         ...

@@ -217,11 +217,7 @@ async def _all_completed(accepted: _Accepted) -> list[TaskRecord]:
 
 
 async def _completed(surface: Surface, task_id: TaskId) -> TaskRecord:
-    async with aclosing(surface.front_desk.watch_task(task_id)) as events:
-        async for event in events:
-            if event.kind.is_final:
-                break
-    record = await surface.front_desk.read_task(task_id)
+    record = await surface.front_desk.until_final(task_id)
     if record.status is not TaskStatus.COMPLETED:
         raise _failure(record)
     return record

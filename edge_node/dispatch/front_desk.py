@@ -174,6 +174,10 @@ class FrontDesk:
             async for event in open_events:
                 yield event
 
+    async def until_final(self, task_id: TaskId) -> TaskRecord:
+        """A task of this node, once it is over; raises TaskNotFound."""
+        return await self._dispatcher.own_tasks.until_final(task_id)
+
     async def read_image(self, task_id: TaskId) -> tuple[bytes, str]:
         """Content and media type; raises TaskNotFound, ImageNotReady or ImageGone."""
         owning = self._owner(task_id)

@@ -128,6 +128,7 @@ class OwnTasks:
         self._jobs: OrderedDict[JobId, tuple[TaskId, ...]] = OrderedDict()
         # In their order, so that a simulated run is the same every time.
         self._watchers: defaultdict[TaskId, dict[asyncio.Event, None]] = defaultdict(dict)
+        self._ends: defaultdict[TaskId, dict[asyncio.Future[TaskRecord], None]] = defaultdict(dict)
         self._writing: Background[TaskId] = Background()
         self._held_bytes = 0
         self.refusal: Callable[[], DEdgeAIError | None] = lambda: None
@@ -252,6 +253,20 @@ class OwnTasks:
             if not self._watchers[task_id]:
                 del self._watchers[task_id]
 
+    async def until_final(self, task_id: TaskId) -> TaskRecord:
+        """A task accepted here, once all are told of its end; what comes before wakes nobody."""
+        told = self._lifecycle.events(task_id)
+        if told is None or (told and told[-1].kind.is_final):
+            return await self.read_task(task_id)
+        ended: asyncio.Future[TaskRecord] = asyncio.get_running_loop().create_future()
+        self._ends[task_id][ended] = None
+        try:
+            return await ended
+        finally:
+            del self._ends[task_id][ended]
+            if not self._ends[task_id]:
+                del self._ends[task_id]
+
     async def read_image(self, task_id: TaskId) -> tuple[bytes, str]:
         """The image of a task accepted here."""
         record = await self.read_task(task_id)
@@ -303,7 +318,10 @@ class OwnTasks:
             changed.set()
 
     def ended(self, record: TaskRecord) -> None:
-        """Counts a task that is final."""
+        """Counts a task that is final, and tells who waits for nothing else."""
+        for ended in self._ends.get(record.task.id, ()):
+            if not ended.done():
+                ended.set_result(record)
         self._metrics.task_ended(
             status=record.status.value,
             code="" if record.error is None else record.error.code,

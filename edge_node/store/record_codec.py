@@ -25,6 +25,7 @@ from edge_node.domain import (
 )
 
 FORMAT = 1
+_JSON = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":"))
 
 
 class UnreadableRecord(ValueError):
@@ -69,7 +70,7 @@ def encode_record(record: TaskRecord) -> str:
         "policy": record.policy,
         "policy_reason": record.policy_reason,
     }
-    return json.dumps(document, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+    return _JSON.encode(document)
 
 
 def decode_record(text: str | bytes) -> TaskRecord:

@@ -208,6 +208,12 @@ class MemoryFrontDesk:
             if event.kind.is_final:
                 return
 
+    async def until_final(self, task_id: TaskId) -> TaskRecord:
+        async for event in self.watch_task(task_id):
+            if event.kind.is_final:
+                break
+        return self._records[task_id]
+
     async def read_image(self, task_id: TaskId) -> tuple[bytes, str]:
         record = await self.read_task(task_id)
         if record.status is not TaskStatus.COMPLETED:

@@ -260,8 +260,8 @@ def test_what_the_ledger_cannot_take_is_refused_and_forgotten(
 
 def check_nothing_is_kept(tasks: OwnTasks) -> None:
     """Of requests that have been answered."""
-    kept = (tasks._answers, tasks._idempotency, tasks._refusals, tasks._watchers)
-    assert [len(one) for one in kept] == [0, 0, 0, 0]
+    kept = (tasks._answers, tasks._idempotency, tasks._refusals, tasks._watchers, tasks._ends)
+    assert [len(one) for one in kept] == [0] * 5
 
 
 def test_a_request_that_came_before_gets_the_tasks_it_got_then(origin: Origin) -> None:
@@ -416,6 +416,31 @@ def test_a_watcher_sees_every_event_once_and_then_the_stream_ends(origin: Origin
         after = seen[1].sequence
         assert [e async for e in origin.tasks.watch(task_id, after=after)] == seen[2:]
         assert [e async for e in origin.tasks.watch(task_id, after=len(seen))] == []
+        check_nothing_is_kept(origin.tasks)
+
+    run(origin, story)
+
+
+def test_who_waits_for_the_end_alone_hears_of_it_once_all_are_told(origin: Origin) -> None:
+    async def story() -> None:
+        await origin.start()
+        origin.own_device.held = True
+        task_id = await origin.submit(text(), b"")
+        waiting = [asyncio.create_task(origin.tasks.until_final(task_id)) for _ in range(3)]
+        await asyncio.sleep(0.01)
+        assert not any(one.done() for one in waiting)
+        waiting[1].cancel()
+        origin.stores.final_problems = [RuntimeError("a bug")] * 3
+        origin.own_device.held = False
+        await origin.until(task_id, TaskStatus.COMPLETED)  # and its end is not written yet
+        late = asyncio.create_task(origin.tasks.until_final(task_id))
+        await asyncio.sleep(0.01)
+        assert not any(one.done() for one in (waiting[0], waiting[2], late))
+        for one in (waiting[0], waiting[2], late):
+            assert (await one).status is TaskStatus.COMPLETED
+        assert (await origin.tasks.until_final(task_id)).image_bytes == 5
+        with pytest.raises(TaskNotFound):
+            await origin.tasks.until_final(TASK.id)
         check_nothing_is_kept(origin.tasks)
 
     run(origin, story)
