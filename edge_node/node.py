@@ -14,7 +14,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 from edge_node.api.app import create_app
@@ -47,6 +47,7 @@ from edge_node.sole_owner import sole_owner
 from edge_node.store.disk_watch import DiskWatch
 from edge_node.store.embedded_valkey import STARTS_MAX, wait_until_ready
 from edge_node.store.experience_pool import ExperiencePool, PoolSettings
+from edge_node.store.fill import PartFill
 from edge_node.store.housekeeping import Housekeeper
 from edge_node.store.image_files import ImageFiles, image_bounds
 from edge_node.store.init_images import InitImages, init_image_bounds
@@ -191,7 +192,7 @@ class _Node:
         self._stack.push_async_callback(links.say_goodbye)
         self._discover(links)
         self._keep_house(ledger, images, init_images)
-        self._watch_space(ledger, images, dispatcher)
+        self._watch_space(ledger, images, dispatcher, parts=(pool.fill, latents.fill))
         front_desk = FrontDesk(
             FrontDeskSettings.of(self._config),
             dispatcher=dispatcher,
@@ -251,7 +252,14 @@ class _Node:
         )
         self._background("housekeeping", housekeeper.run, vital=True)
 
-    def _watch_space(self, ledger: TaskLedger, images: ImageFiles, dispatcher: Dispatcher) -> None:
+    def _watch_space(
+        self,
+        ledger: TaskLedger,
+        images: ImageFiles,
+        dispatcher: Dispatcher,
+        *,
+        parts: Sequence[Callable[[], Awaitable[PartFill]]],
+    ) -> None:
         disk = DiskWatch(
             self._folder,
             free_bytes_min=lambda: self._config.disk_free_bytes_min,
@@ -262,6 +270,7 @@ class _Node:
             ledger,
             forget_image=images.remove,
             bytes_max=lambda: self._config.store_bytes_max,
+            parts=parts,
             on_looked=self._metrics.store_looked_at,
         )
         dispatcher.own_tasks.refusal = lambda: disk.refusal() or space.refusal()

@@ -23,6 +23,7 @@ from edge_node.domain import ExperiencePage
 from edge_node.lasting import Loops
 from edge_node.store.background_writer import BackgroundWriter
 from edge_node.store.connection import Command, StoreConnection, StoreSettings
+from edge_node.store.fill import PartFill
 from scheduler.experience import PooledDecision, RecordedDecision
 from scheduler.experience_codec import UnreadableExperience, decode, encode
 from scheduler.policy import Outcome
@@ -121,6 +122,18 @@ class ExperiencePool:
         """
         while self._waiting:
             await self._writer.write_once()
+
+    async def fill(self) -> PartFill:
+        """How full the stream is.
+
+        Raises:
+            StoreUnavailable: the store is away.
+        """
+        key = self._settings.key
+        reads: list[Command] = [("XLEN", key), ("MEMORY", "USAGE", key)]
+        entries, used_bytes = await self._connection.execute(reads, durable=False)
+        share = entries / self._settings.entries_max
+        return PartFill(part="experience", used_bytes=used_bytes or 0, share=share)
 
     def _take(self, entry: PooledDecision | Outcome) -> None:
         if len(self._waiting) >= self._settings.waiting_max:

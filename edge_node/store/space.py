@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from edge_node.domain import TaskId
 from edge_node.errors import DEdgeAIError, StoreFull, StoreUnavailable
+from edge_node.store.fill import PartFill
 from edge_node.store.task_ledger import TaskLedger
 
 LOOK_EVERY_S = 1.0
+# What parts take is asked for once in so many looks: the store counts it anew each time.
+LOOKS_PER_PARTS = 10
 RETRY_AFTER_S = 10.0
 # Of the bound: where removing ends, and where refusing begins.
 REMOVED_TO = 0.95
@@ -24,6 +27,9 @@ REFUSED_FROM = 1.2
 # Of what the store lets itself grow to, where an operator's store has such a limit.
 SHARE_MAX = 0.75
 EXPIRED_AT_ONCE = 20
+# The append-only file is rewritten once it has doubled, and above so many bytes.
+FILE_GROWTH = 2
+FILE_BYTES_MIN = 64 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +46,14 @@ class StoreFill:
     memory_bytes_max: int
     aof_bytes: int
 
+    def against(self, bound: int) -> tuple[PartFill, PartFill]:
+        """All memory and the file, as parts with the bounds that follow from that of the memory."""
+        file_bound = FILE_GROWTH * max(bound, FILE_BYTES_MIN)
+        return (
+            PartFill(part="memory", used_bytes=self.used_bytes, share=self.used_bytes / bound),
+            PartFill(part="file", used_bytes=self.aof_bytes, share=self.aof_bytes / file_bound),
+        )
+
 
 class StoreSpace:
     """Looks once a second.
@@ -48,7 +62,8 @@ class StoreSpace:
         ledger: whose tasks leave.
         forget_image: removes the image of a task that left.
         bytes_max: gives the bound, as configured now.
-        on_looked: told how full the store is.
+        parts: each says how full a part is that keeps its bound by itself.
+        on_looked: told how full the store and its parts are.
     """
 
     def __init__(
@@ -57,12 +72,15 @@ class StoreSpace:
         *,
         forget_image: Callable[[TaskId], Awaitable[None]],
         bytes_max: Callable[[], int],
-        on_looked: Callable[[StoreFill], None] = lambda fill: None,
+        parts: Sequence[Callable[[], Awaitable[PartFill]]] = (),
+        on_looked: Callable[[Sequence[PartFill]], None] = lambda fills: None,
     ) -> None:
         self._ledger = ledger
         self._forget_image = forget_image
         self._bytes_max = bytes_max
+        self._parts = parts
         self._on_looked = on_looked
+        self._looks = 0
         self._refusal: DEdgeAIError | None = None
 
     def refusal(self) -> DEdgeAIError | None:
@@ -84,7 +102,7 @@ class StoreSpace:
             bound = min(bound, int(SHARE_MAX * fill.memory_bytes_max))
         if fill.used_bytes > bound:
             fill = await self._remove(fill, until_bytes=int(REMOVED_TO * bound))
-        self._on_looked(fill)
+        self._on_looked((*fill.against(bound), *await self._look_at_parts()))
         self._refusal = None
         if fill.used_bytes > REFUSED_FROM * bound:
             self._refusal = StoreFull(
@@ -93,6 +111,12 @@ class StoreSpace:
                 "another node, or raise store_bytes_max.",
                 retry_after_s=RETRY_AFTER_S,
             )
+
+    async def _look_at_parts(self) -> list[PartFill]:
+        self._looks += 1
+        if self._looks % LOOKS_PER_PARTS != 1:
+            return []
+        return [await part() for part in self._parts]
 
     async def _remove(self, fill: StoreFill, *, until_bytes: int) -> StoreFill:
         while fill.used_bytes > until_bytes:

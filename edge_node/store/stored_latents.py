@@ -2,7 +2,8 @@
 
 Owns the keys below and when they are written. Nobody waits for it: a snapshot that could not be
 written is replaced by the next, so that a store that comes back gets the newest and no queue.
-Of a snapshot only what the store does not have yet is sent.
+Of a snapshot only what the store does not have yet is sent, and a snapshot of other candidates or
+weights replaces the former one, so that there is one at any time.
 
 Keys, all under one prefix, which names the node; each expires `keep_s` after the last write:
 
@@ -28,6 +29,7 @@ from edge_node.config import NodeConfig
 from edge_node.lasting import Loops
 from edge_node.store.background_writer import BackgroundWriter
 from edge_node.store.connection import Command, StoreConnection, StoreSettings
+from edge_node.store.fill import PartFill
 from edge_node.tasks.slots import LatentSnapshot
 
 _log = logging.getLogger(__name__)
@@ -40,6 +42,8 @@ _WRITE_BEHIND_S = 0.05
 # KEYS: the memory, latest. ARGV: life in ms, '1' to begin anew, number of fields to remove, these,
 # then fields with their values.
 _WRITE = """
+local former = redis.call('GET', KEYS[2])
+if former and former ~= KEYS[1] then redis.call('DEL', former) end
 if ARGV[2] == '1' then redis.call('DEL', KEYS[1]) end
 local first = 4 + tonumber(ARGV[3])
 for i = 4, first - 1 do redis.call('HDEL', KEYS[1], ARGV[i]) end
@@ -130,6 +134,20 @@ class StoredLatents:
             return None
         self._written = snapshot
         return snapshot
+
+    async def fill(self) -> PartFill:
+        """How full the latest snapshot is; nothing of it is there before the first.
+
+        Raises:
+            StoreUnavailable: the store is away.
+        """
+        latest: Command = ("GET", self._latest_key)
+        key = (await self._connection.execute([latest], durable=False))[0] or self._latest_key
+        reads: list[Command] = [("HKEYS", key), ("MEMORY", "USAGE", key)]
+        fields, used_bytes = await self._connection.execute(reads, durable=False)
+        latents = sum(field.startswith((b"n:", b"open:")) for field in fields)
+        share = latents / (2 * self._settings.latents_max)
+        return PartFill(part="latents", used_bytes=used_bytes or 0, share=share)
 
     def note(self, snapshot: LatentSnapshot) -> None:
         """Hands a snapshot to the write-behind without waiting."""

@@ -34,8 +34,8 @@ Work is in work units (domain.WorkModel). No prompt and no identifier is ever a 
 | store_available | 0 or 1 | whether a task could be accepted durably |
 | store_write_behind_length | tasks | states that the store has yet to confirm |
 | store_tasks_damaged_total | tasks | whose latest state was lost with damaged files of the store |
-| store_memory_bytes | bytes | that the store takes; finished tasks leave at store_bytes_max |
-| store_file_bytes | bytes | of its append-only file |
+| store_bytes | bytes; part | memory: all of the store; file: append-only; experience; latents |
+| store_fill_ratio | share; part | of the part's bound; at memory's finished tasks leave |
 | disk_free_bytes | bytes | of the data folder's disk |
 | image_stored_bytes | bytes | images kept |
 | worker_ready | 0 or 1 | whether the worker would draw now |
@@ -91,16 +91,21 @@ _WANTED_ENDS = frozenset({"finished", "cancelled", "moved", "not_wanted", "deadl
 
 
 class Fill(Protocol):
-    """How full a store is."""
+    """How full a part of the store is."""
 
     @property
-    def used_bytes(self) -> int:
-        """Of its memory."""
+    def part(self) -> str:
+        """A word."""
         ...
 
     @property
-    def aof_bytes(self) -> int:
-        """Of its append-only file."""
+    def used_bytes(self) -> int:
+        """That it takes."""
+        ...
+
+    @property
+    def share(self) -> float:
+        """Of its bound."""
         ...
 
 
@@ -231,10 +236,11 @@ class NodeMetrics:
         """The store's files were mended at the start, if they had to be."""
         self._store_tasks_damaged.inc(tasks)
 
-    def store_looked_at(self, fill: Fill) -> None:
+    def store_looked_at(self, fills: Iterable[Fill]) -> None:
         """The store said how full it is."""
-        self._store_memory.set(fill.used_bytes)
-        self._store_file.set(fill.aof_bytes)
+        for fill in fills:
+            self._store_bytes.labels(fill.part).set(fill.used_bytes)
+            self._store_fill.labels(fill.part).set(fill.share)
 
     def disk_looked_at(self, free_bytes: int) -> None:
         """The data folder's disk was looked at."""
@@ -342,8 +348,8 @@ class NodeMetrics:
         self._store_tasks_damaged = self._counter(
             "store_tasks_damaged_total", "Tasks whose latest state was lost with damaged files"
         )
-        self._store_memory = self._gauge("store_memory_bytes", "That the store takes")
-        self._store_file = self._gauge("store_file_bytes", "Of its append-only file")
+        self._store_bytes = self._gauge("store_bytes", "That a part of the store takes", "part")
+        self._store_fill = self._gauge("store_fill_ratio", "Share of a part's bound", "part")
         self._disk_free = self._gauge("disk_free_bytes", "Free on the data folder's disk")
         self._image_stored = self._gauge("image_stored_bytes", "Images kept")
         self._worker_ready = self._gauge("worker_ready", "Whether the worker would draw")

@@ -45,7 +45,9 @@ def test_a_store_that_would_be_full_takes_on_and_starts_again(tmp_path: Path) ->
                 last = await wait_for(http, url, one["id"])
                 assert last["status"] == "completed"
         await asyncio.sleep(2.0)
-        assert await gauge(http, url, "dedgeai_store_memory_bytes") < 1.3 * BOUND
+        assert await gauge(http, url, 'dedgeai_store_bytes{part="memory"}') < 1.3 * BOUND
+        for part in ("memory", "file", "experience", "latents"):
+            assert await gauge(http, url, f'dedgeai_store_fill_ratio{{part="{part}"}}') < 1.3
         assert resident_bytes(cluster.pid(0)) < 300 * MIB
         cluster.signal_node(0, signal.SIGKILL)
         cluster.wait_node(0)

@@ -175,6 +175,10 @@ def test_the_stream_is_bounded_and_damaged_entries_are_skipped(valkey: ValkeyPro
         for number in range(1000):
             pool.note_outcome(outcome(number))
         await pool.flush()
+        fill = await pool.fill()
+        assert fill.part == "experience"
+        assert 1.0 <= fill.share <= 1.5
+        assert 200 * 20 < fill.used_bytes < 200_000
         await pool.close()
         with redis.Redis(unix_socket_path=str(valkey.socket_path)) as client:
             client.xadd(bounded.key, {"format": "0"})

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 from edge_node.clock import SystemClock
 from edge_node.domain import TaskId, TaskRecord, TaskStatus
 from edge_node.store.connection import StoreSettings
-from edge_node.store.space import StoreFill, StoreSpace
+from edge_node.store.fill import PartFill
+from edge_node.store.space import LOOKS_PER_PARTS, StoreFill, StoreSpace
 from edge_node.store.task_ledger import LedgerSettings, TaskLedger
 from tests.store.records import task, task_id
 from tests.store.valkey_process import ValkeyProcess
@@ -20,7 +22,7 @@ def test_the_oldest_that_ended_leave_and_only_open_ones_are_refused_for(
     valkey: ValkeyProcess,
 ) -> None:
     forgotten: list[TaskId] = []
-    fills: list[StoreFill] = []
+    fills: list[Sequence[PartFill]] = []
     bound = 8 * MIB
 
     async def forget(gone: TaskId) -> None:
@@ -46,8 +48,11 @@ def test_the_oldest_that_ended_leave_and_only_open_ones_are_refused_for(
         await ledger.flush()
         await space.look()
         assert space.refusal() is None
-        assert fills[-1].used_bytes <= bound
-        assert fills[-1].aof_bytes > 0
+        memory, file = fills[-1]
+        assert (memory.part, file.part) == ("memory", "file")
+        assert 0.6 * bound < memory.used_bytes <= bound
+        assert memory.share == memory.used_bytes / bound
+        assert file.used_bytes > 100 * 128_000
         left = [number for number in range(80) if await ledger.read(task_id(number))]
         assert forgotten == [task_id(number) for number in range(80) if number not in left]
         assert left == list(range(80 - len(left), 80))
@@ -82,3 +87,43 @@ def test_the_embedded_store_has_room_above_what_is_refused(valkey: ValkeyProcess
         await ledger.close()
 
     asyncio.run(story())
+
+
+def test_the_file_is_measured_against_what_the_memory_may_make_of_it() -> None:
+    fill = StoreFill(used_bytes=30 * MIB, memory_bytes_max=0, aof_bytes=96 * MIB)
+    # Small stores rewrite their file at 64 MiB at the earliest, and it may double before.
+    assert [part.share for part in fill.against(20 * MIB)] == [1.5, 0.75]
+    assert fill.against(96 * MIB)[1].share == 0.5
+
+
+def test_parts_are_asked_in_one_look_of_ten(valkey: ValkeyProcess) -> None:
+    asked: list[str] = []
+    fills: list[Sequence[PartFill]] = []
+
+    async def part() -> PartFill:
+        asked.append("experience")
+        return PartFill(part="experience", used_bytes=12, share=0.5)
+
+    async def forget(gone: TaskId) -> None:
+        raise AssertionError
+
+    async def story() -> None:
+        ledger = TaskLedger(
+            LedgerSettings(store=StoreSettings(url=valkey.url)), clock=SystemClock()
+        )
+        await ledger.connect()
+        space = StoreSpace(
+            ledger,
+            forget_image=forget,
+            bytes_max=lambda: 64 * MIB,
+            parts=(part,),
+            on_looked=fills.append,
+        )
+        for _ in range(LOOKS_PER_PARTS + 1):
+            await space.look()
+        await ledger.close()
+
+    asyncio.run(story())
+    assert len(asked) == 2
+    assert [len(fill) for fill in fills] == [3, *[2] * (LOOKS_PER_PARTS - 1), 3]
+    assert fills[0][2].share == 0.5

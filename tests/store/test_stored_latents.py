@@ -113,7 +113,8 @@ def test_a_slot_costs_one_command_with_what_changed(valkey: ValkeyProcess) -> No
     on(story)
 
 
-def test_another_membership_or_version_has_a_key_of_its_own(valkey: ValkeyProcess) -> None:
+def test_another_membership_or_version_replaces_the_former_one(valkey: ValkeyProcess) -> None:
+    client: Any = redis.Redis.from_url(valkey.url)
     one = {0: latent(0.5, 0.5, 0.5)}
     grown = replace(SNAPSHOT, node_ids=("a", "b", "c"), latents=one, open_latents={})
     newer = replace(SNAPSHOT, version="lad_ts_plus/2")
@@ -123,6 +124,7 @@ def test_another_membership_or_version_has_a_key_of_its_own(valkey: ValkeyProces
             for snapshot in (SNAPSHOT, grown, newer):
                 memory.note(snapshot)
                 await memory.flush()
+                assert len(client.keys("*")) == 2  # this one, and which it is
             assert await memory.read() == newer
             # Back at a key of an earlier time, nothing of that time is left in it.
             memory.note(replace(SNAPSHOT, latents={1: latent(0.5, 0.5)}, open_latents={}))
@@ -131,8 +133,12 @@ def test_another_membership_or_version_has_a_key_of_its_own(valkey: ValkeyProces
             assert again is not None
             assert (again.version, sorted(again.latents)) == (SNAPSHOT.version, [1])
 
+            fill = await memory.fill()
+            assert (fill.part, fill.share) == ("latents", 1 / (2 * 64))
+            assert fill.used_bytes > 100
+
     on(story)
-    assert len(redis.Redis.from_url(valkey.url).keys("*")) == 4
+    assert len(client.keys("*")) == 2
 
 
 @pytest.mark.parametrize(
