@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import errno
 import logging
+import socket
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from typing import Any, cast
@@ -23,6 +24,7 @@ from edge_node.api.connections import (
     raise_file_limit,
 )
 from edge_node.config import NodeConfig
+from edge_node.errors import InvalidRequest
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +42,8 @@ async def listen(
 ) -> None:
     """Serves `app` until `stopping`, then waits for `drain` and for what is still being answered.
 
-    Returns early when the listener ends by itself, as it does when its port is taken.
+    Raises:
+        InvalidRequest: its port cannot be had.
     """
     raise_file_limit()
     connections = Connections(ConnectionLimits.of(config))
@@ -57,13 +60,15 @@ async def listen(
     serving = asyncio.create_task(server.serve())
     sweeping = asyncio.create_task(connections.sweep())
     stopped = asyncio.create_task(stopping.wait())
-    await asyncio.wait([serving, stopped], return_when=asyncio.FIRST_COMPLETED)
-    if stopping.is_set():
-        await drain()
-    server.should_exit = True
-    stopped.cancel()
-    await serving
-    sweeping.cancel()
+    try:
+        await asyncio.wait([serving, stopped], return_when=asyncio.FIRST_COMPLETED)
+        if stopping.is_set():
+            await drain()
+        server.should_exit = True
+        await serving
+    finally:
+        stopped.cancel()
+        sweeping.cancel()
 
 
 def settings(app: ASGIApp, connections: Connections, **more: Any) -> uvicorn.Config:
@@ -83,6 +88,18 @@ def settings(app: ASGIApp, connections: Connections, **more: Any) -> uvicorn.Con
 
 class Server(uvicorn.Server):
     """Leaves the signals to the node, which drains before it stops."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Binds; raises InvalidRequest where uvicorn would end the process."""
+        try:
+            await super().startup(sockets)
+        except SystemExit:
+            host, port = self.config.host, self.config.port
+            raise InvalidRequest(
+                f"The port {port} on {host} for REST cannot be had: another process uses it, or the "
+                "address is not this machine's. Stop it, or set rest_host and rest_port.",
+                param="rest_port",
+            ) from None
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

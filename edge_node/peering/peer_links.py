@@ -113,7 +113,7 @@ class PeerLinks:
 
     async def start(self) -> None:
         """Opens the configured links; they come and go on their own from here."""
-        self._apply(member.Started())
+        self._apply(member.Started(own=self._own_state()))
 
     async def say_goodbye(self) -> None:
         """Tells every node that this one leaves, and waits a moment until they have heard it."""

@@ -14,7 +14,8 @@ falls silent, and then it is forgotten unless the operator names it.
 A name belongs to one node. What answers at an address is believed before what somebody says of
 himself, and a later life before a former one: of two links that meet one name the later life keeps
 it, and of two nodes in the same life (told apart by the address that they give) the one met first.
-The other is a stranger: logged once, and not heard.
+The other is a stranger: logged once, and not heard. This node itself, named among its own peers, is
+logged once and called no more.
 """
 
 from __future__ import annotations
@@ -69,7 +70,9 @@ class MembershipSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Started:
-    """The node is up and may call others."""
+    """The node is up and may call others; `own` is its state, by which it knows itself."""
+
+    own: NodeState | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,8 +244,11 @@ class Membership:
         self._leading: dict[NodeId, list[_Link]] = {}
         self._link_last = 0
         self._departed: OrderedDict[NodeId, _Departure] = OrderedDict()
-        # Nodes whose state is not heard; each is noted once.
-        self._strangers: set[NodeId] = set()
+        # Nodes whose state is not heard, and where they say to be; each is noted once.
+        self._strangers: set[tuple[NodeId, str]] = set()
+        # This life, once it has begun, and the addresses at which it met itself.
+        self._own: _Life | None = None
+        self._own_addresses: set[str] = set()
         self._started = False
         self._leaving = False
 
@@ -279,7 +285,7 @@ class Membership:
 
     def validate(self) -> None:
         """Asserts what holds after every event."""
-        configured = set(self._settings.addresses)
+        configured = set(self._settings.addresses) - self._own_addresses
         links = list(self._links.values())
         if self._started and not self._leaving:
             assert configured <= set(self._links), "a configured address has no link"
@@ -311,8 +317,9 @@ class Membership:
     def handle(self, event: Event, *, now_s: float) -> list[Instruction]:
         """Applies one event; returns what is to be done about it, in order."""
         match event:
-            case Started():
+            case Started(own=own):
                 self._started = True
+                self._own = None if own is None else _life(own)
                 return self._open_configured(now_s)
             case Reconfigured(settings=settings):
                 return self._reconfigured(settings, now_s)
@@ -337,6 +344,7 @@ class Membership:
     def _reconfigured(self, settings: MembershipSettings, now_s: float) -> list[Instruction]:
         former, self._settings = self._settings, settings
         self._strangers.clear()
+        self._own_addresses.clear()
         told: list[Instruction] = []
         for address in former.addresses:
             if address not in settings.addresses and address in self._links:
@@ -363,7 +371,7 @@ class Membership:
         return [one for a in self._settings.addresses for one in self._open(a, now_s)]
 
     def _open(self, address: str, now_s: float) -> list[Instruction]:
-        if self._leaving or address in self._links:
+        if self._leaving or address in self._links or address in self._own_addresses:
             return []
         if address not in self._settings.addresses:
             others = sum(not self._is_configured(link) for link in self._links.values())
@@ -415,6 +423,8 @@ class Membership:
     def _answered(self, link: _Link, state: NodeState, now_s: float) -> list[Instruction]:
         link.heard_s = now_s
         link.up = True
+        if self._own is not None and _life(state) == self._own:
+            return self._meet_itself(link, state)
         refusal = self._refusal(state, now_s=now_s)
         if refusal is not None:
             return refusal if self._has_left(state, now_s=now_s) else self._unmeet(link, refusal)
@@ -456,6 +466,18 @@ class Membership:
             told.append(ForgetNode(node_id=former.node_id, why=why))
         return told
 
+    def _meet_itself(self, link: _Link, state: NodeState) -> list[Instruction]:
+        former = link.node_id
+        self._own_addresses.add(link.address)
+        told = self._stranger(
+            state, f"is this node itself, at {link.address}; take it out of peers"
+        )
+        told += self._close(link)
+        if former is not None and self.link_to(former) is None:
+            why = f"is no longer at {link.address}, where this node is"
+            told.append(ForgetNode(node_id=former, why=why))
+        return told
+
     def _unmeet(self, link: _Link, refusal: list[Instruction]) -> list[Instruction]:
         """What answers over a link is of no node of this cluster, whoever was there before."""
         former = link.node_id
@@ -469,6 +491,8 @@ class Membership:
         """What to do instead of hearing a state that is of no node of this cluster."""
         if state.cluster_name not in ("", self._settings.cluster_name):
             return self._stranger(state, f"is of the cluster {state.cluster_name}")
+        if self._own is not None and _life(state) == self._own:
+            return []  # told over the link that led here
         if state.node_id == self._own_id:
             why = "goes by this node's own name; give every node its own node_id"
             return self._stranger(state, why)
@@ -488,9 +512,10 @@ class Membership:
         return [*told, ForgetNode(node_id=node_id, why="has left")]
 
     def _stranger(self, state: NodeState, why: str) -> list[Instruction]:
-        if state.node_id in self._strangers or len(self._strangers) >= NEW_PEERS_MAX:
+        stranger = (state.node_id, state.grpc_address)
+        if stranger in self._strangers or len(self._strangers) >= NEW_PEERS_MAX:
             return []
-        self._strangers.add(state.node_id)
+        self._strangers.add(stranger)
         return [NoteStranger(node_id=state.node_id, address=state.grpc_address, why=why)]
 
     # Small parts.

@@ -316,6 +316,40 @@ def test_a_node_of_this_nodes_own_name_is_not_heard() -> None:
     assert story.machine.addresses == {X: None}
 
 
+def test_a_node_that_is_named_among_its_own_peers_is_told_once_and_calls_itself_no_more() -> None:
+    story = Story()
+    itself = state(A, life=7, at="a.lan:90")
+    story.told(Started(own=itself))
+    story.told(Reconfigured(settings=settings(X, Y)))
+    # Its own hello over that link may come first.
+    assert story.hello(itself) == []
+    link = story.links[X]
+    note, closed = story.answer(X, itself)
+    assert isinstance(note, NoteStranger)
+    assert note.why == f"is this node itself, at {X}; take it out of peers"
+    assert closed == CloseLink(link=link)
+    # Whoever asks for an unknown task waits for no one who will never be met.
+    assert story.machine.addresses == {Y: None}
+    assert story.found(X) == []
+    # By another name: once is enough, and a namesake is told all the same.
+    assert kinds(story.answer(Y, itself)) == [CloseLink]
+    assert story.machine.addresses == {}
+    (other,) = story.hello(state(A, life=8, at="b.lan:90"))
+    assert isinstance(other, NoteStranger)
+    assert "own name" in other.why
+    # The operator mends it: the address may be another node's now.
+    story.told(Reconfigured(settings=settings(X)))
+    assert kinds(story.answer(X, state(B))) == [NoteMeeting, HearState]
+
+
+def test_a_node_that_moved_to_where_another_was_meets_itself_there() -> None:
+    story = Story(X)
+    story.told(Started(own=state(A)))
+    story.answer(X, state(B))
+    told = story.answer(X, state(A))
+    assert kinds(told) == [NoteStranger, CloseLink, ForgetNode]
+
+
 def test_another_device_may_take_an_address_over() -> None:
     story = Story(X)
     story.answer(X, state(B))
