@@ -96,8 +96,8 @@ class Server(uvicorn.Server):
         except SystemExit:
             host, port = self.config.host, self.config.port
             raise InvalidRequest(
-                f"The port {port} on {host} for REST cannot be had: another process uses it, or the "
-                "address is not this machine's. Stop it, or set rest_host and rest_port.",
+                f"The port {port} on {host} for REST cannot be had: another process uses it, or "
+                "the address is not this machine's. Stop it, or set rest_host and rest_port.",
                 param="rest_port",
             ) from None
 
