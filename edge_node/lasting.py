@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 
 Run = Callable[[], Coroutine[Any, Any, None]]
 Result = TypeVar("Result")
+One = TypeVar("One")
+Other = TypeVar("Other")
 
 
 async def cancellable(waited_for: Awaitable[Result]) -> Result:
@@ -33,6 +35,24 @@ async def cancellable(waited_for: Awaitable[Result]) -> Result:
     finally:
         if task and task.cancelling() > before:
             raise asyncio.CancelledError
+
+
+async def both(
+    first: Coroutine[Any, Any, One], second: Coroutine[Any, Any, Other]
+) -> tuple[One, Other]:
+    """What two things come to that go on at the same time.
+
+    Raises:
+        Exception: of the one that failed; the other was told to end, and has ended.
+    """
+    one, other = asyncio.create_task(first), asyncio.create_task(second)
+    try:
+        await asyncio.gather(one, other)
+        return one.result(), other.result()
+    finally:
+        one.cancel()
+        other.cancel()
+        await asyncio.gather(one, other, return_exceptions=True)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,7 +34,7 @@ from edge_node.errors import StoreUnavailable
 from edge_node.garbage import collect_seldom
 from edge_node.guard.deciding import guard_settings, policy_of
 from edge_node.guard.feed import keep_up_to_date
-from edge_node.lasting import Loops, Run
+from edge_node.lasting import Loops, Run, both
 from edge_node.learning.sharing import LearningShare, SharingSettings
 from edge_node.peering.client import PeerClient
 from edge_node.peering.discovery import Discovery, DiscoverySettings, require_zeroconf
@@ -138,7 +138,8 @@ class _Node:
 
     async def run(self) -> None:
         self._stack.enter_context(sole_owner(self._folder))
-        store_url = self._config.redis_url or await self._start_embedded_store()
+        # Both may have much to read, and neither waits for the other.
+        store_url, (images, init_images) = await both(self._start_store(), self._start_files())
         ledger = await self._stack.enter_async_context(
             open_ledger(
                 LedgerSettings.of(self._config, store_url),
@@ -147,7 +148,6 @@ class _Node:
                 loops=self._loops,
             )
         )
-        images, init_images = await self._start_files()
         me = Identity.of(
             self._config, incarnation=await ledger.next_incarnation(), term=await ledger.next_term()
         )
@@ -213,6 +213,9 @@ class _Node:
         await self._serve(front_desk, dispatcher)
 
     # The parts.
+
+    async def _start_store(self) -> str:
+        return self._config.redis_url or await self._start_embedded_store()
 
     async def _start_embedded_store(self) -> str:
         path = self._sockets / "store.sock"

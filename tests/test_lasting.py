@@ -8,7 +8,7 @@ import logging
 
 import pytest
 
-from edge_node.lasting import Loops, Patience
+from edge_node.lasting import Loops, Patience, both
 
 QUICK = Patience(pause_s=0.001, pause_s_max=0.004, failures_max=3, within_s=5.0, tell_again_s=0.05)
 
@@ -120,3 +120,33 @@ def test_a_loop_that_swallows_its_cancellation_ends_all_the_same() -> None:
         assert (task.cancelled(), told) == (True, [])
 
     asyncio.run(story())
+
+
+def test_two_things_go_on_at_the_same_time_and_of_a_failure_both_have_ended() -> None:
+    story: list[str] = []
+
+    async def one(name: str, *, waits_for: asyncio.Event, tells: asyncio.Event, fails: bool) -> str:
+        tells.set()
+        try:
+            await waits_for.wait()
+            if fails:
+                raise OSError(name)
+            await asyncio.sleep(0.001)
+        finally:
+            story.append(name)
+        return name
+
+    async def both_of(*, fails: bool) -> tuple[str, str]:
+        a, b = asyncio.Event(), asyncio.Event()
+        first = one("a", waits_for=a, tells=b, fails=fails)
+        return await both(first, one("b", waits_for=b, tells=a, fails=False))
+
+    async def within_a_second(*, fails: bool) -> tuple[str, str]:
+        async with asyncio.timeout(1.0):
+            return await both_of(fails=fails)
+
+    assert asyncio.run(within_a_second(fails=False)) == ("a", "b")
+    story.clear()
+    with pytest.raises(OSError, match="a"):
+        asyncio.run(within_a_second(fails=True))
+    assert sorted(story) == ["a", "b"]

@@ -15,9 +15,8 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ParamSpec, TypedDict, TypeVar
+from typing import NamedTuple, ParamSpec, TypedDict, TypeVar
 
 from edge_node.clock import Clock
 from edge_node.config import NodeConfig
@@ -43,8 +42,7 @@ Arguments = ParamSpec("Arguments")
 Returned = TypeVar("Returned")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _StoredImage:
+class _StoredImage(NamedTuple):
     format: str
     size_bytes: int
     written_unix_s: float
