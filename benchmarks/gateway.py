@@ -6,7 +6,8 @@ LitServe, BentoML and Ray Serve, each of which answers a body of the same size. 
 those of the processes. Then how that grows with what is stored, what event listeners and a burst
 cost, and what is lost on `kill -9`.
 
-Machines differ, and what else they do: read the ratios within one run.
+Machines differ, and what else they do: read the ratios within one run. Load averages are written
+beside each part: on a machine that does other things, too, everything takes longer.
 
     apt-get install wrk
     python -m benchmarks.gateway --make-peers out/peers      # once; then --peers out/peers
@@ -19,6 +20,7 @@ import argparse
 import asyncio
 import base64
 import json
+import os
 import signal
 import statistics
 import tempfile
@@ -273,18 +275,28 @@ async def lost_by_a_node() -> int:
 
 
 async def lost_by(peer: Peer, environment: Path, *, port: int) -> int:
-    """Requests that were taken and never answered; a new server knows nothing of them."""
+    """Requests that were taken and never answered; a new server knows nothing of them.
+
+    Raises:
+        RuntimeError: it does not answer as many at once when nobody kills it, so that what is not
+            answered need not have been lost.
+    """
     with running(peer, environment, port=port, image_chars=100, drawing_s=1.0) as started:
-        asked = [
-            asyncio.create_task(post_all(started.url, [{"prompt": "a"}], connections=1))
-            for _ in range(50)
-        ]
+        asked = ask_fifty(started.url)
         await asyncio.sleep(0.5)
         started.kill()
         answered = await asyncio.gather(*asked, return_exceptions=True)
-    with running(peer, environment, port=port + 1, image_chars=100):
-        pass  # it starts again, and has nothing to take up
+    with running(peer, environment, port=port + 1, image_chars=100, drawing_s=0.1) as again:
+        unharmed = await asyncio.gather(*ask_fifty(again.url), return_exceptions=True)
+    failed = [one for one in unharmed if isinstance(one, Exception)]
+    if failed:
+        raise RuntimeError(f"{peer.name} fails {len(failed)} of 50 unharmed: {failed[0]!r}")
     return sum(isinstance(one, Exception) for one in answered)
+
+
+def ask_fifty(url: str) -> list[asyncio.Task[Any]]:
+    """So many requests at once, each over a connection of its own."""
+    return [asyncio.create_task(post_all(url, [{"prompt": "a"}], connections=1)) for _ in range(50)]
 
 
 def tell(name: str, load: Load, cpu_ms: dict[str, float] | None = None) -> None:
@@ -372,6 +384,12 @@ def main() -> None:
     parser.add_argument("--stored", type=int, default=100_000, help="most stored tasks")
     parser.add_argument("--peers", type=Path, help="environment with the others' servers")
     parser.add_argument("--make-peers", type=Path, help="makes one there first")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=RESULTS / "gateway.json",
+        help="to be written; what it has of other parts stays, each with its own machine",
+    )
     parser.add_argument("--port", type=int, default=18_590, help="of the others' servers")
     options = parser.parse_args()
     require_wrk()
@@ -382,20 +400,37 @@ def main() -> None:
         parser.error("say --make-peers FOLDER or --peers FOLDER, or leave out peers and killed")
     if options.peers is not None:
         options.peers = options.peers.resolve()
+    before = os.getloadavg()
     measured = asyncio.run(measure(options))
     compared = ratios(measured)
     print()
     for name, value in compared.items():
         print(f"{name:<60}{value:8.3f}")
-    written = {
-        "question": "what a request costs a node beside the drawing, and what others' servers take",
+    run = {
         "options": {"rounds": options.rounds, "seconds": options.seconds, "size_px": SIZE_PX},
         "drawing": drawing_ms(),
-        "measured": measured,
-        "ratios": compared,
         "machine": machine.describe(),
+        "load_average": {"before": before, "after": os.getloadavg()},
     }
-    (RESULTS / "gateway.json").write_text(json.dumps(written, indent=1) + "\n")
+    earlier = json.loads(options.out.read_text()) if options.out.exists() else {}
+    written = with_run(earlier, run, measured=measured, compared=compared)
+    options.out.write_text(json.dumps(written, indent=1) + "\n")
+
+
+def with_run(
+    earlier: dict[str, Any],
+    run: dict[str, Any],
+    *,
+    measured: dict[str, Any],
+    compared: dict[str, float],
+) -> dict[str, Any]:
+    """The results with those of one more run; ratios are of the last run that gave any."""
+    parts = {name: {"measured": found, **run} for name, found in measured.items()}
+    return {
+        "question": "what a request costs a node beside the drawing, and what others' servers take",
+        "parts": {**earlier.get("parts", {}), **parts},
+        "ratios": compared or earlier.get("ratios", {}),
+    }
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.gateway import CONNECTIONS, DURABLE, STEPS, SYNCHRONOUS, medians, ratios
+from benchmarks.gateway import CONNECTIONS, DURABLE, STEPS, SYNCHRONOUS, medians, ratios, with_run
 from benchmarks.gateway_peers import PEERS
 from benchmarks.gateway_stored import fill
 from edge_node.clock import SystemClock
@@ -81,3 +81,13 @@ def test_ratios_compare_within_the_run() -> None:
     assert found["requests/s, times LitServe at 16"] == 0.25
     assert found[f"CPU of three nodes, times one, {DURABLE}"] == pytest.approx(4.6 / 3.8)
     assert found["node's CPU ms per step event"] == pytest.approx(0.1)
+
+
+def test_a_part_that_is_measured_again_replaces_itself_alone() -> None:
+    first = with_run({}, {"machine": "a"}, measured={"cost": 1, "burst": 2}, compared={"r": 3.0})
+    both = with_run(first, {"machine": "b"}, measured={"burst": 4}, compared={})
+    assert both["parts"] == {
+        "cost": {"measured": 1, "machine": "a"},
+        "burst": {"measured": 4, "machine": "b"},
+    }
+    assert both["ratios"] == {"r": 3.0}
