@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 
 import pytest
 
@@ -77,10 +78,12 @@ def test_failures_long_ago_are_forgotten() -> None:
 
 def test_what_is_not_vital_is_tried_for_ever_and_ever_less_often() -> None:
     loop = Failing(50, RuntimeError("planted"))
+    began_s = time.monotonic()
     loops, told = kept(loop, vital=False, patience=Patience(pause_s=0.001, failures_max=6))
+    took_s = time.monotonic() - began_s
     assert loops.given_up == ()
-    # 1, 2, 4, 8, 16 and then 32 ms, in a fifth of a second.
-    assert 5 <= len(told) <= 14
+    # 1, 2, 4, 8, 16 and then 32 ms, in a fifth of a second or what a busy machine makes of it.
+    assert 5 <= len(told) <= 8 + took_s / 0.032
 
 
 def test_a_failure_that_comes_again_and_again_is_told_now_and_then(
