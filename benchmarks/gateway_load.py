@@ -139,8 +139,16 @@ async def listeners(urls: Sequence[str]) -> AsyncIterator[list[asyncio.StreamRea
 
 async def _answer(reader: asyncio.StreamReader) -> tuple[int, bytes]:
     head = (await reader.readuntil(b"\r\n\r\n")).lower()
-    length = int(head.partition(b"content-length:")[2].split(b"\r\n", 1)[0])
-    return int(head.split(b" ", 2)[1]), await reader.readexactly(length)
+    status = int(head.split(b" ", 2)[1])
+    if b"transfer-encoding: chunked" not in head:
+        length = int(head.partition(b"content-length:")[2].split(b"\r\n", 1)[0])
+        return status, await reader.readexactly(length)
+    body = b""
+    while length := int((await reader.readline()).strip(), 16):
+        body += await reader.readexactly(length)
+        await reader.readline()
+    await reader.readline()
+    return status, body
 
 
 def _parts(url: str) -> tuple[str, int, str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.gateway import CONNECTIONS, DURABLE, STEPS, SYNCHRONOUS, medians, ratios, with_run
+from benchmarks.gateway_load import post_all
 from benchmarks.gateway_peers import PEERS
 from benchmarks.gateway_stored import fill
 from edge_node.clock import SystemClock
@@ -91,3 +92,26 @@ def test_a_part_that_is_measured_again_replaces_itself_alone() -> None:
         "burst": {"measured": 4, "machine": "b"},
     }
     assert both["ratios"] == {"r": 3.0}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b'Content-Length: 8\r\n\r\n{"a": 1}',
+        b'Transfer-Encoding: chunked\r\n\r\n3\r\n{"a\r\n5\r\n": 1}\r\n0\r\n\r\n',
+    ],
+)
+def test_answers_are_read_in_one_piece_or_in_chunks(answer: bytes) -> None:
+    async def say(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for _ in range(2):  # on one connection, so that nothing of the first may be left
+            await reader.readuntil(b"\r\n\r\n{}")
+            writer.write(b"HTTP/1.1 200 OK\r\n" + answer)
+        writer.close()
+
+    async def story() -> None:
+        async with await asyncio.start_server(say, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            answers, _ = await post_all(f"http://127.0.0.1:{port}/a", [{}, {}], connections=1)
+        assert answers == [{"a": 1}, {"a": 1}]
+
+    asyncio.run(asyncio.wait_for(story(), 10.0))
