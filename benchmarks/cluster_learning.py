@@ -270,7 +270,7 @@ class Learning:
             version=version,
             rules={name: make(rng) for name, make in self._rules.items()},
             now_s=lambda: self.nodes.now_s,
-            unix_s=lambda: self.nodes.now_s,
+            shared_s=lambda: self.nodes.now_s,
         )
 
     def _hear(self, entry: PooledDecision | Outcome) -> None:

@@ -16,7 +16,7 @@ class Moment:
 
 
 class Clock(Protocol):
-    """Two readings of time."""
+    """Readings of time."""
 
     def now_s(self) -> float:
         """Seconds that never jump; meaningless outside this process."""
@@ -24,6 +24,10 @@ class Clock(Protocol):
 
     def unix_s(self) -> float:
         """Seconds since 1970, as clients and files want it."""
+        ...
+
+    def wall_s(self) -> float:
+        """What the machine's clock of the day says, steps and all: to be compared and told."""
         ...
 
 
@@ -40,7 +44,11 @@ class SystemClock:
 
     def step_s(self) -> float:
         """By how much the wall clock was set since this process began."""
-        return time.time() - self.unix_s()
+        return self.wall_s() - self.unix_s()
+
+    def wall_s(self) -> float:
+        """CLOCK_REALTIME."""
+        return time.time()
 
     def now_s(self) -> float:
         """CLOCK_MONOTONIC."""

@@ -527,6 +527,8 @@ class NodeState:
         serves: what it draws with, `model` first; empty before it can draw, and from a node of
             version 0.1.0, which does not say.
         learning: None from a node of version 0.1.0, which learns for itself.
+        sent_unix_s: what its machine's clock of the day said when this was sent; 0 from a node
+            that does not say.
     """
 
     node_id: NodeId
@@ -551,3 +553,4 @@ class NodeState:
     leaving: bool = False
     serves: tuple[ServedModel, ...] = ()
     learning: Learning | None = None
+    sent_unix_s: float = 0.0

@@ -125,12 +125,17 @@ class _Node:
         self._folder = config.data_folder.resolve()
         self._sockets = socket_folder(self._folder)
         self._sockets.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._policy = policy_of(config, clock=self._clock)
+        self._policy = policy_of(config, clock=self._clock, shared_s=self._shared_s)
         if isinstance(guard := self._policy, Guard):
             reloader.tell(lambda new: guard.reconfigure(guard_settings(new)))
+        self._view: ClusterView | None = None
         self._worker_starts = 1
         # The worker is built before the dispatcher that listens to it.
         self._worker_changed: Callable[[], None] = lambda: None
+
+    def _shared_s(self) -> float:
+        now_s = self._clock.now_s()
+        return now_s if self._view is None else self._view.shared_s(now_s=now_s)
 
     @property
     def _config(self) -> NodeConfig:
@@ -160,6 +165,7 @@ class _Node:
             limits=ClusterViewLimits.of(self._config),
             began_s=self._clock.now_s(),
         )
+        self._view = view
         memory = SlotMemory(SlotSettings.of(self._config), now_s=self._clock.now_s())
         latents = await self._start_latents(store_url, memory)
         pool = await self._start_learning(store_url)
@@ -193,6 +199,7 @@ class _Node:
         self._discover(links)
         self._keep_house(ledger, images, init_images)
         self._watch_space(ledger, images, dispatcher, parts=(pool.fill, latents.fill))
+        letters = DeadLetterDesk(ledger, own_tasks=dispatcher.own_tasks, init_images=init_images)
         front_desk = FrontDesk(
             FrontDeskSettings.of(self._config),
             dispatcher=dispatcher,
@@ -200,9 +207,7 @@ class _Node:
             peers=links,
             worker=worker,
             ledger=ledger,
-            dead_letters=DeadLetterDesk(
-                ledger, own_tasks=dispatcher.own_tasks, init_images=init_images
-            ),
+            dead_letters=letters,
             clock=self._clock,
             learner=lambda: share.progress,
             given_up=lambda: self._loops.given_up,

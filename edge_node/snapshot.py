@@ -10,13 +10,17 @@ from scheduler.guard.status import GuardStatus
 
 @dataclass(frozen=True, kw_only=True)
 class PeerView:
-    """One other node as this node sees it; None where nothing was heard of an address yet."""
+    """One other node as this node sees it; None where nothing was heard of an address yet.
+
+    `clock_ahead_s`: by how much its machine's clock of the day is ahead; None where it is not told.
+    """
 
     address: str
     state: NodeState | None
     alive: bool
     staleness_s: float
     link_s: float
+    clock_ahead_s: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -84,3 +84,7 @@ class FrontDeskPort(Protocol):
     def readiness(self) -> tuple[str, ...]:
         """Why requests should go elsewhere; empty when they need not."""
         ...
+
+    def notes(self) -> tuple[str, ...]:
+        """What the operator should see to, though requests may come; empty when nothing."""
+        ...

@@ -55,10 +55,11 @@ async def is_alive(request: Request) -> JSONResponse:
 
 @router.get("/readyz", response_model=None)
 async def is_ready(request: Request) -> JSONResponse:
-    """Whether requests should come here, and if not, why."""
-    reasons = surface_of(request).front_desk.readiness()
+    """Whether requests should come here, and if not, why; and what the operator should see to."""
+    front_desk = surface_of(request).front_desk
+    reasons, notes = front_desk.readiness(), front_desk.notes()
     if not reasons:
-        return JSONResponse({"status": "ready"})
+        return JSONResponse({"status": "ready", **({"notes": list(notes)} if notes else {})})
     body = error_body(NodeNotReady(f"Not ready: {'; '.join(reasons)}."))
     return JSONResponse(
         {"status": "not ready", "reasons": list(reasons), **body},

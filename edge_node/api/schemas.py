@@ -449,6 +449,7 @@ def cluster_object(snapshot: ClusterSnapshot) -> Json:
                 "alive": peer.alive,
                 "staleness_s": peer.staleness_s,
                 "link_s": peer.link_s,
+                "clock_ahead_s": peer.clock_ahead_s,
                 **_node_object(peer.state),
             }
             for peer in snapshot.peers

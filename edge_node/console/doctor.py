@@ -69,7 +69,9 @@ async def examine(config: NodeConfig, *, root: Path = Path("/")) -> list[Finding
         ("ports", lambda: _ports(config, own)),
     )
     findings = [found for name, check in local for found in _survived(name, check)]
-    return findings + await examine_peers(config.node_id, config.peers, own.peers)
+    return findings + await examine_peers(
+        config.node_id, config.peers, own.peers, clocks=own.clocks
+    )
 
 
 def _ports(config: NodeConfig, own: OwnNode) -> list[Finding]:

@@ -25,6 +25,8 @@ from edge_node.tasks.cluster_view import ClusterView
 LEFT_RETRY_S = 30.0
 # The same of one that fell silent: it may be back at any moment.
 DEAD_RETRY_S = 5.0
+# What clocks of the day may differ by before anybody is told: certificates and logs bear that much.
+CLOCK_SKEW_S_MAX = 2.0
 # Nodes that had a link to a former life of this one say hello to it by then.
 MEETING_S = 2.0
 
@@ -188,6 +190,7 @@ class FrontDesk:
     def cluster(self) -> ClusterSnapshot:
         """All nodes as this one sees them."""
         now_s = self._clock.now_s()
+        clocks = self._view.clocks(now_s=now_s, wall_s=self._clock.wall_s())
         views = {view.state.node_id: view for view in self._view.views(now_s=now_s)}
         peers = []
         for address, node_id in self._peers.addresses.items():
@@ -199,6 +202,7 @@ class FrontDesk:
                     alive=view is not None and view.alive,
                     staleness_s=0.0 if view is None else view.staleness_s,
                     link_s=0.0 if view is None else view.round_trip_s,
+                    clock_ahead_s=None if node_id is None else clocks.get(node_id),
                 )
             )
         return ClusterSnapshot(
@@ -235,6 +239,16 @@ class FrontDesk:
         if not self._ledger.available:
             reasons.append("the store is away")
         return tuple(reasons)
+
+    def notes(self) -> tuple[str, ...]:
+        """What the operator should see to, though requests may come; empty when nothing."""
+        skews_s = self._view.clocks(now_s=self._clock.now_s(), wall_s=self._clock.wall_s())
+        return tuple(
+            f"the clock of {node_id} is {abs(skew_s):.0f} s "
+            f"{'ahead of' if skew_s > 0.0 else 'behind'} this node's"
+            for node_id, skew_s in sorted(skews_s.items())
+            if abs(skew_s) > CLOCK_SKEW_S_MAX
+        )
 
     def _owner(self, identifier: TaskId | JobId) -> Peer | None:
         """Who owns a task or job: None for this node, or the peer; raises if it is neither."""

@@ -202,6 +202,7 @@ class OwnNode:
             sent_s=now_s,
             serves=() if served is None else (served,),
             learning=self._learning,
+            sent_unix_s=self._clock.wall_s(),
         )
 
     def look(self) -> None:

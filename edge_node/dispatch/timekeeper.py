@@ -168,8 +168,8 @@ class Timekeeper:
         nodes = sorted(self._alive | {self._node.id})
         if not self.settings.move_waiting or len(nodes) == 1:
             return
-        unix_s = self._clock.unix_s()
-        if is_turn(self._node.id, nodes, unix_s=unix_s, turn_s=self.settings.tick_s):
+        shared_s = self._view.shared_s(now_s=now_s)
+        if is_turn(self._node.id, nodes, shared_s=shared_s, turn_s=self.settings.tick_s):
             task_id = task_to_move(self._lifecycle.waiting(), view=self._view, now_s=now_s)
             if task_id is not None:
                 self._inbox.apply(life.MoveRequested(task_id=task_id))
@@ -190,7 +190,13 @@ class Timekeeper:
             capacity=own.capacity,
             peers_alive=sum(view.alive for view in others),
             staleness_s=max((v.staleness_s for v in others if v.alive), default=0.0),
+            clock_skew_s=self._clock_skew_s(),
             tasks_in_flight=self._lifecycle.in_flight,
             worker_ready=self._node.worker_ready,
             store_available=self._ledger.available,
         )
+
+    def _clock_skew_s(self) -> float:
+        """The largest difference to a live peer's clock of the day."""
+        skews_s = self._view.clocks(now_s=self._clock.now_s(), wall_s=self._clock.wall_s())
+        return max(map(abs, skews_s.values()), default=0.0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Callable
 
 import numpy as np
 
@@ -38,8 +39,10 @@ def policy_spec(config: NodeConfig) -> PolicySpec:
         raise InvalidRequest(f"{error}.", param="policy") from None
 
 
-def policy_of(config: NodeConfig, *, clock: Clock) -> Policy:
+def policy_of(config: NodeConfig, *, clock: Clock, shared_s: Callable[[], float]) -> Policy:
     """The policy that the operator wants, under guard if it is a learned one.
+
+    `shared_s` gives a reading that the cluster's nodes agree on.
 
     Raises:
         InvalidRequest: it, its options or one of the guard's rules cannot be had.
@@ -63,7 +66,7 @@ def policy_of(config: NodeConfig, *, clock: Clock) -> Policy:
         version=configured_version(config.policy, config.policy_options),
         rules={name: make(rng) for name, make in factories.items()},
         now_s=clock.now_s,
-        unix_s=clock.unix_s,
+        shared_s=shared_s,
     )
 
 

@@ -69,6 +69,7 @@ def state_to_proto(state: NodeState) -> node_pb2.NodeState:
         leaving=state.leaving,
         serves=[served_to_proto(served) for served in state.serves],
         learning=None if state.learning is None else learning_to_proto(state.learning),
+        sent_at=state.sent_unix_s,
     )
 
 
@@ -100,6 +101,7 @@ def state_from_proto(message: node_pb2.NodeState) -> NodeState:
         leaving=message.leaving,
         serves=tuple(served_from_proto(served) for served in message.serves),
         learning=learning_from_proto(message.learning) if message.HasField("learning") else None,
+        sent_unix_s=message.sent_at,
     )
 
 

@@ -94,6 +94,11 @@ class _Peer:
         return sum(work for work, _ in self.unseen.values())
 
     @property
+    def ahead_s(self) -> float | None:
+        """By how much its clock that never jumps is ahead of ours."""
+        return self.delay.ahead_s(self.link.round_trip_s)
+
+    @property
     def change_s(self) -> float:
         """How long changes there took to be known here, lately."""
         return self.link.round_trip_s / 2 + self.delay.excess_s
@@ -245,6 +250,31 @@ class ClusterView:
         if peer is None or self.is_alive(node_id, now_s=now_s):
             return None
         return now_s - peer.heard_s
+
+    def shared_s(self, *, now_s: float) -> float:
+        """A reading that nodes agree on which see the same cluster, to about half a round trip.
+
+        It is that of the clock of the least name alive, which never jumps while that name is the
+        least; no clock of the day has a part in it. For turns that nodes take.
+        """
+        for node_id in sorted(self._peers):
+            if node_id == self._own_id:
+                break
+            ahead_s = self._peers[node_id].ahead_s
+            if ahead_s is not None and self.is_alive(node_id, now_s=now_s):
+                return now_s + ahead_s
+        return now_s
+
+    def clocks(self, *, now_s: float, wall_s: float) -> dict[NodeId, float]:
+        """By how many seconds the clock of the day of each live peer that tells it is ahead."""
+        skews_s: dict[NodeId, float] = {}
+        for node_id, peer in self._peers.items():
+            state, ahead_s = peer.state, peer.ahead_s
+            told = state.sent_unix_s > 0.0 and ahead_s is not None and node_id != self._own_id
+            if told and self.is_alive(node_id, now_s=now_s):
+                theirs_s = state.sent_unix_s - state.sent_s + now_s + (ahead_s or 0.0)
+                skews_s[node_id] = theirs_s - wall_s
+        return skews_s
 
     def node_ids(self) -> tuple[NodeId, ...]:
         """Every node ever heard of, in a stable order."""
@@ -435,7 +465,8 @@ def _sane(state: NodeState) -> NodeState:
 
     One that is not finite would spread through sums and comparisons into decisions about all.
     """
-    numbers = (state.backlog, state.capacity, state.accepted_work_s, state.changed_s, state.sent_s)
+    work = (state.backlog, state.capacity, state.accepted_work_s)
+    numbers = (*work, state.changed_s, state.sent_s, state.sent_unix_s)
     if all(math.isfinite(number) for number in numbers):
         return state
     return replace(
@@ -446,4 +477,5 @@ def _sane(state: NodeState) -> NodeState:
         accepted_work_s=0.0,
         changed_s=0.0,
         sent_s=0.0,
+        sent_unix_s=0.0,
     )

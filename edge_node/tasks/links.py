@@ -81,6 +81,13 @@ class ReportDelay:
     _offset_s: float = math.inf
     _offset_at_s: float = 0.0
 
+    def ahead_s(self, round_trip_s: float) -> float | None:
+        """By how much the peer's clock is ahead of ours; None before any of its messages came.
+
+        Known to half a round trip.
+        """
+        return None if math.isinf(self._offset_s) else round_trip_s / 2 - self._offset_s
+
     def message_arrived(self, *, sent_s: float, changed_s: float | None, now_s: float) -> None:
         """A state came; readings of the peer's clock when it was sent, and when it had changed.
 

@@ -4,8 +4,9 @@ A placement counts on queues as they were known; a burst, a device that slows do
 makes it a bad one afterwards. Then the task that waits longest of all that this node has placed
 goes where it is drawn sooner. What has begun stays, for its steps would be lost.
 
-One task at a time, and one node at a time: nodes take turns by the clock of the day, so that each
-sees what the last one moved. Where clocks differ two may move at once, which the next turns mend.
+One task at a time, and one node at a time: nodes take turns by a reading that they share
+(`ClusterView.shared_s`), so that each sees what the last one moved. Where views of the cluster
+differ two may move at once, which the next turns mend.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ from edge_node.tasks.lifecycle import WaitingAttempt
 GAIN_MIN_SERVICES = 0.5
 
 
-def is_turn(node_id: NodeId, alive: Sequence[NodeId], *, unix_s: float, turn_s: float) -> bool:
+def is_turn(node_id: NodeId, alive: Sequence[NodeId], *, shared_s: float, turn_s: float) -> bool:
     """Whether this node may move a task now; `alive` holds every node that may, this one too."""
     ordered = sorted(alive)
-    return ordered[math.floor(unix_s / turn_s) % len(ordered)] == node_id
+    return ordered[math.floor(shared_s / turn_s) % len(ordered)] == node_id
 
 
 def task_to_move(

@@ -42,6 +42,7 @@ Work is in work units (domain.WorkModel). No prompt and no identifier is ever a 
 | worker_backlog_work_units | work units | by the worker's own account; 0 while it is away |
 | worker_queue_length | drawings | that it has not begun; 0 while it is away |
 | worker_resident_bytes | bytes | of its process; 0 while it is away |
+| clock_skew_seconds | s | largest difference of a live peer's clock of the day to this one's |
 | clock_step_seconds | s | by which the wall clock was set since the node began |
 | loop_failures_total | failures; loop | of what goes on in the background; each is begun again |
 | worker_restarts_total | restarts | worker processes started after the first |
@@ -215,6 +216,7 @@ class NodeMetrics:
         capacity: float,
         peers_alive: int,
         staleness_s: float,
+        clock_skew_s: float,
         tasks_in_flight: int,
         worker_ready: bool,
         store_available: bool,
@@ -224,6 +226,7 @@ class NodeMetrics:
         self._capacity.set(capacity)
         self._peers_alive.set(peers_alive)
         self._staleness.set(staleness_s)
+        self._clock_skew.set(clock_skew_s)
         self._tasks_in_flight.set(tasks_in_flight)
         self._worker_ready.set(worker_ready)
         self._store_available.set(store_available)
@@ -357,6 +360,7 @@ class NodeMetrics:
         self._worker_queue = self._gauge("worker_queue_length", "Drawings that it has not begun")
         self._worker_resident = self._gauge("worker_resident_bytes", "Memory of its process")
         self._worker_restarts = self._counter("worker_restarts_total", "Worker restarts")
+        self._clock_skew = self._gauge("clock_skew_seconds", "Between peers' clocks and ours")
         self._clock_step = self._gauge("clock_step_seconds", "By which the wall clock was set")
         self._loop_failures = self._counter(
             "loop_failures_total", "Failures of what goes on in the background", "loop"

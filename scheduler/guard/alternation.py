@@ -1,10 +1,11 @@
 """Learned policy against rule on live tasks: in one time window of twenty the rule decides.
 
 Owns whose turn it is, what a window's delays were, and the test that says that the learned policy
-is worse. Pure: told of decisions and outcomes, with the time of day.
+is worse. Pure: told of decisions and outcomes, with a reading that the cluster's nodes share.
 
-Turns follow the clock of the day, so that all nodes of a cluster alternate together: a policy's
-effect is on everybody's queues, and one node alone would measure what the others do.
+Turns follow that reading, so that all nodes of a cluster alternate together: a policy's effect is
+on everybody's queues, and one node alone would measure what the others do. Where it jumps, as it
+does when nodes find another one to go by, windows begin anew.
 
 One observation is one cycle of 20 windows: the logarithm of the rule's window is taken from the
 mean logarithm of the two windows on either side, so that a load that drifts cancels. A window's
@@ -105,15 +106,15 @@ class Alternation:
     _awaited: dict[str, tuple[int, float]] = field(default_factory=dict)
     _differences: list[float] = field(default_factory=list)
 
-    def rules_turn(self, *, unix_s: float) -> bool:
+    def rules_turn(self, *, shared_s: float) -> bool:
         """Whether the rule decides now."""
-        return self._number(unix_s) % WINDOWS_PER_CYCLE == RULE_WINDOW
+        return self._number(shared_s) % WINDOWS_PER_CYCLE == RULE_WINDOW
 
     def decided(
-        self, decision_id: str, observation: Observation, *, by_rule: bool, unix_s: float
+        self, decision_id: str, observation: Observation, *, by_rule: bool, shared_s: float
     ) -> None:
         """A decision was made by whose turn it was."""
-        number = self._number(unix_s)
+        number = self._number(shared_s)
         self._close(before=number)
         turn = number % WINDOWS_PER_CYCLE
         if turn not in ((RULE_WINDOW,) if by_rule else COMPARED_WINDOWS):
@@ -151,15 +152,18 @@ class Alternation:
         self._awaited.clear()
         self._differences.clear()
 
-    def _number(self, unix_s: float) -> int:
-        return math.floor(unix_s / self.window_s)
+    def _number(self, shared_s: float) -> int:
+        return math.floor(shared_s / self.window_s)
 
     def _close(self, *, before: int) -> None:
-        """Takes in the cycles that ended before this window; late outcomes had until then."""
+        """Takes in the cycles that ended before this window; late outcomes had until then.
+
+        Those far ahead are of another clock, which the nodes go by no more: they are dropped.
+        """
         present = before // WINDOWS_PER_CYCLE
         cycles = {number // WINDOWS_PER_CYCLE for number in self._windows}
         past = sorted(cycle for cycle in cycles if cycle < present)
-        if not past:
+        if not past and max(cycles, default=present) <= present + 1:
             return
         for cycle in past:
             first = cycle * WINDOWS_PER_CYCLE
@@ -172,7 +176,7 @@ class Alternation:
         self._windows = {
             number: window
             for number, window in self._windows.items()
-            if number // WINDOWS_PER_CYCLE >= present
+            if present <= number // WINDOWS_PER_CYCLE <= present + 1
         }
         self._awaited = {
             decision_id: awaited

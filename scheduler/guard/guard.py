@@ -114,7 +114,7 @@ class Guard:
         version: of its weights.
         rules: those of the settings by name; they must not fail for a valid observation.
         now_s: a clock that never jumps, which measures slots.
-        unix_s: the clock of the day, which windows follow.
+        shared_s: a reading that the cluster's nodes agree on, which windows follow.
         cpu_s: CPU time of the deciding thread, which measures decisions.
     """
 
@@ -126,7 +126,7 @@ class Guard:
         version: str | None,
         rules: Mapping[str, Policy],
         now_s: Callable[[], float],
-        unix_s: Callable[[], float],
+        shared_s: Callable[[], float],
         cpu_s: Callable[[], float] = time.thread_time,
     ) -> None:
         assert set(rules) == set(settings.rules)
@@ -135,7 +135,7 @@ class Guard:
         # Name and policy change together: whoever reads the pair has a rule under its own name.
         self._standing_in = (settings.rules[0], rules[settings.rules[0]])
         self._now_s = now_s
-        self._unix_s = unix_s
+        self._shared_s = shared_s
         self._cpu_s = cpu_s
         self._alternation = Alternation(window_s=settings.window_s, margin=settings.margin)
         # Whether the latest decisions were the learned policy's, and how many of all were.
@@ -190,18 +190,17 @@ class Guard:
     def judged(self, verdict: ReplayVerdict) -> None:
         """Takes in what a replay found; the same verdict may come again.
 
-        Which rule is best does not depend on the weights: that is taken from every verdict.
+        What is told last is the newest: learners on several devices judge, one after the other,
+        and their clocks of the day need not agree. Which rule is best does not depend on the
+        weights: that is taken from every verdict.
         """
-        kept = self._verdict_kept
         if verdict.rule not in self._rules:
             return  # of a time when other rules were configured
-        if kept is not None and verdict.judged_unix_s < kept.judged_unix_s:
-            return
         self._verdict_kept = verdict
         self._stand_in(verdict.rule)
         if verdict.version != self._version:
             return
-        if self._verdict is not None and verdict.judged_unix_s <= self._verdict.judged_unix_s:
+        if verdict == self._verdict:
             return
         self._verdict = verdict
         if verdict.surely_worse(self._settings.margin):
@@ -220,7 +219,7 @@ class Guard:
                 recorded.decision_id,
                 recorded.observation,
                 by_rule=word == WINDOW,
-                unix_s=recorded.decided_unix_s,
+                shared_s=self._shared_s(),
             )
             self._judge_live()
 
@@ -242,7 +241,7 @@ class Guard:
     def decide(self, observation: Observation) -> Decision:
         """The learned policy's choice, or the rule's with the reason."""
         now_s = self._now_s()
-        refusal = self._refusal(now_s=now_s, unix_s=self._unix_s())
+        refusal = self._refusal(now_s=now_s)
         if not refusal and observation.node_ids == self._unknown_ids:
             refusal = UNKNOWN_MEMBERSHIP
         decision = None
@@ -261,7 +260,7 @@ class Guard:
 
     def status(self) -> GuardStatus:
         """As things stand."""
-        reason = self._refusal(now_s=self._now_s(), unix_s=self._unix_s())
+        reason = self._refusal(now_s=self._now_s())
         if not reason and self._unknown_ids is not None:
             reason = UNKNOWN_MEMBERSHIP
         decisions, live = self._decisions, self._alternation.finding()
@@ -288,7 +287,7 @@ class Guard:
             self._standing_in = (name, self._rules[name])
             self._alternation.restart()
 
-    def _refusal(self, *, now_s: float, unix_s: float) -> str:
+    def _refusal(self, *, now_s: float) -> str:
         """Why the rule decides now, whatever the task; empty if it does not."""
         if self._learned is None:
             return NO_WEIGHTS
@@ -300,7 +299,7 @@ class Guard:
             return self._judgement
         if now_s < self._live_trip_until_s:
             return self._live_trip
-        return WINDOW if self._alternation.rules_turn(unix_s=unix_s) else ""
+        return WINDOW if self._alternation.rules_turn(shared_s=self._shared_s()) else ""
 
     def _try_learned(self, observation: Observation, now_s: float) -> tuple[Decision | None, str]:
         """Its decision, or None and the reason, which then stands until the next slot."""

@@ -66,6 +66,7 @@ class MemoryFrontDesk:
         self.held = held
         self.ready = ready
         self.stuck: tuple[str, ...] = ()
+        self.noted: tuple[str, ...] = ()
         self.refusal: DEdgeAIError | None = None
         self.unforeseen: Exception | None = None
         self.submitted: list[tuple[tuple[Drawing, ...], bool, float | None, int]] = []
@@ -258,3 +259,6 @@ class MemoryFrontDesk:
 
     def readiness(self) -> tuple[str, ...]:
         return () if self.ready else ("the worker is loading", "the store is away")
+
+    def notes(self) -> tuple[str, ...]:
+        return self.noted

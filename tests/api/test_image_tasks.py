@@ -145,6 +145,10 @@ def test_operators_see_the_cluster_and_the_metrics() -> None:
             assert (heard["backlog"], heard["link_s"]) == (2.5, 0.002)
             assert (unheard["node"], unheard["alive"]) == (None, False)
             assert (await node.http.get("/readyz")).json() == {"status": "ready"}
+            node.front_desk.noted = ("the clock of orin-b is 60 s behind this node's",)
+            ready = await node.http.get("/readyz")
+            assert ready.status_code == 200
+            assert ready.json() == {"status": "ready", "notes": list(node.front_desk.noted)}
             await node.http.get("/v1/tasks/orin-a-01J00000000000000000000009")
             await node.http.get("/made/up")
             metrics = await node.http.get("/metrics")

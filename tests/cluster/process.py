@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import zlib
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
@@ -57,6 +58,8 @@ from tests.cluster.worker import SimulatedWorker
 from tests.peering.nothing_learned import NothingLearned
 
 TICK_S = 0.25
+# Most that a machine's clock of the day is off, in all its lives.
+DAYS_OFF_S = 1e6
 LEASE_S = 2.0
 LIMITS = LifecycleLimits(attempts_max=6, lease_s=LEASE_S)
 T = TypeVar("T")
@@ -64,7 +67,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Skewed(Clock):
-    """A machine's clocks: its own beginning, and a day that is not quite everybody's."""
+    """A machine's clocks: its own beginning, and a day that is days off everybody's."""
 
     time: VirtualTime
     began_s: float
@@ -75,6 +78,9 @@ class Skewed(Clock):
 
     def unix_s(self) -> float:
         return 1e9 + self.time.now_s + self.skew_s
+
+    def wall_s(self) -> float:
+        return self.unix_s()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,6 +230,7 @@ class NodeProcess:
         # The highest fence of each task that was ever offered here.
         self.highest: dict[TaskId, Fence] = {}
         began_s, skew_s = 1000.0 * float(rng.integers(1, 9)), float(rng.uniform(-0.2, 0.2))
+        skew_s += DAYS_OFF_S * (zlib.crc32(place.node_id.encode()) / 2**31 - 1.0)
         self.clock = Skewed(time, began_s=began_s, skew_s=skew_s)
         place.disk.incarnation += 1
         self.incarnation = place.disk.incarnation

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import importlib.metadata
 import json
+import re
 import shutil
 import socket
 import subprocess
@@ -322,6 +323,11 @@ def test_a_skew_counts_from_what_a_date_can_show(skew_s: float, level: str) -> N
     assert peers.judged_skew("orin-2", skew_s).level == level
 
 
+@pytest.mark.parametrize(("skew_s", "level"), [(0.9, "ok"), (-0.9, "ok"), (1.1, "warn")])
+def test_a_skew_that_the_nodes_measured_counts_in_full(skew_s: float, level: str) -> None:
+    assert peers.judged_skew("orin-2", skew_s, known_to_s=0.0).level == level
+
+
 def test_a_peer_that_is_away_fails() -> None:
     port = free_port(1)
     (found,) = asyncio.run(peers.examine_peers("orin-1", [f"127.0.0.1:{port}"]))
@@ -382,6 +388,8 @@ def test_a_running_pair_is_found_well(tmp_path: Path) -> None:
         code, findings = await doctor(cluster)
         found = {finding["check"]: finding for finding in findings}
         assert code == 0, findings
+        # By what the nodes told each other, not by the second of a Date header.
+        assert re.fullmatch(r"[+-]0\.\d{3} s to node-1", found["clock_skew"]["seen"])
         for check in ("peer", "bandwidth", "clock_skew", "store", "rest_port", "grpc_port"):
             assert found[check]["level"] == "ok", found[check]
         assert "is node-1" in found["peer"]["seen"]

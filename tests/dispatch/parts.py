@@ -50,6 +50,9 @@ class HandClock:
     def unix_s(self) -> float:
         return 5000.0 + self.time_s
 
+    def wall_s(self) -> float:
+        return self.unix_s()
+
 
 class Heard(list[Any]):
     """In place of the inbox: events as they came."""

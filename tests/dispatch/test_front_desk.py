@@ -246,6 +246,20 @@ def test_models_are_those_that_a_live_node_serves(desk: Desk) -> None:
     assert desk.desk.models() == ("m",)
 
 
+def test_clocks_that_differ_are_noted_and_shown_and_keep_no_request_away(desk: Desk) -> None:
+    now_s, wall_s = desk.node.clock.now_s(), desk.node.clock.wall_s()
+    for sequence, ahead_s in ((1, 1.9), (2, 61.0), (3, -90.0)):
+        said = replace(peer_state(), sequence=sequence, sent_s=77.0, sent_unix_s=wall_s + ahead_s)
+        desk.node.view.state_received(said, now_s=now_s)
+        (peer, *_) = [peer for peer in desk.desk.cluster().peers if peer.state is not None]
+        assert peer.clock_ahead_s == pytest.approx(ahead_s)
+        name, size = peer_state().node_id, f"{abs(ahead_s):.0f} s"
+        where = "ahead of" if ahead_s > 0 else "behind"
+        noted = (f"the clock of {name} is {size} {where} this node's",)
+        assert desk.desk.notes() == (noted if abs(ahead_s) > 2.0 else ())
+        assert desk.desk.readiness() == ()
+
+
 def test_readiness_names_every_reason(desk: Desk) -> None:
     assert desk.desk.readiness() == ()
     desk.node.stores.available = False

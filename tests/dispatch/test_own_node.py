@@ -64,6 +64,7 @@ def test_its_state_says_all_that_others_count_on() -> None:
         accepted_work_s=view.accepted_work_s(now_s=108.0),
         changed_s=107.0,
         sent_s=108.0,
+        sent_unix_s=5108.0,
         serves=(
             ServedModel(
                 name="m",

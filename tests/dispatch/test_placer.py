@@ -286,7 +286,7 @@ def test_a_rule_needs_no_guard_and_a_guard_is_told_and_shown() -> None:
         version="1",
         rules={"r": learned},
         now_s=chosen.clock.now_s,
-        unix_s=chosen.clock.unix_s,
+        shared_s=chosen.clock.unix_s,
     )
     chosen.placer._policy = guard
     noted: list[RecordedDecision] = []

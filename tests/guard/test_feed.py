@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import replace
 from typing import Any, cast
 
@@ -91,13 +92,15 @@ def decisions(count: int, *, every_s: float = 8.0) -> list[PooledDecision]:
 
 
 def guard_of(**settings: Any) -> Guard:
-    policy = policy_of(NodeConfig(**settings), clock=SystemClock())
+    policy = policy_of(NodeConfig(**settings), clock=SystemClock(), shared_s=time.monotonic)
     assert isinstance(policy, Guard)
     return policy
 
 
 def test_a_rule_needs_no_guard() -> None:
-    policy = policy_of(NodeConfig(policy="power_of_two"), clock=SystemClock())
+    policy = policy_of(
+        NodeConfig(policy="power_of_two"), clock=SystemClock(), shared_s=time.monotonic
+    )
     assert not isinstance(policy, Guard)
 
 

@@ -38,6 +38,9 @@ class SetClock:
     def unix_s(self) -> float:
         return self.now
 
+    def wall_s(self) -> float:
+        return self.unix_s()
+
 
 @dataclass
 class Node:

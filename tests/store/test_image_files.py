@@ -29,6 +29,9 @@ class SetClock:
     def unix_s(self) -> float:
         return self.time_s
 
+    def wall_s(self) -> float:
+        return self.unix_s()
+
 
 def image(size_bytes: int, *, image_format: str = "png") -> Image:
     return Image(content=b"x" * size_bytes, format=image_format, width_px=64, height_px=64)

@@ -504,3 +504,72 @@ def test_what_a_peer_echoes_again_was_not_offloaded_again() -> None:
     view.state_received(state(PEER, sequence=3, dispatches_seen=echo), now_s=102.5)
     assert observed(view, now_s=102.9).dispatchers == 2
     assert observed(view, now_s=103.1).dispatchers == 1
+
+
+# Clocks that differ: by how much each machine's clock that never jumps, and that of the day, are
+# ahead of the test's own time.
+FIRST, SECOND, THIRD = NodeId("a"), NodeId("b"), NodeId("c")
+MONOTONIC_S = {FIRST: 50_000.0, SECOND: 200.0, THIRD: 7_000_000.0}
+DAY_S = {FIRST: 1.7e9, SECOND: 1.7e9 + 864_000.0, THIRD: 0.0}
+ONE_WAY_S = 0.004
+
+
+def sent(node_id: NodeId, at_s: float, sequence: int) -> NodeState:
+    return state(
+        node_id,
+        sequence=sequence,
+        sent_s=MONOTONIC_S[node_id] + at_s,
+        changed_s=MONOTONIC_S[node_id] + at_s,
+        sent_unix_s=DAY_S[node_id] + at_s,
+    )
+
+
+def seen_by(own_id: NodeId, *others: NodeId, until_s: float = 10.0) -> ClusterView:
+    """A view that heard the others' states, some of them late, and measured round trips."""
+    view = ClusterView(own_id=own_id, incarnation=7, limits=ClusterViewLimits(suspect_s=3.0))
+    own_s = MONOTONIC_S[own_id]
+    at_s, sequence = 0.0, 1
+    while at_s < until_s:
+        view.state_received(sent(own_id, at_s, sequence), now_s=own_s + at_s)
+        for other in others:
+            late_s = 0.3 if sequence % 3 else 0.0
+            arrived_s = at_s + ONE_WAY_S + late_s
+            view.state_received(sent(other, at_s, sequence), now_s=own_s + arrived_s)
+            view.round_trip_measured(other, 2 * ONE_WAY_S)
+        at_s, sequence = at_s + 0.5, sequence + 1
+    return view
+
+
+def test_all_nodes_share_one_reading_whatever_their_clocks_say() -> None:
+    readings = []
+    for own_id in (FIRST, SECOND, THIRD):
+        others = [one for one in (FIRST, SECOND, THIRD) if one != own_id]
+        view = seen_by(own_id, *others)
+        readings.append(view.shared_s(now_s=MONOTONIC_S[own_id] + 10.0))
+    assert readings == pytest.approx([MONOTONIC_S[FIRST] + 10.0] * 3, abs=2e-3)
+
+
+def test_the_next_name_is_gone_by_when_the_first_falls_silent() -> None:
+    view = seen_by(THIRD, FIRST, SECOND)
+    now_s = MONOTONIC_S[THIRD] + 11.0
+    assert view.shared_s(now_s=now_s) == pytest.approx(MONOTONIC_S[FIRST] + 11.0, abs=2e-3)
+    view.state_received(sent(SECOND, 14.0, 99), now_s=MONOTONIC_S[THIRD] + 14.0 + ONE_WAY_S)
+    now_s = MONOTONIC_S[THIRD] + 15.0  # the first has been silent for too long
+    assert view.shared_s(now_s=now_s) == pytest.approx(MONOTONIC_S[SECOND] + 15.0, abs=2e-3)
+    assert seen_by(SECOND).shared_s(now_s=123.0) == 123.0  # alone
+
+
+def test_a_node_that_tells_no_readings_is_not_gone_by() -> None:
+    view = view_of(state(OWN), state(OTHER))
+    assert view.shared_s(now_s=100.0) == 100.0
+    assert view.clocks(now_s=100.0, wall_s=5.0) == {}
+
+
+def test_clocks_of_the_day_are_compared_whatever_the_others_are() -> None:
+    view = seen_by(FIRST, SECOND, THIRD)
+    now_s, wall_s = MONOTONIC_S[FIRST] + 10.0, DAY_S[FIRST] + 10.0
+    skews_s = view.clocks(now_s=now_s, wall_s=wall_s)
+    assert skews_s == pytest.approx({SECOND: 864_000.0, THIRD: -1.7e9}, abs=2e-3)
+    # Own steps count at once; those who are silent are not compared.
+    assert view.clocks(now_s=now_s, wall_s=wall_s + 60.0)[SECOND] == pytest.approx(863_940.0)
+    assert view.clocks(now_s=now_s + 5.0, wall_s=wall_s + 5.0) == {}

@@ -58,7 +58,7 @@ def test_there_must_be_a_living_node_to_go_to() -> None:
 def test_nodes_take_turns() -> None:
     nodes = [PEER, OWN, OTHER]
     turns = [
-        [is_turn(n, nodes, unix_s=0.1 * k + 0.05, turn_s=0.1) for n in nodes] for k in range(9)
+        [is_turn(n, nodes, shared_s=0.1 * k + 0.05, turn_s=0.1) for n in nodes] for k in range(9)
     ]
     assert all(sum(turn) == 1 for turn in turns)
     assert [sum(turn[i] for turn in turns) for i in range(3)] == [3, 3, 3]
@@ -93,9 +93,9 @@ def test_an_executor_that_takes_nothing_more_keeps_what_it_has() -> None:
     assert task_to_move([waiting("a", PEER)], view=view, now_s=100.0) is None
 
 
-def test_the_turn_is_by_name_and_the_clock_of_the_day() -> None:
+def test_the_turn_is_by_name_and_a_shared_reading() -> None:
     names = [PEER, OWN, OTHER]  # other, own, peer
     assert [
-        next(n for n in names if is_turn(n, names, unix_s=unix_s, turn_s=2.0))
-        for unix_s in (0.0, 1.9, 2.0, 4.0, 6.0)
+        next(n for n in names if is_turn(n, names, shared_s=shared_s, turn_s=2.0))
+        for shared_s in (0.0, 1.9, 2.0, 4.0, 6.0)
     ] == [OTHER, OTHER, OWN, PEER, OTHER]

@@ -27,6 +27,9 @@ class HandClock:
     def unix_s(self) -> float:
         return self.s
 
+    def wall_s(self) -> float:
+        return self.unix_s()
+
 
 def shown(collector: DeviceCollector) -> dict[str, float]:
     registry = CollectorRegistry()

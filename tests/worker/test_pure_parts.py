@@ -184,7 +184,7 @@ class CountingClock:
         self.seconds += 1.0
         return self.seconds
 
-    unix_s = now_s
+    unix_s = wall_s = now_s
 
 
 def test_calibration_stays_within_memory_and_says_what_a_row_takes() -> None:

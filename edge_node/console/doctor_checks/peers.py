@@ -7,7 +7,7 @@ they would share the link.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
@@ -36,11 +36,13 @@ class OwnNode:
     Attributes:
         holds_rest, holds_grpc: whether it answers at its ports.
         peers: host:port of the peers that it knows, discovered ones too.
+        clocks: seconds by which the clock of the day of each peer that tells it is ahead.
     """
 
     holds_rest: bool
     holds_grpc: bool
     peers: tuple[str, ...]
+    clocks: Mapping[str, float]
 
 
 async def ask_own_node(config: NodeConfig) -> OwnNode:
@@ -59,11 +61,16 @@ async def ask_own_node(config: NodeConfig) -> OwnNode:
         holds_rest=own is not None,
         holds_grpc=found is not None and found.node_id == config.node_id,
         peers=own.peers if own else (),
+        clocks=own.clocks if own else {},
     )
 
 
 async def examine_peers(
-    node_id: str, configured: Sequence[str], met: Sequence[str] = ()
+    node_id: str,
+    configured: Sequence[str],
+    met: Sequence[str] = (),
+    *,
+    clocks: Mapping[str, float] | None = None,
 ) -> list[Finding]:
     """Findings on every peer of node `node_id`, its link and its clock.
 
@@ -71,6 +78,7 @@ async def examine_peers(
         node_id: of this node.
         configured: host:port of each peer that the operator named.
         met: those that the running node knows; one may be a configured node by another name.
+        clocks: by how much the running node finds each peer's clock ahead, by name.
     """
     addresses = list(dict.fromkeys((*configured, *met)))
     if not addresses:
@@ -88,7 +96,7 @@ async def examine_peers(
         twin = known.setdefault(link.peer.node_id, address)
         findings.append(_named(address, link, twin="" if twin == address else twin))
         findings.append(_bandwidth(address, link))
-        findings.append(await _clock(address, link.peer))
+        findings.append(await _clock(address, link.peer, clocks or {}))
     return findings
 
 
@@ -121,7 +129,9 @@ def _bandwidth(address: str, link: LinkMeasured) -> Finding:
     return Finding(check="bandwidth", level="warn", seen=seen, remedy=remedy)
 
 
-async def _clock(address: str, peer: PeerFound) -> Finding:
+async def _clock(address: str, peer: PeerFound, clocks: Mapping[str, float]) -> Finding:
+    if peer.node_id in clocks:
+        return judged_skew(peer.node_id, clocks[peer.node_id], known_to_s=0.0)
     # By the name that reached it, which may be another than the peer knows itself by.
     url = f"http://{address.rpartition(':')[0]}:{urlsplit(peer.rest_url).port}"
     async with _http() as http:
@@ -132,10 +142,15 @@ async def _clock(address: str, peer: PeerFound) -> Finding:
     return judged_skew(peer.node_id, answered.skew_s)
 
 
-def judged_skew(node_id: str, skew_s: float) -> Finding:
-    """A finding on a peer's clock that is `skew_s` before ours, known to one second."""
-    if abs(skew_s) - _DATE_LATE_S <= _SKEW_S_MAX:
-        seen = f"no difference to {node_id} that a Date header could show"
+def judged_skew(node_id: str, skew_s: float, *, known_to_s: float = _DATE_LATE_S) -> Finding:
+    """A finding on a peer's clock that is `skew_s` ahead of ours, known to a Date header's second.
+
+    What nodes tell each other is known to milliseconds.
+    """
+    if abs(skew_s) - known_to_s <= _SKEW_S_MAX:
+        seen = f"{skew_s:+.3f} s to {node_id}"
+        if known_to_s:
+            seen = f"no difference to {node_id} that a Date header could show"
         return Finding(check="clock_skew", level="ok", seen=seen)
     ahead = "ahead of" if skew_s > 0 else "behind"
     return Finding(
@@ -151,6 +166,7 @@ class _Answer:
     node_id: str
     skew_s: float
     peers: tuple[str, ...]
+    clocks: Mapping[str, float]
 
 
 async def _ask(http: httpx.AsyncClient, url: str) -> _Answer | None:
@@ -161,11 +177,16 @@ async def _ask(http: httpx.AsyncClient, url: str) -> _Answer | None:
         received_s = time.time()
         cluster = answer.json()
         node_id, peers = str(cluster["node"]), tuple(peer["address"] for peer in cluster["peers"])
+        clocks = {
+            str(peer["node"]): float(peer["clock_ahead_s"])
+            for peer in cluster["peers"]
+            if peer.get("clock_ahead_s") is not None
+        }
         date_s = parsedate_to_datetime(answer.headers["date"]).timestamp()
     except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError):
         return None
     skew_s = date_s + _DATE_LATE_S - (sent_s + received_s) / 2
-    return _Answer(node_id=node_id, skew_s=skew_s, peers=peers)
+    return _Answer(node_id=node_id, skew_s=skew_s, peers=peers, clocks=clocks)
 
 
 def _http() -> httpx.AsyncClient:

@@ -51,18 +51,18 @@ def play_cycle(
     lost: int = 0,
 ) -> None:
     for turn in range(WINDOWS_PER_CYCLE):
-        unix_s = (cycle * WINDOWS_PER_CYCLE + turn + 0.5) * WINDOW_S
-        by_rule = alternation.rules_turn(unix_s=unix_s)
+        shared_s = (cycle * WINDOWS_PER_CYCLE + turn + 0.5) * WINDOW_S
+        by_rule = alternation.rules_turn(shared_s=shared_s)
         for task in range(tasks):
             decision_id = f"{cycle}-{turn}-{task}/1"
-            alternation.decided(decision_id, observation(), by_rule=by_rule, unix_s=unix_s)
+            alternation.decided(decision_id, observation(), by_rule=by_rule, shared_s=shared_s)
             if task >= lost:
                 alternation.ended(decision_id, delay_s=rule_s if by_rule else learned_s)
 
 
 def test_the_rule_has_one_window_of_a_cycle() -> None:
     alternation = Alternation(window_s=WINDOW_S, margin=0.01)
-    turns = [alternation.rules_turn(unix_s=(n + 0.5) * WINDOW_S) for n in range(40)]
+    turns = [alternation.rules_turn(shared_s=(n + 0.5) * WINDOW_S) for n in range(40)]
     assert [n for n, turn in enumerate(turns) if turn] == [RULE_WINDOW, RULE_WINDOW + 20]
 
 
@@ -197,18 +197,18 @@ def test_a_measured_difference_is_that_of_the_delays_over_the_even_ones() -> Non
 def test_nothing_to_do_is_no_delay_to_compare() -> None:
     alternation = Alternation(window_s=WINDOW_S, margin=0.01)
     idle = replace(observation(backlog=(0.0, 0.0)), work=0.0)
-    unix_s = (RULE_WINDOW + 0.5) * WINDOW_S
-    alternation.decided("a/1", idle, by_rule=True, unix_s=unix_s)
+    shared_s = (RULE_WINDOW + 0.5) * WINDOW_S
+    alternation.decided("a/1", idle, by_rule=True, shared_s=shared_s)
     assert alternation._windows == alternation._awaited == {}
 
 
 def test_what_is_awaited_is_bounded_and_counted_all_the_same() -> None:
     alternation = Alternation(window_s=WINDOW_S, margin=0.01)
-    unix_s = (RULE_WINDOW + 0.5) * WINDOW_S
+    shared_s = (RULE_WINDOW + 0.5) * WINDOW_S
     assert AWAITED_MAX == 20_000
     alternation._awaited = {str(number): (RULE_WINDOW, 1.0) for number in range(AWAITED_MAX - 1)}
     for name in ("a/1", "b/1"):
-        alternation.decided(name, observation(), by_rule=True, unix_s=unix_s)
+        alternation.decided(name, observation(), by_rule=True, shared_s=shared_s)
     assert len(alternation._awaited) == AWAITED_MAX
     assert "b/1" not in alternation._awaited
     assert alternation._windows[RULE_WINDOW].decided == 2
@@ -218,9 +218,9 @@ def test_only_the_one_whose_turn_it_is_counts_in_its_windows() -> None:
     alternation = Alternation(window_s=WINDOW_S, margin=0.01)
     for turn in range(WINDOWS_PER_CYCLE):
         for by_rule in (True, False):
-            unix_s = (turn + 0.5) * WINDOW_S
+            shared_s = (turn + 0.5) * WINDOW_S
             name = f"{turn}{by_rule}"
-            alternation.decided(name, observation(), by_rule=by_rule, unix_s=unix_s)
+            alternation.decided(name, observation(), by_rule=by_rule, shared_s=shared_s)
     assert sorted(alternation._windows) == [8, 9, 10, 11, 12]
     assert all(window.decided == 1 for window in alternation._windows.values())
     assert (WINDOWS_PER_CYCLE, RULE_WINDOW, COMPARED_WINDOWS) == (20, 10, (8, 9, 11, 12))
@@ -231,16 +231,31 @@ def test_a_cycle_that_is_not_over_is_not_counted_yet() -> None:
     alternation = Alternation(window_s=WINDOW_S, margin=0.01)
     play_cycle(alternation, 0, learned_s=2.0, rule_s=1.0)
     last_s = (WINDOWS_PER_CYCLE - 0.1) * WINDOW_S
-    alternation.decided("late/1", observation(), by_rule=False, unix_s=last_s)
+    alternation.decided("late/1", observation(), by_rule=False, shared_s=last_s)
     assert (alternation.finding().cycles, len(alternation._windows)) == (0, 5)
-    alternation.decided("next/1", observation(), by_rule=False, unix_s=last_s + WINDOW_S)
+    alternation.decided("next/1", observation(), by_rule=False, shared_s=last_s + WINDOW_S)
     assert (alternation.finding().cycles, len(alternation._windows)) == (1, 0)
 
 
 def test_a_clock_that_was_set_back_loses_no_window_of_the_present_cycle() -> None:
     alternation = Alternation(window_s=WINDOW_S, margin=0.01)
     for name, number in (("a/1", 108), ("b/1", 88), ("c/1", 109)):
-        unix_s = (number + 0.5) * WINDOW_S
-        alternation.decided(name, observation(), by_rule=False, unix_s=unix_s)
+        shared_s = (number + 0.5) * WINDOW_S
+        alternation.decided(name, observation(), by_rule=False, shared_s=shared_s)
     assert sorted(alternation._windows) == [108, 109]
     assert sorted(alternation._awaited) == ["a/1", "c/1"]
+
+
+def test_where_nodes_go_by_another_clock_windows_begin_anew_and_later_ones_count() -> None:
+    alternation = Alternation(window_s=WINDOW_S, margin=0.01)
+    late_s = (1000 * WINDOWS_PER_CYCLE + RULE_WINDOW + 0.5) * WINDOW_S
+    alternation.decided("former/1", observation(), by_rule=True, shared_s=late_s)
+    early_s = (RULE_WINDOW + 0.5) * WINDOW_S
+    alternation.decided("present/1", observation(), by_rule=True, shared_s=early_s)
+    assert sorted(alternation._windows) == [RULE_WINDOW]
+    alternation.ended("former/1", delay_s=100.0)
+    assert alternation.finding().cycles == 0
+    for turn in (11, 12):
+        shared_s = (turn + 0.5) * WINDOW_S
+        alternation.decided(f"present/{turn}", observation(), by_rule=False, shared_s=shared_s)
+    assert sorted(alternation._windows) == [RULE_WINDOW, 11, 12]

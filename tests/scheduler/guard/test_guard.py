@@ -98,7 +98,7 @@ class Stage:
             version=version,
             rules={"slow_server_aware": self.rule, "ring": self.ring},
             now_s=self.clock.now_s,
-            unix_s=self.clock.unix_s,
+            shared_s=self.clock.unix_s,
             cpu_s=self.clock.now_s,
         )
         self.numbered = 0
@@ -232,8 +232,7 @@ def test_the_rule_of_the_newest_verdict_stands_in_and_is_named() -> None:
     status = stage.guard.status()
     assert (status.rule, status.deciding) == ("ring", "ring")
     assert status.rules == ("slow_server_aware", "ring")
-    # An older verdict, or one of other rules, brings no other rule back.
-    stage.guard.judged(verdict(0.02, 0.06, at_s=1.0, version="fresh"))
+    # One of other rules brings no other rule back.
     stage.guard.judged(verdict(0.02, 0.06, at_s=4.0, version="fresh", rule="greedy"))
     assert stage.decide().policy == "ring"
     # Other weights inherit the rule.
@@ -269,10 +268,20 @@ def test_another_margin_judges_the_last_verdict_anew() -> None:
     assert stage.decide().reason == "pinned"
 
 
-def test_verdicts_of_other_weights_rules_or_times_do_not_count() -> None:
+def test_a_learner_whose_clock_is_days_behind_has_the_last_word_all_the_same() -> None:
+    stage = Stage()
+    stage.guard.judged(verdict(-0.02, 0.0, at_s=1e6))
+    assert stage.decide().reason == ""
+    # Another device learns now.
+    stage.guard.judged(verdict(0.02, 0.06, at_s=1.0))
+    assert stage.decide().reason == "replay: worse than slow_server_aware by 4.0%"
+    stage.guard.judged(verdict(-0.02, 0.0, at_s=2.0, rule="ring"))
+    assert (stage.decide().reason, stage.guard.rule) == ("", "ring")
+
+
+def test_verdicts_of_other_weights_or_rules_do_not_count() -> None:
     stage = Stage()
     stage.guard.judged(verdict(-0.02, 0.0, at_s=5.0))
-    stage.guard.judged(verdict(0.02, 0.06, at_s=4.0))
     stage.guard.judged(verdict(0.02, 0.06, at_s=6.0, version="other"))
     stage.guard.judged(replace(verdict(0.02, 0.06, at_s=6.0), rule="greedy"))
     assert stage.decide().reason == ""
