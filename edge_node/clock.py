@@ -35,15 +35,16 @@ class SystemClock:
     """The machine's clocks as they were when this process began.
 
     A step of the wall clock moves neither: deadlines, ages and expiry go on as before until the
-    next life, which believes the wall clock as it finds it. Both clocks are slewed alike, so that
-    nothing but a step sets them apart.
+    next life; what that makes of it is `clock_record`'s for a node. Both clocks are slewed alike,
+    so that nothing but a step sets them apart.
     """
 
-    def __init__(self) -> None:
-        self._began_unix_s = time.time() - time.monotonic()
+    def __init__(self, *, unix_s: float | None = None) -> None:
+        """Begins with what the wall clock says, or with `unix_s`."""
+        self._began_unix_s = (time.time() if unix_s is None else unix_s) - time.monotonic()
 
     def step_s(self) -> float:
-        """By how much the wall clock was set since this process began."""
+        """By how much the wall clock is ahead: it was set, or was not believed at the start."""
         return self.wall_s() - self.unix_s()
 
     def wall_s(self) -> float:

@@ -473,6 +473,19 @@ class NodeConfig(BaseModel):
     )
     tick_s: float = _setting(0.1, "between two looks at deadlines and leases", unit="s", gt=0)
     attempts_max: int = _setting(5, "placements of one task", unit="attempts", gt=0, le=1000)
+    clock_jump_s_max: float = _setting(
+        600.0,
+        "what the machine's clock may gain or lose between two lives of the node before it asks "
+        "whether something synchronises it; beyond, no deadline counts it",
+        unit="s",
+        ge=0,
+    )
+    clock_wait_s_max: float = _setting(
+        30.0,
+        "that a node waits at its start for a clock to be synchronised which cannot be right",
+        unit="s",
+        ge=0,
+    )
     drain_s: float = _setting(
         20.0, "that a node which is told to stop gives to what is under way", unit="s", ge=0
     )

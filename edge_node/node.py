@@ -16,6 +16,7 @@ import signal
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from pathlib import Path
 
 from edge_node.api.app import create_app
 from edge_node.api.listener import listen
@@ -23,13 +24,14 @@ from edge_node.api.request_body import BodyLimits
 from edge_node.api.uploads import UploadLimits
 from edge_node.child_options import learner_command
 from edge_node.children import keep_learner, keep_store
-from edge_node.clock import SystemClock, moment
+from edge_node.clock import moment
+from edge_node.clock_record import NodeClock, begin_clock, keep_record
 from edge_node.config import NodeConfig
 from edge_node.dispatch.dead_letters import DeadLetterDesk
 from edge_node.dispatch.dispatcher import Dispatcher, DispatcherSettings
 from edge_node.dispatch.front_desk import FrontDesk, FrontDeskSettings
 from edge_node.dispatch.own_node import Identity
-from edge_node.domain import NodeId
+from edge_node.domain import NodeId, TaskRecord
 from edge_node.errors import StoreUnavailable
 from edge_node.garbage import collect_seldom
 from edge_node.guard.deciding import guard_settings, policy_of
@@ -94,10 +96,24 @@ async def run_node(read_config: Callable[[], NodeConfig]) -> int:
     loop.add_signal_handler(signal.SIGHUP, reloader.reload)
     set_log_level(reloader.config)
     reloader.tell(set_log_level)
+    config = reloader.config
+    clock = await begin_clock(
+        clock_path(config),
+        jump_s_max=config.clock_jump_s_max,
+        wait_s_max=config.clock_wait_s_max,
+        stopping=stopping,
+    )
+    if stopping.is_set():
+        return 0
     async with contextlib.AsyncExitStack() as stack:
-        node = _Node(reloader, stack, stopping)
+        node = _Node(reloader, stack, stopping, clock)
         await node.run()
     return EXIT_GIVEN_UP if node.given_up else 0
+
+
+def clock_path(config: NodeConfig) -> Path:
+    """Where a node's clock leaves its record."""
+    return config.data_folder / "clock.json"
 
 
 def set_log_level(config: NodeConfig) -> None:
@@ -109,14 +125,18 @@ class _Node:
     """The parts of one node; everything it starts is stopped by `stack`, last first."""
 
     def __init__(
-        self, reloader: Reloader, stack: contextlib.AsyncExitStack, stopping: asyncio.Event
+        self,
+        reloader: Reloader,
+        stack: contextlib.AsyncExitStack,
+        stopping: asyncio.Event,
+        clock: NodeClock,
     ) -> None:
         self._reloader = reloader
         self._stopping = stopping
         self.given_up = False
         config = reloader.config
         self._stack = stack
-        self._clock = SystemClock()
+        self._clock = clock
         self._metrics = NodeMetrics()
         self._metrics.watch_clock(self._clock.step_s)
         self._loops = Loops(on_failed=self._metrics.loop_failed, give_up=self._give_up)
@@ -156,7 +176,7 @@ class _Node:
         me = Identity.of(
             self._config, incarnation=await ledger.next_incarnation(), term=await ledger.next_term()
         )
-        recovered = await ledger.recover(term=me.term)
+        recovered = await self._recover(ledger, term=me.term)
         worker = self._worker()
         self._metrics.watch_worker(lambda: worker.load)
         view = ClusterView(
@@ -211,16 +231,29 @@ class _Node:
             clock=self._clock,
             learner=lambda: share.progress,
             given_up=lambda: self._loops.given_up,
+            clock_notes=self._clock.notes,
         )
         self._reloader.tell(lambda new: front_desk.reconfigure(FrontDeskSettings.of(new)))
-        follow = partial(server.follow, front_desk.readiness)
-        self._background("gRPC health", follow, vital=True)
+        self._background("gRPC health", partial(server.follow, front_desk.readiness), vital=True)
         await self._serve(front_desk, dispatcher)
 
     # The parts.
 
     async def _start_store(self) -> str:
         return self._config.redis_url or await self._start_embedded_store()
+
+    async def _recover(self, ledger: TaskLedger, *, term: int) -> list[TaskRecord]:
+        """What a former life owed, with times that a jump of the clock between did not move."""
+        beginning = self._clock.beginning
+        redating = None
+        if beginning.shift_s:
+            redating = await ledger.redate(
+                beginning.shift_s, jump=repr(beginning.former), term=term
+            )
+        recovered = await ledger.recover(term=term, redating=redating)
+        keep = partial(keep_record, clock_path(self._config), self._clock)
+        self._background("keeping the clock", keep)
+        return recovered
 
     async def _start_embedded_store(self) -> str:
         path = self._sockets / "store.sock"
@@ -245,8 +278,8 @@ class _Node:
             self._folder / "init_images", **init_image_bounds(config), clock=clock
         )
         self._reloader.tell(lambda new: init_images.set_bounds(**init_image_bounds(new)))
-        await images.start()
-        await init_images.start()
+        await images.start(shift_s=clock.beginning.shift_s)
+        await init_images.start(shift_s=clock.beginning.shift_s)
         return images, init_images
 
     def _keep_house(self, ledger: TaskLedger, images: ImageFiles, init_images: InitImages) -> None:

@@ -67,7 +67,9 @@ class FrontDesk:
         clock: Clock,
         learner: Callable[[], LearnerProgress | None] = lambda: None,
         given_up: Callable[[], tuple[str, ...]] = lambda: (),
+        clock_notes: Callable[[], tuple[str, ...]] = lambda: (),
     ) -> None:
+        self._clock_notes = clock_notes
         self._learner = learner
         self._given_up = given_up
         self._dead_letters = dead_letters
@@ -243,7 +245,7 @@ class FrontDesk:
     def notes(self) -> tuple[str, ...]:
         """What the operator should see to, though requests may come; empty when nothing."""
         skews_s = self._view.clocks(now_s=self._clock.now_s(), wall_s=self._clock.wall_s())
-        return tuple(
+        return self._clock_notes() + tuple(
             f"the clock of {node_id} is {abs(skew_s):.0f} s "
             f"{'ahead of' if skew_s > 0.0 else 'behind'} this node's"
             for node_id, skew_s in sorted(skews_s.items())

@@ -88,9 +88,12 @@ class ImageFiles:
         """Other bounds, in force from the next eviction on."""
         self._bytes_max, self._age_s_max = bytes_max, age_s_max
 
-    async def start(self) -> tuple[TaskId, ...]:
-        """Creates the folder or takes up what an earlier life left; returns what was evicted."""
-        await self._in_thread(self._take_up)
+    async def start(self, *, shift_s: float = 0.0) -> tuple[TaskId, ...]:
+        """Creates the folder or takes up what an earlier life left; returns what was evicted.
+
+        `shift_s` is what the clock has jumped by since: what was written is dated anew.
+        """
+        await self._in_thread(self._take_up, shift_s)
         return await self.evict()
 
     async def write(self, task_id: TaskId, image: Image) -> tuple[TaskId, ...]:
@@ -150,7 +153,9 @@ class ImageFiles:
         work = self._threads.submit(function, *arguments, **options)
         return await asyncio.wrap_future(work)
 
-    def _take_up(self) -> None:
+    def _take_up(self, shift_s: float) -> None:
+        # What a clock that was ahead once dated in the future is as old as this life.
+        now_unix_s = self._clock.unix_s()
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         found: list[tuple[TaskId, _StoredImage]] = []
         with os.scandir(self._folder) as entries:
@@ -164,8 +169,11 @@ class ImageFiles:
                     Path(entry.path).unlink(missing_ok=True)
                     continue
                 status = entry.stat(follow_symlinks=False)
+                written_unix_s = min(status.st_mtime + shift_s, now_unix_s)
+                if written_unix_s != status.st_mtime:
+                    os.utime(entry.path, (written_unix_s, written_unix_s))
                 stored = _StoredImage(
-                    format=image_format, size_bytes=status.st_size, written_unix_s=status.st_mtime
+                    format=image_format, size_bytes=status.st_size, written_unix_s=written_unix_s
                 )
                 found.append((TaskId(stem), stored))
         for task_id, stored in sorted(found, key=lambda item: item[1].written_unix_s):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import re
 import threading
 from dataclasses import dataclass
@@ -75,9 +76,12 @@ class InitImages:
         """Other bounds, in force from the next write on."""
         self._bytes_max, self._keep_s_max = bytes_max, keep_s_max
 
-    async def start(self) -> None:
-        """Creates the folder or takes up what an earlier life left."""
-        await asyncio.to_thread(self._take_up)
+    async def start(self, *, shift_s: float = 0.0) -> None:
+        """Creates the folder or takes up what an earlier life left.
+
+        `shift_s` is what the clock has jumped by since: images are needed until as much later.
+        """
+        await asyncio.to_thread(self._take_up, shift_s)
 
     async def write(
         self, sha256: str, content: bytes, *, needed_until_unix_s: float | None
@@ -109,7 +113,8 @@ class InitImages:
         """Removes what no task can need any more."""
         await asyncio.to_thread(self._evict)
 
-    def _take_up(self) -> None:
+    def _take_up(self, shift_s: float) -> None:
+        latest_unix_s = self._clock.unix_s() + self._keep_s_max
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for path in self._folder.iterdir():
             ours = _FILE_NAME.fullmatch(path.name)
@@ -119,7 +124,10 @@ class InitImages:
                 path.unlink(missing_ok=True)
                 continue
             status = path.stat()
-            kept = _KeptImage(size_bytes=status.st_size, needed_until_unix_s=status.st_mtime)
+            until_unix_s = min(status.st_mtime + shift_s, latest_unix_s)
+            if until_unix_s != status.st_mtime:
+                os.utime(path, (until_unix_s, until_unix_s))
+            kept = _KeptImage(size_bytes=status.st_size, needed_until_unix_s=until_unix_s)
             self._kept[ours[1]] = kept
             self._bytes_stored += kept.size_bytes
 

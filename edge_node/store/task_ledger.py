@@ -15,6 +15,7 @@ Keys, all under one prefix:
     job:<id>           sorted set of the ids of a job's tasks, by their place in it
     key:<sha256>       JSON of an idempotency key's digest and ids; expires
     refused:<id>       the acceptance that began with this task was taken back; expires
+    redated            hash: jump of the clock for which times were moved last, and in which term
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ from edge_node.store.background_writer import BackgroundWriter
 from edge_node.store.connection import Command, StoreConnection, StoreSettings
 from edge_node.store.pending_writes import Acceptance, PendingWrite, PendingWrites
 from edge_node.store.record_codec import UnreadableRecord, decode_record, encode_record
+from edge_node.store.redating import REDATE, Redating, redated
 from edge_node.store.together import Together
 
 _log = logging.getLogger(__name__)
@@ -313,12 +315,29 @@ class TaskLedger:
         await self._connection.execute([("SET", key, term)], durable=True)
         return term
 
-    async def recover(self, *, term: int) -> list[TaskRecord]:
+    async def redate(self, shift_s: float, *, jump: str, term: int) -> Redating:
+        """Moves the ends of all tasks by as much as the clock jumped since; durably, and once.
+
+        Args:
+            shift_s: to be added to stored times.
+            jump: tells this jump from others.
+            term: of this life; its tasks have the right times already.
+
+        Raises:
+            StoreUnavailable: the store is away.
+        """
+        prefix = self._settings.key_prefix
+        keys = (f"{prefix}redated", f"{prefix}finished", self._dead)
+        move: Command = ("EVAL", REDATE, len(keys), *keys, jump, term, repr(shift_s))
+        (since,) = await self._connection.execute([move], durable=True)
+        return Redating(shift_s=shift_s, before_term=int(since))
+
+    async def recover(self, *, term: int, redating: Redating | None = None) -> list[TaskRecord]:
         """The tasks of a former life that this one owes, oldest first, queued again.
 
         They are in `term` on disk before they are returned, so that no attempt of a former life can
         pass for one of this life. Tasks whose promise was their client's connection end as failed
-        with `client_gone`.
+        with `client_gone`. `redating` moves their times.
 
         Raises:
             StoreUnavailable: the store is away; nothing is recovered twice in one term.
@@ -327,7 +346,7 @@ class TaskLedger:
         recovered: list[TaskRecord] = []
         for start in range(0, len(task_ids), self._settings.batch_max):
             batch = task_ids[start : start + self._settings.batch_max]
-            mended = await self._mend(batch, term=term)
+            mended = await self._mend(batch, term=term, redating=redating)
             recovered += [record for record in mended if not record.status.is_final]
         return sorted(recovered, key=lambda record: record.task.created_unix_s)
 
@@ -406,7 +425,9 @@ class TaskLedger:
             await self._connection.execute(forget, durable=False)
         return task_ids
 
-    async def _mend(self, task_ids: Iterable[TaskId], *, term: int) -> list[TaskRecord]:
+    async def _mend(
+        self, task_ids: Iterable[TaskId], *, term: int, redating: Redating | None
+    ) -> list[TaskRecord]:
         """Writes what a new life makes of open tasks, durably, and returns it."""
         reads: list[Command] = [
             ("HMGET", self._task_key(task_id), "record", "keyed") for task_id in task_ids
@@ -416,6 +437,7 @@ class TaskLedger:
         for task_id, (text, keyed) in zip(task_ids, replies, strict=True):
             record = None if text is None else _readable(task_id, text)
             if record is not None:
+                record = redated(record, redating)
                 mended.append(self._in_new_life(record, keyed=bool(keyed), term=term))
         writes = [self._keep(record) for record in mended]
         if writes:

@@ -30,6 +30,7 @@ PLANTS = {
     "bounding the store": "edge_node.store.space.StoreSpace.look",
     "gRPC health": "edge_node.dispatch.front_desk.FrontDesk.readiness",
     "moving tasks that wait": "edge_node.dispatch.timekeeper.Timekeeper._move_waiting",
+    "keeping the clock": "edge_node.clock_record.write_record",
     "slots": "edge_node.dispatch.placer.Placer.let_slot_pass",
     "gauges": "edge_node.dispatch.timekeeper.Timekeeper._observe",
     "writing latents": "edge_node.store.stored_latents.StoredLatents._write",

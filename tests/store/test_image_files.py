@@ -94,6 +94,38 @@ def test_old_images_go_by_age_also_after_a_restart(tmp_path: Path) -> None:
     run(tmp_path, story)
 
 
+@pytest.mark.parametrize("jump_s", [1e6, -9e5])
+def test_images_are_as_old_as_they_were_when_the_clock_has_jumped(
+    tmp_path: Path, jump_s: float
+) -> None:
+    async def story(files: ImageFiles, clock: SetClock) -> None:
+        await files.write(task_id(1), image(10))
+        clock.time_s += 60.0
+        await files.write(task_id(2), image(10))
+        clock.time_s += jump_s
+        for shift_s in (jump_s, 0.0):  # a second start finds them dated anew
+            again = ImageFiles(tmp_path, bytes_max=1000, age_s_max=100.0, clock=clock)
+            assert await again.start(shift_s=shift_s) == ()
+        clock.time_s += 60.0
+        assert await again.evict() == (task_id(1),)
+
+    run(tmp_path, story)
+
+
+def test_an_image_that_was_dated_in_the_future_is_as_old_as_this_life(tmp_path: Path) -> None:
+    async def story(files: ImageFiles, clock: SetClock) -> None:
+        await files.write(task_id(1), image(10))
+        clock.time_s -= 5000.0
+        again = ImageFiles(tmp_path, bytes_max=1000, age_s_max=100.0, clock=clock)
+        assert await again.start() == ()
+        clock.time_s += 99.0
+        assert await again.evict() == ()
+        clock.time_s += 2.0
+        assert await again.evict() == (task_id(1),)
+
+    run(tmp_path, story)
+
+
 def test_strangers_are_left_alone_and_torn_writes_removed(tmp_path: Path) -> None:
     strangers = {"holiday.png", "notes.txt", f"{task_id(1)}.gif", f"{task_id(1)}"}
     for name in strangers:

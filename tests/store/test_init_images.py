@@ -59,6 +59,30 @@ def test_an_image_outlives_its_process_until_its_deadline(tmp_path: Path) -> Non
     run(tmp_path, read)
 
 
+def test_an_image_is_needed_as_much_later_as_the_clock_has_jumped(tmp_path: Path) -> None:
+    sha256, made = content(1)
+
+    async def story(images: InitImages, clock: SetClock) -> None:
+        await images.write(sha256, made, needed_until_unix_s=clock.unix_s() + 50)
+        clock.time_s += 1e6
+        again = InitImages(tmp_path, bytes_max=1000, keep_s_max=KEEP_S_MAX, clock=clock)
+        await again.start(shift_s=1e6)
+        clock.time_s += 49
+        await again.evict()
+        assert await again.read(sha256) == made
+        # Back again, without anybody saying so: no longer than any task may last.
+        clock.time_s -= 1e6
+        third = InitImages(tmp_path, bytes_max=1000, keep_s_max=KEEP_S_MAX, clock=clock)
+        await third.start()
+        clock.time_s += KEEP_S_MAX + 1
+        await third.evict()
+        with pytest.raises(InitImageGone):
+            await third.read(sha256)
+        await images.evict()
+
+    run(tmp_path, story)
+
+
 def test_the_same_image_is_written_once_and_kept_for_the_latest_deadline(tmp_path: Path) -> None:
     sha256, made = content(1)
 

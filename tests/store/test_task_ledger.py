@@ -15,6 +15,7 @@ from edge_node.domain import Durability, JobId, TaskStatus
 from edge_node.errors import IdempotencyConflict, StoreUnavailable
 from edge_node.requests import AlreadyAccepted, Appended, Idempotency
 from edge_node.store.connection import StoreSettings
+from edge_node.store.redating import Redating
 from edge_node.store.task_ledger import LedgerSettings, TaskLedger
 from tests.store.records import finished, placed, task, task_id
 from tests.store.valkey_process import ValkeyProcess
@@ -300,5 +301,37 @@ def test_expiry_removes_the_oldest_ends_and_empty_jobs(valkey: ValkeyProcess) ->
         await ledger.flush()
         assert len(await ledger.expire(finished_before_unix_s=9999.0, count_max=10)) == 2
         assert await ledger.read_job(job_id) is None
+
+    run(valkey, story)
+
+
+def test_a_jump_of_the_clock_moves_what_is_stored_once(valkey: ValkeyProcess) -> None:
+    async def story(ledger: TaskLedger) -> None:
+        day_s = 86_400.0
+        owed = replace(task(1), created_unix_s=1_000.0, deadline_unix_s=4_600.0)
+        await ledger.append_accepted([owed], job_id=None, idempotency=None)
+        for number, ended_s in ((2, 900.0), (3, 950.5)):
+            await ledger.append_final(finished(task(number), at_unix_s=ended_s))
+        first = await ledger.redate(10 * day_s, jump="this one", term=5)
+        assert first == Redating(shift_s=10 * day_s, before_term=5)
+        # That life ends before the task is written anew; the next begins with the same jump.
+        second = await ledger.redate(10 * day_s + 3.0, jump="this one", term=6)
+        assert second.before_term == 5
+        (found,) = await ledger.recover(term=6, redating=second)
+        assert found.task.created_unix_s == 1_000.0 + 10 * day_s + 3.0
+        assert found.task.deadline_unix_s == 4_600.0 + 10 * day_s + 3.0
+        # Written with the right times, it moves no more.
+        (again,) = await ledger.recover(term=7, redating=second)
+        assert again.task.deadline_unix_s == found.task.deadline_unix_s
+        # Ends moved by the first jump alone.
+        gone = await ledger.expire(finished_before_unix_s=940.0 + 10 * day_s, count_max=9)
+        assert gone == [task_id(2)]
+        assert await ledger.read(task_id(3)) is not None
+        # Back by another jump.
+        back = await ledger.redate(-10 * day_s, jump="another", term=8)
+        assert back.before_term == 8
+        (found,) = await ledger.recover(term=8, redating=back)
+        assert found.task.deadline_unix_s == 4_603.0
+        assert await ledger.expire(finished_before_unix_s=951.0, count_max=9) == [task_id(3)]
 
     run(valkey, story)
