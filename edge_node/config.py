@@ -453,8 +453,17 @@ class NodeConfig(BaseModel):
         gt=0,
         le=2**27,
     )
+    init_image_decoding_bytes_max: int = _setting(
+        2**28,
+        "of memory that decoding an upload may take; one is decoded at a time",
+        unit="bytes",
+        gt=0,
+    )
     init_image_uploads_max: int = _setting(
         8, "uploads held in memory at once", unit="uploads", gt=0
+    )
+    init_image_uploads_bytes_max: int = _setting(
+        48 * 2**20, "of all of them, as they are sent", unit="bytes", gt=0
     )
     init_image_upload_s_max: float = _setting(
         60.0, "that an upload may take to arrive", unit="s", gt=0

@@ -39,7 +39,7 @@ async def submit_task(request: Request) -> JSONResponse:
         wanted = schemas.parse(schemas.TaskRequest, document)
         upload = _upload_of(wanted)
         if upload is not None:
-            place.take()
+            place.take(len(upload.content))
         order = await surface.order(wanted, previews_wanted=True, upload=upload)
     submission = await surface.front_desk.submit(
         order.drawings,

@@ -1,8 +1,8 @@
 """An uploaded image made into the PNG that a drawing starts from.
 
-Owns the rule for its size and all that touches Pillow in the node process. Pillow is imported with
-the first upload, so that a node which draws from text alone never loads it. Nothing here waits or
-bounds how much is done at once: uploads.py does.
+Owns the rule for its size, what decoding takes in memory, and all that touches Pillow in the node
+process. Pillow is imported with the first upload, so that a node which draws from text alone never
+loads it. Nothing here waits or bounds how much is done at once: uploads.py does.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from edge_node.errors import InvalidRequest
@@ -35,6 +35,17 @@ _UPRIGHT = {
     8: "ROTATE_90",
 }
 _FIRST_SIDEWAYS = 5
+# What a decoder holds for each pixel, in bytes, by the mode in which Pillow decodes; 4 for others.
+_MODE_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2}
+_MODE_BYTES_MAX = 4
+# libwebp's canvas, the one before it, their copy for Python and Pillow's own, and what a lossless
+# file unpacks to: measured with Pillow 12.
+_WEBP_BYTES = 20
+# A progressive JPEG's coefficients are held at full size, however small it is decoded.
+_COEFFICIENT_BYTES = 2
+# Side of the pieces in which an image is scaled, and how far Lanczos looks beyond an edge.
+_PIECE_PX = 512
+_LANCZOS_PX = 3
 
 
 def fitted_size_px(own_px: tuple[int, int], limits: DrawingLimits) -> tuple[int, int]:
@@ -72,6 +83,28 @@ def own_size_px(content: bytes, *, pixels_max: int, param: str) -> tuple[int, in
         return (height_px, width_px) if _is_sideways(image) else (width_px, height_px)
 
 
+def decoding_bytes(content: bytes, *, size_px: tuple[int, int], param: str) -> int:
+    """Memory that `png_of_size` takes for the decoded image, told from its header.
+
+    What else it takes is bounded whatever the image, some MiB.
+
+    Raises:
+        InvalidRequest: naming `param`; it is no image.
+    """
+    with _opened(content, param=param) as image:
+        width_px, height_px = image.size
+        pixels = width_px * height_px
+        if image.format == "WEBP":
+            return _WEBP_BYTES * pixels
+        coefficients = 0
+        if image.format == "JPEG":
+            if "progressive" in image.info:
+                coefficients = _COEFFICIENT_BYTES * len(image.getbands()) * pixels
+            _draft(image, size_px)
+            pixels = image.size[0] * image.size[1]
+        return coefficients + _MODE_BYTES.get(image.mode, _MODE_BYTES_MAX) * pixels
+
+
 def png_of_size(content: bytes, *, size_px: tuple[int, int], param: str) -> bytes:
     """The upload as an RGB PNG of `size_px`: upright, on white, and without its metadata.
 
@@ -81,18 +114,59 @@ def png_of_size(content: bytes, *, size_px: tuple[int, int], param: str) -> byte
     from PIL import Image as PillowImage
 
     with _opened(content, param=param) as image:
-        stored_px = size_px[::-1] if _is_sideways(image) else size_px
-        # A JPEG need not be decoded larger than this to be scaled well; other formats ignore it.
-        image.draft("RGB", (2 * stored_px[0], 2 * stored_px[1]))
-        scaled = _coloured(image).resize(stored_px, PillowImage.Resampling.LANCZOS)
         turn = _UPRIGHT.get(_orientation(image))
+        _draft(image, size_px)
+        flat = _scaled_on_white(image, size_px[::-1] if _is_sideways(image) else size_px)
     if turn is not None:
-        scaled = scaled.transpose(PillowImage.Transpose[turn])
-    flat = PillowImage.new("RGB", size_px, "white")
-    flat.paste(scaled, mask=scaled.getchannel("A") if scaled.mode == "RGBA" else None)
+        flat = flat.transpose(PillowImage.Transpose[turn])
     png = io.BytesIO()
     flat.save(png, "PNG")
     return png.getvalue()
+
+
+def _draft(image: PillowImage.Image, size_px: tuple[int, int]) -> None:
+    """A JPEG need not be decoded larger than this to be scaled well; other formats ignore it."""
+    width_px, height_px = size_px[::-1] if _is_sideways(image) else size_px
+    image.draft("RGB", (2 * width_px, 2 * height_px))
+
+
+def _scaled_on_white(image: PillowImage.Image, size_px: tuple[int, int]) -> PillowImage.Image:
+    """The image scaled to `size_px` in pieces, so that beside it little memory is needed.
+
+    The pixels are those of scaling it whole, but for rounding: each piece is cut out with all that
+    Lanczos looks at.
+    Whole, its colours would be converted in copies of 4 bytes for each pixel, up to three.
+    """
+    from PIL import Image as PillowImage
+
+    image.load()
+    coloured = _colouring(image)
+    flat = PillowImage.new("RGB", size_px, "white")
+    for left, right, from_x, to_x, box_x in _pieces(image.width, size_px[0]):
+        for top, bottom, from_y, to_y, box_y in _pieces(image.height, size_px[1]):
+            piece = coloured(image.crop((from_x, from_y, to_x, to_y))).resize(
+                (right - left, bottom - top),
+                PillowImage.Resampling.LANCZOS,
+                box=(box_x[0], box_y[0], box_x[1], box_y[1]),
+            )
+            mask = piece.getchannel("A") if piece.mode == "RGBA" else None
+            flat.paste(piece, (left, top), mask)
+    return flat
+
+
+def _pieces(
+    own_px: int, scaled_px: int
+) -> Iterator[tuple[int, int, int, int, tuple[float, float]]]:
+    """Pieces of one side: where each is in the result, what is cut out for it, its box therein."""
+    ratio = own_px / scaled_px
+    beyond_px = math.ceil(_LANCZOS_PX * max(ratio, 1.0)) + 1
+    step_px = max(1, int(_PIECE_PX / ratio))
+    for start in range(0, scaled_px, step_px):
+        stop = min(start + step_px, scaled_px)
+        first, last = start * ratio, min(stop * ratio, own_px)
+        cut_from = max(0, math.floor(first) - beyond_px)
+        cut_to = min(own_px, math.ceil(last) + beyond_px)
+        yield start, stop, cut_from, cut_to, (first - cut_from, last - cut_from)
 
 
 @contextlib.contextmanager
@@ -114,11 +188,17 @@ def _opened(content: bytes, *, param: str) -> Iterator[PillowImage.Image]:
         ) from problem
 
 
-def _coloured(image: PillowImage.Image) -> PillowImage.Image:
-    if image.mode.startswith("I"):
-        # 16-bit grey, which convert() alone would cut off at 255.
-        image = image.point(lambda grey: grey / 256)
-    return image.convert("RGBA" if image.has_transparency_data else "RGB")
+def _colouring(image: PillowImage.Image) -> Callable[[PillowImage.Image], PillowImage.Image]:
+    """What makes RGB or RGBA of a piece of `image`."""
+    mode = "RGBA" if image.has_transparency_data else "RGB"
+
+    def coloured(piece: PillowImage.Image) -> PillowImage.Image:
+        if piece.mode.startswith("I"):
+            # 16-bit grey, which convert() alone would cut off at 255.
+            piece = piece.point(lambda grey: grey / 256)
+        return piece.convert(mode)
+
+    return coloured
 
 
 def _is_sideways(image: PillowImage.Image) -> bool:

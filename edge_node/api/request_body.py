@@ -85,8 +85,9 @@ async def read_json_with_image(
     if declared_bytes is not None and declared_bytes <= bytes_max:
         return await read_json(request, limits=limits)
     async with _in_time(uploads.arrival_s_max, _SMALLER_IMAGE):
-        place.take()
-        body = await _read(request, bytes_max=bytes_max + _base64_bytes(uploads.bytes_max))
+        read_bytes_max = bytes_max + _base64_bytes(uploads.bytes_max)
+        place.take(_at_most(declared_bytes, read_bytes_max))
+        body = await _read(request, bytes_max=read_bytes_max)
     if len(body) <= bytes_max:
         return _json(body)
     try:
@@ -124,8 +125,9 @@ async def read_form(
                 f"{request.url.path} takes multipart/form-data, as the OpenAI SDK sends it. For "
                 "JSON, POST /v1/tasks with `init_image` in base64."
             )
-        place.take()
-        chunks = _chunks(request, bytes_max=limits.bytes_max + uploads.bytes_max)
+        read_bytes_max = limits.bytes_max + uploads.bytes_max
+        place.take(_at_most(_declared_bytes(request), read_bytes_max))
+        chunks = _chunks(request, bytes_max=read_bytes_max)
         parser = MultiPartParser(
             request.headers, chunks, max_files=_FORM_FILES_MAX, max_fields=_FORM_FIELDS_MAX
         )
@@ -188,6 +190,11 @@ async def _chunks(request: Request, *, bytes_max: int) -> AsyncGenerator[bytes, 
         yield chunk
 
 
+def _at_most(declared_bytes: int | None, bytes_max: int) -> int:
+    """What a body may take: no more is read, whatever it says."""
+    return bytes_max if declared_bytes is None else min(declared_bytes, bytes_max)
+
+
 def _base64_bytes(size_bytes: int) -> int:
     return -(-size_bytes // 3) * 4
 
@@ -210,7 +217,7 @@ async def _in_time(arrival_s_max: float, advice: str) -> AsyncIterator[None]:
 
 def _json(body: bytearray) -> Any:
     try:
-        return json.loads(bytes(body))
+        return json.loads(body)
     except (ValueError, RecursionError) as problem:
         raise InvalidRequest(f"The body is not valid JSON: {problem}.") from None
 

@@ -1,22 +1,31 @@
-"""Uploads of init images: how many are held at once, how large they are, how long they take.
+"""Uploads of init images: what is held of them at once, how large they are, how long they take.
 
-Owns these bounds, and the threads in which images are decoded, one at a time: what decoding takes
-in memory is many times the size of the file. What an image must be is init_image.py's.
+Owns these bounds, and where images are decoded, one at a time: what decoding takes in memory is
+many times the size of the file. Small ones are decoded in a thread of their own, so that what the
+allocator keeps is kept once; larger ones in a process of their own, whose end gives it all back.
+What an image must be is init_image.py's.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
-from edge_node.api import init_image
+from edge_node.api import image_decoder, init_image
 from edge_node.api.error_responses import RequestTooLarge
 from edge_node.config import NodeConfig
-from edge_node.errors import AdmissionRefused
+from edge_node.errors import AdmissionRefused, InvalidRequest
 
 _PLACE_RETRY_S = 1.0
+# Decoded in the node: a process takes some tenths of a second to begin.
+IN_NODE_BYTES_MAX = 8 * 2**20
+
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,13 +35,17 @@ class UploadLimits:
     Attributes:
         bytes_max: of one, as a file.
         pixels_max: of one, before it is scaled.
+        decoding_bytes_max: of memory that decoding takes; one image is decoded at a time.
         at_once_max: uploads being read or decoded.
+        held_bytes_max: of them together, as they are sent; a lone one is always held.
         arrival_s_max: from the first to the last byte of a request that may hold one.
     """
 
     bytes_max: int
     pixels_max: int
+    decoding_bytes_max: int
     at_once_max: int
+    held_bytes_max: int
     arrival_s_max: float
 
     @classmethod
@@ -41,7 +54,9 @@ class UploadLimits:
         return cls(
             bytes_max=config.init_image_upload_bytes_max,
             pixels_max=config.init_image_pixels_max,
+            decoding_bytes_max=config.init_image_decoding_bytes_max,
             at_once_max=config.init_image_uploads_max,
+            held_bytes_max=config.init_image_uploads_bytes_max,
             arrival_s_max=config.init_image_upload_s_max,
         )
 
@@ -60,19 +75,19 @@ class UploadPlace:
 
     def __init__(self, uploads: Uploads) -> None:
         self._uploads = uploads
-        self._taken = False
+        self._taken_bytes: int | None = None
 
-    def take(self) -> None:
-        """Takes a place, once; raises AdmissionRefused when there is none."""
-        if not self._taken:
-            self._uploads.count(1)
-            self._taken = True
+    def take(self, upload_bytes: int) -> None:
+        """Takes a place for so many bytes, once; raises AdmissionRefused when there is none."""
+        if self._taken_bytes is None:
+            self._uploads.hold(upload_bytes)
+            self._taken_bytes = upload_bytes
 
     def release(self) -> None:
         """Gives back what was taken."""
-        if self._taken:
-            self._uploads.count(-1)
-            self._taken = False
+        if self._taken_bytes is not None:
+            self._uploads.let_go(self._taken_bytes)
+            self._taken_bytes = None
 
 
 class Uploads:
@@ -81,7 +96,9 @@ class Uploads:
     def __init__(self, limits: UploadLimits) -> None:
         self.limits = limits
         self._held = 0
+        self._held_bytes = 0
         self._decoding = asyncio.Lock()
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="upload")
 
     @contextlib.contextmanager
     def place(self) -> Iterator[UploadPlace]:
@@ -92,15 +109,25 @@ class Uploads:
         finally:
             place.release()
 
-    def count(self, change: int) -> None:
-        """Takes or returns places; raises AdmissionRefused beyond the bound."""
-        if self._held + change > self.limits.at_once_max:
+    def hold(self, upload_bytes: int) -> None:
+        """Counts one more; raises AdmissionRefused beyond a bound."""
+        limits = self.limits
+        if self._held and (
+            self._held >= limits.at_once_max
+            or self._held_bytes + upload_bytes > limits.held_bytes_max
+        ):
             raise AdmissionRefused(
-                f"This node reads {self.limits.at_once_max} uploads at once. Come back after the "
-                "time in Retry-After, or ask another node.",
+                f"This node reads {limits.at_once_max} uploads at once, of {limits.held_bytes_max} "
+                "bytes together. Come back after the time in Retry-After, or ask another node.",
                 retry_after_s=_PLACE_RETRY_S,
             )
-        self._held += change
+        self._held += 1
+        self._held_bytes += upload_bytes
+
+    def let_go(self, upload_bytes: int) -> None:
+        """Counts one less."""
+        self._held -= 1
+        self._held_bytes -= upload_bytes
 
     async def own_size_px(self, upload: Upload) -> tuple[int, int]:
         """As init_image.own_size_px, within the bounds on bytes and pixels."""
@@ -111,16 +138,39 @@ class Uploads:
                 "allowed.",
                 param=upload.param,
             )
-        return await asyncio.to_thread(
-            init_image.own_size_px,
-            upload.content,
-            pixels_max=self.limits.pixels_max,
-            param=upload.param,
+        return await self._in_thread(
+            partial(
+                init_image.own_size_px,
+                upload.content,
+                pixels_max=self.limits.pixels_max,
+                param=upload.param,
+            )
         )
 
     async def png_of_size(self, upload: Upload, *, size_px: tuple[int, int]) -> bytes:
-        """As init_image.png_of_size, after the images that came before."""
-        async with self._decoding:
-            return await asyncio.to_thread(
-                init_image.png_of_size, upload.content, size_px=size_px, param=upload.param
+        """As init_image.png_of_size, after the images that came before.
+
+        Raises:
+            InvalidRequest: also where decoding takes more memory than it may.
+            AdmissionRefused: the system has not the memory now.
+        """
+        content, param = upload.content, upload.param
+        decoding_bytes = await self._in_thread(
+            partial(init_image.decoding_bytes, content, size_px=size_px, param=param)
+        )
+        if decoding_bytes > self.limits.decoding_bytes_max:
+            raise InvalidRequest(
+                f"`{param}` takes {decoding_bytes} bytes of memory to decode; at most "
+                f"{self.limits.decoding_bytes_max} are taken. Scale it down, or send it as a plain "
+                "JPEG.",
+                param=param,
             )
+        async with self._decoding:
+            if decoding_bytes > IN_NODE_BYTES_MAX:
+                return await image_decoder.png_of_size(content, size_px=size_px, param=param)
+            return await self._in_thread(
+                partial(init_image.png_of_size, content, size_px=size_px, param=param)
+            )
+
+    async def _in_thread(self, work: Callable[[], Made]) -> Made:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)

@@ -23,7 +23,14 @@ BODIES = BodyLimits(bytes_max=REQUEST_BYTES_MAX, arrival_s_max=15.0)
 CONNECTIONS = ConnectionLimits(
     connections_max=50, per_address_max=50, header_s_max=15.0, body_s_max=15.0
 )
-UPLOADS = UploadLimits(bytes_max=300_000, pixels_max=2_000_000, at_once_max=2, arrival_s_max=15.0)
+UPLOADS = UploadLimits(
+    bytes_max=300_000,
+    pixels_max=2_000_000,
+    decoding_bytes_max=8_000_000,
+    at_once_max=2,
+    held_bytes_max=700_000,
+    arrival_s_max=15.0,
+)
 
 
 @dataclass(frozen=True, kw_only=True)

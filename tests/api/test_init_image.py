@@ -8,12 +8,13 @@ import subprocess
 import sys
 import zlib
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from edge_node.api.init_image import fitted_size_px, own_size_px, png_of_size
+from edge_node.api.init_image import decoding_bytes, fitted_size_px, own_size_px, png_of_size
 from edge_node.errors import InvalidRequest
 from tests.api.memory_front_desk import LIMITS
 from tests.api.uploaded import decoded, encoded, halves, noise
@@ -139,6 +140,71 @@ def test_other_kinds_of_pixels_keep_their_colours() -> None:
 def test_a_jpeg_loses_nothing_that_the_drawing_has_room_for() -> None:
     made = drawn_from(JPEG, (64, 64))
     assert made.tobytes() == decoded(JPEG).tobytes()
+
+
+@pytest.mark.parametrize("size_px", [(64, 32), (2000, 700), (331, 1200)])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1"])
+def test_scaled_in_pieces_it_is_as_scaled_whole(mode: str, size_px: tuple[int, int]) -> None:
+    picture = noise(160, 90).resize((1601, 907), Image.Resampling.BICUBIC).convert("RGBA")
+    picture.putalpha(noise(1601, 907, seed=1).convert("L"))
+    picture = picture.convert(mode)
+    whole = picture.convert("RGBA" if picture.has_transparency_data else "RGB")
+    whole = whole.resize(size_px, Image.Resampling.LANCZOS)
+    expected = Image.new("RGB", size_px, "white")
+    expected.paste(whole, mask=whole.getchannel("A") if whole.mode == "RGBA" else None)
+    made = decoded(png_of_size(encoded(picture), size_px=size_px, param="image"))
+    apart = np.abs(np.asarray(made, dtype=int) - np.asarray(expected, dtype=int))
+    assert apart.max() <= 2
+    assert (apart > 0).mean() < 0.01, "but for rounding"
+
+
+PEAK = """
+import resource, sys
+from edge_node.api import init_image
+from PIL import Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
+
+def peak(side_px, content):
+    for _ in range(2):
+        init_image.png_of_size(content, size_px=(side_px, side_px), param="image")
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+buffer = __import__("io").BytesIO()
+Image.effect_noise((700, 700), 50).convert("RGBA").save(buffer, "PNG")
+before = peak(512, buffer.getvalue())
+print(peak(64, sys.stdin.buffer.read()) - before)
+"""
+
+
+@pytest.mark.parametrize(
+    ("mode", "image_format", "options", "bytes_a_pixel"),
+    [
+        ("RGB", "PNG", {}, 4),
+        ("RGBA", "PNG", {}, 4),
+        ("P", "PNG", {}, 1),
+        ("I;16", "PNG", {}, 2),
+        ("RGB", "JPEG", {}, 0.0625),
+        ("RGB", "JPEG", {"progressive": True, "subsampling": 0}, 6.0625),
+        ("CMYK", "JPEG", {"progressive": True, "subsampling": 0}, 8.0625),
+        ("RGB", "WEBP", {"method": 0}, 20),
+        ("RGBA", "WEBP", {"method": 0, "lossless": True, "quality": 0}, 20),
+    ],
+)
+def test_decoding_takes_no_more_memory_than_its_header_tells(
+    mode: str, image_format: str, options: dict[str, Any], bytes_a_pixel: float
+) -> None:
+    side_px = 2000
+    if mode == "I;16":
+        picture = Image.fromarray(np.full((side_px, side_px), 0x8000, dtype=np.uint16))
+    else:
+        picture = noise(100, 100).resize((side_px, side_px)).convert(mode)
+    content = encoded(picture, image_format, **options)
+    told = decoding_bytes(content, size_px=(64, 64), param="image")
+    assert told == pytest.approx(bytes_a_pixel * side_px**2, rel=0.01)
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK], input=content, capture_output=True, check=True, timeout=60
+    )
+    # Beside the file, and what it always takes.
+    assert int(done.stdout) - 2 * len(content) < told + 8 * 2**20
 
 
 def test_its_metadata_stays_behind() -> None:
