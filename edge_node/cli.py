@@ -58,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_generate(commands)
     _add_dead_letters(commands)
     _add_store_repair(commands)
+    _add_weights(commands)
     _add_replay(commands)
     _add_train(commands)
     _add_simulate(commands)
@@ -182,6 +183,15 @@ def _add_store_repair(commands: Commands) -> None:
     )
     _add_settings(parser)
     parser.set_defaults(run=_store_repair)
+
+
+def _add_weights(commands: Commands) -> None:
+    parser = commands.add_parser("weights", help="whether a model's files are still as recorded")
+    parser.add_argument("action", choices=("verify",))
+    _add_settings(parser)
+    parser.add_argument("--sums", type=Path, help="list of sha256sum; default beside the weights")
+    parser.add_argument("--record", action="store_true", help="write the list anew")
+    parser.set_defaults(run=_weights)
 
 
 def _add_dead_letters(commands: Commands) -> None:
@@ -402,6 +412,12 @@ def _demo(options: argparse.Namespace) -> int:
     rest_port = options.port or free_rest_port(first=8080, nodes=len(PACES_S))
     good = asyncio.run(run_demo(out=options.out, rest_port=rest_port, console=Console()))
     return 0 if good else 1
+
+
+def _weights(options: argparse.Namespace) -> int:
+    from edge_node.console.weights import verify_weights
+
+    return verify_weights(_load_config(options), sums=options.sums, record=options.record)
 
 
 def _store_repair(options: argparse.Namespace) -> int:
