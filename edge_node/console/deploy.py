@@ -181,9 +181,10 @@ def _power_steps(files: DeviceFiles) -> Iterable[OnDevice]:
     if mode is None:
         return
     script = f"""\
-mode="$(sed -n 's/^.*pmode:0*\\([0-9][0-9]*\\).*$/\\1/p' /var/lib/nvpmodel/status)"
-if [ "$mode" != {mode} ]; then
+mode() {{ sed -n 's/^.*pmode:0*\\([0-9][0-9]*\\).*$/\\1/p' /var/lib/nvpmodel/status; }}
+if [ "$(mode)" != {mode} ]; then
     sudo -n nvpmodel -m {mode} </dev/null
+    [ "$(mode)" = {mode} ] || {{ echo "nvpmodel was told {mode} and says $(mode)" >&2; exit 1; }}
     sudo -n jetson_clocks
 fi
 """

@@ -83,6 +83,51 @@ def test_maxn_has_the_number_that_the_device_gives_it(tmp_path: Path) -> None:
     assert of_device(tmp_path, "power_mode").remedy == "sudo nvpmodel -m 7"
 
 
+NANO, NX, NANO_4 = "p3767-0003", "p3767-0000", "p3767-0004"
+SUPER_NANO = ("15W", "25W", "MAXN_SUPER", "7W")
+SUPER_NX = ("MAXN_SUPER", "10W", "15W", "25W", "40W")
+
+
+@pytest.mark.parametrize(
+    ("board", "modes", "number", "level", "remedy"),
+    [
+        (NANO, SUPER_NANO, 2, "ok", ""),
+        (NANO, SUPER_NANO, 1, "ok", ""),
+        (NANO, SUPER_NANO, 0, "ok", ""),
+        (NANO, SUPER_NANO, 3, "warn", "sudo nvpmodel -m 2"),
+        # A release without the fast modes: its mode 0 is the best that there is.
+        (NANO, ("15W", "7W"), 0, "ok", ""),
+        (NX, SUPER_NX, 0, "ok", ""),
+        (NX, SUPER_NX, 2, "ok", ""),
+        (NX, SUPER_NX, 1, "warn", "sudo nvpmodel -m 0"),
+        (NX, ("MAXN", "10W", "15W", "25W"), 3, "warn", "sudo nvpmodel -m 0"),
+        (NX, SUPER_NX, 4, "ok", ""),  # of unknown speed
+        (NANO_4, ("10W", "25W", "MAXN_SUPER"), 0, "ok", ""),
+        ("p3834-0008", ("MAXN", "120W"), 1, "ok", ""),  # no module that is known
+        (None, SUPER_NANO, 3, "ok", ""),  # a container hides the board
+    ],
+)
+def test_each_module_is_judged_by_its_own_power_modes(
+    tmp_path: Path,
+    board: str | None,
+    modes: tuple[str, ...],
+    number: int,
+    level: str,
+    remedy: str,
+) -> None:
+    lines = [f"< POWER_MODEL ID={at} NAME={name} >" for at, name in enumerate(modes)]
+    lay(
+        orin(tmp_path, jetpack=6),
+        {"etc/nvpmodel.conf": "\n".join(lines), "var/lib/nvpmodel/status": f"pmode:000{number}"},
+    )
+    if board is not None:
+        tree = f"nvidia,{board}\0nvidia,tegra234\0"
+        lay(tmp_path, {"proc/device-tree/compatible": tree})
+    found = of_device(tmp_path, "power_mode")
+    assert (found.level, found.remedy) == (level, remedy)
+    assert modes[number] in found.seen
+
+
 def test_a_container_that_hides_the_power_mode_is_told_what_to_mount(tmp_path: Path) -> None:
     orin(tmp_path, jetpack=6)
     (tmp_path / "var/lib/nvpmodel/status").unlink()

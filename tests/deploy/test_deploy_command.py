@@ -284,13 +284,21 @@ def test_the_power_mode_is_set_only_where_it_differs(fleet: Fleet) -> None:
     assert isinstance(step, OnDevice)
     status, called = fleet.folder / "status", fleet.folder / "called"
     sudo = fleet.folder / "bin" / "sudo"
-    sudo.write_text(f'#!/bin/sh\necho "$*" >>{shlex.quote(str(called))}\n')
+    sudo.write_text(
+        f'#!/bin/sh\necho "$*" >>{shlex.quote(str(called))}\n'
+        f'[ "$2" != nvpmodel ] || echo pmode:0000 >{shlex.quote(str(status))}\n'
+    )
     sudo.chmod(0o755)
     script = step.script.replace("/var/lib/nvpmodel/status", shlex.quote(str(status)))
     for mode, wanted in (("pmode:0000 fmode:quiet\n", ""), ("pmode:0002\n", "-n nvpmodel -m 0")):
         status.write_text(mode)
         subprocess.run(["sh", "-euc", script], check=True)
         assert (called.read_text().splitlines()[0] if called.exists() else "") == wanted
+    # One that needs a reboot ends well and changes nothing.
+    sudo.write_text("#!/bin/sh\n")
+    status.write_text("pmode:0002\n")
+    done = subprocess.run(["sh", "-euc", script], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (1, "nvpmodel was told 0 and says 2\n")
 
 
 @pytest.mark.parametrize(

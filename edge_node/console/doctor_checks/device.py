@@ -7,17 +7,47 @@ against documented layouts; not run on a device.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from edge_node.console.doctor_checks.finding import Finding, sized
 from edge_node.telemetry.jetson import DeviceReading, is_jetson, power_mode_names, read_text
 
-# Dense fp16 TFLOPS of the 64 GB module by power mode: docs/facts.md. Half of the best is where a
-# mode is worth a warning: 30 W, the factory's choice, is 4.3 times slower.
-_FP16_TFLOPS = {"MAXN": 42.6, "50W": 26.7, "30W": 10.0, "15W": 5.0}
+
+@dataclass(frozen=True, kw_only=True)
+class _Module:
+    """A Jetson module: dense fp16 TFLOPS of its power modes by name, from docs/facts.md."""
+
+    name: str
+    fp16_tflops: Mapping[str, float]
+
+
+_AGX_ORIN = _Module(
+    name="AGX Orin 64 GB", fp16_tflops={"MAXN": 42.6, "50W": 26.7, "30W": 10.0, "15W": 5.0}
+)
+_ORIN_NX = _Module(
+    name="Orin NX 16 GB",
+    fp16_tflops={"MAXN_SUPER": 19.2, "MAXN": 15.0, "25W": 6.7, "15W": 10.0, "10W": 5.0},
+)
+_ORIN_NANO = _Module(
+    name="Orin Nano 8 GB", fp16_tflops={"MAXN_SUPER": 16.7, "25W": 15.0, "15W": 10.0, "7W": 6.7}
+)
+_ORIN_NANO_4 = _Module(
+    name="Orin Nano 4 GB", fp16_tflops={"MAXN_SUPER": 8.4, "25W": 7.5, "10W": 5.1}
+)
+# By the board's number, as the device tree has it.
+_MODULES = {
+    "p3701-0005": _AGX_ORIN,
+    "p3767-0000": _ORIN_NX,
+    "p3767-0003": _ORIN_NANO,
+    "p3767-0005": _ORIN_NANO,
+    "p3767-0004": _ORIN_NANO_4,
+}
+_DEVICE_TREE = ("proc/device-tree/compatible", "sys/firmware/devicetree/base/compatible")
+# Half of the best of its own is where a mode is worth a warning: an AGX Orin's 30 W, the factory's
+# choice, is 4.3 times slower than MAXN. Some half: an Orin NX has 10.0 of 19.2 at 15 W.
 _SLOW_SHARE = 0.5
-# nvpmodel's number of MAXN on an AGX Orin, where nvpmodel.conf does not say otherwise.
-_MAXN_NUMBER = 0
 
 
 def examine_device(reading: DeviceReading, root: Path) -> list[Finding]:
@@ -37,19 +67,35 @@ def _power_mode(reading: DeviceReading, root: Path) -> Finding:
         if is_jetson(root):
             seen += "; in a container, mount /var/lib/nvpmodel and /etc/nvpmodel.conf read-only"
         return Finding(check="power_mode", level="skipped", seen=seen)
-    numbers = {name: number for number, name in power_mode_names(root).items()}
-    tflops = _FP16_TFLOPS.get(mode.removeprefix("MODE_"))
-    if tflops is None:
+    numbers = {_plain(name): number for number, name in power_mode_names(root).items()}
+    module = _module(root, numbers.keys())
+    # Of those that this device has: not every release gives a module its fastest one.
+    known = {} if module is None else module.fp16_tflops
+    here = {name: known[name] for name in numbers if name in known}
+    tflops = here.get(_plain(mode))
+    if module is None or tflops is None:
         return Finding(check="power_mode", level="ok", seen=f"{mode}, of unknown speed")
-    seen = f"{mode}: {tflops} of {_FP16_TFLOPS['MAXN']} TFLOPS in fp16"
-    if tflops >= _SLOW_SHARE * _FP16_TFLOPS["MAXN"]:
+    best = max(here, key=lambda name: here[name])
+    seen = f"{mode} of {module.name}: {tflops} of {here[best]} TFLOPS in fp16"
+    if tflops >= _SLOW_SHARE * here[best]:
         return Finding(check="power_mode", level="ok", seen=seen)
-    return Finding(
-        check="power_mode",
-        level="warn",
-        seen=seen,
-        remedy=f"sudo nvpmodel -m {numbers.get('MAXN', _MAXN_NUMBER)}",
-    )
+    remedy = f"sudo nvpmodel -m {numbers[best]}"
+    return Finding(check="power_mode", level="warn", seen=seen, remedy=remedy)
+
+
+def _plain(mode: str) -> str:
+    """A mode's name without what some releases put before it."""
+    return mode.removeprefix("MODE_")
+
+
+def _module(root: Path, modes: Collection[str]) -> _Module | None:
+    """By the board's number; in a container that hides it, by modes that one module alone has."""
+    for path in _DEVICE_TREE:
+        tree = read_text(root / path)
+        if tree is not None:
+            named = [module for number, module in _MODULES.items() if number in tree]
+            return named[0] if named else None
+    return _AGX_ORIN if set(modes) == set(_AGX_ORIN.fp16_tflops) else None
 
 
 def _clocks(reading: DeviceReading) -> Finding:
