@@ -82,6 +82,7 @@ ALLOWED = {
     "edge_node.console.simulate": PURE | {"console", "scheduler"},
     "edge_node.console.train": PURE | {"console", "scheduler"},
     "edge_node.console.policy_search": PURE | {"console", "scheduler"},
+    "edge_node.console.weights": PURE | {"console", "worker"},
     "edge_node.console.train_from_pool": PURE
     | {"console", "store", "learner", "learning.cluster_learner", "scheduler"},
     "edge_node.console.learn": PURE
