@@ -128,15 +128,34 @@ class Drawing:
         return self.steps - int(max(self.steps - self.steps * self.strength, 0.0))
 
 
+class PromptTokens(NamedTuple):
+    """How long a prompt is, and how much of it the model was told; 0 where nobody counts."""
+
+    counted: int = 0
+    drawn: int = 0
+
+    @property
+    def cut(self) -> int:
+        """Tokens at the prompt's end that have no part in the picture."""
+        return self.counted - self.drawn
+
+
+NOT_COUNTED = PromptTokens()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Image:
-    """An encoded image; `emulated_device` names what produced a placeholder, else empty."""
+    """An encoded image, and how its prompt was taken.
+
+    `emulated_device` names what produced a placeholder, else empty.
+    """
 
     content: bytes
     format: str
     width_px: int
     height_px: int
     emulated_device: str = ""
+    prompt_tokens: PromptTokens = NOT_COUNTED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,11 +196,13 @@ class WorkModel:
 class WorkerDescription:
     """What a worker serves, once it has loaded; `state` is loading, warming_up, ready or failed.
 
-    `order` is the one in which it takes its drawings: fcfs, sjf or srpt.
+    `order` is the one in which it takes its drawings: fcfs, sjf or srpt. `fault` is the kind of a
+    failure that operators are alerted of: gpu_lost; empty for others.
     """
 
     state: str
     detail: str = ""
+    fault: str = ""
     engine: str = ""
     model: str = ""
     model_fingerprint: ModelFingerprint = ModelFingerprint("")
@@ -290,6 +311,7 @@ class TaskRecord:
     compute_s: float = 0.0
     policy: str = ""
     policy_reason: str = ""
+    prompt_tokens: PromptTokens = NOT_COUNTED
 
     @property
     def fence(self) -> Fence:

@@ -14,8 +14,6 @@ import typing
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
-from edge_node.domain import Fence
-
 Value = TypeVar("Value")
 
 
@@ -53,8 +51,8 @@ def _value(hint: Any, field: dataclasses.Field[Any], numbers: Iterator[int]) -> 
         return tuple(_value(one, field, numbers) for one in arguments)
     if origin is dict:
         return {_value(arguments[0], field, numbers): _value(arguments[1], field, numbers)}
-    if hint is Fence:
-        return Fence(next(numbers), next(numbers))
+    if issubclass(hint, tuple):  # a named one, of numbers
+        return hint(*(next(numbers) for _ in typing.get_type_hints(hint)))
     if dataclasses.is_dataclass(hint):
         return _filled(hint, numbers=numbers, fixed={})
     if issubclass(hint, enum.Enum):

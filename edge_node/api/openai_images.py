@@ -17,7 +17,7 @@ from typing import Any, Literal
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
-from edge_node.api import schemas
+from edge_node.api import schemas, usage
 from edge_node.api.direct_route import DirectRoute
 from edge_node.api.error_responses import (
     CLIENT_CLOSED_REQUEST,
@@ -232,7 +232,7 @@ def _failure(record: TaskRecord) -> TaskFailed:
 async def _answer(
     accepted: _Accepted, records: Sequence[TaskRecord], *, base_url: str
 ) -> JSONResponse:
-    drawings = [record.task.drawing for record in records]
+    drawing = records[0].task.drawing
     images: list[dict[str, str]] = []
     for record in records:
         if accepted.wanted.response_format == "url":
@@ -243,8 +243,9 @@ async def _answer(
     body = {
         "created": int(records[0].finished_unix_s or records[0].task.created_unix_s),
         "data": images,
-        **schemas.image_properties(drawings[0], quality=accepted.wanted.quality),
-        "usage": schemas.usage(drawings),
+        **schemas.image_properties(drawing, quality=accepted.wanted.quality),
+        "usage": usage.usage(records),
+        "warnings": usage.warnings(records),
     }
     headers = {"x-dedgeai-executor": ", ".join(record.executor or "" for record in records)}
     emulated = {record.emulated_device for record in records if record.emulated_device}
@@ -315,7 +316,8 @@ async def _stream_one(
         if accepted.wanted.partial_images and partial_index == 0:
             await into.put(_partial(accepted, task_id, content=content, index=0))
         completed = _event_data(accepted, task_id, content=content, kind="completed")
-        completed["usage"] = schemas.usage([record.task.drawing])
+        completed["usage"] = usage.usage([record])
+        completed["warnings"] = usage.warnings([record])
         completed["executor"] = record.executor
         await into.put(encode_event(completed["type"], completed))
         await into.put(None)

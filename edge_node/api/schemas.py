@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import difflib
 import hashlib
-import math
 import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +17,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from edge_node.api import usage
 from edge_node.api.init_image import fitted_size_px
 from edge_node.domain import (
     Drawing,
@@ -35,8 +35,6 @@ from scheduler.guard.status import GuardStatus
 
 # Names under which clients may ask for whatever model is served.
 MODEL_ALIASES = ("default",)
-# The MMDiT sees one token per 16 x 16 pixels: 8 of the VAE times 2 of its patches.
-PIXELS_PER_TOKEN_SIDE = 16
 
 _SEED_MAX = 2**63 - 1
 _DRAWN_SEED_BITS = 32
@@ -387,6 +385,8 @@ def task_object(record: TaskRecord) -> Json:
         "queue_s": record.queue_s,
         "compute_s": record.compute_s,
         "emulated_device": record.emulated_device or None,
+        "prompt_tokens": record.prompt_tokens.counted or None,
+        "warnings": usage.warnings([record]),
         "image_bytes": record.image_bytes,
         "image_url": f"/v1/tasks/{task.id}/image" if completed else None,
         "error": error_of(record),
@@ -557,24 +557,6 @@ def image_properties(drawing: Drawing, *, quality: str | None) -> Json:
         "quality": quality if quality in _QUALITIES else "auto",
         "size": f"{drawing.width_px}x{drawing.height_px}",
     }
-
-
-def usage(drawings: Sequence[Drawing]) -> Json:
-    """Differs from OpenAI: text tokens count words, image tokens the model's latent patches."""
-    text = sum(len(drawing.prompt.split()) for drawing in drawings)
-    drawn = sum(_image_tokens(drawing) for drawing in drawings)
-    started_from = sum(_image_tokens(one) for one in drawings if one.init_image_sha256)
-    return {
-        "input_tokens": text + started_from,
-        "input_tokens_details": {"image_tokens": started_from, "text_tokens": text},
-        "output_tokens": drawn,
-        "total_tokens": text + started_from + drawn,
-    }
-
-
-def _image_tokens(drawing: Drawing) -> int:
-    columns = math.ceil(drawing.width_px / PIXELS_PER_TOKEN_SIDE)
-    return columns * math.ceil(drawing.height_px / PIXELS_PER_TOKEN_SIDE)
 
 
 def model_object(name: str, *, created_unix_s: int) -> Json:

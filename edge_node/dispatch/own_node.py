@@ -161,6 +161,12 @@ class OwnNode:
         return self._draining
 
     @property
+    def gpu_lost(self) -> bool:
+        """Whether the worker failed because the GPU that it is to draw with is not there."""
+        described = self._worker.description
+        return described is not None and described.fault == "gpu_lost"
+
+    @property
     def worker_ready(self) -> bool:
         """Whether the worker says that it would draw now."""
         return self._worker.ready

@@ -193,6 +193,7 @@ class Timekeeper:
             clock_skew_s=self._clock_skew_s(),
             tasks_in_flight=self._lifecycle.in_flight,
             worker_ready=self._node.worker_ready,
+            gpu_lost=self._node.gpu_lost,
             store_available=self._ledger.available,
         )
 

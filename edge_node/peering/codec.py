@@ -19,6 +19,7 @@ from edge_node.domain import (
     Fence,
     Image,
     ModelFingerprint,
+    PromptTokens,
     StepFinished,
     WorkerDescription,
     WorkerLoad,
@@ -124,6 +125,8 @@ def image_to_proto(image: Image) -> worker_pb2.Image:
         width_px=image.width_px,
         height_px=image.height_px,
         emulated_device=image.emulated_device,
+        prompt_tokens=image.prompt_tokens.counted,
+        prompt_tokens_drawn=image.prompt_tokens.drawn,
     )
 
 
@@ -135,6 +138,7 @@ def image_from_proto(message: worker_pb2.Image) -> Image:
         width_px=message.width_px,
         height_px=message.height_px,
         emulated_device=message.emulated_device,
+        prompt_tokens=PromptTokens(message.prompt_tokens, message.prompt_tokens_drawn),
     )
 
 
@@ -171,6 +175,7 @@ def description_to_proto(description: WorkerDescription) -> worker_pb2.DescribeR
     return worker_pb2.DescribeResponse(
         state=_STATE_NUMBERS[description.state],
         detail=description.detail,
+        fault=description.fault,
         engine=description.engine,
         model=description.model,
         model_fingerprint=description.model_fingerprint,
@@ -193,6 +198,7 @@ def description_from_proto(message: worker_pb2.DescribeResponse) -> WorkerDescri
     return WorkerDescription(
         state=_STATE_NAMES.get(message.state, "loading"),
         detail=message.detail,
+        fault=message.fault,
         engine=message.engine,
         model=message.model,
         model_fingerprint=ModelFingerprint(message.model_fingerprint),

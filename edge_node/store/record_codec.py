@@ -17,6 +17,7 @@ from edge_node.domain import (
     Fence,
     JobId,
     NodeId,
+    PromptTokens,
     Task,
     TaskError,
     TaskId,
@@ -69,6 +70,7 @@ def encode_record(record: TaskRecord) -> str:
         "compute_s": record.compute_s,
         "policy": record.policy,
         "policy_reason": record.policy_reason,
+        "prompt_tokens": record.prompt_tokens,
     }
     return _JSON.encode(document)
 
@@ -103,6 +105,7 @@ def _record(document: dict[str, Any]) -> TaskRecord:
         compute_s=float(document["compute_s"]),
         policy=str(document["policy"]),
         policy_reason=str(document.get("policy_reason", "")),
+        prompt_tokens=PromptTokens(*map(int, document.get("prompt_tokens", ()))),
     )
 
 

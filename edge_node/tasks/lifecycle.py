@@ -1,8 +1,7 @@
 """A task's fate at its origin: events in, instructions out.
 
-Owns every task that this node has accepted, from the request to its end, and is the only place
-that changes one. Has no clock, no socket and no storage: the dispatcher feeds it what happened
-and carries out what it says, in order; the simulated cluster in tests does the same.
+Owns every task that this node has accepted, and alone changes one. Has no clock, no socket and no
+storage: the dispatcher feeds it what happened and carries out what it says; so do the simulations.
 
     submitted -> appending -> placing -> attempting -> storing -> recording -> final
                                 ^  |         |
@@ -364,6 +363,7 @@ class Lifecycle:
             attempt=event.fence.attempt,
             step=entry.task.drawing.denoising_steps,
             emulated_device=report.image.emulated_device,
+            prompt_tokens=report.image.prompt_tokens,
             queue_s=report.queue_s,
             compute_s=report.compute_s,
         )

@@ -39,6 +39,7 @@ Work is in work units (domain.WorkModel). No prompt and no identifier is ever a 
 | disk_free_bytes | bytes | of the data folder's disk |
 | image_stored_bytes | bytes | images kept |
 | worker_ready | 0 or 1 | whether the worker would draw now |
+| worker_gpu_lost | 0 or 1 | whether it does not because `device = "cuda"` and there is no GPU |
 | worker_backlog_work_units | work units | by the worker's own account; 0 while it is away |
 | worker_queue_length | drawings | that it has not begun; 0 while it is away |
 | worker_resident_bytes | bytes | of its process; 0 while it is away |
@@ -219,6 +220,7 @@ class NodeMetrics:
         clock_skew_s: float,
         tasks_in_flight: int,
         worker_ready: bool,
+        gpu_lost: bool,
         store_available: bool,
     ) -> None:
         """What the node sees of itself and its peers, at its own rhythm."""
@@ -229,6 +231,7 @@ class NodeMetrics:
         self._clock_skew.set(clock_skew_s)
         self._tasks_in_flight.set(tasks_in_flight)
         self._worker_ready.set(worker_ready)
+        self._gpu_lost.set(gpu_lost)
         self._store_available.set(store_available)
 
     def write_behind_changed(self, count: int) -> None:
@@ -356,6 +359,7 @@ class NodeMetrics:
         self._disk_free = self._gauge("disk_free_bytes", "Free on the data folder's disk")
         self._image_stored = self._gauge("image_stored_bytes", "Images kept")
         self._worker_ready = self._gauge("worker_ready", "Whether the worker would draw")
+        self._gpu_lost = self._gauge("worker_gpu_lost", "Whether its GPU is not there")
         self._worker_backlog = self._gauge("worker_backlog_work_units", "Work by its own account")
         self._worker_queue = self._gauge("worker_queue_length", "Drawings that it has not begun")
         self._worker_resident = self._gauge("worker_resident_bytes", "Memory of its process")

@@ -14,6 +14,7 @@ from typing import Generic, TypeVar
 
 from edge_node.domain import (
     NO_FENCE,
+    NOT_COUNTED,
     AttemptFailed,
     AttemptFinished,
     AttemptQueued,
@@ -74,6 +75,7 @@ class Attempt(Generic[Row]):
         self.row: Row | None = None
         self.steps = drawing.denoising_steps
         self.steps_done = 0
+        self.prompt_tokens = NOT_COUNTED
         self.decoded = False
         self.position = 0
         self.turn = (0, False)

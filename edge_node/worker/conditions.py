@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from edge_node.domain import PromptTokens
 from edge_node.worker.mmdit import FoldedTransformer
 from edge_node.worker.prompt_cache import PromptCache
 from edge_node.worker.sampling import FlowSchedule
@@ -90,6 +91,12 @@ class Conditions:
     def release(self) -> None:
         """Gives the modulations' memory back; they are computed again when needed."""
         self._modulations.clear()
+
+    def prompt_tokens(self, prompt: str) -> PromptTokens:
+        """Tokens of `prompt` without those that begin and end it, and how many are encoded."""
+        tokenizer = self._clips[0][0]
+        ids = tokenizer(prompt, add_special_tokens=False, verbose=False).input_ids
+        return PromptTokens(len(ids), min(len(ids), tokenizer.model_max_length - 2))
 
     def clip_tokens(self, prompt: str) -> tuple[torch.Tensor, torch.Tensor]:
         """Both CLIPs' tokens side by side, padded to the joint width, (T, J), and pooled, (P,)."""

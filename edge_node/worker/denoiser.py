@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar
 
 from PIL import Image as PillowImage
 
-from edge_node.domain import Drawing, ModelFingerprint, WorkerDescription
+from edge_node.domain import NOT_COUNTED, Drawing, ModelFingerprint, PromptTokens, WorkerDescription
 from edge_node.errors import InvalidRequest, ModelNotFound, WorkerUnavailable
 from edge_node.worker import image_encoding, memory_guard
 from edge_node.worker.calibration import Calibration
@@ -22,7 +22,18 @@ Row = TypeVar("Row")
 
 
 class ModelUnusable(Exception):
-    """The model cannot be served; the message says what to do about it."""
+    """The model cannot be served; the message says what to do about it.
+
+    `fault` names kinds of which operators are alerted in their own words; empty for others.
+    """
+
+    fault = ""
+
+
+class GpuLost(ModelUnusable):
+    """The GPU that is wanted is not there."""
+
+    fault = "gpu_lost"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +46,7 @@ class ModelFacts:
             CPUs without a spare core.
         available_bytes: reads how much memory further rows could take.
         approximations: lossy choices of the operator, by name; they go into images' metadata.
+        prompt_tokens: counts a prompt as the model's tokenizer does; called where `begin` is.
     """
 
     engine: str
@@ -49,6 +61,7 @@ class ModelFacts:
     decodes_beside: bool = False
     available_bytes: Callable[[], int] = memory_guard.system_available_bytes
     approximations: tuple[str, ...] = ()
+    prompt_tokens: Callable[[str], PromptTokens] = lambda _: NOT_COUNTED
 
 
 class Denoiser(Protocol[Row]):

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from PIL import Image as PillowImage
 from PIL.PngImagePlugin import PngInfo
 
-from edge_node.domain import Drawing, Image, TaskId
+from edge_node.domain import NOT_COUNTED, Drawing, Image, PromptTokens, TaskId
 
 FORMATS = ("png", "webp", "jpeg")
 
@@ -79,6 +79,7 @@ def image_of(
     choices: Sequence[str],
     emulated_device: str,
     metadata: bool,
+    prompt_tokens: PromptTokens = NOT_COUNTED,
 ) -> Image:
     """The finished image of a drawing in the format that it asks for."""
     text = None
@@ -102,4 +103,5 @@ def image_of(
         width_px=picture.width,
         height_px=picture.height,
         emulated_device=emulated_device,
+        prompt_tokens=prompt_tokens,
     )

@@ -234,6 +234,12 @@ def _single_file(
             "Diffusion 3: point --model at sd3_medium.safetensors, "
             "sd3_medium_incl_clips.safetensors or a diffusers folder"
         )
+    if sd3_checkpoint.is_sd35(stored) and not _config(config_folder, "transformer").get("qk_norm"):
+        raise ModelUnusable(
+            f"{path} is a Stable Diffusion 3.5, whose configs do not come with this package: set "
+            "single_file_configs (--model-config) to its diffusers folder, of which no weights "
+            "are needed, or point --model at the folder itself"
+        )
     unknown = sd3_checkpoint.unknown(stored)
     if unknown:
         raise ModelUnusable(

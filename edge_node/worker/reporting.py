@@ -15,7 +15,7 @@ from typing import Any
 from PIL import Image as PillowImage
 
 from edge_node.domain import AttemptFailed, StepFinished, TaskId
-from edge_node.errors import InvalidRequest, StaleAttempt
+from edge_node.errors import InvalidRequest, NotFinite, StaleAttempt
 from edge_node.worker import image_encoding
 from edge_node.worker.attempts import Attempt, Report
 from edge_node.worker.memory_guard import is_out_of_memory
@@ -104,6 +104,9 @@ def failure(task_id: TaskId, error: Exception) -> AttemptFailed:
     LOG.error("task %s failed", task_id, exc_info=error)
     if isinstance(error, InvalidRequest):
         return AttemptFailed(code=error.code, message=error.message, retryable=False)
+    if isinstance(error, NotFinite):
+        # Another device may draw in another precision.
+        return AttemptFailed(code=error.code, message=error.message, retryable=True)
     return AttemptFailed(
         code="out_of_memory" if is_out_of_memory(error) else "draw_failed",
         message=f"drawing failed on this device ({type(error).__name__}: {error})",

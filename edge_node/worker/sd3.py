@@ -35,7 +35,7 @@ from edge_node.worker import (
 from edge_node.worker.approximations import CACHE_EDGE_STEPS, Approximations, served_fingerprint
 from edge_node.worker.conditions import Conditions
 from edge_node.worker.cuda_graphs import Call, GraphedCall
-from edge_node.worker.denoiser import ModelFacts, ModelUnusable
+from edge_node.worker.denoiser import GpuLost, ModelFacts, ModelUnusable
 from edge_node.worker.mmdit import FoldedTransformer
 from edge_node.worker.peak_memory import PeakBytes
 from edge_node.worker.sd3_parts import Sd3Parts
@@ -411,6 +411,7 @@ class Sd3Denoiser:
             approximations=self._choices,
             decodes_beside=self._device.type == "cuda" or _has_spare_core(),
             available_bytes=_available_bytes(self._device),
+            prompt_tokens=self.conditions.prompt_tokens,
         )
 
     def _prove_finite(self) -> None:
@@ -475,7 +476,7 @@ def _relative_change(before_CHW: torch.Tensor | None, after_CHW: torch.Tensor) -
 def _device(name: str) -> torch.device:
     """The device wanted, or for "auto" the best that is there."""
     if name == "cuda" and not torch.cuda.is_available():
-        raise ModelUnusable(
+        raise GpuLost(
             "device = cuda, and torch finds no GPU: a container loses it at `systemctl "
             "daemon-reload`, so make it anew (docker compose up -d --force-recreate worker); else "
             "look at the driver"

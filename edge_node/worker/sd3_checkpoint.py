@@ -54,6 +54,7 @@ _TRANSFORMER_NAMES = (
     (r"\.fc2\.", ".net.2."),
 )
 _FUSED = re.compile(r"joint_blocks\.(\d+)\.(x_block|context_block)\.(attn2?)\.qkv\.(weight|bias)")
+_NORMED = re.compile(rf"{re.escape(TRANSFORMER_PREFIX)}joint_blocks\.\d+\.x_block\.attn\.ln_q\.")
 _FUSED_NAMES = {
     "x_block": ("to_q", "to_k", "to_v"),
     "context_block": ("add_q_proj", "add_k_proj", "add_v_proj"),
@@ -112,6 +113,11 @@ Source = StoredTensor | IdentityMatrix
 def is_sd3(keys: Iterable[str]) -> bool:
     """Whether these are the names of a Stable Diffusion 3 checkpoint."""
     return any(key.startswith(f"{TRANSFORMER_PREFIX}joint_blocks.") for key in keys)
+
+
+def is_sd35(keys: Iterable[str]) -> bool:
+    """Whether these are a Stable Diffusion 3.5's, which norms its queries and keys."""
+    return any(_NORMED.match(key) for key in keys)
 
 
 def kind(keys: Iterable[str]) -> str:

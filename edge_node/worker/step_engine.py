@@ -306,7 +306,7 @@ class StepEngine(Generic[Row]):
             self._describe_as(describing(facts, self._description))
             calibrated = self._denoiser.calibrate()
         except ModelUnusable as error:
-            self._describe_failure(str(error))
+            self._describe_failure(str(error), fault=error.fault)
             return False
         except Exception as error:
             LOG.exception("the model could not be made ready")
@@ -322,6 +322,7 @@ class StepEngine(Generic[Row]):
         # A paced device stands for a slower one, which would do one thing after the other.
         self._decodes_beside = facts.decodes_beside and self._limits.pace_s == 0.0
         self._choices = facts.approximations
+        self._prompt_tokens = facts.prompt_tokens
         rows = ActiveRows(
             self._book,
             order=self._limits.order,
@@ -388,6 +389,7 @@ class StepEngine(Generic[Row]):
         self._stepped_until_s = None
         try:
             attempt.row = self._denoiser.begin(attempt.drawing, attempt.init_image)
+            attempt.prompt_tokens = self._prompt_tokens(attempt.drawing.prompt)
         except Exception as error:
             self._fail(attempt, error)
         attempt.begin_s = self._clock.now_s() - begun_s
@@ -508,9 +510,11 @@ class StepEngine(Generic[Row]):
             self._description = description
         self._on_change()
 
-    def _describe_failure(self, detail: str) -> None:
+    def _describe_failure(self, detail: str, *, fault: str = "") -> None:
         LOG.error("%s", detail)
-        self._describe_as(dataclasses.replace(self._description, state="failed", detail=detail))
+        self._describe_as(
+            dataclasses.replace(self._description, state="failed", detail=detail, fault=fault)
+        )
 
     # On the finisher's thread.
 
@@ -554,6 +558,7 @@ class StepEngine(Generic[Row]):
                 choices=self._choices,
                 emulated_device=self._description.emulated_device,
                 metadata=self._limits.metadata,
+                prompt_tokens=attempt.prompt_tokens,
             )
         except Exception as error:
             return reporting.failure(attempt.task_id, error)

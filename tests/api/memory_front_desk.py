@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 
 from edge_node.domain import (
+    NOT_COUNTED,
     Drawing,
     Durability,
     JobId,
@@ -72,6 +73,7 @@ class MemoryFrontDesk:
         self.submitted: list[tuple[tuple[Drawing, ...], bool, float | None, int]] = []
         self.init_images: list[bytes] = []
         self.gone: list[TaskId] = []
+        self.prompt_tokens = NOT_COUNTED
         self._records: dict[TaskId, TaskRecord] = {}
         self._events: dict[TaskId, list[TaskEvent]] = {}
         self._changed = asyncio.Condition()
@@ -153,6 +155,7 @@ class MemoryFrontDesk:
             attempt=1,
             finished_unix_s=time.time(),
             error=error,
+            prompt_tokens=self.prompt_tokens,
         )
         await self.publish(task_id, ENDS[status], error=error)
 

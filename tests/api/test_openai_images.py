@@ -12,6 +12,7 @@ import httpx
 import pytest
 from openai import APIError, AsyncOpenAI, BadRequestError, InternalServerError, NotFoundError
 
+from edge_node.domain import PromptTokens
 from tests.api.memory_front_desk import PNG, MemoryFrontDesk
 from tests.api.served import Served, served
 
@@ -172,5 +173,26 @@ def test_a_replayed_request_gets_the_images_of_the_first() -> None:
             first, second = (answer.headers["x-dedgeai-task-id"] for answer in answers)
             assert first == second
             assert answers[0].json() == answers[1].json()
+
+    asyncio.run(story())
+
+
+def test_a_prompt_that_was_cut_is_said_with_its_true_length() -> None:
+    async def story() -> None:
+        front_desk = MemoryFrontDesk()
+        front_desk.prompt_tokens = PromptTokens(103, 75)
+        async with served(front_desk) as node:
+            answer = (await node.http.post("/v1/images/generations", json={"prompt": "a"})).json()
+            said = "The prompt has 103 tokens, and the model was told the first 75."
+            assert answer["warnings"] == [said]
+            details = answer["usage"]["input_tokens_details"]
+            assert (details["text_tokens"], details["text_tokens_cut"]) == (103, 28)
+            accepted = (await node.http.post("/v1/tasks", json={"prompt": "a"})).json()
+            task = (await node.http.get(f"/v1/tasks/{accepted['id']}")).json()
+            assert (task["prompt_tokens"], task["warnings"]) == (103, [said])
+            front_desk.prompt_tokens = PromptTokens(75, 75)
+            answer = (await node.http.post("/v1/images/generations", json={"prompt": "a"})).json()
+            assert answer["warnings"] == []
+            assert answer["usage"]["input_tokens_details"]["text_tokens"] == 75
 
     asyncio.run(story())

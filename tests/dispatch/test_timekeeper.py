@@ -12,7 +12,7 @@ import pytest
 
 from edge_node.clock import Moment
 from edge_node.dispatch.timekeeper import Timekeeper, TimekeeperSettings
-from edge_node.domain import NodeId, Task, TaskId
+from edge_node.domain import NodeId, Task, TaskId, WorkerDescription
 from edge_node.lasting import Loops, Patience
 from edge_node.tasks import hosting as hosted
 from edge_node.tasks import lifecycle_protocol as life
@@ -145,15 +145,18 @@ def test_gauges_are_set_once_a_heartbeat() -> None:
         "staleness_seconds": 1.75,
         "tasks_in_flight": 1.0,
         "worker_ready": 1.0,
+        "worker_gpu_lost": 0.0,
         "store_available": 1.0,
     }
     assert {name: kept.gauge(name) for name in shown} == pytest.approx(shown)
     kept.worker.ready = kept.ledger.available = False
+    kept.worker.description = WorkerDescription(state="failed", detail="no GPU", fault="gpu_lost")
     kept.look(101.9)
     assert kept.gauge("worker_ready") == kept.gauge("store_available") == 1.0
     kept.look(102.0)
     assert kept.gauge("worker_ready") == kept.gauge("store_available") == 0.0
     assert kept.gauge("peers_alive") == kept.gauge("staleness_seconds") == 0.0
+    assert kept.gauge("worker_gpu_lost") == 1.0
 
 
 def test_who_decides_is_shown_where_a_guard_knows() -> None:

@@ -7,6 +7,7 @@ from edge_node.domain import (
     Durability,
     JobId,
     NodeId,
+    PromptTokens,
     Task,
     TaskId,
     TaskRecord,
@@ -68,4 +69,5 @@ def finished(accepted: Task, *, at_unix_s: float = 3000.0) -> TaskRecord:
         queue_s=0.5,
         compute_s=2.25,
         policy_reason="window",
+        prompt_tokens=PromptTokens(103, 75),
     )

@@ -152,3 +152,12 @@ def test_a_file_in_a_hubs_cache_goes_by_its_own_name(tmp_path: pathlib.Path) -> 
     link.symlink_to(blob)
     configs = small_sd3.write_config_folder(tmp_path / "configs")
     assert find(link, config_folder=configs).name == "sd3_medium_incl_clips"
+
+
+def test_sd35_is_named_and_drawn_where_its_configs_are_given(tmp_path: pathlib.Path) -> None:
+    path = small_sd3.write_single_file(tmp_path / "sd35.safetensors", size=small_sd3.SIZE_35)
+    of_sd3 = small_sd3.write_config_folder(tmp_path / "sd3")
+    with pytest.raises(ModelUnusable, match=r"is a Stable Diffusion 3\.5.*single_file_configs"):
+        find(path, config_folder=of_sd3)
+    own = small_sd3.write_config_folder(tmp_path / "sd35", small_sd3.SIZE_35)
+    check_headers(find(path, config_folder=own))

@@ -230,8 +230,9 @@ def test_a_decoding_that_is_not_finite_stops_the_start(random_sd3_folder: pathli
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_wanted_and_gone_is_no_cpu() -> None:
     assert _device("cpu") == _device("auto") == torch.device("cpu")
-    with pytest.raises(ModelUnusable, match="device = cuda, and torch finds no GPU"):
+    with pytest.raises(ModelUnusable, match="device = cuda, and torch finds no GPU") as lost:
         _device("cuda")
+    assert lost.value.fault == "gpu_lost"
 
 
 def test_an_init_image_of_another_size_is_refused(exact: Sd3Denoiser) -> None:

@@ -26,7 +26,7 @@ from edge_node.domain import (
     StepFinished,
     TaskId,
 )
-from edge_node.errors import InvalidRequest, StaleAttempt, WorkerUnavailable
+from edge_node.errors import InvalidRequest, NotFinite, StaleAttempt, WorkerUnavailable
 from edge_node.worker import calibration
 from edge_node.worker.active_rows import ENCODING_MAX
 from edge_node.worker.attempts import Report, preview_steps
@@ -149,6 +149,8 @@ class ScriptedDenoiser:
             assert self.decode.wait(5.0), "nobody lets this image be decoded"
             if drawing.prompt == "fails at the end":
                 raise ValueError("bad decode")
+            if drawing.prompt == "is no picture":
+                raise NotFinite("The latent is not finite.")
             if drawing.prompt == "loses the device at the end":
                 raise RuntimeError("CUDA error: unspecified launch failure")
         return PillowImage.new("RGB", (drawing.width_px, drawing.height_px))
@@ -400,6 +402,7 @@ def test_time_queued_ends_with_the_first_step_and_computing_goes_on_while_parked
         ("fails in a step", "draw_failed", True),
         ("too big", "out_of_memory", True),
         ("fails at the end", "draw_failed", True),
+        ("is no picture", "not_finite", True),
     ],
 )
 @pytest.mark.parametrize("decodes_beside", [False, True])

@@ -105,9 +105,13 @@ def test_it_draws_two_sizes_at_once_and_the_seed_decides(
         assert levels_apart(small, other) > 10
         assert (wide.image.width_px, wide.image.height_px) == (48, 16)
         assert small.image.emulated_device == ""
+        assert small.image.prompt_tokens.cut == 0 < small.image.prompt_tokens.counted
+        long = await draw(client, "a-5", prompt="a red circle " * 100, steps=1)
+        assert long.image.prompt_tokens.counted > 200
+        assert long.image.prompt_tokens.drawn == 75
         async for load in client.watch_load():
             assert (load.queued, load.running) == (0, 0)
-            assert load.steps_done == 16
+            assert load.steps_done == 17
             break
         await client.close()
 

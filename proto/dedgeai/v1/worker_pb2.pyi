@@ -38,18 +38,22 @@ class Drawing(_message.Message):
     def __init__(self, prompt: _Optional[str] = ..., negative_prompt: _Optional[str] = ..., width_px: _Optional[int] = ..., height_px: _Optional[int] = ..., steps: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., seed: _Optional[int] = ..., model: _Optional[str] = ..., image_format: _Optional[str] = ..., image_quality: _Optional[int] = ..., previews: _Optional[int] = ..., init_image_sha256: _Optional[str] = ..., strength: _Optional[float] = ...) -> None: ...
 
 class Image(_message.Message):
-    __slots__ = ("content", "format", "width_px", "height_px", "emulated_device")
+    __slots__ = ("content", "format", "width_px", "height_px", "emulated_device", "prompt_tokens", "prompt_tokens_drawn")
     CONTENT_FIELD_NUMBER: _ClassVar[int]
     FORMAT_FIELD_NUMBER: _ClassVar[int]
     WIDTH_PX_FIELD_NUMBER: _ClassVar[int]
     HEIGHT_PX_FIELD_NUMBER: _ClassVar[int]
     EMULATED_DEVICE_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_TOKENS_DRAWN_FIELD_NUMBER: _ClassVar[int]
     content: bytes
     format: str
     width_px: int
     height_px: int
     emulated_device: str
-    def __init__(self, content: _Optional[bytes] = ..., format: _Optional[str] = ..., width_px: _Optional[int] = ..., height_px: _Optional[int] = ..., emulated_device: _Optional[str] = ...) -> None: ...
+    prompt_tokens: int
+    prompt_tokens_drawn: int
+    def __init__(self, content: _Optional[bytes] = ..., format: _Optional[str] = ..., width_px: _Optional[int] = ..., height_px: _Optional[int] = ..., emulated_device: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., prompt_tokens_drawn: _Optional[int] = ...) -> None: ...
 
 class WorkModel(_message.Message):
     __slots__ = ("fixed_steps", "unguided_ratio", "reference_px", "size_costs", "init_image_steps")
@@ -79,7 +83,7 @@ class DescribeRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class DescribeResponse(_message.Message):
-    __slots__ = ("state", "detail", "engine", "model", "model_fingerprint", "capacity", "work_model", "size_px_min", "size_px_max", "size_px_multiple", "steps_max", "rows_max", "emulated_device", "pace_s", "device", "order")
+    __slots__ = ("state", "detail", "engine", "model", "model_fingerprint", "capacity", "work_model", "size_px_min", "size_px_max", "size_px_multiple", "steps_max", "rows_max", "emulated_device", "pace_s", "device", "order", "fault")
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         STATE_UNSPECIFIED: _ClassVar[DescribeResponse.State]
@@ -108,6 +112,7 @@ class DescribeResponse(_message.Message):
     PACE_S_FIELD_NUMBER: _ClassVar[int]
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     ORDER_FIELD_NUMBER: _ClassVar[int]
+    FAULT_FIELD_NUMBER: _ClassVar[int]
     state: DescribeResponse.State
     detail: str
     engine: str
@@ -124,7 +129,8 @@ class DescribeResponse(_message.Message):
     pace_s: float
     device: str
     order: str
-    def __init__(self, state: _Optional[_Union[DescribeResponse.State, str]] = ..., detail: _Optional[str] = ..., engine: _Optional[str] = ..., model: _Optional[str] = ..., model_fingerprint: _Optional[str] = ..., capacity: _Optional[float] = ..., work_model: _Optional[_Union[WorkModel, _Mapping]] = ..., size_px_min: _Optional[int] = ..., size_px_max: _Optional[int] = ..., size_px_multiple: _Optional[int] = ..., steps_max: _Optional[int] = ..., rows_max: _Optional[int] = ..., emulated_device: _Optional[str] = ..., pace_s: _Optional[float] = ..., device: _Optional[str] = ..., order: _Optional[str] = ...) -> None: ...
+    fault: str
+    def __init__(self, state: _Optional[_Union[DescribeResponse.State, str]] = ..., detail: _Optional[str] = ..., engine: _Optional[str] = ..., model: _Optional[str] = ..., model_fingerprint: _Optional[str] = ..., capacity: _Optional[float] = ..., work_model: _Optional[_Union[WorkModel, _Mapping]] = ..., size_px_min: _Optional[int] = ..., size_px_max: _Optional[int] = ..., size_px_multiple: _Optional[int] = ..., steps_max: _Optional[int] = ..., rows_max: _Optional[int] = ..., emulated_device: _Optional[str] = ..., pace_s: _Optional[float] = ..., device: _Optional[str] = ..., order: _Optional[str] = ..., fault: _Optional[str] = ...) -> None: ...
 
 class Fence(_message.Message):
     __slots__ = ("term", "attempt")
