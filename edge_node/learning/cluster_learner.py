@@ -184,7 +184,7 @@ class ClusterLearner:
         for node_id, address in told.pools:
             known = self._peers.get(node_id)
             if known is None:
-                known = self._peers[node_id] = PeerPool(node_id, address)
+                known = self._peers[node_id] = PeerPool(node_id, address, clock=self._clock)
             elif known.client.address != address:
                 await known.move_to(address)
             self._near.append(known)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from contextlib import aclosing
 from dataclasses import dataclass
 
+from edge_node.clock import Clock
 from edge_node.domain import NodeId
 from edge_node.peering.client import PeerClient
 from edge_node.store.experience_pool import FIRST_ID, PoolPart, PoolReader, decoded
@@ -41,14 +42,16 @@ class PeerPool:
     Args:
         node_id: whose.
         address: host:port of its gRPC listener.
+        clock: by which what is read is dated, for that node's may be another.
 
     Attributes:
         entries: read so far.
         client: calls to that node.
     """
 
-    def __init__(self, node_id: NodeId, address: str) -> None:
+    def __init__(self, node_id: NodeId, address: str, *, clock: Clock) -> None:
         self.node_id = node_id
+        self._clock = clock
         self.client = PeerClient(address)
         self.entries = 0
         self._last = ""
@@ -59,7 +62,7 @@ class PeerPool:
         pages = self.client.read_experience(self._last, entries_max=READ_COUNT)
         async with aclosing(pages) as open_pages:
             async for page in open_pages:
-                parts.append(decoded(page))
+                parts.append(decoded(page, unix_s=self._clock.unix_s()))
                 self._last = page.last
                 self.entries += len(page.entries)
         return parts

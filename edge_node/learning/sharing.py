@@ -13,7 +13,7 @@ import contextlib
 import logging
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edge_node.child_options import learner_alive_path, learner_folder
@@ -181,7 +181,7 @@ class LearningShare:
             raise InvalidRequest(f"{after!r} is no cursor of a pool; begin with an empty one.")
         page = await self._pool.read_page(after or FIRST_ID, entries_max)
         self._metrics.experience_read(len(page.entries))
-        return page
+        return replace(page, read_unix_s=self._clock.unix_s())
 
     @property
     def weights_bytes_max(self) -> int:

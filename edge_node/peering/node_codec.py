@@ -156,6 +156,7 @@ def page_to_proto(page: ExperiencePage) -> node_pb2.ReadExperienceResponse:
             node_pb2.ExperienceEntry(fields={key.decode(): value for key, value in entry.items()})
             for entry in page.entries
         ],
+        read_at=page.read_unix_s,
     )
 
 
@@ -167,6 +168,7 @@ def page_from_proto(message: node_pb2.ReadExperienceResponse) -> ExperiencePage:
             {key.encode(): value for key, value in entry.fields.items()}
             for entry in message.entries
         ),
+        read_unix_s=message.read_at,
     )
 
 

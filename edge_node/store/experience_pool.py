@@ -14,7 +14,7 @@ import logging
 import secrets
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 from edge_node.clock import Clock
@@ -31,6 +31,8 @@ from scheduler.policy import Outcome
 _log = logging.getLogger(__name__)
 
 FIRST_ID = "0-0"
+# Two clocks of the day that differ by less are one.
+CLOCK_NEAR_S = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,15 +218,30 @@ class PoolReader:
         )
 
 
-def decoded(page: ExperiencePage) -> PoolPart:
-    """What can be read of a page."""
+def decoded(page: ExperiencePage, *, unix_s: float | None = None) -> PoolPart:
+    """What can be read of a page, dated by the reader's clock, which says `unix_s` now.
+
+    Pools of several nodes are put in one order. Where another's clock is near ours it is left
+    alone: what it is off is less than what the page took to come.
+    """
+    ahead_s = page.read_unix_s - unix_s if page.read_unix_s and unix_s is not None else 0.0
+    if abs(ahead_s) <= CLOCK_NEAR_S:
+        ahead_s = 0.0
     entries: list[PooledDecision | Outcome] = []
     for fields in page.entries:
         with contextlib.suppress(UnreadableExperience):
-            entries.append(decode(fields))
+            entries.append(_dated(decode(fields), ahead_s))
     return PoolPart(
         entries=tuple(entries),
         last_id=page.last,
         count=len(page.entries),
         damaged=len(page.entries) - len(entries),
     )
+
+
+def _dated(entry: PooledDecision | Outcome, ahead_s: float) -> PooledDecision | Outcome:
+    if isinstance(entry, Outcome) or not ahead_s:
+        return entry
+    recorded = entry.recorded
+    moved = replace(recorded, decided_unix_s=recorded.decided_unix_s - ahead_s)
+    return replace(entry, recorded=moved)

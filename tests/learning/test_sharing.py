@@ -245,6 +245,8 @@ def test_a_pool_is_read_over_the_wire_as_it_is_stored_from_a_cursor_on(
         assert client is not None
         pages = [page async for page in client.read_experience("", entries_max=500)]
         assert [len(page.entries) for page in pages] == [200, 200, 100]
+        # By which clock they were dated, whatever the reader's says.
+        assert pages[0].read_unix_s == pytest.approx(a.clock.unix_s(), abs=30.0)
         pages += [p async for p in client.read_experience(pages[-1].last, entries_max=500)]
         read = [entry for page in pages for entry in decoded(page).entries]
         assert len(read) == len(entries)

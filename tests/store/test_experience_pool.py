@@ -12,8 +12,16 @@ import pytest
 import redis
 
 from edge_node.clock import SystemClock
+from edge_node.domain import ExperiencePage
+from edge_node.peering import node_codec
 from edge_node.store.connection import StoreConnection, StoreSettings
-from edge_node.store.experience_pool import FIRST_ID, ExperiencePool, PoolReader, PoolSettings
+from edge_node.store.experience_pool import (
+    FIRST_ID,
+    ExperiencePool,
+    PoolReader,
+    PoolSettings,
+    decoded,
+)
 from edge_node.store.published_weights import Published, PublishedWeights, UnusableWeights
 from scheduler.experience import PooledDecision, RecordedDecision
 from scheduler.experience_codec import UnreadableExperience, decode, encode
@@ -143,6 +151,26 @@ def test_numbers_that_are_none_are_damage() -> None:
     for delay in (b"nan", b"-1", b"inf", b"soon"):
         with pytest.raises(UnreadableExperience):
             decode(encode(outcome(1)) | {b"delay_s": delay})
+
+
+@pytest.mark.parametrize(
+    ("ahead_s", "moved_s"), [(864_000.0, 864_000.0), (-60.0, -60.0), (1.5, 0.0), (0.0, 0.0)]
+)
+def test_what_another_clock_dated_is_dated_by_the_readers(ahead_s: float, moved_s: float) -> None:
+    decision = PooledDecision(life="0001-a", sequence=0, recorded=recorded(1))
+    entries = tuple(encode(entry) for entry in (decision, outcome(1)))
+    page = ExperiencePage(last="1-1", entries=entries, read_unix_s=2e9 + ahead_s)
+    sent = node_codec.page_from_proto(node_codec.page_to_proto(page))
+    first, second = decoded(sent, unix_s=2e9).entries
+    assert isinstance(first, PooledDecision)
+    was_s = decision.recorded.decided_unix_s
+    assert first.recorded.decided_unix_s == pytest.approx(was_s - moved_s, abs=1e-3)
+    assert second == outcome(1)
+    # A node that does not say, and one's own pool, are believed.
+    for told, unix_s in ((replace(page, read_unix_s=0.0), 2e9), (page, None)):
+        first, _ = decoded(told, unix_s=unix_s).entries
+        assert isinstance(first, PooledDecision)
+        assert first.recorded.decided_unix_s == was_s
 
 
 @pytest.mark.system

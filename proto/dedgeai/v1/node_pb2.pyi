@@ -316,12 +316,14 @@ class ReadExperienceRequest(_message.Message):
     def __init__(self, after: _Optional[str] = ..., entries_max: _Optional[int] = ...) -> None: ...
 
 class ReadExperienceResponse(_message.Message):
-    __slots__ = ("last", "entries")
+    __slots__ = ("last", "entries", "read_at")
     LAST_FIELD_NUMBER: _ClassVar[int]
     ENTRIES_FIELD_NUMBER: _ClassVar[int]
+    READ_AT_FIELD_NUMBER: _ClassVar[int]
     last: str
     entries: _containers.RepeatedCompositeFieldContainer[ExperienceEntry]
-    def __init__(self, last: _Optional[str] = ..., entries: _Optional[_Iterable[_Union[ExperienceEntry, _Mapping]]] = ...) -> None: ...
+    read_at: float
+    def __init__(self, last: _Optional[str] = ..., entries: _Optional[_Iterable[_Union[ExperienceEntry, _Mapping]]] = ..., read_at: _Optional[float] = ...) -> None: ...
 
 class ExperienceEntry(_message.Message):
     __slots__ = ("fields",)
