@@ -114,7 +114,6 @@ class InitImages:
         await asyncio.to_thread(self._evict)
 
     def _take_up(self, shift_s: float) -> None:
-        latest_unix_s = self._clock.unix_s() + self._keep_s_max
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for path in self._folder.iterdir():
             ours = _FILE_NAME.fullmatch(path.name)
@@ -124,8 +123,8 @@ class InitImages:
                 path.unlink(missing_ok=True)
                 continue
             status = path.stat()
-            until_unix_s = min(status.st_mtime + shift_s, latest_unix_s)
-            if until_unix_s != status.st_mtime:
+            until_unix_s = status.st_mtime + shift_s
+            if shift_s:
                 os.utime(path, (until_unix_s, until_unix_s))
             kept = _KeptImage(size_bytes=status.st_size, needed_until_unix_s=until_unix_s)
             self._kept[ours[1]] = kept

@@ -70,11 +70,11 @@ def test_an_image_is_needed_as_much_later_as_the_clock_has_jumped(tmp_path: Path
         clock.time_s += 49
         await again.evict()
         assert await again.read(sha256) == made
-        # Back again, without anybody saying so: no longer than any task may last.
-        clock.time_s -= 1e6
+        # Of which the next life knows without being told.
         third = InitImages(tmp_path, bytes_max=1000, keep_s_max=KEEP_S_MAX, clock=clock)
         await third.start()
-        clock.time_s += KEEP_S_MAX + 1
+        assert await third.read(sha256) == made
+        clock.time_s += 2
         await third.evict()
         with pytest.raises(InitImageGone):
             await third.read(sha256)
