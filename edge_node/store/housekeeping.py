@@ -62,4 +62,5 @@ class Housekeeper:
                 finished_before_unix_s=finished_before, count_max=EXPIRED_TASKS_MAX
             ):
                 await self._images.remove(task_id)
+            await self._ledger.forget_keys()
         self._on_stored(self._images.bytes_stored)

@@ -9,17 +9,17 @@ from dataclasses import dataclass, replace
 
 from edge_node.domain import TaskRecord
 
-# KEYS: redated, then sorted sets by the unix second of an end
+# KEYS: redated, then sorted sets by a unix second
 # ARGV: jump, term, seconds
 # All at once or not at all: a node that ends in the middle moves nothing twice.
 REDATE = """
 local last = redis.call('HMGET', KEYS[1], 'jump', 'term')
 if last[1] == ARGV[1] then return tonumber(last[2]) end
 for key = 2, #KEYS do
-  local ends = redis.call('ZRANGE', KEYS[key], 0, -1, 'WITHSCORES')
-  for i = 1, #ends, 2 do
-    local moved = string.format('%.17g', tonumber(ends[i + 1]) + tonumber(ARGV[3]))
-    redis.call('ZADD', KEYS[key], moved, ends[i])
+  local found = redis.call('ZRANGE', KEYS[key], 0, -1, 'WITHSCORES')
+  for i = 1, #found, 2 do
+    local moved = string.format('%.17g', tonumber(found[i + 1]) + tonumber(ARGV[3]))
+    redis.call('ZADD', KEYS[key], moved, found[i])
   end
 end
 redis.call('HSET', KEYS[1], 'jump', ARGV[1], 'term', ARGV[2])

@@ -13,7 +13,8 @@ Keys, all under one prefix:
     dead               sorted set of the ids of tasks that were tried and given up, by their end
     finished           sorted set of the ids of final tasks, by the unix second of their end
     job:<id>           sorted set of the ids of a job's tasks, by their place in it
-    key:<sha256>       JSON of an idempotency key's digest and ids; expires
+    key:<sha256>       JSON of an idempotency key's digest and ids; expires late, see `keys`
+    keys               sorted set of these, by the unix second of their use: when they really expire
     refused:<id>       the acceptance that began with this task was taken back; expires
     redated            hash: jump of the clock for which times were moved last, and in which term
 """
@@ -45,6 +46,7 @@ from edge_node.lasting import Loops
 from edge_node.requests import AlreadyAccepted, Appended, Idempotency
 from edge_node.store.background_writer import BackgroundWriter
 from edge_node.store.connection import Command, StoreConnection, StoreSettings
+from edge_node.store.key_lives import FORGET_KEYS, KEY_LIVES, KEYS_AT_ONCE
 from edge_node.store.pending_writes import Acceptance, PendingWrite, PendingWrites
 from edge_node.store.record_codec import UnreadableRecord, decode_record, encode_record
 from edge_node.store.redating import REDATE, Redating, redated
@@ -59,8 +61,9 @@ _REFUSED_S = 3600
 # trip serves all that came meanwhile.
 _WRITE_BEHIND_S = 0.05
 
-# KEYS: open, key record ('' without), job ('' without), refusal
-# ARGV: value of the key record, its life in s, prefix of tasks, then id and record of each task
+# KEYS: open, key record ('' without), job ('' without), refusal, keys
+# ARGV: value of the key record, its life in s, prefix of tasks, unix second, then id and record of
+# each task
 # Two connections need not be served in the order in which they were written to: an acceptance may
 # come after its own retraction, and its client has long been told no.
 _ACCEPT = """
@@ -69,22 +72,27 @@ if KEYS[2] ~= '' then
   local earlier = redis.call('GET', KEYS[2])
   if earlier then return earlier end
   redis.call('SET', KEYS[2], ARGV[1], 'EX', ARGV[2])
+  redis.call('ZADD', KEYS[5], ARGV[4], KEYS[2])
 end
-for i = 4, #ARGV, 2 do
+for i = 5, #ARGV, 2 do
   local task = ARGV[3] .. ARGV[i]
   redis.call('HSET', task, 'record', ARGV[i + 1], 'job', KEYS[3])
   if KEYS[2] ~= '' then redis.call('HSET', task, 'keyed', '1') end
   redis.call('SADD', KEYS[1], ARGV[i])
-  if KEYS[3] ~= '' then redis.call('ZADD', KEYS[3], (i - 4) / 2, ARGV[i]) end
+  if KEYS[3] ~= '' then redis.call('ZADD', KEYS[3], (i - 5) / 2, ARGV[i]) end
 end
 return false
 """
 
-# KEYS: open, key record ('' without), job ('' without), refusal
+
+# KEYS: open, key record ('' without), job ('' without), refusal, keys
 # ARGV: value of the key record, prefix of tasks, life of the refusal in s, then the ids
 _RETRACT = """
 redis.call('SET', KEYS[4], '1', 'EX', ARGV[3])
-if KEYS[2] ~= '' and redis.call('GET', KEYS[2]) == ARGV[1] then redis.call('DEL', KEYS[2]) end
+if KEYS[2] ~= '' and redis.call('GET', KEYS[2]) == ARGV[1] then
+  redis.call('DEL', KEYS[2])
+  redis.call('ZREM', KEYS[5], KEYS[2])
+end
 for i = 4, #ARGV do
   redis.call('DEL', ARGV[2] .. ARGV[i])
   redis.call('SREM', KEYS[1], ARGV[i])
@@ -234,11 +242,13 @@ class TaskLedger:
         task_ids = tuple(task.id for task in tasks)
         key_name, key_value = self._key_record(idempotency, task_ids=task_ids, job_id=job_id)
         prefix = self._settings.key_prefix
-        keys = (f"{prefix}open", key_name, self._job_key(job_id), self._refusal_key(task_ids))
+        refusal = self._refusal_key(task_ids)
+        keys = (f"{prefix}open", key_name, self._job_key(job_id), refusal, f"{prefix}keys")
         arguments: list[str | int] = [
             key_value,
-            self._settings.idempotency_age_s_max,
+            KEY_LIVES * self._settings.idempotency_age_s_max,
             f"{prefix}task:",
+            repr(self._clock.unix_s()),
         ]
         for task in tasks:
             arguments += [task.id, encode_record(TaskRecord(task=task))]
@@ -327,7 +337,7 @@ class TaskLedger:
             StoreUnavailable: the store is away.
         """
         prefix = self._settings.key_prefix
-        keys = (f"{prefix}redated", f"{prefix}finished", self._dead)
+        keys = (f"{prefix}redated", f"{prefix}finished", self._dead, f"{prefix}keys")
         move: Command = ("EVAL", REDATE, len(keys), *keys, jump, term, repr(shift_s))
         (since,) = await self._connection.execute([move], durable=True)
         return Redating(shift_s=shift_s, before_term=int(since))
@@ -425,6 +435,18 @@ class TaskLedger:
             await self._connection.execute(forget, durable=False)
         return task_ids
 
+    async def forget_keys(self) -> None:
+        """Forgets idempotency keys that were used longer ago than they are kept.
+
+        Raises:
+            StoreUnavailable: the store is away.
+        """
+        used_before = repr(self._clock.unix_s() - self._settings.idempotency_age_s_max)
+        keys = f"{self._settings.key_prefix}keys"
+        forget: Command = ("EVAL", FORGET_KEYS, 1, keys, used_before, KEYS_AT_ONCE)
+        while (await self._connection.execute([forget], durable=False))[0] == KEYS_AT_ONCE:
+            pass
+
     async def _mend(
         self, task_ids: Iterable[TaskId], *, term: int, redating: Redating | None
     ) -> list[TaskRecord]:
@@ -519,6 +541,7 @@ class TaskLedger:
             retraction.key_name,
             self._job_key(retraction.job_id),
             self._refusal_key(retraction.task_ids),
+            f"{prefix}keys",
         )
         head = (retraction.key_value, f"{prefix}task:", _REFUSED_S)
         return ("EVAL", _RETRACT, len(keys), *keys, *head, *retraction.task_ids)

@@ -41,12 +41,16 @@ class Ledger:
         self.expired: list[TaskId] = []
         self.failure: Exception | None = None
         self.asked: list[tuple[float, int]] = []
+        self.keys_forgotten = 0
 
     async def expire(self, *, finished_before_unix_s: float, count_max: int) -> list[TaskId]:
         self.asked.append((finished_before_unix_s, count_max))
         if self.failure is not None:
             raise self.failure
         return self.expired
+
+    async def forget_keys(self) -> None:
+        self.keys_forgotten += 1
 
 
 class House:
@@ -89,6 +93,7 @@ def test_a_round_removes_the_images_of_tasks_that_are_gone_and_what_is_too_old(
         house.ledger.expired = [A1]
         await house.housekeeper.clean()
         assert house.ledger.asked == [(900.0, EXPIRED_TASKS_MAX)]
+        assert house.ledger.keys_forgotten == 1
         assert house.stored == [3]
         assert await house.images.read(A2)
         house.clock.now = 1100.0
