@@ -44,6 +44,7 @@ from edge_node.console.local_cluster import LocalCluster, free_rest_port
 from edge_node.console.rest_client import RestClient
 from edge_node.errors import DEdgeAIError
 from edge_node.store.append_only import FOLDER
+from tests.system.local import processes_of
 
 RESULT = Path(__file__).parents[2] / "benchmarks" / "results" / "trial.json"
 NODES = 3
@@ -95,6 +96,14 @@ class Machines(LocalCluster):
         written = self.folder / f"clock-{index}.new"
         written.write_text(f"{ahead_s} 0")
         written.replace(self.folder / f"clock-{index}")
+
+    def running_child(self, index: int, name: str) -> int:
+        """A node's worker or store; a full disk may have kept its record from being written."""
+        word = {"store": "valkey-server", "worker": "edge_node.worker"}[name]
+        found = processes_of((self.folder / self.node_ids[index]).resolve(), word)
+        if not found:
+            raise ProcessLookupError(f"{self.node_ids[index]} has no {name} at present")
+        return found[0]
 
     def _environment(self, index: int) -> dict[str, str]:
         told = super()._environment(index)
@@ -214,13 +223,13 @@ class Trial:
 
     async def kill_child(self, node: int, child: str) -> None:
         """kill -9 of a worker or a store."""
-        os.kill(self.machines.child_pid(node, child), signal.SIGKILL)
+        os.kill(self.machines.running_child(node, child), signal.SIGKILL)
         await asyncio.sleep(FAULT_S)
         await self.ready_again(node)
 
     async def freeze_child(self, node: int, child: str) -> None:
         """SIGSTOP of a worker or a store, for ever."""
-        os.kill(self.machines.child_pid(node, child), signal.SIGSTOP)
+        os.kill(self.machines.running_child(node, child), signal.SIGSTOP)
         await asyncio.sleep(2 * FAULT_S)
         await self.ready_again(node)
 
@@ -244,7 +253,7 @@ class Trial:
 
     async def garble_store(self, node: int) -> None:
         """A power cut that leaves zeros at the end of the store's file."""
-        store = self.machines.child_pid(node, "store")
+        store = self.machines.running_child(node, "store")
         self.machines.signal_node(node, signal.SIGKILL)
         os.kill(store, signal.SIGKILL)
         self.machines.wait_node(node)
@@ -275,7 +284,7 @@ class Trial:
                 if shown.get("status") == "in_progress" and shown["attempt"] > attempt:
                     attempt = shown["attempt"]
                     drawn_by = self.machines.node_ids.index(shown["executor"])
-                    os.kill(self.machines.child_pid(drawn_by, "worker"), signal.SIGKILL)
+                    os.kill(self.machines.running_child(drawn_by, "worker"), signal.SIGKILL)
                 await asyncio.sleep(0.02)
 
     async def upload(self, node: int) -> None:
