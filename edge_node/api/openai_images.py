@@ -175,7 +175,7 @@ async def _serve(accepted: _Accepted, request: Request) -> Response:
     if records is None:
         accepted.abandon()
         return Response(status_code=CLIENT_CLOSED_REQUEST)
-    return await _answer(accepted, records, base_url=str(request.base_url))
+    return await _answer(accepted, records, request)
 
 
 async def _until_final_or_gone(accepted: _Accepted, request: Request) -> list[TaskRecord] | None:
@@ -230,13 +230,13 @@ def _failure(record: TaskRecord) -> TaskFailed:
 
 
 async def _answer(
-    accepted: _Accepted, records: Sequence[TaskRecord], *, base_url: str
+    accepted: _Accepted, records: Sequence[TaskRecord], request: Request
 ) -> JSONResponse:
     drawing = records[0].task.drawing
     images: list[dict[str, str]] = []
     for record in records:
         if accepted.wanted.response_format == "url":
-            images.append({"url": f"{base_url}v1/tasks/{record.task.id}/image"})
+            images.append({"url": f"{request.base_url}v1/tasks/{record.task.id}/image"})
         else:
             content, _ = await accepted.surface.front_desk.read_image(record.task.id)
             images.append({"b64_json": base64.b64encode(content).decode()})

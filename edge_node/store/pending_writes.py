@@ -13,10 +13,10 @@ drawn again after a restart; its client has its answer).
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain, islice
 
-from edge_node.domain import Durability, TaskId, TaskRecord
+from edge_node.domain import Durability, TaskId, TaskRecord, changed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +74,7 @@ class PendingWrites:
         if earlier is not None:
             if earlier.record.status.is_final and not write.record.status.is_final:
                 return None
-            write = replace(
+            write = changed(
                 write,
                 acceptance=write.acceptance or earlier.acceptance,
                 durable=write.durable or earlier.durable,

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from edge_node.clock import Moment
 from edge_node.config import NodeConfig
@@ -39,6 +39,7 @@ from edge_node.domain import (
     TaskId,
     TaskRecord,
     TaskStatus,
+    changed,
     owner,
 )
 from edge_node.tasks.fate import Fate, Phase, StoryLine
@@ -263,7 +264,7 @@ class Lifecycle:
         entry.attempt += 1
         entry.enter(Phase.PLACING, at, why)
         entry.retry_at_s = at.now_s + PLACEMENT_LOST_S
-        entry.record = replace(
+        entry.record = changed(
             entry.record, status=TaskStatus.QUEUED, step=0, attempt=entry.attempt, executor=None
         )
         avoided = frozenset(entry.avoided | ({leaving} if leaving else set()))
@@ -276,7 +277,7 @@ class Lifecycle:
             return [self._ended(event.executor, event.dispatch, event, "not_wanted")]
         entry.dispatch = event.dispatch
         entry.lease_until_s = at.now_s + self._limits.lease_s
-        entry.record = replace(
+        entry.record = changed(
             entry.record,
             executor=event.executor,
             policy=event.policy,
@@ -327,7 +328,7 @@ class Lifecycle:
         entry.lease_until_s = at.now_s + self._limits.lease_s
         match report:
             case AttemptQueued(position=position) | AttemptHeartbeat(queue_position=position):
-                entry.record = replace(entry.record, queue_position=position)
+                entry.record = changed(entry.record, queue_position=position)
                 return []
             case AttemptStarted():
                 return self._started(entry, at)
@@ -339,7 +340,7 @@ class Lifecycle:
                 return self._attempt_failed(entry, report, at)
 
     def _started(self, entry: Fate, at: Moment) -> list[Instruction]:
-        entry.record = replace(
+        entry.record = changed(
             entry.record,
             status=TaskStatus.IN_PROGRESS,
             queue_position=0,
@@ -350,14 +351,14 @@ class Lifecycle:
     def _step_finished(self, entry: Fate, report: StepFinished, at: Moment) -> list[Instruction]:
         if report.step <= entry.record.step:
             return []
-        entry.record = replace(entry.record, status=TaskStatus.IN_PROGRESS, step=report.step)
+        entry.record = changed(entry.record, status=TaskStatus.IN_PROGRESS, step=report.step)
         return self._publish(entry, TaskEventKind.STEP, at, report=report)
 
     def _finished_drawing(
         self, entry: Fate, event: AttemptReported, report: AttemptFinished, at: Moment
     ) -> list[Instruction]:
         entry.enter(Phase.STORING, at, "drawn")
-        entry.record = replace(
+        entry.record = changed(
             entry.record,
             executor=event.executor,
             attempt=event.fence.attempt,
@@ -427,10 +428,9 @@ class Lifecycle:
         entry = self._live.get(task_id)
         if entry is None or not self._may_move(entry):
             return []  # it was begun, or ended, in the meantime
-        executor = entry.record.executor
         instructions = self._stop(entry, "moved")
         entry.moved.append(entry.fence)
-        return instructions + self._place(entry, at, "moved", leaving=executor)
+        return instructions + self._place(entry, at, "moved", leaving=entry.record.executor)
 
     def _cancelled(self, task_id: TaskId, at: Moment) -> list[Instruction]:
         entry = self._live.get(task_id)
@@ -489,7 +489,7 @@ class Lifecycle:
         entry = self._live.get(event.task_id)
         if entry is None or entry.phase is not Phase.STORING:
             return []
-        entry.record = replace(entry.record, image_bytes=event.image_bytes)
+        entry.record = changed(entry.record, image_bytes=event.image_bytes)
         return self._end(entry, TaskStatus.COMPLETED, at)
 
     def _image_store_failed(self, event: ImageStoreFailed, at: Moment) -> list[Instruction]:
@@ -502,7 +502,7 @@ class Lifecycle:
     def _end(
         self, entry: Fate, status: TaskStatus, at: Moment, *, error: TaskError | None = None
     ) -> list[Instruction]:
-        entry.record = replace(
+        entry.record = changed(
             entry.record, status=status, error=error, finished_unix_s=at.unix_s, eta_s=0.0
         )
         if entry.task.durability is Durability.DISK:
@@ -532,7 +532,7 @@ class Lifecycle:
         instructions = self._publish(entry, kind, at)
         entry.enter(Phase.FINAL, at, entry.record.status.value)
         # Previews are for those who watched; the image itself is there now.
-        entry.events = [replace(event, preview=b"") for event in entry.events]
+        entry.events = [changed(e, preview=b"") if e.preview else e for e in entry.events]
         self._drop_live(entry.task.id)
         self._finished[entry.task.id] = entry
         self._finished_bytes += entry.kept_bytes

@@ -22,6 +22,7 @@ from edge_node.domain import (
     TaskStatus,
     WorkerDescription,
     WorkModel,
+    changed,
 )
 
 DRAWING = Drawing(
@@ -145,3 +146,12 @@ def test_fences_are_ordered_by_term_and_attempt_as_integers_too() -> None:
 def test_who_owns_a_task_may_be_another_than_its_origin() -> None:
     assert domain.owner(TASK) == domain.owner(TASK.id) == "a-b"
     assert domain.owner(replace(TASK, owner=domain.NodeId("c"))) == "c"
+
+
+def test_a_changed_value_is_another_one_and_has_the_fields_that_it_had() -> None:
+    record = TaskRecord(task=TASK)
+    stepped = changed(record, status=TaskStatus.IN_PROGRESS, step=3)
+    assert stepped == replace(record, status=TaskStatus.IN_PROGRESS, step=3)
+    assert record == TaskRecord(task=TASK)
+    with pytest.raises(TypeError, match="TaskRecord has no field stpe"):
+        changed(record, stpe=3)
