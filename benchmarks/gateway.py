@@ -47,6 +47,7 @@ from benchmarks.gateway_stored import fill
 from edge_node.console.local_cluster import LocalCluster, free_rest_port
 from edge_node.console.rest_client import RestClient
 from edge_node.domain import Drawing, TaskId
+from edge_node.store.durable_file import write_durably
 from edge_node.worker import emulated, image_encoding
 
 RESULTS = Path(__file__).parent / "results"
@@ -149,6 +150,17 @@ def drawing_ms() -> dict[str, float]:
         times.append(1000.0 * (time.process_time() - start_s))
         size = len(image.content)
     return {"cpu_ms": statistics.median(times), "image_bytes": size}
+
+
+def disk_ms() -> float:
+    """What the disk takes to keep one image, alone: so long each task waits in any case."""
+    content, times = bytes(1000), []
+    with tempfile.TemporaryDirectory(prefix="dedgeai-") as folder:
+        for number in range(50):
+            start_s = time.monotonic()
+            write_durably(Path(folder) / f"{number}.png", content, modified_unix_s=time.time())
+            times.append(1000.0 * (time.monotonic() - start_s))
+    return statistics.median(times)
 
 
 # The parts.
@@ -409,6 +421,7 @@ def main() -> None:
     run = {
         "options": {"rounds": options.rounds, "seconds": options.seconds, "size_px": SIZE_PX},
         "drawing": drawing_ms(),
+        "disk_ms": disk_ms(),
         "machine": machine.describe(),
         "load_average": {"before": before, "after": os.getloadavg()},
     }
