@@ -6,6 +6,8 @@ import importlib.metadata
 import time
 
 from fastapi import FastAPI
+from starlette.middleware.exceptions import ExceptionMiddleware
+from starlette.types import ASGIApp
 
 from edge_node.api import image_tasks, openai_images, operations
 from edge_node.api.error_responses import RequestFrame, add_error_handlers
@@ -14,6 +16,27 @@ from edge_node.api.request_body import BodyLimits
 from edge_node.api.surface import Surface
 from edge_node.api.uploads import UploadLimits, Uploads
 from edge_node.telemetry.metrics import NodeMetrics
+
+
+class _Application(FastAPI):
+    """Without the layers for which requests have a frame and bodies bounds of their own here."""
+
+    def __init__(self, *, metrics: NodeMetrics) -> None:
+        # No interactive pages: they load their scripts from outside, where an edge LAN may not
+        # reach.
+        super().__init__(
+            title="DEdgeAI",
+            version=importlib.metadata.version("dedgeai"),
+            docs_url=None,
+            redoc_url=None,
+            redirect_slashes=False,
+        )
+        self._metrics = metrics
+
+    def build_middleware_stack(self) -> ASGIApp:
+        """What every request passes, from the outside in."""
+        known = ExceptionMiddleware(self.router, handlers=self.exception_handlers)
+        return RequestFrame(known, metrics=self._metrics)
 
 
 def create_app(
@@ -33,14 +56,7 @@ def create_app(
         upload_limits: of init images.
         keep_alive_s: silence on an event stream after which a comment is sent.
     """
-    # No interactive pages: they load their scripts from outside, where an edge LAN may not reach.
-    app = FastAPI(
-        title="DEdgeAI",
-        version=importlib.metadata.version("dedgeai"),
-        docs_url=None,
-        redoc_url=None,
-        redirect_slashes=False,
-    )
+    app = _Application(metrics=metrics)
     app.state.surface = Surface(
         front_desk=front_desk,
         metrics=metrics,
@@ -49,9 +65,8 @@ def create_app(
         keep_alive_s=keep_alive_s,
         started_unix_s=int(time.time()),
     )
-    # With no dependencies, nor any of `app` itself: direct routes would not call them.
+    # As they are, not included: FastAPI would go by its own way to a function again.
     for module in (openai_images, image_tasks, operations):
-        app.include_router(module.router)
+        app.router.routes.extend(module.router.routes)
     add_error_handlers(app)
-    app.add_middleware(RequestFrame, metrics=metrics)
     return app

@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
@@ -93,19 +92,12 @@ def add_error_handlers(app: FastAPI) -> None:
         body = _body(message, status=error.status_code, code=code, param=None)
         return JSONResponse(body, status_code=error.status_code, headers=error.headers)
 
-    async def malformed(request: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, RequestValidationError)
-        first = error.errors()[0]
-        param = str(first["loc"][-1])
-        return error_response(InvalidRequest(f"`{param}`: {first['msg']}.", param=param))
-
     async def hung_up(request: Request, error: Exception) -> Response:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
 
     app.add_exception_handler(DEdgeAIError, known)
     app.add_exception_handler(ClientDisconnect, hung_up)
     app.add_exception_handler(HTTPException, unroutable)
-    app.add_exception_handler(RequestValidationError, malformed)
 
 
 class RequestFrame:

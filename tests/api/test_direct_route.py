@@ -23,7 +23,7 @@ def test_functions_get_the_request_and_the_parts_of_the_path_they_ask_for() -> N
         return JSONResponse(threading.current_thread() is threading.main_thread())
 
     app = FastAPI()
-    app.include_router(router)
+    app.router.routes.extend(router.routes)
 
     async def story() -> None:
         transport = httpx.ASGITransport(app)
