@@ -16,6 +16,9 @@ from typing import Any, TypeVar
 
 log = logging.getLogger(__name__)
 
+# A task that swallowed its cancellation is told again.
+CANCEL_AGAIN_S = 1.0
+
 Run = Callable[[], Coroutine[Any, Any, None]]
 Result = TypeVar("Result")
 One = TypeVar("One")
@@ -53,6 +56,24 @@ async def both(
         one.cancel()
         other.cancel()
         await asyncio.gather(one, other, return_exceptions=True)
+
+
+async def _outcome(task: asyncio.Task[None]) -> Exception | None:
+    """What a task failed with; None if it ended. It ends when this is cancelled.
+
+    A task of its own: what cancels within it, as a group of tasks does of which one fails, is no
+    word to whoever keeps it going, and a word to that one cannot be swallowed within it.
+    """
+    try:
+        await asyncio.wait([task])
+    finally:
+        while not task.done():
+            task.cancel()
+            await asyncio.wait([task], timeout=CANCEL_AGAIN_S)
+        error = None if task.cancelled() else task.exception()
+    if error is not None and not isinstance(error, Exception):
+        raise error
+    return error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,11 +133,7 @@ class Loops:
         patience = self._patience
         failed_s: deque[float] = deque(maxlen=patience.failures_max)
         while True:
-            try:
-                await cancellable(run())
-                self._failed(name, None)
-            except Exception as error:
-                self._failed(name, error)
+            self._failed(name, await _outcome(asyncio.create_task(run(), name=name)))
             now_s = asyncio.get_running_loop().time()
             while failed_s and now_s - failed_s[0] > patience.within_s:
                 failed_s.popleft()

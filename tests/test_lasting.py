@@ -109,6 +109,35 @@ def test_a_failure_that_comes_again_and_again_is_told_now_and_then(
     assert caplog.messages == ["it failed", "it failed, 9 times more since it was told last"]
 
 
+def test_a_loop_of_several_tasks_is_begun_again_when_one_of_them_fails() -> None:
+    """A group of tasks cancels the task that it stands in, and never takes that back."""
+    begun: list[int] = []
+
+    async def fails() -> None:
+        await asyncio.sleep(0)
+        raise RuntimeError("planted")
+
+    async def run() -> None:
+        begun.append(1)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(asyncio.Event().wait())
+            group.create_task(fails())
+
+    async def story() -> list[str]:
+        told: list[str] = []
+        task = Loops(on_failed=told.append, patience=QUICK).start("it", run, vital=True)
+        async with asyncio.timeout(5):
+            while len(begun) < 4:
+                await asyncio.sleep(0.001)
+        assert not task.done()
+        task.cancel()
+        await asyncio.wait([task], timeout=2.0)
+        assert task.cancelled()
+        return told
+
+    assert len(asyncio.run(story())) >= 3
+
+
 def test_a_loop_that_swallows_its_cancellation_ends_all_the_same() -> None:
     async def swallowing() -> None:
         with contextlib.suppress(asyncio.CancelledError):
