@@ -10,7 +10,7 @@ NODELESS := $(addprefix tests/,api benchmarks cluster deploy dispatch guard lear
 	scheduler store tasks telemetry worker)
 SHARED_OUT := --numprocesses 2 --dist loadfile
 
-.PHONY: demo test test-newest mutants seeds lint type proto bench figures lock validate-deploy bundle clean install
+.PHONY: demo test test-newest mutants seeds trial lint type proto bench figures lock validate-deploy bundle clean install
 
 install: $(INSTALLED)
 
@@ -65,6 +65,10 @@ proto: install
 N ?= 1000
 seeds: install
 	$(BIN)/python -m tests.cluster --seeds $(N) $(if $(SEED),--seed $(SEED))
+
+# Every fault at three real nodes under load, in rounds: as root, who may mount the small disk.
+trial: install
+	$(BIN)/python -m tests.faults.trial
 
 # The quick ones; each script's --help says how to run the long ones.
 bench: install

@@ -27,6 +27,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -275,10 +276,11 @@ class Trial:
 
     async def poison(self, node: int) -> None:
         """A task of which every worker dies."""
-        task_id = await self.submit(node, POISON, num_inference_steps=60)
         attempt = 0
         async with asyncio.timeout(60):
-            while task_id is not None and not self.tasks[task_id].end:
+            while (task_id := await self.submit(node, POISON, num_inference_steps=60)) is None:
+                await asyncio.sleep(LOOK_S)
+            while not self.tasks[task_id].end:
                 url = f"{self.machines.urls[node]}/v1/tasks/{task_id}"
                 shown = (await self.http.get(url)).json()
                 if shown.get("status") == "in_progress" and shown["attempt"] > attempt:
@@ -426,12 +428,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=1200.0, help="no fault begins after that")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--folder", type=Path, required=True, help="that does not exist yet")
+    parser.add_argument("--folder", type=Path, help="that does not exist yet; else a temporary one")
     parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args()
     random.seed(options.seed)
     described = machine.describe()
-    found = asyncio.run(trial(options.folder, rounds=options.rounds, seconds_max=options.seconds))
+    # A short path: sockets are in it, by which processes are found.
+    folder = options.folder or Path(tempfile.mkdtemp(prefix="trial-")) / "nodes"
+    found = asyncio.run(trial(folder, rounds=options.rounds, seconds_max=options.seconds))
     for key in ("accepted", "finished", "failed_honestly", "lost", "ready_and_still_s"):
         print(f"{key}: {found[key]}")
     written = {
