@@ -166,10 +166,7 @@ NOT_COUNTED = PromptTokens()
 
 @dataclass(frozen=True, kw_only=True)
 class Image:
-    """An encoded image, and how its prompt was taken.
-
-    `emulated_device` names what produced a placeholder, else empty.
-    """
+    """An encoded image; `emulated_device` names what produced a placeholder, else empty."""
 
     content: bytes
     format: str
