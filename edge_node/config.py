@@ -205,6 +205,11 @@ class NodeConfig(BaseModel):
     context_mode: Literal["sd3", "paper"] = _setting(
         "sd3", "sd3: context padded as diffusers does, to the bit; paper: the CLIPs' 77 tokens"
     )
+    long_prompts: Literal["cut", "chunks"] = _setting(
+        "cut",
+        "prompts of more than 75 tokens: cut as diffusers does, to the bit, or encoded in up to "
+        "eight chunks of 75, as A1111 does",
+    )
     compile_model: Literal["auto", "always", "never"] = _setting(
         "auto", "compiled blocks, and CUDA graphs where there is CUDA; auto is on a GPU"
     )

@@ -30,6 +30,7 @@ class WorkerOptions:
     dtype: str
     device: Literal["auto", "cuda", "cpu"]
     context_mode: Literal["sd3", "paper"]
+    long_prompts: Literal["cut", "chunks"]
     compile_model: Literal["auto", "always", "never"]
     taesd3_folder: Path | None
     int8_weights: bool

@@ -29,6 +29,7 @@ CHANGED: dict[str, Any] = {
     "dtype": "bfloat16",
     "device": "cpu",
     "context_mode": "paper",
+    "long_prompts": "chunks",
     "compile_model": "never",
     "taesd3_folder": Path("taesd3"),
     "int8_weights": True,

@@ -152,6 +152,7 @@ def _sd3(options: WorkerOptions, approximations: Approximations) -> Denoiser[Any
             dtype_name=options.dtype,
             device=options.device,
             context_mode=options.context_mode,
+            long_prompts=options.long_prompts,
             compiled={"auto": None, "always": True, "never": False}[options.compile_model],
             approximations=approximations,
             pace_s=options.pace_s,

@@ -72,10 +72,16 @@ class Approximations:
 
 
 def served_fingerprint(
-    weights: ModelFingerprint, *, context_mode: str, approximations: Approximations
+    weights: ModelFingerprint,
+    *,
+    context_mode: str,
+    approximations: Approximations,
+    long_prompts: str = "cut",
 ) -> ModelFingerprint:
     """Fingerprint of what is drawn: of the weights, and of all that changes their pictures."""
     parts = [weights, context_mode, *approximations.names]
+    if long_prompts != "cut":
+        parts.append(f"long_prompts={long_prompts}")
     if approximations.taesd3 is not None:
         decoder_path = approximations.taesd3 / "diffusion_pytorch_model.safetensors"
         parts.append(hashlib.sha256(decoder_path.read_bytes()).hexdigest())

@@ -33,7 +33,7 @@ from edge_node.worker import (
     sd3_parts,
 )
 from edge_node.worker.approximations import CACHE_EDGE_STEPS, Approximations, served_fingerprint
-from edge_node.worker.conditions import Conditions
+from edge_node.worker.conditions import CHUNKS_MAX, Conditions
 from edge_node.worker.cuda_graphs import Call, GraphedCall
 from edge_node.worker.denoiser import GpuLost, ModelFacts, ModelUnusable
 from edge_node.worker.mmdit import FoldedTransformer
@@ -68,6 +68,7 @@ class Sd3Options:
         device: "cuda", "cpu", or "auto": a GPU where there is one.
         dtype_name: a torch dtype, or "auto": float16 on a GPU, float32 on a CPU.
         context_mode: "sd3" as diffusers draws, "paper" as the paper's authors did.
+        long_prompts: "cut" as diffusers does, "chunks" as A1111 does.
         compiled: whether blocks are compiled and calls captured as CUDA graphs; None: on a GPU.
         approximations: lossy choices.
         pace_s, rows_limit: an operator's, for calibration.
@@ -77,6 +78,7 @@ class Sd3Options:
     dtype_name: str = "auto"
     device: str = "auto"
     context_mode: ContextMode = "sd3"
+    long_prompts: Literal["cut", "chunks"] = "cut"
     compiled: bool | None = None
     approximations: Approximations = field(default_factory=Approximations)
     pace_s: float = 0.0
@@ -89,6 +91,7 @@ class Sd3Row:
 
     Attributes:
         prompts: (negative and) positive prompt; two when guided, in the pipeline's order.
+        chunks: pieces as which each of them is encoded.
         schedule: noise levels of this row's own number of steps.
         guidance_scale: used when there are two prompts.
         latent_CHW: changes with every step.
@@ -99,6 +102,7 @@ class Sd3Row:
     """
 
     prompts: tuple[str, ...]
+    chunks: int
     schedule: sampling.FlowSchedule
     guidance_scale: float
     latent_CHW: torch.Tensor
@@ -197,6 +201,7 @@ class Sd3Denoiser:
             latent_CHW = sampling.noised(clean_CHW, latent_CHW, schedule=schedule, step=first_step)
         return Sd3Row(
             prompts=prompts,
+            chunks=self.conditions.chunks(prompts),
             schedule=schedule,
             guidance_scale=drawing.guidance_scale,
             latent_CHW=latent_CHW,
@@ -209,7 +214,7 @@ class Sd3Denoiser:
         """One transformer call for all rows and their prompts, then each row's own update."""
         computed = [row for row in rows if not self._reuses_velocity(row)]
         try:
-            velocities = self._velocities(computed) if computed else []
+            velocities = self._velocities_by_length(computed)
         except Exception as error:
             if memory_guard.is_out_of_memory(error):
                 # Its frames hold the tensors that did not fit together.
@@ -248,6 +253,19 @@ class Sd3Denoiser:
 
     # Steps.
 
+    def _velocities_by_length(self, rows: Sequence[Sd3Row]) -> list[torch.Tensor]:
+        """Of all rows; those of one length of context share a call of the transformer."""
+        lengths = sorted({row.chunks for row in rows})
+        if len(lengths) == 1:
+            return self._velocities(rows)
+        found: dict[int, torch.Tensor] = {}
+        for chunks in lengths:
+            group = [row for row in rows if row.chunks == chunks]
+            for row, velocity_CHW in zip(group, self._velocities(group), strict=True):
+                # A replayed graph may overwrite what another has given.
+                found[id(row)] = velocity_CHW.clone()
+        return [found[id(row)] for row in rows]
+
     def _velocities(self, rows: Sequence[Sd3Row]) -> list[torch.Tensor]:
         guided = [len(row.prompts) == 2 and self._guides(row) for row in rows]
         # Negative prompts first, as the pipeline does: a lone row is then the very same call.
@@ -256,7 +274,9 @@ class Sd3Denoiser:
         calls += [(row, row.prompts[-1]) for row in rows]
         velocity_BCHW = self._transformer_call(
             torch.stack([row.latent_CHW for row, _ in calls]),
-            torch.stack([self.conditions.encoded(prompt).context_KD for _, prompt in calls]),
+            torch.stack(
+                [self.conditions.encoded(prompt, row.chunks).context_KD for row, prompt in calls]
+            ),
             torch.stack(
                 [
                     self.conditions.modulations(prompt, row.schedule)[row.step]
@@ -366,7 +386,10 @@ class Sd3Denoiser:
         )
         self.transformer = parts.transformer
         self.conditions = Conditions(
-            parts.clips, transformer=folded, joint_width=config.joint_attention_dim
+            parts.clips,
+            transformer=folded,
+            joint_width=config.joint_attention_dim,
+            chunks_max=CHUNKS_MAX if self._options.long_prompts == "chunks" else 1,
         )
         self._transformer_call: Call = folded.velocity
         on_gpu = self._device.type == "cuda"
@@ -388,7 +411,8 @@ class Sd3Denoiser:
         """All that makes pictures differ from diffusers', by name."""
         mode = self._options.context_mode
         own_context = () if mode == "sd3" else (f"context_mode={mode}",)
-        return (*own_context, *self._options.approximations.names)
+        own_length = ("long_prompts=chunks",) if self._options.long_prompts == "chunks" else ()
+        return (*own_context, *own_length, *self._options.approximations.names)
 
     def _facts(self, parts: Sd3Parts) -> ModelFacts:
         config = parts.transformer.config
@@ -401,6 +425,7 @@ class Sd3Denoiser:
             fingerprint=served_fingerprint(
                 parts.fingerprint,
                 context_mode=self._options.context_mode,
+                long_prompts=self._options.long_prompts,
                 approximations=self._options.approximations,
             ),
             size_px_min=multiple_px,

@@ -282,3 +282,64 @@ def test_a_step_cache_computes_fewer_steps_and_stays_near(
     assert len(calls) < one.steps
     expected_CHW = alone(exact, one).latent_CHW
     assert (latent_CHW - expected_CHW).abs().mean() < 0.5 * expected_CHW.abs().mean()
+
+
+LONG = "a red circle on the left of a blue square " * 20
+
+
+@pytest.fixture(scope="module")
+def chunking(random_sd3_folder: pathlib.Path) -> Sd3Denoiser:
+    return denoiser(random_sd3_folder, "float64", long_prompts="chunks")
+
+
+def test_a_short_prompt_is_drawn_to_the_same_bit_with_and_without_chunks(
+    exact: Sd3Denoiser, chunking: Sd3Denoiser
+) -> None:
+    one = drawing(guidance_scale=5.0)
+    assert torch.equal(alone(chunking, one).latent_CHW, alone(exact, one).latent_CHW)
+
+
+def test_a_long_prompt_is_taken_in_chunks_or_cut(exact: Sd3Denoiser, chunking: Sd3Denoiser) -> None:
+    counted = exact.conditions.prompt_tokens(LONG)
+    assert (counted.drawn, counted.cut) == (75, counted.counted - 75)
+    assert chunking.conditions.prompt_tokens(LONG) == (counted.counted, min(counted.counted, 600))
+    chunks = chunking.conditions.chunks(["", LONG])
+    assert chunks == min(8, -(-counted.counted // 75)) > 2
+    assert exact.conditions.chunks([LONG]) == 1
+    with torch.inference_mode():
+        context_TJ, pooled_P = chunking.conditions.clip_tokens(LONG, chunks)
+        first_TJ, first_P = exact.conditions.clip_tokens(LONG)
+        empty_TJ, _ = exact.conditions.clip_tokens("")
+        padded_TJ, _ = chunking.conditions.clip_tokens("", chunks)
+    # Each piece as a prompt by itself; the first is what is left of a prompt that is cut.
+    assert torch.allclose(context_TJ[:77], first_TJ)
+    assert torch.allclose(pooled_P, first_P)
+    assert len(context_TJ) == 77 * chunks
+    assert not torch.allclose(context_TJ[77:154], first_TJ)
+    assert torch.allclose(padded_TJ, empty_TJ.repeat(chunks, 1))
+
+
+def test_drawings_of_unlike_length_share_steps_and_come_out_as_alone(
+    chunking: Sd3Denoiser,
+) -> None:
+    wanted = [
+        drawing(prompt=LONG, guidance_scale=5.0, seed=1),
+        drawing(guidance_scale=5.0, seed=2),
+        drawing(prompt=LONG, guidance_scale=1.0, seed=3),
+    ]
+    rows = [chunking.begin(one, b"") for one in wanted]
+    for _ in range(wanted[0].steps):
+        chunking.step(rows)
+    for one, row in zip(wanted, rows, strict=True):
+        assert torch.allclose(row.latent_CHW, alone(chunking, one).latent_CHW, atol=1e-9)
+    # Beyond what a prompt that is cut is left with.
+    other = drawing(prompt=f"{LONG[:300]} a star {LONG[308:]}", guidance_scale=1.0, seed=3)
+    assert not torch.allclose(alone(chunking, other).latent_CHW, rows[2].latent_CHW)
+
+
+def test_chunks_are_named_in_images_and_told_apart(
+    exact: Sd3Denoiser, chunking: Sd3Denoiser
+) -> None:
+    cut, chunked = exact.load(), chunking.load()
+    assert (cut.approximations, chunked.approximations) == ((), ("long_prompts=chunks",))
+    assert cut.fingerprint != chunked.fingerprint
