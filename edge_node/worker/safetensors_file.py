@@ -13,7 +13,7 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -51,6 +51,11 @@ _OTHERS = (
     (b"<!doctyp", "an HTML page, such as a login or an error page"),
     (b"<html", "an HTML page, such as a login or an error page"),
 )
+# Dimensions from which on a parameter is a matrix.
+_MATRIX = 2
+# What is looked at of a file's end, and zeros in a row there that no matrix has.
+_TAIL_BYTES = 64 * 1024
+_ZEROS_BYTES_MAX = 4096
 _INSTEAD = "download the .safetensors file of the model, with `hf download`"
 _LFS_POINTER = b"version https://git-lfs"
 
@@ -125,6 +130,29 @@ def read_header(path: pathlib.Path) -> dict[str, StoredTensor]:
         key: _stored_tensor(path, key, entry, data_start=data_start)
         for key, entry in entries.items()
     }
+
+
+def zeros_at_the_end(path: pathlib.Path, tensors: Iterable[StoredTensor]) -> StoredTensor | None:
+    """A matrix that the zeros in which the file ends reach far into, or None.
+
+    An aborted download leaves a file of its full length. Biases may be zeros; no training leaves
+    so many in a row in a matrix.
+
+    Args:
+        path: the file; its last bytes are read.
+        tensors: of it.
+    """
+    size_bytes = path.stat().st_size
+    with path.open("rb") as file:
+        file.seek(max(0, size_bytes - _TAIL_BYTES))
+        tail = file.read()
+    zeros_start = size_bytes - (len(tail) - len(tail.rstrip(b"\0")))
+    for tensor in tensors:
+        for start, stop in tensor.ranges if len(tensor.shape) >= _MATRIX else ():
+            within = stop - max(start, zeros_start)
+            if within >= min(stop - start, _ZEROS_BYTES_MAX):
+                return tensor
+    return None
 
 
 def _entries(path: pathlib.Path, header: bytes) -> dict[str, dict[str, Any]]:

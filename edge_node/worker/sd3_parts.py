@@ -25,7 +25,7 @@ from edge_node.domain import ModelFingerprint
 from edge_node.worker import clip_vocabulary
 from edge_node.worker.denoiser import ModelUnusable
 from edge_node.worker.model_files import CLIP_PARTS, WEIGHED_PARTS, ModelFiles, TokenizerFiles
-from edge_node.worker.safetensors_file import StoredTensor, TensorReader, chunks
+from edge_node.worker.safetensors_file import StoredTensor, TensorReader, chunks, zeros_at_the_end
 from edge_node.worker.sd3_checkpoint import IdentityMatrix, Source
 
 # Read at once. Divisible by every element's size; small enough to be hashed while it is in the
@@ -48,10 +48,12 @@ _TELLING_SETTINGS = {
 }
 # Names told in an error about many of them.
 _NAMES_TOLD = 3
+_AGAIN = (
+    "the copy is damaged or was aborted, copy it again and compare its sha256 (dedgeai weights "
+    "verify)"
+)
 # Dimensions from which on a parameter is a matrix, which training never leaves at zero.
 _MATRIX = 2
-# Zeros at the end of a file that no matrix has.
-_TAIL_MAX = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +87,7 @@ def load_parts(files: ModelFiles, *, device: torch.device, dtype: torch.dtype) -
     modules = {part: _skeleton(files, part, dtype=dtype) for part in WEIGHED_PARTS}
     for part, module in modules.items():
         _check_sources(files, part, module)
+    _check_tails(files)
     facts = [_settings_fact("scheduler", scheduler_config)]
     facts += [_settings_fact(part, module.config) for part, module in modules.items()]
     facts += [
@@ -116,7 +119,7 @@ def load_parts(files: ModelFiles, *, device: torch.device, dtype: torch.dtype) -
 
 
 def check_headers(files: ModelFiles) -> None:
-    """All that `load_parts` checks before it reads a weight.
+    """All that `load_parts` checks before it reads the weights: headers, and how files end.
 
     Raises:
         ModelUnusable: as `load_parts`.
@@ -128,6 +131,7 @@ def check_headers(files: ModelFiles) -> None:
         if part in CLIP_PARTS:
             tokenizer = files.tokenizers[CLIP_PARTS.index(part)]
             _vocabulary_fact(tokenizer, tokens_max=module.config.vocab_size)
+    _check_tails(files)
 
 
 def tiny_decoder(folder: pathlib.Path, *, device: torch.device, dtype: torch.dtype) -> Any:
@@ -218,6 +222,19 @@ def _check_sources(files: ModelFiles, part: str, module: torch.nn.Module) -> Non
             )
 
 
+def _check_tails(files: ModelFiles) -> None:
+    """Refuses files whose end was never written, which headers do not tell."""
+    stored: dict[pathlib.Path, list[StoredTensor]] = {}
+    for part in files.parts.values():
+        for source in part.sources.values():
+            if isinstance(source, StoredTensor):
+                stored.setdefault(source.path, []).append(source)
+    for path, tensors in stored.items():
+        empty = zeros_at_the_end(path, tensors)
+        if empty is not None:
+            raise ModelUnusable(f"{empty.key} in {path} ends in zeros, as the file does: {_AGAIN}")
+
+
 def _some(names: list[str]) -> str:
     told = ", ".join(names[:_NAMES_TOLD])
     return told if len(names) <= _NAMES_TOLD else f"{told} and {len(names) - _NAMES_TOLD} more"
@@ -298,18 +315,13 @@ def _check_values(part: str, name: str, source: Source, target: torch.Tensor) ->
     if not isinstance(source, StoredTensor):
         return
     where = f"{name} of the {part} ({source.key} in {source.path})"
-    again = "the copy is damaged or was aborted, copy it again and compare its sha256"
     if not bool(torch.isfinite(target).all()):
         narrow = f" in {target.dtype}" if source.dtype != "F16" else ""
-        raise ModelUnusable(f"{where} holds numbers that are not finite{narrow}: {again}")
+        raise ModelUnusable(f"{where} holds numbers that are not finite{narrow}: {_AGAIN}")
     if target.dim() < _MATRIX:
         return
     if not bool(target.any()):
-        raise ModelUnusable(f"{where} holds zeros alone: {again}")
-    if max(stop for _, stop in source.ranges) == source.path.stat().st_size:
-        tail_N = target.reshape(-1)[-_TAIL_MAX:]
-        if target.numel() > _TAIL_MAX and not bool(tail_N.any()):
-            raise ModelUnusable(f"{where} ends in {_TAIL_MAX} zeros, as the file does: {again}")
+        raise ModelUnusable(f"{where} holds zeros alone: {_AGAIN}")
 
 
 def _bytes_of(tensor: torch.Tensor) -> memoryview:
