@@ -391,3 +391,37 @@ def test_many_old_keys_are_forgotten_in_one_round(valkey: ValkeyProcess) -> None
         assert client.keys("key:*") == []
 
     run(valkey, story)
+
+
+def test_of_ends_that_wait_for_one_write_the_next_serves_all(valkey: ValkeyProcess) -> None:
+    async def story(ledger: TaskLedger) -> None:
+        write, writes = ledger._writer._write, 0
+
+        async def counted() -> bool:
+            nonlocal writes
+            writes += 1
+            return await write()
+
+        ledger._writer._write = counted
+        await asyncio.gather(*(ledger.append_final(finished(task(n))) for n in range(40)))
+        assert writes <= 4
+        assert await ledger.read(task_id(39)) == finished(task(39))
+
+    run(valkey, story, command_timeout_s=5.0)
+
+
+def test_a_record_that_cannot_be_written_keeps_no_other_back(
+    valkey: ValkeyProcess, caplog: pytest.LogCaptureFixture
+) -> None:
+    odd = replace(finished(task(1)), compute_s=float("nan"))
+
+    async def story(ledger: TaskLedger) -> None:
+        ledger.note(odd)
+        ledger.note(finished(task(2)))
+        async with asyncio.timeout(5.0):
+            await ledger.flush()
+        assert await ledger.read(task_id(1)) is None
+        assert await ledger.read(task_id(2)) == finished(task(2))
+
+    run(valkey, story, command_timeout_s=5.0)
+    assert f"task {task_id(1)} cannot be written" in caplog.text
