@@ -18,8 +18,10 @@ def test_a_connection_that_looks_for_its_store_closes_at_any_moment(valkey: Valk
             connection = StoreConnection(settings)
             await connection.start()
             await asyncio.sleep(random.uniform(0.0, 0.004))
-            async with asyncio.timeout(CLOSED_S_MAX):
-                await connection.close()
+            closing = asyncio.create_task(connection.close())
+            await asyncio.wait([closing], timeout=CLOSED_S_MAX)
+            assert closing.done(), "it looks for its store still"
+            assert not connection.available
 
     asyncio.run(story())
 

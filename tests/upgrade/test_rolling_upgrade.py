@@ -56,12 +56,7 @@ def test_nodes_of_both_versions_are_one_cluster_through_an_upgrade_and_a_rollbac
             # Upgraded, restarted as it is, rolled back.
             for version in (None, None, tree):
                 owed = await tasks_under_way(cluster, http)
-                cluster.signal_node(CHANGING, signal.SIGKILL)
-                cluster.wait_node(CHANGING)
-                cluster.trees[CHANGING] = version
-                cluster.start_node(CHANGING)
-                async with RestClient(timeout_s=5) as client:
-                    await cluster.wait_ready(client, CHANGING)
+                await begin_as(cluster, CHANGING, version, after=signal.SIGKILL)
                 await check_owed(cluster, http, owed)
                 finished += list(owed)
                 for task_id in finished:
@@ -93,12 +88,7 @@ def test_nodes_that_learn_together_leave_a_node_of_0_1_0_in_peace_until_it_is_up
             said = (tmp_path / "node-2" / "node.log").read_text("utf-8")
             for call in ("ReadExperience", "FetchWeights", "OfferWeights", "OfferVerdict"):
                 assert call not in said
-            cluster.signal_node(FORMER, signal.SIGTERM)
-            cluster.wait_node(FORMER)
-            cluster.trees[FORMER] = None
-            cluster.start_node(FORMER)
-            async with RestClient(timeout_s=5) as client:
-                await cluster.wait_ready(client, FORMER)
+            await begin_as(cluster, FORMER, None, after=signal.SIGTERM)
             await until(http, [former], generation_above(0), timeout_s=20.0)
 
     asyncio.run(story())
@@ -108,6 +98,18 @@ def pools_are_read(shown: dict[str, Any]) -> bool:
     """Whether the learner has had entries of two nodes."""
     entries = (shown["learner"] or {"entries": {}})["entries"]
     return len(entries) >= 2 and min(entries.values()) > 0
+
+
+async def begin_as(
+    cluster: MixedCluster, index: int, version: Path | None, *, after: signal.Signals
+) -> None:
+    """The node is ended, and starts as that version."""
+    cluster.signal_node(index, after)
+    cluster.wait_node(index)
+    cluster.trees[index] = version
+    cluster.start_node(index)
+    async with RestClient(timeout_s=5) as client:
+        await cluster.wait_ready(client, index)
 
 
 async def check_offloads(
