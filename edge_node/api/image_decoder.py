@@ -3,7 +3,7 @@
 Owns that process: its memory goes back to the system with its end, a decoder that a damaged file
 crashes takes nothing with it, and the kernel ends it, not the node, when memory runs out. The
 upload comes on standard input, and the PNG goes out on standard output, or a sentence on standard
-error with `REFUSED`.
+error with `REFUSED`; `NO_MEMORY` says that the system gave none.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from edge_node.api import init_image
 from edge_node.errors import AdmissionRefused, InvalidRequest
 
-REFUSED = 65
+REFUSED, NO_MEMORY = 65, 75
 # Bounds a decoder that never ends; 2^26 pixels take some seconds.
 _PROCESSOR_S_MAX = 60
 _AGAIN_S = 1.0
@@ -47,7 +47,7 @@ async def png_of_size(content: bytes, *, size_px: tuple[int, int], param: str) -
         return png
     if process.returncode == REFUSED:
         raise InvalidRequest(said.decode(errors="replace"), param=param)
-    if process.returncode == -signal.SIGKILL:
+    if process.returncode in (NO_MEMORY, -signal.SIGKILL):
         raise AdmissionRefused(
             f"This node has no memory to decode `{param}` now. Come back after the time in "
             "Retry-After, or send a smaller image.",
@@ -75,6 +75,8 @@ def main(width: str, height: str, param: str) -> int:
     except InvalidRequest as refusal:
         sys.stderr.write(refusal.message)
         return REFUSED
+    except MemoryError:
+        return NO_MEMORY
     sys.stdout.buffer.write(png)
     return 0
 

@@ -98,7 +98,7 @@ def test_a_damaged_image_is_refused_by_its_process_in_the_same_words() -> None:
     [
         ("kill -SEGV $$", InvalidRequest, "its decoder ended with SIGSEGV"),
         ("kill -XCPU $$", InvalidRequest, "its decoder ended with SIGXCPU"),
-        ("echo MemoryError >&2; exit 1", InvalidRequest, "its decoder ended with MemoryError"),
+        ("echo odd >&2; exit 1", InvalidRequest, "its decoder ended with odd"),
         ("kill -KILL $$", AdmissionRefused, "no memory to decode `image` now"),
     ],
 )
@@ -135,3 +135,17 @@ def test_a_request_that_is_given_up_ends_its_decoder(
         assert not Path("/proc", pid_file.read_text().strip()).exists()
 
     asyncio.run(story())
+
+
+def test_a_system_without_memory_is_not_blamed_on_the_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The decoder's own process, which the system gives too few addresses for a large one."""
+    large = encoded(noise(300, 200).resize((9000, 6000)), compress_level=1)
+    bounded = tmp_path / "python"
+    bounded.write_text(f'#!/bin/sh\nulimit -v 180000\nexec {sys.executable} "$@"\n')
+    bounded.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(bounded))
+    assert in_process(encoded(halves())).startswith(b"\x89PNG")
+    with pytest.raises(AdmissionRefused, match="no memory to decode `image` now"):
+        in_process(large)
