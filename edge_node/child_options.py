@@ -72,7 +72,7 @@ def learner_folder(config: NodeConfig) -> Path:
 
 
 def learner_alive_path(config: NodeConfig) -> Path:
-    """File that a working learner touches every second."""
+    """File in which a working learner says every second that it lives."""
     return learner_folder(config) / "alive"
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,11 @@ class SystemClock:
         """Begins with what the wall clock says, or with `unix_s`."""
         self._began_unix_s = (time.time() if unix_s is None else unix_s) - time.monotonic()
 
+    @property
+    def began_unix_s(self) -> float:
+        """What `unix_s` was when CLOCK_MONOTONIC was 0, for other processes of the machine."""
+        return self._began_unix_s
+
     def step_s(self) -> float:
         """By how much the wall clock is ahead: it was set, or was not believed at the start."""
         return self.wall_s() - self.unix_s()
@@ -58,6 +66,22 @@ class SystemClock:
     def unix_s(self) -> float:
         """CLOCK_REALTIME without its steps."""
         return self._began_unix_s + time.monotonic()
+
+
+class FollowingClock(SystemClock):
+    """The clock of a process beside a node: it goes by the node's from when it hears of it."""
+
+    def follow(self, began_unix_s: float) -> None:
+        """Takes the node's `began_unix_s`."""
+        self._began_unix_s = began_unix_s
+
+
+def boot_id() -> str:
+    """Tells this boot of the machine from others; empty where the kernel does not say."""
+    try:
+        return _BOOT_ID.read_text().strip()
+    except OSError:
+        return ""
 
 
 def moment(clock: Clock) -> Moment:

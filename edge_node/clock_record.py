@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from edge_node.clock import SystemClock
+from edge_node.clock import SystemClock, boot_id
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,6 @@ STEP_TOLD_S = 2.0
 _TIMEX_BYTES = 512
 # What adjtimex(2) returns while nothing synchronises the clock, or the last that did is long ago.
 _TIME_ERROR = 5
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,13 +54,10 @@ class MachineClocks:
     @classmethod
     def now(cls) -> MachineClocks:
         """As they are."""
-        boot_id = ""
-        with contextlib.suppress(OSError):
-            boot_id = _BOOT_ID.read_text().strip()
         return cls(
             unix_s=time.time(),
             boot_s=time.clock_gettime(time.CLOCK_BOOTTIME),
-            boot_id=boot_id,
+            boot_id=boot_id(),
             synchronised=_is_synchronised(),
         )
 

@@ -23,6 +23,7 @@ import asyncio
 import contextlib
 import importlib.util
 import logging
+import math
 import os
 import resource
 import signal
@@ -32,12 +33,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge_node.clock import Clock, SystemClock
+from edge_node.clock import FollowingClock
 from edge_node.domain import NodeId
 from edge_node.errors import DEdgeAIError, InvalidRequest, StoreUnavailable
 from edge_node.guard.judge import JudgeSettings
+from edge_node.sign_of_life import show_life
 from edge_node.store.connection import StoreConnection, StoreSettings
-from edge_node.store.learner_board import LearnerBoard, Told
+from edge_node.store.learner_board import TOLD_KEEP_S, LearnerBoard, Told
 
 if TYPE_CHECKING:
     from edge_node.learning.cluster_learner import ClusterLearner
@@ -45,7 +47,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("learner")
 
 NICENESS = 10
-# How often the file that health checks look at is touched, and the node is told how far it is.
+# How often it says that it lives, for health checks, and tells the node how far it is.
 ALIVE_EVERY_S = 1.0
 EXIT_OUTGROWN = 3
 
@@ -63,7 +65,7 @@ class LearnerSettings:
         node_id: whose store it is.
         out: folder that gets the weights.
         nodes: host:port of the nodes that it learns beside; none where a node says what to do.
-        alive: file that is touched while the learner works, for whoever checks its health.
+        alive: file in which it says that it works, for whoever checks its health.
         publish_every_s: between two attempts to publish.
         poll_s: pause when there is nothing to do.
         memory_bytes_max: resident memory; torch reserves address space far beyond what it uses, so
@@ -94,15 +96,17 @@ class LearnerSettings:
 
 
 class LearnerProcess:
-    """Waits to be told, and then learns, until `stopping` is set."""
+    """Waits to be told, and then learns, until `stopping` is set; `clock` becomes the node's."""
 
-    def __init__(self, settings: LearnerSettings, *, clock: Clock) -> None:
+    def __init__(self, settings: LearnerSettings, *, clock: FollowingClock) -> None:
         self._settings, self._clock = settings, clock
         self._store = StoreSettings(url=settings.store_url, connections_max=2)
         self._connection = StoreConnection(self._store)
         self._board = LearnerBoard(self._connection, node_id=settings.node_id)
         self._learner: ClusterLearner | None = None
         self._alive_at_s = clock.now_s()
+        self._heard = Told(learns=False)
+        self._heard_s = -math.inf
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Works until `stopping`.
@@ -137,7 +141,7 @@ class LearnerProcess:
         busy = self._learner is not None and await self._learner.turn(told)
         if self._clock.now_s() >= self._alive_at_s:
             self._alive_at_s = self._clock.now_s() + ALIVE_EVERY_S
-            self._touch()
+            self._show_life()
             if self._learner is not None:
                 await self._board.report(self._learner.progress())
         return busy
@@ -146,7 +150,12 @@ class LearnerProcess:
         nodes = self._settings.nodes
         if nodes:
             return Told(learns=True, pools=tuple((NodeId(address), address) for address in nodes))
-        return await self._board.told() or Told(learns=False)
+        told, now_s = await self._board.told(), self._clock.now_s()
+        if told is not None and (told.at_s is None or told.at_s != self._heard.at_s):
+            self._heard, self._heard_s = told, now_s
+            if told.clock_began_unix_s is not None:
+                self._clock.follow(told.clock_began_unix_s)
+        return self._heard if now_s - self._heard_s < TOLD_KEEP_S else Told(learns=False)
 
     def _begin(self) -> ClusterLearner:
         # Torch and numba, which a learner that waits does not load.
@@ -182,12 +191,10 @@ class LearnerProcess:
             learner, self._learner = self._learner, None
             await learner.close()
 
-    def _touch(self) -> None:
-        path = self._settings.alive
-        if path is not None:
+    def _show_life(self) -> None:
+        if self._settings.alive is not None:
             with contextlib.suppress(OSError):  # a full disk: whoever looks will see
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.touch()
+                show_life(self._settings.alive)
 
 
 def refuse_to_outgrow(memory_bytes_max: int) -> None:
@@ -214,7 +221,7 @@ async def run_learner(settings: LearnerSettings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    await LearnerProcess(settings, clock=SystemClock()).run(stopping)
+    await LearnerProcess(settings, clock=FollowingClock()).run(stopping)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -226,7 +233,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--nodes", default="", help="host:port of nodes to learn beside, comma-separated"
     )
-    parser.add_argument("--alive", type=Path, help="file that is touched while it works")
+    parser.add_argument("--alive", type=Path, help="file in which it says that it works")
     parser.add_argument("--publish-every", type=float, default=180.0, help="seconds")
     parser.add_argument("--outcome-wait", type=float, default=7200.0, help="seconds")
     parser.add_argument("--memory-max", type=int, default=2 * 2**30, help="bytes resident")

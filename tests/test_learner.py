@@ -37,6 +37,8 @@ from tests.scheduler.learning.lived import lived
 from tests.scheduler.learning.test_live_learner import TRUE_B
 
 NODE_ID = "a"
+# The node's clock went on from its former life, and the machine's was set ahead.
+NODE_BEHIND_S = 864_000.0
 QUICK = ("actor_lr=0.003", "critic_lr=0.01")
 
 
@@ -101,7 +103,9 @@ def tell(store_url: str, *, learns: bool = True) -> None:
         connection = StoreConnection(StoreSettings(url=store_url))
         await connection.start()
         try:
-            await LearnerBoard(connection, node_id=NODE_ID).tell(Told(learns=learns))
+            clock_began = SystemClock().began_unix_s - NODE_BEHIND_S
+            told = Told(learns=learns, clock_began_unix_s=clock_began, at_s=time.monotonic())
+            await LearnerBoard(connection, node_id=NODE_ID).tell(told)
         finally:
             await connection.close()
 
@@ -161,6 +165,7 @@ def test_it_publishes_weights_that_decide_goes_on_and_ends_when_told(
         published = announced(store_url)
         assert published is not None
         assert published.generation >= 5
+        assert time.time() - published.created_unix_s == pytest.approx(NODE_BEHIND_S, abs=600.0)
         assert os.sched_getscheduler(process.pid) in (os.SCHED_IDLE, os.SCHED_OTHER)
         own = os.getpriority(os.PRIO_PROCESS, 0)
         assert os.getpriority(os.PRIO_PROCESS, process.pid) == min(own + 10, 19)

@@ -27,6 +27,7 @@ PURE = {
     "config_sources",
     "lasting",
     "ports",
+    "sign_of_life",
     "socket_path",
     "worker_options",
 }
@@ -44,6 +45,7 @@ ALLOWED = {
     "edge_node.errors": set(),
     "edge_node.clock": set(),
     "edge_node.config": set(),
+    "edge_node.sign_of_life": {"clock"},
     "edge_node.config_sources": {"config", "errors"},
     "edge_node.children": {"store.embedded_valkey", "supervision.child_process"},
     "edge_node.sole_owner": {"errors"},

@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
-import time
+import math
 from dataclasses import dataclass
 from typing import Any
 
 from edge_node.child_options import learner_alive_path
 from edge_node.config import NodeConfig
 from edge_node.errors import WorkerUnavailable
+from edge_node.sign_of_life import silence_s
 from edge_node.socket_path import socket_folder
 
 ANSWER_S_MAX = 5.0
@@ -92,10 +93,9 @@ async def _worker(config: NodeConfig) -> Health:
 
 def _learner(config: NodeConfig) -> Health:
     path = learner_alive_path(config)
-    try:
-        silence_s = max(0.0, time.time() - path.stat().st_mtime)
-    except OSError:
-        line = f"no learner has touched {path} yet"
+    since_s = silence_s(path)
+    if since_s == math.inf:
+        line = f"no learner has said in {path} that it works, since this machine was started"
         return Health(alive=False, ready=False, line=line)
-    alive = silence_s < LEARNER_SILENCE_S_MAX
-    return Health(alive=alive, ready=alive, line=f"the learner was at work {silence_s:.0f} s ago")
+    alive = since_s < LEARNER_SILENCE_S_MAX
+    return Health(alive=alive, ready=alive, line=f"the learner was at work {since_s:.0f} s ago")

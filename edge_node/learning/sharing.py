@@ -12,12 +12,11 @@ import asyncio
 import contextlib
 import logging
 import re
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edge_node.child_options import learner_alive_path, learner_folder
-from edge_node.clock import Clock
+from edge_node.clock import SystemClock
 from edge_node.config import NodeConfig
 from edge_node.dispatch.own_node import OwnNode
 from edge_node.domain import ExperiencePage, LearnedWeights, Learning, NodeId
@@ -25,6 +24,7 @@ from edge_node.errors import DEdgeAIError, InvalidRequest, StoreUnavailable, Wei
 from edge_node.lasting import Loops
 from edge_node.learning.held_weights import HeldWeights
 from edge_node.ports import Peers
+from edge_node.sign_of_life import silence_s
 from edge_node.snapshot import LearnerProgress
 from edge_node.store.connection import StoreConnection, StoreSettings
 from edge_node.store.experience_pool import FIRST_ID, PoolReader, PoolSettings
@@ -54,7 +54,7 @@ class SharingSettings:
     Attributes:
         policy: that the operator wants.
         folder: of weights.
-        alive_path: file that a learner process beside the node touches.
+        alive_path: file in which a learner process beside the node says that it lives.
         weights_bytes_max: of a file of weights.
     """
 
@@ -100,7 +100,7 @@ class LearningShare:
         node: OwnNode,
         view: ClusterView,
         metrics: NodeMetrics,
-        clock: Clock,
+        clock: SystemClock,
         loops: Loops | None = None,
     ) -> None:
         self._settings = settings
@@ -238,12 +238,7 @@ class LearningShare:
         )
 
     def _learner_lives(self) -> bool:
-        try:
-            touched_unix_s = self._settings.alive_path.stat().st_mtime
-        except OSError:
-            return False
-        # By the wall clock, as another process touched it.
-        return abs(time.time() - touched_unix_s) < LEARNER_SILENCE_S_MAX
+        return silence_s(self._settings.alive_path) < LEARNER_SILENCE_S_MAX
 
     def _found(self) -> Learnership:
         views = self._view.views(now_s=self._clock.now_s())
@@ -258,8 +253,13 @@ class LearningShare:
         """Tells the learner beside this node, at news and from time to time."""
         addresses = {node_id: address for address, node_id in peers.addresses.items() if node_id}
         pools = tuple((one, addresses[one]) for one in found.pools if one in addresses)
-        told = Told(learns=found.learns, pools=pools if found.learns else ())
         now_s = self._clock.now_s()
+        told = Told(
+            learns=found.learns,
+            pools=pools if found.learns else (),
+            clock_began_unix_s=self._clock.began_unix_s,
+            at_s=now_s,
+        )
         if told != self._told or now_s >= self._tell_at_s:
             await self._board.tell(told)
             self._told, self._tell_at_s = told, now_s + TELL_EVERY_S

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from typing import Any
 
 from edge_node.domain import NodeId
@@ -28,10 +29,15 @@ class Told:
     Attributes:
         learns: it shall learn now; otherwise it waits.
         pools: other nodes whose experience it reads, and where (host:port).
+        clock_began_unix_s: of the node's clock, by which the learner dates; None from a node that
+            does not say.
+        at_s: the node's reading when it said so, which tells a repetition from an echo.
     """
 
     learns: bool
     pools: tuple[tuple[NodeId, str], ...] = ()
+    clock_began_unix_s: float | None = None
+    at_s: float | None = field(default=None, compare=False)
 
 
 class LearnerBoard:
@@ -47,15 +53,25 @@ class LearnerBoard:
 
     async def tell(self, told: Told) -> None:
         """By the node, more often than TOLD_KEEP_S."""
-        text = json.dumps({"learns": told.learns, "pools": told.pools})
+        said = {"clock_began": told.clock_began_unix_s, "at": told.at_s}
+        text = json.dumps({"learns": told.learns, "pools": told.pools, **said})
         await self._run("SET", self._told_key, text, "PX", int(TOLD_KEEP_S * 1000))
 
     async def told(self) -> Told | None:
-        """By the learner; None when no node has said anything for a while."""
+        """By the learner; None when no node has said anything for a while.
+
+        For how long the store keeps it goes by the clock of the day: a step of that may take it
+        away early, or leave it there.
+        """
         found = _read(await self._run("GET", self._told_key))
         try:
             pools = tuple((NodeId(str(one)), str(address)) for one, address in found["pools"])
-            return Told(learns=found["learns"] is True, pools=pools)
+            return Told(
+                learns=found["learns"] is True,
+                pools=pools,
+                clock_began_unix_s=_reading(found.get("clock_began")),
+                at_s=_reading(found.get("at")),
+            )
         except (KeyError, TypeError, ValueError):
             return None  # of another version; what is not understood is not obeyed
 
@@ -79,6 +95,10 @@ class LearnerBoard:
     async def _run(self, *command: Any) -> Any:
         whole: Command = command
         return (await self._connection.execute([whole], durable=False))[0]
+
+
+def _reading(said: Any) -> float | None:
+    return said if isinstance(said, float) and math.isfinite(said) else None
 
 
 def _read(text: bytes | None) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.server
 import os
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ import pytest
 from edge_node.child_options import learner_alive_path
 from edge_node.cli import main
 from edge_node.config_sources import load_config
+from edge_node.sign_of_life import show_life
 
 OK = (200, b'{"status": "ok"}')
 READY = (200, b'{"status": "ready"}')
@@ -78,9 +78,14 @@ def test_a_learner_is_alive_while_it_says_so(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     path = learner_alive_path(load_config(None, {"data_folder": tmp_path}))
-    path.parent.mkdir()
-    path.touch()
+    show_life(path)
+    os.utime(path, (0.0, 0.0))  # its date says nothing: a clock may have been set since
     assert said(capsys, tmp_path, "learner")[0] == 0
-    os.utime(path, (time.time() - 300.0,) * 2)
+    boot, reading = path.read_text().split()
+    path.write_text(f"{boot} {float(reading) - 300.0}")
     code, line = said(capsys, tmp_path, "learner")
     assert (code, line) == (1, "the learner was at work 300 s ago\n")
+    for left in (f"another-boot {reading}", f"{boot} {float(reading) + 900.0}", "", "\0 \0"):
+        path.write_text(left)
+        code, line = said(capsys, tmp_path, "learner")
+        assert (code, "since this machine was started" in line) == (1, True)

@@ -198,6 +198,29 @@ def test_a_clock_that_is_synchronised_while_the_node_waits_is_taken(
     on(tmp_path, library, {**QUICK, "clock_wait_s_max": 120.0}, story)
 
 
+def test_a_step_leaves_a_learner_at_its_work(tmp_path: Path, library: Path) -> None:
+    """What it knows is forgotten when it stops; torch is loaded at the lowest priority."""
+    settings = {**EMULATED, "policy": "lad_ts", "learner": True}
+
+    async def story(machine: Machine, http: httpx.AsyncClient) -> None:
+        said = tmp_path / "node-0" / "run" / "learner.log"
+        async with asyncio.timeout(180):
+            while not said.exists() or "learns for the cluster" not in said.read_text():
+                await asyncio.sleep(0.2)
+        before = len(machine.log)
+        for ahead_s in (TEN_DAYS_S, -TEN_DAYS_S, 0.0):
+            machine.set_clock(ahead_s)
+            until_s = time.monotonic() + 3.0
+            while time.monotonic() < until_s:
+                own = (await http.get(f"{machine.urls[0]}/v1/cluster")).json()["own"]
+                assert own["learning"]["learner"] == "node-0"
+                await asyncio.sleep(0.1)
+        assert "learns no more" not in said.read_text()
+        assert "learns for policy" not in machine.log[before:]
+
+    on(tmp_path, library, settings, story)
+
+
 def test_peers_whose_clocks_are_days_apart_draw_for_each_other_and_say_so(
     tmp_path: Path, library: Path
 ) -> None:

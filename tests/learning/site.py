@@ -12,6 +12,7 @@ from edge_node.learning.sharing import LearningShare, SharingSettings
 from edge_node.peering.client import PeerClient
 from edge_node.peering.server import NodeServicer, PeerServer
 from edge_node.peering.service import PeerService
+from edge_node.sign_of_life import show_life
 from edge_node.store.connection import StoreConnection, StoreSettings
 from edge_node.store.learner_board import LearnerBoard, Told
 from edge_node.store.published_weights import Published, PublishedWeights
@@ -87,7 +88,7 @@ class Site:
 
     def willing(self) -> None:
         """A learner process beside it has just shown life."""
-        self.alive.touch()
+        show_life(self.alive)
 
     def hears(self, other: Site, learning: Learning | None = None) -> None:
         """The other's state arrives, with what it says of itself or with `learning`."""
