@@ -52,7 +52,16 @@ def _number_or_text(text: str) -> float | str:
         return text
 
 
-_NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+def _is_text(text: str) -> bool:
+    """Whether it can be sent and written down: the bytes of a file's name may be any."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+_NotNegative = Annotated[float, Field(ge=0)]
 _Address = Annotated[str, Field(pattern=r"^[^:\s]+:\d{1,5}$")]
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"
 
@@ -60,7 +69,8 @@ _NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"
 class NodeConfig(BaseModel):
     """One node. What is None by default is not set; the description says what happens then."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # inf is a number only where it means without bound, and nan nowhere.
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     # Identity and addresses.
     node_id: str = _setting(
@@ -110,6 +120,7 @@ class NodeConfig(BaseModel):
         unit="s",
         reload=True,
         gt=0,
+        allow_inf_nan=True,
     )
 
     # Store.
@@ -123,7 +134,12 @@ class NodeConfig(BaseModel):
         86_400.0, "how long an Idempotency-Key is remembered", unit="s", gt=0
     )
     task_keep_s: float = _setting(
-        7 * 86_400.0, "how long a finished task can be read", unit="s", reload=True, gt=0
+        7 * 86_400.0,
+        "how long a finished task can be read",
+        unit="s",
+        reload=True,
+        gt=0,
+        allow_inf_nan=True,
     )
     image_bytes_total_max: int = _setting(
         10 * 2**30,
@@ -133,7 +149,12 @@ class NodeConfig(BaseModel):
         gt=0,
     )
     image_keep_s: float = _setting(
-        7 * 86_400.0, "how long a finished image is kept", unit="s", reload=True, gt=0
+        7 * 86_400.0,
+        "how long a finished image is kept",
+        unit="s",
+        reload=True,
+        gt=0,
+        allow_inf_nan=True,
     )
     store_bytes_max: int = _setting(
         192 * 2**20,
@@ -252,7 +273,6 @@ class NodeConfig(BaseModel):
         None,
         "share of its age that is taken off a drawing's seconds of service; not for fcfs",
         ge=0,
-        allow_inf_nan=False,
     )
     queue_promotion: Annotated[
         tuple[_NotNegative, _NotNegative] | None, BeforeValidator(_split)
@@ -267,7 +287,6 @@ class NodeConfig(BaseModel):
         "beta: adds beta x the longest wait lately to c0, which is 0 without queue_promotion (and "
         "c1 is 1); not for fcfs",
         ge=0,
-        allow_inf_nan=False,
     )
     worker_hang_s: float = _setting(
         5.0,
@@ -276,7 +295,6 @@ class NodeConfig(BaseModel):
         "blocks may be compiled",
         unit="s",
         gt=0,
-        allow_inf_nan=False,
     )
     memory_floor_bytes: int = _setting(
         2**30,
@@ -314,7 +332,6 @@ class NodeConfig(BaseModel):
         unit="share",
         reload=True,
         ge=0,
-        allow_inf_nan=False,
     )
     guard_window_tasks: int = _setting(
         2000, "live decisions that a replay compares the two on", unit="tasks", ge=100, le=20_000
@@ -324,7 +341,6 @@ class NodeConfig(BaseModel):
         "windows in which the two alternate: several service delays",
         unit="s",
         gt=0,
-        allow_inf_nan=False,
     )
     decision_budget_s: float = _setting(
         0.002,
@@ -332,7 +348,6 @@ class NodeConfig(BaseModel):
         unit="s",
         reload=True,
         gt=0,
-        allow_inf_nan=False,
     )
     policy_seed: int | None = _setting(
         None, "of the policy's coin; drawn from the machine if not set"
@@ -342,7 +357,6 @@ class NodeConfig(BaseModel):
         "length of a scheduling slot; one mean service time as measured if not set",
         unit="s",
         ge=0.001,
-        allow_inf_nan=False,
     )
     latent_slots_max: int = _setting(64, "latents kept per slot", unit="latents", gt=0, le=4096)
     latent_keep_s: float = _setting(
@@ -350,7 +364,6 @@ class NodeConfig(BaseModel):
         "how long the store keeps latents after the last write",
         unit="s",
         gt=0,
-        allow_inf_nan=False,
     )
     experience_max: int = _setting(
         20_000,
@@ -372,7 +385,7 @@ class NodeConfig(BaseModel):
         le=2**28,
     )
     learner_publish_s: float = _setting(
-        180.0, "time between two attempts to publish weights", unit="s", gt=0, allow_inf_nan=False
+        180.0, "time between two attempts to publish weights", unit="s", gt=0
     )
     learner_memory_bytes_max: int = _setting(
         2 * 2**30, "resident memory at which the learner ends itself", unit="bytes", ge=2**28
@@ -395,6 +408,7 @@ class NodeConfig(BaseModel):
         unit="s",
         reload=True,
         gt=0,
+        allow_inf_nan=True,
     )
     hosted_tasks_max: int = _setting(
         4000, "queued or drawn here, whoever accepted them", unit="tasks", gt=0
@@ -485,7 +499,7 @@ class NodeConfig(BaseModel):
     lease_s: float = _setting(
         5.0, "silence about one task after which it is placed again", unit="s", gt=0
     )
-    tick_s: float = _setting(0.1, "between two looks at deadlines and leases", unit="s", gt=0)
+    tick_s: float = _setting(0.1, "between two looks at deadlines and leases", unit="s", gt=0, le=5)
     attempts_max: int = _setting(5, "placements of one task", unit="attempts", gt=0, le=1000)
     clock_jump_s_max: float = _setting(
         600.0,
@@ -518,7 +532,12 @@ class NodeConfig(BaseModel):
 
     def _contradictions(self) -> list[str]:
         """A sentence for each pair of settings that do not go together."""
-        problems = []
+        problems = [
+            f"{key} is {str(text)!r}: write it in UTF-8, or rename what it names."
+            for key in type(self).model_fields
+            for text in (getattr(self, key),)
+            if isinstance(text, str | Path) and not _is_text(str(text))
+        ]
         if self.grpc_host not in LOOPBACK_HOSTS and not self.allow_insecure_peering:
             problems.append(
                 f"grpc_host {self.grpc_host} can be reached by other machines and peering has no "

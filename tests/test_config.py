@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import typing
 from pathlib import Path
 
 import pytest
@@ -46,11 +47,31 @@ def test_file_then_environment_then_overrides(
         ({"queue_order": "srpt", "queue_ageing": -1}, "queue_ageing"),
         ({"guard_rules": "ring", "guard_rule": "local"}, "former name of guard_rules: leave"),
         ({"guard_rules": ""}, "guard_rules"),
+        ({"tick_s": 60}, "tick_s"),
+        (
+            {"data_folder": "/srv/\udcff"},
+            "data_folder is '/srv/.*write it in UTF-8",
+        ),
+        ({"policy": "\udcff"}, "policy is .*write it in UTF-8"),
     ],
 )
 def test_a_wrong_setting_says_what_to_do(overrides: dict[str, object], said: str) -> None:
     with pytest.raises(InvalidRequest, match=said):
         load_config(None, overrides)
+
+
+def test_no_setting_is_a_number_that_means_nothing() -> None:
+    floats = [
+        key
+        for key, field in NodeConfig.model_fields.items()
+        if float in (field.annotation, *typing.get_args(field.annotation))
+    ]
+    assert len(floats) > 30
+    for key in floats:
+        unbounded = key in ("forget_s", "task_keep_s", "image_keep_s", "queue_wait_s_max")
+        for text in ("nan", "-inf", *(() if unbounded else ("inf",))):
+            with pytest.raises(InvalidRequest, match=key):
+                load_config(None, {key: text})
 
 
 def test_the_guards_rules_are_a_list_and_were_one() -> None:

@@ -175,7 +175,8 @@ class OwnNode:
     def capacity(self) -> float:
         """Work units per second, as last measured."""
         load = self._worker.load
-        return self._described.capacity if load is None else load.capacity
+        tracked = 0.0 if load is None else load.capacity
+        return tracked if tracked > 0.0 else self._described.capacity
 
     @property
     def accepting(self) -> bool:

@@ -1,11 +1,13 @@
 """The one place where the words of domain.py become protobuf messages and come back.
 
 Owns the mapping between dataclasses and wire messages. It must not open a connection, keep state
-or decide anything; callers of both sides see domain types only.
+or decide anything; callers of both sides see domain types only. A figure that is not finite means
+nothing and would spread through sums: it is read as 0, which is absent on the wire.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 from dedgeai.v1 import worker_pb2
@@ -42,7 +44,16 @@ _STATE_NUMBERS = {
     "ready": worker_pb2.DescribeResponse.STATE_READY,
     "failed": worker_pb2.DescribeResponse.STATE_FAILED,
 }
+_NO_CALIBRATION = (
+    "the worker says that it is ready, and its calibration has numbers that mean nothing (not "
+    "finite, or below 0); start it again, and see its log"
+)
 _STATE_NAMES = {number: name for name, number in _STATE_NUMBERS.items()}
+
+
+def figure(number: float) -> float:
+    """A number of a message; 0 for one that is not finite."""
+    return number if math.isfinite(number) else 0.0
 
 
 def deadline_to_proto(deadline_s: float | None) -> float:
@@ -162,12 +173,22 @@ def work_model_to_proto(work_model: WorkModel) -> worker_pb2.WorkModel:
 def work_model_from_proto(message: worker_pb2.WorkModel) -> WorkModel:
     """Calibrated work model of a message."""
     return WorkModel(
-        fixed_steps=message.fixed_steps,
-        unguided_ratio=message.unguided_ratio,
+        fixed_steps=figure(message.fixed_steps),
+        unguided_ratio=figure(message.unguided_ratio),
         reference_px=message.reference_px,
-        size_costs=tuple((cost.width_px, cost.height_px, cost.rho) for cost in message.size_costs),
-        init_image_steps=message.init_image_steps,
+        size_costs=tuple(
+            (cost.width_px, cost.height_px, figure(cost.rho)) for cost in message.size_costs
+        ),
+        init_image_steps=figure(message.init_image_steps),
     )
+
+
+def _is_calibrated(message: worker_pb2.DescribeResponse) -> bool:
+    model = message.work_model
+    costs = (model.fixed_steps, model.unguided_ratio, model.init_image_steps)
+    measured = (message.capacity, *(cost.rho for cost in model.size_costs))
+    meant = all(0.0 <= cost < math.inf for cost in costs) and model.reference_px > 0
+    return meant and all(0.0 < one < math.inf for one in measured)
 
 
 def description_to_proto(description: WorkerDescription) -> worker_pb2.DescribeResponse:
@@ -194,15 +215,21 @@ def description_to_proto(description: WorkerDescription) -> worker_pb2.DescribeR
 
 
 def description_from_proto(message: worker_pb2.DescribeResponse) -> WorkerDescription:
-    """Description of a worker; a state that this node does not know is read as `loading`."""
+    """Description of a worker; a state that this node does not know is read as `loading`.
+
+    One that would draw and whose calibration means nothing has failed: no task could be costed.
+    """
+    state, detail = _STATE_NAMES.get(message.state, "loading"), message.detail
+    if state == "ready" and not _is_calibrated(message):
+        state, detail = "failed", _NO_CALIBRATION
     return WorkerDescription(
-        state=_STATE_NAMES.get(message.state, "loading"),
-        detail=message.detail,
+        state=state,
+        detail=detail,
         fault=message.fault,
         engine=message.engine,
         model=message.model,
         model_fingerprint=ModelFingerprint(message.model_fingerprint),
-        capacity=message.capacity,
+        capacity=figure(message.capacity),
         work_model=work_model_from_proto(message.work_model),
         size_px_min=message.size_px_min,
         size_px_max=message.size_px_max,
@@ -210,7 +237,7 @@ def description_from_proto(message: worker_pb2.DescribeResponse) -> WorkerDescri
         steps_max=message.steps_max,
         rows_max=message.rows_max,
         emulated_device=message.emulated_device,
-        pace_s=message.pace_s,
+        pace_s=figure(message.pace_s),
         device=message.device,
         # Empty from a worker that knows no other.
         order=message.order or "fcfs",
@@ -232,10 +259,10 @@ def load_to_proto(load: WorkerLoad) -> worker_pb2.WatchLoadResponse:
 def load_from_proto(message: worker_pb2.WatchLoadResponse) -> WorkerLoad:
     """Load of a worker."""
     return WorkerLoad(
-        backlog=message.backlog,
+        backlog=figure(message.backlog),
         queued=message.queued,
         running=message.running,
-        capacity=message.capacity,
+        capacity=figure(message.capacity),
         steps_done=message.steps_done,
         resident_bytes=message.resident_bytes,
     )
@@ -266,7 +293,9 @@ def finished_to_proto(report: AttemptFinished) -> worker_pb2.DrawResponse.Finish
 def finished_from_proto(message: worker_pb2.DrawResponse.Finished) -> AttemptFinished:
     """The image and how long it took."""
     return AttemptFinished(
-        image=image_from_proto(message.image), queue_s=message.queue_s, compute_s=message.compute_s
+        image=image_from_proto(message.image),
+        queue_s=figure(message.queue_s),
+        compute_s=figure(message.compute_s),
     )
 
 

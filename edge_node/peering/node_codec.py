@@ -5,6 +5,7 @@ Owns the mapping alone: no connection, no state, no decision.
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterable, Iterator
 
 from dedgeai.v1 import node_pb2, worker_pb2
@@ -168,7 +169,7 @@ def page_from_proto(message: node_pb2.ReadExperienceResponse) -> ExperiencePage:
             {key.encode(): value for key, value in entry.fields.items()}
             for entry in message.entries
         ),
-        read_unix_s=message.read_at,
+        read_unix_s=codec.figure(message.read_at),
     )
 
 
@@ -235,9 +236,9 @@ def served_from_proto(message: node_pb2.ServedModel) -> ServedModel:
         size_px_multiple=message.size_px_multiple,
         steps_max=message.steps_max,
         steps_default=message.steps_default,
-        guidance_scale_default=message.guidance_scale_default,
-        guidance_scale_max=message.guidance_scale_max,
-        strength_default=message.strength_default,
+        guidance_scale_default=codec.figure(message.guidance_scale_default),
+        guidance_scale_max=codec.figure(message.guidance_scale_max),
+        strength_default=codec.figure(message.strength_default),
         prompt_chars_max=message.prompt_chars_max,
     )
 
@@ -260,17 +261,24 @@ def offload_to_proto(offload: Offload, *, init_image: bytes = b"") -> node_pb2.O
 
 
 def offload_from_proto(message: node_pb2.OffloadRequest) -> Offload:
-    """An attempt of a message; its init image stays with the message."""
+    """An attempt of a message; its init image stays with the message.
+
+    Raises:
+        InvalidRequest: no drawing can be meant.
+    """
+    drawing = codec.drawing_from_proto(message.drawing)
+    if not (math.isfinite(drawing.guidance_scale) and math.isfinite(drawing.strength)):
+        raise InvalidRequest("A drawing's guidance scale and strength must be finite numbers.")
     return Offload(
         task_id=TaskId(message.task_id),
         fence=codec.fence_from_proto(message),
         origin=NodeId(message.origin),
         incarnation=message.origin_incarnation,
         dispatch=message.dispatch,
-        drawing=codec.drawing_from_proto(message.drawing),
-        work=message.work,
+        drawing=drawing,
+        work=codec.figure(message.work),
         priority=message.priority,
-        deadline_s=message.deadline_s or None,
+        deadline_s=codec.figure(message.deadline_s) or None,
     )
 
 
@@ -353,10 +361,10 @@ def record_from_proto(message: node_pb2.TaskView) -> TaskRecord:
         id=TaskId(message.task_id),
         job_id=JobId(message.job_id) if message.job_id else None,
         drawing=codec.drawing_from_proto(message.drawing),
-        work=message.work,
+        work=codec.figure(message.work),
         input_bits=0,
-        created_unix_s=message.created_at,
-        deadline_unix_s=message.deadline_at or None,
+        created_unix_s=codec.figure(message.created_at),
+        deadline_unix_s=codec.figure(message.deadline_at) or None,
         priority=message.priority,
         durability=Durability(message.durability),
     )
@@ -367,15 +375,15 @@ def record_from_proto(message: node_pb2.TaskView) -> TaskRecord:
         attempt=message.attempt,
         step=message.step,
         queue_position=message.queue_position,
-        eta_s=message.eta_s,
-        started_unix_s=message.started_at or None,
-        finished_unix_s=message.finished_at or None,
+        eta_s=codec.figure(message.eta_s),
+        started_unix_s=codec.figure(message.started_at) or None,
+        finished_unix_s=codec.figure(message.finished_at) or None,
         error=_error(message.error_code, message.error_message),
         image_bytes=message.image_bytes,
         emulated_device=message.emulated_device,
         prompt_tokens=PromptTokens(message.prompt_tokens, message.prompt_tokens_drawn),
-        queue_s=message.queue_s,
-        compute_s=message.compute_s,
+        queue_s=codec.figure(message.queue_s),
+        compute_s=codec.figure(message.compute_s),
         policy=message.policy,
         policy_reason=message.policy_reason,
     )
@@ -403,7 +411,7 @@ def event_from_proto(message: node_pb2.WatchTaskResponse) -> TaskEvent:
     return TaskEvent(
         sequence=message.sequence,
         kind=TaskEventKind(message.kind),
-        unix_s=message.at,
+        unix_s=codec.figure(message.at),
         attempt=message.attempt,
         executor=NodeId(message.executor) if message.executor else None,
         step=message.step,

@@ -69,7 +69,10 @@ class NodeServicer(node_pb2_grpc.NodeServiceServicer):
     async def Offload(
         self, request: node_pb2.OffloadRequest, context: Context
     ) -> AsyncIterator[node_pb2.OffloadResponse]:
-        offload = node_codec.offload_from_proto(request)
+        try:
+            offload = node_codec.offload_from_proto(request)
+        except InvalidRequest as error:
+            await abort(context, error)
         hosting = self._service.offload(offload, init_image=request.init_image)
         async with aclosing(hosting) as reports:
             async for report in reports:

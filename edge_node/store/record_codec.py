@@ -3,11 +3,15 @@
 What changes too often to be written (steps, queue positions, expectations) is left out, and
 decodes to its default. Format 1; a newer writer may add fields, which are ignored here, and must
 not change the meaning of the present ones.
+
+Every record can be written: a task whose end is not on disk is drawn again after a restart. What
+JSON cannot hold is written as absent.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 from edge_node.domain import (
@@ -28,17 +32,16 @@ from edge_node.domain import (
 FORMAT = 1
 _JSON = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":"))
 
+# Figures of which None says that there is none.
+_MAY_BE_NONE = frozenset({"deadline_unix_s", "started_unix_s", "finished_unix_s"})
+
 
 class UnreadableRecord(ValueError):
     """The text is no task record of any version that this code can read."""
 
 
 def encode_record(record: TaskRecord) -> str:
-    """JSON of `record`.
-
-    Raises:
-        ValueError: a number in it is not finite.
-    """
+    """JSON of `record`; figures that are not finite are absent, None or 0, and read as such."""
     task = record.task
     document = {
         "format": FORMAT,
@@ -72,7 +75,21 @@ def encode_record(record: TaskRecord) -> str:
         "policy_reason": record.policy_reason,
         "prompt_tokens": record.prompt_tokens,
     }
-    return _JSON.encode(document)
+    try:
+        text = _JSON.encode(document)
+    except ValueError:
+        text = _JSON.encode(_finite(document))
+    # Half of a surrogate pair, as of a file whose name is no UTF-8, has no bytes.
+    return text.encode(errors="replace").decode()
+
+
+def _finite(value: Any, key: str = "") -> Any:
+    """The value, or what stands for one that is not finite under that key."""
+    if isinstance(value, dict):
+        return {name: _finite(one, name) for name, one in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if key in _MAY_BE_NONE else 0.0
+    return value
 
 
 def decode_record(text: str | bytes) -> TaskRecord:

@@ -25,6 +25,7 @@ import asyncio
 import hashlib
 import json
 import logging
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -499,12 +500,7 @@ class TaskLedger:
         retractions = tuple(self._retractions)
         writes = self._pending.batch(self._settings.batch_max)
         commands = [self._retract(retraction) for retraction in retractions]
-        for write in writes:
-            try:
-                commands.append(self._keep(write.record, acceptance=write.acceptance))
-            except ValueError:
-                # One odd record must not end the writing of all others.
-                _log.exception("task %s cannot be written", write.record.task.id)
+        commands += [self._keep(one.record, acceptance=one.acceptance) for one in writes]
         if commands:
             durable = bool(retractions) or any(write.durable for write in writes)
             await self._connection.execute(commands, durable=durable)
@@ -517,7 +513,9 @@ class TaskLedger:
         prefix, task = self._settings.key_prefix, record.task
         ended: str | float = ""
         if record.status.is_final:
-            ended = record.finished_unix_s or self._clock.unix_s()
+            ended = record.finished_unix_s or 0.0
+            if not 0.0 < ended < math.inf:
+                ended = self._clock.unix_s()
         keys = (
             f"{prefix}open",
             f"{prefix}finished",

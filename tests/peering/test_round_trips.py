@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -15,8 +16,10 @@ from edge_node.domain import (
     AttemptQueued,
     AttemptStarted,
     Drawing,
+    ExperiencePage,
     NodeState,
     Offload,
+    ServedModel,
     StepFinished,
     Task,
     TaskEvent,
@@ -25,6 +28,7 @@ from edge_node.domain import (
     WorkerDescription,
     WorkerLoad,
 )
+from edge_node.errors import InvalidRequest
 from edge_node.peering import codec, node_codec
 from tests.filled import filled
 
@@ -33,7 +37,8 @@ NOT_SHOWN: dict[str, Any] = {"input_bits": 0, "owner": None, "term": 1}
 SHOWN = dataclasses.replace(filled(Task, id=TaskId("orin-a-1")), **NOT_SHOWN)
 RECORD = filled(TaskRecord, task=SHOWN)
 
-WORDS = [
+Word = tuple[Any, Callable[[Any], Any], Callable[[Any], Any]]
+WORDS: list[Word] = [
     (filled(NodeState), node_codec.state_to_proto, node_codec.state_from_proto),
     (RECORD, node_codec.record_to_proto, node_codec.record_from_proto),
     (filled(TaskEvent), node_codec.event_to_proto, node_codec.event_from_proto),
@@ -86,6 +91,72 @@ def test_every_report_of_an_attempt_is_coded(report: Any) -> None:
     if not isinstance(report, AttemptHeartbeat):  # which a worker has no need of
         drawn = codec.report_to_draw_response(report)
         assert codec.report_from_draw_response(sent(drawn)) == report
+
+
+def with_every_float(message: Any, number: float) -> Any:
+    """The message with that number wherever a number may be that is not whole."""
+    for field, value in message.ListFields():
+        for one in value if field.is_repeated else (value,):
+            if field.message_type is not None and field.message_type.GetOptions().map_entry:
+                continue
+            if field.message_type is not None:
+                with_every_float(one, number)
+        if field.cpp_type in (field.CPPTYPE_DOUBLE, field.CPPTYPE_FLOAT):
+            setattr(message, field.name, number)
+    return message
+
+
+def floats_of(value: Any) -> list[float]:
+    if isinstance(value, float):
+        return [value]
+    if dataclasses.is_dataclass(value):
+        value = [getattr(value, field.name) for field in dataclasses.fields(value)]
+    return [x for one in value for x in floats_of(one)] if isinstance(value, list | tuple) else []
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_a_figure_that_is_not_finite_is_read_as_none(number: float) -> None:
+    words: list[Word] = [
+        # A state is judged as a whole, by ClusterView; so is what is to be drawn, below.
+        *(one for one in WORDS if not isinstance(one[0], NodeState | Drawing | Offload)),
+        *((one, node_codec.report_to_proto, node_codec.report_from_proto) for one in REPORTS),
+        (filled(ServedModel), node_codec.served_to_proto, node_codec.served_from_proto),
+        (filled(ExperiencePage), node_codec.page_to_proto, node_codec.page_from_proto),
+    ]
+    for word, to_proto, from_proto in words:
+        message = with_every_float(to_proto(word), number)
+        if isinstance(word, TaskRecord):
+            message.drawing.CopyFrom(to_proto(word).drawing)
+        read = floats_of(from_proto(sent(message)))
+        assert all(map(math.isfinite, read)), word
+    request = node_codec.offload_to_proto(filled(Offload))
+    request.work = request.deadline_s = number
+    offload = node_codec.offload_from_proto(sent(request))
+    assert (offload.work, offload.deadline_s) == (0.0, None)
+
+
+@pytest.mark.parametrize("field", ["guidance_scale", "strength"])
+def test_a_drawing_that_cannot_be_meant_is_refused(field: str) -> None:
+    request = node_codec.offload_to_proto(filled(Offload))
+    setattr(request.drawing, field, math.nan)
+    with pytest.raises(InvalidRequest, match="must be finite numbers"):
+        node_codec.offload_from_proto(request)
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -1.0])
+@pytest.mark.parametrize(
+    "path", ["capacity", "work_model.fixed_steps", "work_model.unguided_ratio", "size_costs.rho"]
+)
+def test_a_worker_that_is_ready_by_numbers_that_mean_nothing_has_failed(
+    path: str, number: float
+) -> None:
+    message = codec.description_to_proto(filled(WorkerDescription, state="ready"))
+    owner: Any = message.work_model if path.startswith("work_model") else message
+    owner = message.work_model.size_costs[0] if path.startswith("size_costs") else owner
+    setattr(owner, path.rpartition(".")[2], number)
+    described = codec.description_from_proto(sent(message))
+    assert described.state == "failed"
+    assert "numbers that mean nothing" in described.detail
 
 
 def test_what_is_absent_stays_absent() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -60,6 +61,34 @@ def test_a_wrong_type_is_unreadable() -> None:
         decode_record(json.dumps(document))
 
 
-def test_a_number_that_is_none_is_refused() -> None:
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        encode_record(replace(finished(task(1)), compute_s=float("nan")))
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_a_record_is_written_whatever_its_figures_are_and_reads_as_if_they_were_absent(
+    number: float,
+) -> None:
+    accepted = replace(
+        task(1),
+        work=number,
+        created_unix_s=number,
+        deadline_unix_s=number,
+        drawing=replace(task(1).drawing, guidance_scale=number, strength=number),
+    )
+    odd = replace(
+        finished(accepted),
+        queue_s=number,
+        compute_s=number,
+        started_unix_s=number,
+        finished_unix_s=number,
+    )
+    read = decode_record(encode_record(odd))
+    assert read.status is TaskStatus.COMPLETED
+    assert (read.queue_s, read.compute_s, read.task.work) == (0.0, 0.0, 0.0)
+    assert (read.started_unix_s, read.finished_unix_s, read.task.deadline_unix_s) == (None,) * 3
+    assert (read.task.created_unix_s, read.task.drawing.guidance_scale) == (0.0, 0.0)
+    assert (read.executor, read.task.drawing.prompt) == (odd.executor, task(1).drawing.prompt)
+
+
+def test_a_text_that_has_no_bytes_is_written() -> None:
+    error = TaskError(code="image_store_failed", message="No room at /mnt/\udcff.")
+    record = replace(finished(task(1)), status=TaskStatus.FAILED, error=error)
+    read = decode_record(encode_record(record).encode())
+    assert read.error == replace(error, message="No room at /mnt/?.")
