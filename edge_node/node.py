@@ -309,7 +309,7 @@ class _Node:
         )
         space = StoreSpace(
             ledger,
-            forget_image=images.remove,
+            forget_images=images.remove,
             bytes_max=lambda: self._config.store_bytes_max,
             parts=parts,
             on_looked=self._metrics.store_looked_at,

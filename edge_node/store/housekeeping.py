@@ -16,7 +16,7 @@ from edge_node.store.init_images import InitImages
 from edge_node.store.task_ledger import TaskLedger
 
 HOUSEKEEPING_S = 60.0
-EXPIRED_TASKS_MAX = 1000
+EXPIRED_AT_ONCE = 1000
 
 
 class Housekeeper:
@@ -58,9 +58,9 @@ class Housekeeper:
         await self._init_images.evict()
         finished_before = self._clock.unix_s() - self._task_keep_s()
         with contextlib.suppress(StoreUnavailable):
-            for task_id in await self._ledger.expire(
-                finished_before_unix_s=finished_before, count_max=EXPIRED_TASKS_MAX
+            while expired := await self._ledger.expire(
+                finished_before_unix_s=finished_before, count_max=EXPIRED_AT_ONCE
             ):
-                await self._images.remove(task_id)
+                await self._images.remove(expired)
             await self._ledger.forget_keys()
         self._on_stored(self._images.bytes_stored)

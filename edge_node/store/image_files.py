@@ -13,7 +13,7 @@ import os
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, ParamSpec, TypedDict, TypeVar
@@ -140,9 +140,9 @@ class ImageFiles:
         """
         return await self._in_thread(self._shed, bytes_wanted)
 
-    async def remove(self, task_id: TaskId) -> None:
-        """Removes one image, if it is there."""
-        await self._in_thread(self._remove, task_id)
+    async def remove(self, task_ids: Sequence[TaskId]) -> None:
+        """Removes the images that are there of these tasks."""
+        await self._in_thread(self._remove, task_ids)
 
     async def _in_thread(
         self,
@@ -247,10 +247,11 @@ class ImageFiles:
                 self._discard(task_id)
             return before - self._bytes_stored
 
-    def _remove(self, task_id: TaskId) -> None:
-        with self._index_lock:
-            if task_id in self._stored:
-                self._discard(task_id)
+    def _remove(self, task_ids: Sequence[TaskId]) -> None:
+        for task_id in task_ids:
+            with self._index_lock:
+                if task_id in self._stored:
+                    self._discard(task_id)
 
     def _discard(self, task_id: TaskId) -> None:
         stored = self._stored.pop(task_id)

@@ -26,7 +26,10 @@ REMOVED_TO = 0.95
 REFUSED_FROM = 1.2
 # Of what the store lets itself grow to, where an operator's store has such a limit.
 SHARE_MAX = 0.75
-EXPIRED_AT_ONCE = 20
+# Tasks that leave together: few at first, for a single one may be large, then twice as many each
+# time, for removing has to be quicker than the clients of a fast device are.
+REMOVED_AT_ONCE = 20
+REMOVED_AT_ONCE_MAX = 640
 # The append-only file is rewritten once it has doubled, and above so many bytes.
 FILE_GROWTH = 2
 FILE_BYTES_MIN = 64 << 20
@@ -60,7 +63,7 @@ class StoreSpace:
 
     Args:
         ledger: whose tasks leave.
-        forget_image: removes the image of a task that left.
+        forget_images: removes the images of tasks that left.
         bytes_max: gives the bound, as configured now.
         parts: each says how full a part is that keeps its bound by itself.
         on_looked: told how full the store and its parts are.
@@ -70,13 +73,13 @@ class StoreSpace:
         self,
         ledger: TaskLedger,
         *,
-        forget_image: Callable[[TaskId], Awaitable[None]],
+        forget_images: Callable[[Sequence[TaskId]], Awaitable[None]],
         bytes_max: Callable[[], int],
         parts: Sequence[Callable[[], Awaitable[PartFill]]] = (),
         on_looked: Callable[[Sequence[PartFill]], None] = lambda fills: None,
     ) -> None:
         self._ledger = ledger
-        self._forget_image = forget_image
+        self._forget_images = forget_images
         self._bytes_max = bytes_max
         self._parts = parts
         self._on_looked = on_looked
@@ -101,14 +104,17 @@ class StoreSpace:
         if fill.memory_bytes_max:
             bound = min(bound, int(SHARE_MAX * fill.memory_bytes_max))
         if fill.used_bytes > bound:
-            fill = await self._remove(fill, until_bytes=int(REMOVED_TO * bound))
+            fill = await self._remove(fill, bound)
+        self._judge(fill, bound)
         self._on_looked((*fill.against(bound), *await self._look_at_parts()))
+
+    def _judge(self, fill: StoreFill, bound: int) -> None:
         self._refusal = None
         if fill.used_bytes > REFUSED_FROM * bound:
             self._refusal = StoreFull(
-                f"The task store holds {fill.used_bytes >> 20} MiB of tasks that are not finished, "
-                f"and {bound >> 20} are its bound. Come back after the time in Retry-After, ask "
-                "another node, or raise store_bytes_max.",
+                f"The task store holds {fill.used_bytes >> 20} MiB, and {bound >> 20} are its "
+                "bound: tasks come faster than finished ones leave. Come back after the time in "
+                "Retry-After, ask another node, or raise store_bytes_max.",
                 retry_after_s=RETRY_AFTER_S,
             )
 
@@ -118,15 +124,16 @@ class StoreSpace:
             return []
         return [await part() for part in self._parts]
 
-    async def _remove(self, fill: StoreFill, *, until_bytes: int) -> StoreFill:
-        while fill.used_bytes > until_bytes:
-            gone = await self._ledger.expire(
-                finished_before_unix_s=float("inf"), count_max=EXPIRED_AT_ONCE
-            )
+    async def _remove(self, fill: StoreFill, bound: int) -> StoreFill:
+        count = REMOVED_AT_ONCE
+        while fill.used_bytes > REMOVED_TO * bound:
+            # Where clients are quicker all the same, they must not be taken until the store's end.
+            self._judge(fill, bound)
+            gone = await self._ledger.expire(finished_before_unix_s=float("inf"), count_max=count)
             if not gone:
                 break
-            for task_id in gone:
-                await self._forget_image(task_id)
+            await self._forget_images(gone)
+            count = min(2 * count, REMOVED_AT_ONCE_MAX)
             fill = await self._fill()
         return fill
 

@@ -13,7 +13,7 @@ from edge_node.domain import Image, TaskId
 from edge_node.errors import StoreUnavailable
 from edge_node.lasting import Loops, Patience
 from edge_node.store import housekeeping
-from edge_node.store.housekeeping import EXPIRED_TASKS_MAX, Housekeeper
+from edge_node.store.housekeeping import EXPIRED_AT_ONCE, Housekeeper
 from edge_node.store.image_files import ImageFiles
 from edge_node.store.init_images import InitImages
 
@@ -47,7 +47,8 @@ class Ledger:
         self.asked.append((finished_before_unix_s, count_max))
         if self.failure is not None:
             raise self.failure
-        return self.expired
+        gone, self.expired = self.expired[:count_max], self.expired[count_max:]
+        return gone
 
     async def forget_keys(self) -> None:
         self.keys_forgotten += 1
@@ -90,9 +91,11 @@ def test_a_round_removes_the_images_of_tasks_that_are_gone_and_what_is_too_old(
     async def story() -> None:
         house = House(tmp_path)
         await house.fill()
-        house.ledger.expired = [A1]
+        # However many have become too old since the round before.
+        others = [TaskId(f"other-{number}") for number in range(EXPIRED_AT_ONCE)]
+        house.ledger.expired = [*others, A1]
         await house.housekeeper.clean()
-        assert house.ledger.asked == [(900.0, EXPIRED_TASKS_MAX)]
+        assert set(house.ledger.asked) == {(900.0, EXPIRED_AT_ONCE)}
         assert house.ledger.keys_forgotten == 1
         assert house.stored == [3]
         assert await house.images.read(A2)
@@ -100,7 +103,7 @@ def test_a_round_removes_the_images_of_tasks_that_are_gone_and_what_is_too_old(
         house.ledger.failure = StoreUnavailable("away")
         house.keep_s = 7.0
         await house.housekeeper.clean()
-        assert house.ledger.asked[1][0] == 1093.0, "as configured now"
+        assert house.ledger.asked[-1][0] == 1093.0, "as configured now"
         assert house.stored == [3, 0], "files go, though the store is away"
         assert house.init_images.bytes_stored == 0
 

@@ -200,7 +200,7 @@ def test_what_was_written_last_is_read_from_memory_and_bounded(
         assert await files.read(task_id(3)) == (b"x" * 5, "image/webp")
         with pytest.raises(ImageGone):
             await files.read(task_id(1))
-        await files.remove(task_id(2))
+        await files.remove([task_id(2)])
         with pytest.raises(ImageGone):
             await files.read(task_id(2))
 

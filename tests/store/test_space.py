@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Sequence
 
 from edge_node.clock import SystemClock
@@ -25,8 +26,8 @@ def test_the_oldest_that_ended_leave_and_only_open_ones_are_refused_for(
     fills: list[Sequence[PartFill]] = []
     bound = 8 * MIB
 
-    async def forget(gone: TaskId) -> None:
-        forgotten.append(gone)
+    async def forget(gone: Sequence[TaskId]) -> None:
+        forgotten.extend(gone)
 
     async def story() -> None:
         ledger = TaskLedger(
@@ -34,7 +35,7 @@ def test_the_oldest_that_ended_leave_and_only_open_ones_are_refused_for(
         )
         await ledger.connect()
         space = StoreSpace(
-            ledger, forget_image=forget, bytes_max=lambda: bound, on_looked=fills.append
+            ledger, forget_images=forget, bytes_max=lambda: bound, on_looked=fills.append
         )
         open_tasks = [task(number, prompt=LONG) for number in range(100, 120)]
         await ledger.append_accepted(open_tasks, job_id=None, idempotency=None)
@@ -75,6 +76,49 @@ def test_the_oldest_that_ended_leave_and_only_open_ones_are_refused_for(
     asyncio.run(story())
 
 
+def test_removing_is_quicker_than_clients_who_are_refused_while_it_is_not(
+    valkey: ValkeyProcess,
+) -> None:
+    removed_together: list[int] = []
+    refused: list[bool] = []
+    bound = 4 * MIB
+
+    async def story() -> None:
+        ledger = TaskLedger(
+            LedgerSettings(store=StoreSettings(url=valkey.url)), clock=SystemClock()
+        )
+        await ledger.connect()
+        numbers = iter(range(10_000))
+
+        async def end(count: int) -> None:
+            for number in itertools.islice(numbers, count):
+                ended = TaskRecord(
+                    task=task(number, prompt="a fox " * 500),
+                    status=TaskStatus.COMPLETED,
+                    finished_unix_s=1000.0 + number,
+                )
+                ledger.note(ended)
+            await ledger.flush()
+
+        async def forget(gone: Sequence[TaskId]) -> None:
+            removed_together.append(len(gone))
+            refused.append(space.refusal() is not None)
+            await end(30)  # clients go on meanwhile
+
+        space = StoreSpace(ledger, forget_images=forget, bytes_max=lambda: bound)
+        await end(3_000)
+        assert (await ledger.info("memory"))[0]["used_memory"] > 2 * bound
+        await space.look()
+        assert (await ledger.info("memory"))[0]["used_memory"] < bound
+        assert space.refusal() is None
+        await ledger.close()
+
+    asyncio.run(story())
+    assert removed_together[:4] == [20, 40, 80, 160]
+    assert len(removed_together) < 12
+    assert refused[0]
+
+
 def test_the_embedded_store_has_room_above_what_is_refused(valkey: ValkeyProcess) -> None:
     async def story() -> None:
         ledger = TaskLedger(
@@ -104,7 +148,7 @@ def test_parts_are_asked_in_one_look_of_ten(valkey: ValkeyProcess) -> None:
         asked.append("experience")
         return PartFill(part="experience", used_bytes=12, share=0.5)
 
-    async def forget(gone: TaskId) -> None:
+    async def forget(gone: Sequence[TaskId]) -> None:
         raise AssertionError
 
     async def story() -> None:
@@ -114,7 +158,7 @@ def test_parts_are_asked_in_one_look_of_ten(valkey: ValkeyProcess) -> None:
         await ledger.connect()
         space = StoreSpace(
             ledger,
-            forget_image=forget,
+            forget_images=forget,
             bytes_max=lambda: 64 * MIB,
             parts=(part,),
             on_looked=fills.append,
