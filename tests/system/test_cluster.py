@@ -52,8 +52,13 @@ def test_any_node_answers_for_any_task(tmp_path: Path) -> None:
 async def check_events(http: httpx.AsyncClient, url: str, task_id: str) -> None:
     text = (await http.get(f"{url}/v1/tasks/{task_id}/events")).text
     kinds = [line.split()[1] for line in text.splitlines() if line.startswith("event:")]
-    assert kinds == ["queued", "placed", "started", "step", "step", "step", "finished"]
-    resumed = await http.get(f"{url}/v1/tasks/{task_id}/events", headers={"Last-Event-ID": "5"})
+    # Steps that end within a moment of each other are told as one.
+    assert kinds in [
+        ["queued", "placed", "started", *["step"] * steps, "finished"] for steps in (1, 2, 3)
+    ]
+    assert '"step":3,"steps":3' in text
+    after = {"Last-Event-ID": str(len(kinds) - 2)}
+    resumed = await http.get(f"{url}/v1/tasks/{task_id}/events", headers=after)
     kinds = [line.split()[1] for line in resumed.text.splitlines() if line.startswith("event:")]
     assert kinds == ["step", "finished"]
 
