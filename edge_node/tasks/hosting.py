@@ -235,11 +235,13 @@ class Hosting:
             case HeartbeatDue():
                 return
         hosted = self._hosted.get(task_id)
-        story = self._stories.setdefault(task_id, deque(maxlen=STORY_LINES_MAX))
+        story = self._stories.get(task_id)
+        if story is None:
+            story = self._stories[task_id] = deque(maxlen=STORY_LINES_MAX)
+            if len(self._stories) > STORIES_MAX:
+                self._stories.popitem(last=False)
         story.append(HostedLine(what, fence, 0.0 if hosted is None else hosted.share_done))
         self._stories.move_to_end(task_id)
-        if len(self._stories) > STORIES_MAX:
-            self._stories.popitem(last=False)
 
     def _is_stale(self, offload: Offload) -> bool:
         """The fence: whether this attempt, or a later one of the task, was seen before."""
