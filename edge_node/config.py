@@ -1,65 +1,18 @@
 """Every setting of a node: its meaning, unit, default and bounds, and whether SIGHUP changes it.
 
-Owns what a setting is; where values come from is `config_sources.py`. `dedgeai config show` prints
-all of this.
+Where values come from is `config_sources.py`. `dedgeai config show` prints all of this.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    JsonValue,
-    model_validator,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from edge_node.setting import is_text, pairs, setting, settings_of, split
 
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
-
-
-def _setting(
-    default: object, description: str, *, unit: str = "", reload: bool = False, **bounds: Any
-) -> Any:
-    """One setting; `reload` says that a running node takes another value on SIGHUP."""
-    extra: dict[str, JsonValue] = {"unit": unit, "reload": reload}
-    return Field(default=default, description=description, json_schema_extra=extra, **bounds)
-
-
-def _split(value: object) -> object:
-    """Several values as environment and command line give them, with commas between."""
-    if not isinstance(value, str):
-        return value
-    return tuple(one.strip() for one in value.split(",") if one.strip())
-
-
-def _pairs(value: object) -> object:
-    """Names and values as environment and command line give them: `a=1,b=x`."""
-    if not isinstance(value, str):
-        return value
-    pairs = (one.partition("=") for one in value.split(",") if one)
-    return {key: _number_or_text(text) for key, _, text in pairs}
-
-
-def _number_or_text(text: str) -> float | str:
-    try:
-        return float(text)
-    except ValueError:
-        return text
-
-
-def _is_text(text: str) -> bool:
-    """Whether it can be sent and written down: the bytes of a file's name may be any."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
 
 _NotNegative = Annotated[float, Field(ge=0)]
 _Address = Annotated[str, Field(pattern=r"^[^:\s]+:\d{1,5}$")]
@@ -73,47 +26,47 @@ class NodeConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     # Identity and addresses.
-    node_id: str = _setting(
+    node_id: str = setting(
         "node-0",
         "the name of this node, its own in the cluster: letters, digits, _, . and -",
         pattern=_NAME,
     )
-    cluster_name: str = _setting(
+    cluster_name: str = setting(
         "dedgeai",
         "a name; nodes of a cluster of another name are neither found nor let in",
         pattern=_NAME,
     )
-    data_folder: Path = _setting(
+    data_folder: Path = setting(
         Path("dedgeai-data"),
         "tasks, images, logs and learned weights; a learner beside the node needs the same path",
     )
-    rest_host: str = _setting("127.0.0.1", "where the REST surface listens; 0.0.0.0 for everyone")
-    rest_port: int = _setting(8080, "port of the REST surface", ge=0, le=65535)
-    grpc_host: str = _setting("127.0.0.1", "where other nodes reach this one; 0.0.0.0 for everyone")
-    grpc_port: int = _setting(9080, "port for other nodes", ge=0, le=65535)
-    allow_insecure_peering: bool = _setting(
+    rest_host: str = setting("127.0.0.1", "where the REST surface listens; 0.0.0.0 for everyone")
+    rest_port: int = setting(8080, "port of the REST surface", ge=0, le=65535)
+    grpc_host: str = setting("127.0.0.1", "where other nodes reach this one; 0.0.0.0 for everyone")
+    grpc_port: int = setting(9080, "port for other nodes", ge=0, le=65535)
+    allow_insecure_peering: bool = setting(
         False,
         "true: other machines may reach grpc_host, though without TLS anyone on the network can "
         "read prompts and place tasks",
     )
-    log_level: Literal["debug", "info", "warning", "error"] = _setting(
+    log_level: Literal["debug", "info", "warning", "error"] = setting(
         "info", "least severity that the node's process logs", reload=True
     )
 
     # Other nodes.
-    peers: Annotated[tuple[_Address, ...], BeforeValidator(_split)] = _setting(
+    peers: Annotated[tuple[_Address, ...], BeforeValidator(split)] = setting(
         (), "host:port of other nodes' gRPC listeners", reload=True
     )
-    accept_new_peers: bool = _setting(
+    accept_new_peers: bool = setting(
         True,
         "true: a node of this cluster that says hello is let in, though peers does not name it",
         reload=True,
     )
-    discovery: Literal["static", "mdns"] = _setting(
+    discovery: Literal["static", "mdns"] = setting(
         "static",
         "static: peers and hellos alone; mdns: nodes on the LAN are found, too (dedgeai[mdns])",
     )
-    forget_s: float = _setting(
+    forget_s: float = setting(
         3600.0,
         "silence after which a node that peers does not name is forgotten; before, it is known "
         "as dead, and as away if it left",
@@ -124,16 +77,16 @@ class NodeConfig(BaseModel):
     )
 
     # Store.
-    redis_url: str | None = _setting(
+    redis_url: str | None = setting(
         None,
         "redis://host:port/0 or unix:///path of a Valkey that runs beside the node; else the node "
         "starts one under data_folder",
         pattern=r"^(redis|rediss|unix)://",
     )
-    idempotency_keep_s: float = _setting(
+    idempotency_keep_s: float = setting(
         86_400.0, "how long an Idempotency-Key is remembered", unit="s", gt=0
     )
-    task_keep_s: float = _setting(
+    task_keep_s: float = setting(
         7 * 86_400.0,
         "how long a finished task can be read",
         unit="s",
@@ -141,14 +94,14 @@ class NodeConfig(BaseModel):
         gt=0,
         allow_inf_nan=True,
     )
-    image_bytes_total_max: int = _setting(
+    image_bytes_total_max: int = setting(
         10 * 2**30,
         "of all finished images; the oldest go first",
         unit="bytes",
         reload=True,
         gt=0,
     )
-    image_keep_s: float = _setting(
+    image_keep_s: float = setting(
         7 * 86_400.0,
         "how long a finished image is kept",
         unit="s",
@@ -156,7 +109,7 @@ class NodeConfig(BaseModel):
         gt=0,
         allow_inf_nan=True,
     )
-    store_bytes_max: int = _setting(
+    store_bytes_max: int = setting(
         192 * 2**20,
         "of the store's memory, above which the oldest finished tasks leave it before task_keep_s; "
         "at most three quarters of an operator's maxmemory",
@@ -164,7 +117,7 @@ class NodeConfig(BaseModel):
         reload=True,
         ge=2**20,
     )
-    disk_free_bytes_min: int = _setting(
+    disk_free_bytes_min: int = setting(
         2**28,
         "free space of data_folder's disk below which old images go, and where that is not enough, "
         "no new tasks are taken",
@@ -172,7 +125,7 @@ class NodeConfig(BaseModel):
         reload=True,
         ge=0,
     )
-    init_image_bytes_total_max: int = _setting(
+    init_image_bytes_total_max: int = setting(
         2**30,
         "of all images that tasks start from, kept until the tasks' deadlines: some 2000 of "
         "512x512 pixels",
@@ -182,113 +135,111 @@ class NodeConfig(BaseModel):
     )
 
     # Worker.
-    worker_socket: Path | None = _setting(
+    worker_socket: Path | None = setting(
         None, "Unix socket of a worker that runs beside the node; else the node starts one"
     )
-    worker_lock: Path | None = _setting(
+    worker_lock: Path | None = setting(
         None,
         "file that stands for the accelerator: one worker holds it, never two copies of the "
         "weights; under data_folder if not set",
     )
-    engine: Literal["sd3", "emulated"] = _setting(
+    engine: Literal["sd3", "emulated"] = setting(
         "sd3", "sd3 draws; emulated takes the time that a device would and returns placeholders"
     )
-    model: Path | None = _setting(
+    model: Path | None = setting(
         None,
         "Stable Diffusion 3 as a diffusers folder or a .safetensors file; the tiny model of this "
         "package if not set",
     )
-    model_name: str | None = _setting(
+    model_name: str | None = setting(
         None,
         "under which requests ask for it and nodes draw it for each other; that of the folder or "
         "file if not set",
         pattern=_NAME,
     )
-    clip_files: Annotated[tuple[Path, Path] | None, BeforeValidator(_split)] = _setting(
+    clip_files: Annotated[tuple[Path, Path] | None, BeforeValidator(split)] = setting(
         None,
         "CLIP-L's and CLIP-bigG's files for a single file without them; looked for beside it if "
         "not set",
     )
-    single_file_configs: Path | None = _setting(
+    single_file_configs: Path | None = setting(
         None, "diffusers folder whose configs go with a single file; SD3-medium's if not set"
     )
-    stability_license_accepted: bool = _setting(
+    stability_license_accepted: bool = setting(
         False, "the operator has read the Stability AI Community License and accepts it"
     )
-    dtype: Literal["auto", "float16", "bfloat16", "float32", "float64"] = _setting(
+    dtype: Literal["auto", "float16", "bfloat16", "float32", "float64"] = setting(
         "auto", "precision of the weights and of drawing"
     )
-    device: Literal["auto", "cuda", "cpu"] = _setting(
+    device: Literal["auto", "cuda", "cpu"] = setting(
         "auto",
         "where the model draws; auto is a GPU where there is one. On a Jetson say cuda: a "
         "container that loses its GPU then says so, and does not draw on the CPU for hours",
     )
-    context_mode: Literal["sd3", "paper"] = _setting(
+    context_mode: Literal["sd3", "paper"] = setting(
         "sd3", "sd3: context padded as diffusers does, to the bit; paper: the CLIPs' 77 tokens"
     )
-    long_prompts: Literal["cut", "chunks"] = _setting(
+    long_prompts: Literal["cut", "chunks"] = setting(
         "cut",
         "prompts of more than 75 tokens: cut as diffusers does, to the bit, or encoded in up to "
         "eight chunks of 75, as A1111 does",
     )
-    compile_model: Literal["auto", "always", "never"] = _setting(
+    compile_model: Literal["auto", "always", "never"] = setting(
         "auto", "compiled blocks, and CUDA graphs where there is CUDA; auto is on a GPU"
     )
     # Lossy choices: off by default, noted in every image, and nodes that differ in them do not
     # draw for each other. See docs/models.md.
-    taesd3_folder: Path | None = _setting(
-        None, "lossy: TAESD3 that decodes in the place of the VAE"
-    )
-    int8_weights: bool = _setting(False, "lossy: 8-bit weights; needs torchao")
-    guidance_interval: Annotated[tuple[float, float] | None, BeforeValidator(_split)] = _setting(
+    taesd3_folder: Path | None = setting(None, "lossy: TAESD3 that decodes in the place of the VAE")
+    int8_weights: bool = setting(False, "lossy: 8-bit weights; needs torchao")
+    guidance_interval: Annotated[tuple[float, float] | None, BeforeValidator(split)] = setting(
         None, "lossy: guide only while the noise level is between these two"
     )
-    step_cache: float | None = _setting(
+    step_cache: float | None = setting(
         None,
         "lossy: reuse a velocity once where the last two differed by less than this share",
         gt=0,
         lt=1,
     )
-    torch_threads: int = _setting(0, "CPU threads of torch; 0: one", ge=0)
-    pace_s: float = _setting(
+    torch_threads: int = setting(0, "CPU threads of torch; 0: one", ge=0)
+    pace_s: float = setting(
         0.0,
         "least time for a work unit: devices of unequal speed for demonstrations",
         unit="s",
         ge=0,
     )
-    emulated_profile: str = _setting("orin-64gb-maxn", "device that engine emulated stands for")
-    emulated_mode_file: Path | None = _setting(
+    emulated_profile: str = setting("orin-64gb-maxn", "device that engine emulated stands for")
+    emulated_mode_file: Path | None = setting(
         None, "file that names the profile to become, for experiments with throttling"
     )
-    time_scale: float = _setting(
+    time_scale: float = setting(
         1.0, "emulated devices are this many times faster than what they stand for", gt=0, le=1e6
     )
-    rows_max: int = _setting(
+    rows_max: int = setting(
         0, "most rows that share a step; 0: as many as measurements find to pay", ge=0
     )
-    queue_order: Literal["fcfs", "sjf", "srpt"] = _setting(
+    queue_order: Literal["fcfs", "sjf", "srpt"] = setting(
         "fcfs", "who is drawn next: first come, shortest or shortest remaining drawing first"
     )
-    queue_ageing: float | None = _setting(
+    queue_ageing: float | None = setting(
         None,
         "share of its age that is taken off a drawing's seconds of service; not for fcfs",
         ge=0,
     )
-    queue_promotion: Annotated[
-        tuple[_NotNegative, _NotNegative] | None, BeforeValidator(_split)
-    ] = _setting(
-        None,
-        "c0 and c1: what is older than c0 + c1 x its own service time is drawn first, earliest due "
-        "first; not for fcfs, and time_scale does not divide c0",
-        unit="s, 1",
+    queue_promotion: Annotated[tuple[_NotNegative, _NotNegative] | None, BeforeValidator(split)] = (
+        setting(
+            None,
+            "c0 and c1: what is older than c0 + c1 x its own service time is drawn first, earliest "
+            "due first; not for fcfs, and time_scale does not divide c0",
+            unit="s, 1",
+        )
     )
-    queue_promotion_load: float | None = _setting(
+    queue_promotion_load: float | None = setting(
         None,
         "beta: adds beta x the longest wait lately to c0, which is 0 without queue_promotion (and "
         "c1 is 1); not for fcfs",
         ge=0,
     )
-    worker_hang_s: float = _setting(
+    worker_hang_s: float = setting(
         5.0,
         "silence of a ready worker, or time without a step, beyond its longest operation as it was "
         "calibrated, after which it hangs and is started again; without a step a minute where "
@@ -296,113 +247,113 @@ class NodeConfig(BaseModel):
         unit="s",
         gt=0,
     )
-    memory_floor_bytes: int = _setting(
+    memory_floor_bytes: int = setting(
         2**30,
         "left to everything else on the device when further rows are taken",
         unit="bytes",
         ge=0,
     )
-    image_metadata: bool = _setting(True, "prompt and parameters are written into PNG files")
+    image_metadata: bool = setting(True, "prompt and parameters are written into PNG files")
 
     # Scheduling.
-    policy: str = _setting("lad_ts_plus", "who draws a task; dedgeai simulate compares them")
-    move_waiting: bool | None = _setting(
+    policy: str = setting("lad_ts_plus", "who draws a task; dedgeai simulate compares them")
+    move_waiting: bool | None = setting(
         None,
         "true: a task that waits is moved to a node that would draw it sooner; if not set, it is "
         "where the policy places by expected delay, for others are there to be compared with",
     )
-    policy_options: Annotated[dict[str, float | str], BeforeValidator(_pairs)] = _setting(
+    policy_options: Annotated[dict[str, float | str], BeforeValidator(pairs)] = setting(
         {}, "parameters of that policy"
     )
-    guard_rules: Annotated[tuple[str, ...], BeforeValidator(_split)] = _setting(
+    guard_rules: Annotated[tuple[str, ...], BeforeValidator(split)] = setting(
         ("slow_server_aware", "power_of_two", "least_expected_delay", "ring"),
         "a learned policy decides only while it is not worse than the best of these rules, which a "
         "replay chooses for this cluster; until then it is the first",
         min_length=1,
     )
-    guard_rule: str | None = _setting(
+    guard_rule: str | None = setting(
         None, "the former name, for a single rule: write guard_rules with that one alone"
     )
-    pin_policy: bool = _setting(
+    pin_policy: bool = setting(
         False, "true: a learned policy decides whatever its guard finds", reload=True
     )
-    guard_margin: float = _setting(
+    guard_margin: float = setting(
         0.01,
         "by which a learned policy's mean delay may be above the rule's",
         unit="share",
         reload=True,
         ge=0,
     )
-    guard_window_tasks: int = _setting(
+    guard_window_tasks: int = setting(
         2000, "live decisions that a replay compares the two on", unit="tasks", ge=100, le=20_000
     )
-    guard_window_s: float = _setting(
+    guard_window_s: float = setting(
         60.0,
         "windows in which the two alternate: several service delays",
         unit="s",
         gt=0,
     )
-    decision_budget_s: float = _setting(
+    decision_budget_s: float = setting(
         0.002,
         "CPU time that a learned policy may take for a decision",
         unit="s",
         reload=True,
         gt=0,
     )
-    policy_seed: int | None = _setting(
+    policy_seed: int | None = setting(
         None, "of the policy's coin; drawn from the machine if not set"
     )
-    slot_s: float | None = _setting(
+    slot_s: float | None = setting(
         None,
         "length of a scheduling slot; one mean service time as measured if not set",
         unit="s",
         ge=0.001,
     )
-    latent_slots_max: int = _setting(64, "latents kept per slot", unit="latents", gt=0, le=4096)
-    latent_keep_s: float = _setting(
+    latent_slots_max: int = setting(64, "latents kept per slot", unit="latents", gt=0, le=4096)
+    latent_keep_s: float = setting(
         86_400.0,
         "how long the store keeps latents after the last write",
         unit="s",
         gt=0,
     )
-    experience_max: int = _setting(
+    experience_max: int = setting(
         20_000,
         "decisions and outcomes that the store keeps for learning: some 600 bytes each with 5 "
         "nodes",
         unit="entries",
         ge=100,
     )
-    learner: bool = _setting(
+    learner: bool = setting(
         False,
         "true: the node starts a learner (dedgeai[train]) and is willing to learn for the cluster; "
         "leave it false where `dedgeai learner` runs beside the node",
     )
-    learned_weights_bytes_max: int = _setting(
+    learned_weights_bytes_max: int = setting(
         16 * 2**20,
         "of a file of learned weights; larger ones are neither taken from other nodes nor used",
         unit="bytes",
         gt=0,
         le=2**28,
     )
-    learner_publish_s: float = _setting(
+    learner_publish_s: float = setting(
         180.0, "time between two attempts to publish weights", unit="s", gt=0
     )
-    learner_memory_bytes_max: int = _setting(
+    learner_memory_bytes_max: int = setting(
         2 * 2**30, "resident memory at which the learner ends itself", unit="bytes", ge=2**28
     )
 
     # Admission.
-    tasks_in_flight_max: int = _setting(
+    tasks_in_flight_max: int = setting(
         2000, "accepted by this node and not final", unit="tasks", reload=True, gt=0
     )
-    tasks_in_flight_bytes_max: int = _setting(
+    tasks_in_flight_bytes_max: int = setting(
         64 * 2**20,
         "of the prompts of all tasks accepted by this node and not final",
         unit="bytes",
         reload=True,
         gt=0,
     )
-    queue_wait_s_max: float = _setting(
+    queue_wait_s_max: float = setting(
         3600.0,
         "expected time in the cluster's queues above which tasks are refused",
         unit="s",
@@ -410,20 +361,20 @@ class NodeConfig(BaseModel):
         gt=0,
         allow_inf_nan=True,
     )
-    hosted_tasks_max: int = _setting(
+    hosted_tasks_max: int = setting(
         4000, "queued or drawn here, whoever accepted them", unit="tasks", gt=0
     )
-    prompt_chars_max: int = _setting(32_000, "of a prompt", unit="characters", reload=True, gt=0)
-    steps_default: int = _setting(
+    prompt_chars_max: int = setting(32_000, "of a prompt", unit="characters", reload=True, gt=0)
+    steps_default: int = setting(
         15, "denoising steps where a request says nothing", unit="steps", reload=True, gt=0
     )
-    guidance_scale_default: float = _setting(
+    guidance_scale_default: float = setting(
         5.0, "guidance scale where a request says nothing", reload=True, ge=0
     )
-    guidance_scale_max: float = _setting(
+    guidance_scale_max: float = setting(
         30.0, "largest guidance scale of a request", reload=True, ge=0
     )
-    strength_default: float = _setting(
+    strength_default: float = setting(
         0.6,
         "how far from its init image a drawing goes where a request says nothing",
         unit="share",
@@ -431,90 +382,88 @@ class NodeConfig(BaseModel):
         gt=0,
         le=1,
     )
-    images_per_request_max: int = _setting(
+    images_per_request_max: int = setting(
         10, "that one request may ask for", unit="images", reload=True, gt=0
     )
-    deadline_s_default: float = _setting(
+    deadline_s_default: float = setting(
         3600.0, "time for a task whose request says nothing", unit="s", reload=True, gt=0
     )
-    deadline_s_max: float = _setting(
+    deadline_s_max: float = setting(
         86_400.0, "longest time that a request may give its task", unit="s", gt=0
     )
-    request_bytes_max: int = _setting(
+    request_bytes_max: int = setting(
         2**20, "of a request's body without an init image", unit="bytes", gt=0
     )
-    request_header_s_max: float = _setting(
+    request_header_s_max: float = setting(
         10.0,
         "that a connection may say nothing at first, or a request's headers may take to arrive",
         unit="s",
         gt=0,
     )
-    request_body_s_max: float = _setting(
+    request_body_s_max: float = setting(
         20.0, "that a request's body without an init image may take to arrive", unit="s", gt=0
     )
-    connections_max: int = _setting(
+    connections_max: int = setting(
         4096,
         "open to the REST surface at once, as far as the limit of open files goes; the one idle "
         "longest makes room",
         unit="connections",
         gt=0,
     )
-    connections_per_address_max: int = _setting(
+    connections_per_address_max: int = setting(
         2048, "of them from one address", unit="connections", gt=0
     )
-    init_image_upload_bytes_max: int = _setting(
+    init_image_upload_bytes_max: int = setting(
         16 * 2**20, "of an uploaded image as a file", unit="bytes", gt=0
     )
-    init_image_pixels_max: int = _setting(
+    init_image_pixels_max: int = setting(
         2**26,
         "of an uploaded image before it is scaled: a small file can hold very many",
         unit="pixels",
         gt=0,
         le=2**27,
     )
-    init_image_decoding_bytes_max: int = _setting(
+    init_image_decoding_bytes_max: int = setting(
         2**28,
         "of memory that decoding an upload may take; one is decoded at a time",
         unit="bytes",
         gt=0,
     )
-    init_image_uploads_max: int = _setting(
-        8, "uploads held in memory at once", unit="uploads", gt=0
-    )
-    init_image_uploads_bytes_max: int = _setting(
+    init_image_uploads_max: int = setting(8, "uploads held in memory at once", unit="uploads", gt=0)
+    init_image_uploads_bytes_max: int = setting(
         48 * 2**20, "of all of them, as they are sent", unit="bytes", gt=0
     )
-    init_image_upload_s_max: float = _setting(
+    init_image_upload_s_max: float = setting(
         60.0, "that an upload may take to arrive", unit="s", gt=0
     )
 
     # Time between things.
-    heartbeat_s: float = _setting(0.5, "at least how often a node sends its state", unit="s", gt=0)
-    suspect_s: float = _setting(
+    heartbeat_s: float = setting(0.5, "at least how often a node sends its state", unit="s", gt=0)
+    suspect_s: float = setting(
         3.0,
         "silence after which a node draws for nobody and its tasks are placed again",
         unit="s",
         gt=0,
     )
-    lease_s: float = _setting(
+    lease_s: float = setting(
         5.0, "silence about one task after which it is placed again", unit="s", gt=0
     )
-    tick_s: float = _setting(0.1, "between two looks at deadlines and leases", unit="s", gt=0, le=5)
-    attempts_max: int = _setting(5, "placements of one task", unit="attempts", gt=0, le=1000)
-    clock_jump_s_max: float = _setting(
+    tick_s: float = setting(0.1, "between two looks at deadlines and leases", unit="s", gt=0, le=5)
+    attempts_max: int = setting(5, "placements of one task", unit="attempts", gt=0, le=1000)
+    clock_jump_s_max: float = setting(
         600.0,
         "what the machine's clock may gain or lose between two lives of the node before it asks "
         "whether something synchronises it; beyond, no deadline counts it",
         unit="s",
         ge=0,
     )
-    clock_wait_s_max: float = _setting(
+    clock_wait_s_max: float = setting(
         30.0,
         "that a node waits at its start for a clock to be synchronised which cannot be right",
         unit="s",
         ge=0,
     )
-    drain_s: float = _setting(
+    drain_s: float = setting(
         20.0, "that a node which is told to stop gives to what is under way", unit="s", ge=0
     )
 
@@ -536,7 +485,7 @@ class NodeConfig(BaseModel):
             f"{key} is {str(text)!r}: write it in UTF-8, or rename what it names."
             for key in type(self).model_fields
             for text in (getattr(self, key),)
-            if isinstance(text, str | Path) and not _is_text(str(text))
+            if isinstance(text, str | Path) and not is_text(str(text))
         ]
         if self.grpc_host not in LOOPBACK_HOSTS and not self.allow_insecure_peering:
             problems.append(
@@ -564,33 +513,4 @@ class NodeConfig(BaseModel):
         return problems
 
 
-@dataclass(frozen=True, kw_only=True)
-class Setting:
-    """What a setting is, whatever its value.
-
-    Attributes:
-        unit: empty for names, switches and plain numbers.
-        reload: whether a running node takes another value on SIGHUP.
-    """
-
-    description: str
-    unit: str
-    default: object
-    reload: bool
-
-
-def _settings() -> dict[str, Setting]:
-    found = {}
-    for key, field in NodeConfig.model_fields.items():
-        extra = field.json_schema_extra
-        assert isinstance(extra, dict), f"{key} is made by _setting"
-        found[key] = Setting(
-            description=str(field.description),
-            unit=str(extra["unit"]),
-            default=field.default,
-            reload=bool(extra["reload"]),
-        )
-    return found
-
-
-SETTINGS = _settings()
+SETTINGS = settings_of(NodeConfig)
