@@ -42,6 +42,12 @@ class NodeConfig(BaseModel):
     )
     rest_host: str = setting("127.0.0.1", "where the REST surface listens; 0.0.0.0 for everyone")
     rest_port: int = setting(8080, "port of the REST surface", ge=0, le=65535)
+    rest_hosts: Annotated[tuple[str, ...], BeforeValidator(split)] = setting(
+        (),
+        "names under which clients reach the REST surface, where these have dots and are not of a "
+        "private network, as of a proxy before it: others are refused, for pages of the internet "
+        "can have their names mean this node",
+    )
     grpc_host: str = setting("127.0.0.1", "where other nodes reach this one; 0.0.0.0 for everyone")
     grpc_port: int = setting(9080, "port for other nodes", ge=0, le=65535)
     allow_insecure_peering: bool = setting(

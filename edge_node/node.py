@@ -424,6 +424,7 @@ class _Node:
             metrics=self._metrics,
             body_limits=BodyLimits.of(config),
             upload_limits=UploadLimits.of(config),
+            hosts=config.rest_hosts,
         )
 
         async def drain() -> None:

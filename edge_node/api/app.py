@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import time
+from collections.abc import Collection
 
 from fastapi import FastAPI
 from starlette.middleware.exceptions import ExceptionMiddleware
@@ -12,6 +13,7 @@ from starlette.types import ASGIApp
 from edge_node.api import image_tasks, openai_images, operations
 from edge_node.api.error_responses import RequestFrame, add_error_handlers
 from edge_node.api.front_desk_port import FrontDeskPort
+from edge_node.api.gate import Gate
 from edge_node.api.request_body import BodyLimits
 from edge_node.api.surface import Surface
 from edge_node.api.uploads import UploadLimits, Uploads
@@ -21,7 +23,7 @@ from edge_node.telemetry.metrics import NodeMetrics
 class _Application(FastAPI):
     """Without the layers for which requests have a frame and bodies bounds of their own here."""
 
-    def __init__(self, *, metrics: NodeMetrics) -> None:
+    def __init__(self, *, metrics: NodeMetrics, hosts: Collection[str]) -> None:
         # No interactive pages: they load their scripts from outside, where an edge LAN may not
         # reach.
         super().__init__(
@@ -32,11 +34,12 @@ class _Application(FastAPI):
             redirect_slashes=False,
         )
         self._metrics = metrics
+        self._hosts = hosts
 
     def build_middleware_stack(self) -> ASGIApp:
         """What every request passes, from the outside in."""
         known = ExceptionMiddleware(self.router, handlers=self.exception_handlers)
-        return RequestFrame(known, metrics=self._metrics)
+        return RequestFrame(Gate(known, hosts=self._hosts), metrics=self._metrics)
 
 
 def create_app(
@@ -45,6 +48,7 @@ def create_app(
     metrics: NodeMetrics,
     body_limits: BodyLimits,
     upload_limits: UploadLimits,
+    hosts: Collection[str] = (),
     keep_alive_s: float = 15.0,
 ) -> FastAPI:
     """The application; it starts nothing and needs no lifespan.
@@ -54,9 +58,10 @@ def create_app(
         metrics: shown at /metrics, and told of every request.
         body_limits: of requests without an init image; beyond them is 413 or 408.
         upload_limits: of init images.
+        hosts: names that the node goes by, beside those that cannot be another's.
         keep_alive_s: silence on an event stream after which a comment is sent.
     """
-    app = _Application(metrics=metrics)
+    app = _Application(metrics=metrics, hosts=hosts)
     app.state.surface = Surface(
         front_desk=front_desk,
         metrics=metrics,

@@ -28,6 +28,13 @@ _log = logging.getLogger(__name__)
 # Nobody reads it: the client is gone. The number is nginx's and tells it apart in metrics.
 CLIENT_CLOSED_REQUEST = 499
 
+# What is sent is an image, JSON or text, and nothing that a browser should look into or run.
+_SECURITY_HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"referrer-policy", b"no-referrer"),
+)
+
 _CLIENT_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -101,7 +108,7 @@ def add_error_handlers(app: FastAPI) -> None:
 
 
 class RequestFrame:
-    """ASGI middleware: request id, acceptance headers, count, and the unforeseen as a 500."""
+    """ASGI middleware: id, acceptance and security headers, count, and the unforeseen as a 500."""
 
     def __init__(self, app: ASGIApp, metrics: NodeMetrics) -> None:
         self._app = app
@@ -134,6 +141,7 @@ class RequestFrame:
     def _frame(self, scope: Scope, message: Message, *, request_id: str) -> None:
         headers = MutableHeaders(scope=message)
         headers["x-request-id"] = request_id
+        headers.raw.extend(_SECURITY_HEADERS)
         acceptance: dict[str, str] | None = scope.get("state", {}).get("acceptance_headers")
         if acceptance is not None:
             headers.update(acceptance)

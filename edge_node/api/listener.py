@@ -80,6 +80,7 @@ def settings(app: ASGIApp, connections: Connections, **more: Any) -> uvicorn.Con
         ws="none",
         log_config=None,
         access_log=False,
+        server_header=False,
         lifespan="off",
         timeout_keep_alive=KEEP_ALIVE_S,
         **more,

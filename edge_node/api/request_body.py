@@ -55,11 +55,13 @@ async def read_json(request: Request, *, limits: BodyLimits) -> Any:
     """The body as JSON.
 
     Raises:
+        UnsupportedMediaType: it does not say that it is JSON.
         RequestTooLarge: it is longer than it may be; no more than that is kept.
         UploadTooSlow: it did not arrive in time.
         InvalidRequest: it is no JSON. NaN and Infinity, which JSON does not have and some clients
             send, pass here, so that the check of the field can name it.
     """
+    _demand_json(request)
     async with _in_time(limits.arrival_s_max, "Send it faster, or raise request_body_s_max."):
         body = await _read(request, bytes_max=limits.bytes_max)
     return _json(body)
@@ -77,13 +79,14 @@ async def read_json_with_image(
         place: taken when the body is longer than `bytes_max`, or does not say how long it is.
 
     Raises:
-        RequestTooLarge, InvalidRequest: as read_json.
+        UnsupportedMediaType, RequestTooLarge, InvalidRequest: as read_json.
         AdmissionRefused: there is no place.
         UploadTooSlow: it did not arrive in time.
     """
     bytes_max, declared_bytes = limits.bytes_max, _declared_bytes(request)
     if declared_bytes is not None and declared_bytes <= bytes_max:
         return await read_json(request, limits=limits)
+    _demand_json(request)
     async with _in_time(uploads.arrival_s_max, _SMALLER_IMAGE):
         read_bytes_max = bytes_max + _base64_bytes(uploads.bytes_max)
         place.take(_at_most(declared_bytes, read_bytes_max))
@@ -119,8 +122,7 @@ async def read_form(
         UploadTooSlow: it did not arrive in time.
     """
     async with _in_time(uploads.arrival_s_max, _SMALLER_IMAGE):
-        content_type = request.headers.get("content-type", "")
-        if content_type.partition(";")[0].strip().lower() != "multipart/form-data":
+        if _media_type(request) != "multipart/form-data":
             raise UnsupportedMediaType(
                 f"{request.url.path} takes multipart/form-data, as the OpenAI SDK sends it. For "
                 "JSON, POST /v1/tasks with `init_image` in base64."
@@ -169,6 +171,20 @@ async def hung_up(request: Request) -> None:
     """Returns when the client has closed the connection; the body must have been read."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
+
+
+def _demand_json(request: Request) -> None:
+    """A page of another site can have a browser send any text, but nothing that is called JSON."""
+    media_type = _media_type(request)
+    if media_type != "application/json" and not media_type.endswith("+json"):
+        said = f"is {media_type}" if media_type else "has no Content-Type"
+        raise UnsupportedMediaType(
+            f"The body {said}: send JSON, with the header Content-Type: application/json."
+        )
+
+
+def _media_type(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 async def _read(request: Request, *, bytes_max: int) -> bytearray:

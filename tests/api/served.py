@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass
 
 import httpx
@@ -49,6 +49,7 @@ async def served(
     upload_limits: UploadLimits = UPLOADS,
     body_limits: BodyLimits = BODIES,
     connection_limits: ConnectionLimits = CONNECTIONS,
+    hosts: Collection[str] = (),
 ) -> AsyncIterator[Served]:
     front_desk = front_desk or MemoryFrontDesk()
     app = create_app(
@@ -56,6 +57,7 @@ async def served(
         metrics=NodeMetrics(),
         body_limits=body_limits,
         upload_limits=upload_limits,
+        hosts=hosts,
         keep_alive_s=keep_alive_s,
     )
     listener = socket.create_server(("127.0.0.1", 0))

@@ -14,6 +14,7 @@ from tests.api.memory_front_desk import MemoryFrontDesk
 from tests.api.served import REQUEST_BYTES_MAX, UPLOADS, Served, served
 
 SURFACES = ("/v1/tasks", "/v1/images/generations")
+JSON = {"Content-Type": "application/json"}
 
 
 def check(response: httpx.Response, *, status: int, code: str, param: str | None = None) -> str:
@@ -97,10 +98,12 @@ def test_what_is_no_json_is_refused(path: str) -> None:
         b"[" * 100_00,
         b'{"prompt": "a", "n": ' + b"1" * 5000 + b"}",
     ]
-    for response in ask(*[("POST", path, {"content": body}) for body in bodies]):
+    for response in ask(*[("POST", path, {"content": body, "headers": JSON}) for body in bodies]):
         message = check(response, status=400, code="invalid_request")
         assert "not valid JSON" in message
-    for response in ask(*[("POST", path, {"content": body}) for body in (b"null", b"[]", b"3")]):
+    for response in ask(
+        *[("POST", path, {"content": body, "headers": JSON}) for body in (b"null", b"[]", b"3")]
+    ):
         assert "JSON object" in check(response, status=400, code="invalid_request")
 
 
@@ -108,10 +111,14 @@ def test_numbers_beyond_floats_and_broken_text_are_refused() -> None:
     values = (b"1e999", b"NaN", b"Infinity", b"-Infinity")
     *beyond, lone = ask(
         *[
-            ("POST", "/v1/tasks", {"content": b'{"prompt": "a", "guidance_scale": %s}' % value})
+            (
+                "POST",
+                "/v1/tasks",
+                {"content": b'{"prompt": "a", "guidance_scale": %s}' % value, "headers": JSON},
+            )
             for value in values
         ],
-        ("POST", "/v1/tasks", {"content": b'{"prompt": "\\ud800"}'}),
+        ("POST", "/v1/tasks", {"content": b'{"prompt": "\\ud800"}', "headers": JSON}),
     )
     for response in beyond:
         message = check(response, status=400, code="invalid_request", param="guidance_scale")
@@ -139,10 +146,12 @@ def test_a_long_body_is_413_whether_or_not_it_says_so() -> None:
     async def story() -> None:
         async with served() as node:
             for content, bytes_max in ((long, REQUEST_BYTES_MAX), (chunks(), longest)):
-                response = await node.http.post("/v1/tasks", content=content)
+                response = await node.http.post("/v1/tasks", content=content, headers=JSON)
                 message = check(response, status=413, code="request_too_large")
                 assert f"the {bytes_max} bytes" in message
-            response = await node.http.post("/v1/images/generations", content=chunks())
+            response = await node.http.post(
+                "/v1/images/generations", content=chunks(), headers=JSON
+            )
             message = check(response, status=413, code="request_too_large")
             assert f"the {REQUEST_BYTES_MAX} bytes" in message
 
@@ -215,7 +224,7 @@ def test_a_key_cannot_mean_two_requests(path: str) -> None:
 def test_a_key_belongs_to_its_path_and_to_what_the_body_says() -> None:
     async def story() -> None:
         async with served() as node:
-            key = {"Idempotency-Key": "k"}
+            key = {"Idempotency-Key": "k", **JSON}
             first = await node.http.post("/v1/tasks", content=b'{"prompt":"a","n":1}', headers=key)
             assert first.status_code == 202
             elsewhere = await node.http.post(

@@ -15,6 +15,7 @@ pytestmark = pytest.mark.system
 UNKNOWN = "node-0-01ARZ3NDEKTSV4RRFFQ69G5FAV"
 STRANGE = "no-such-node-01ARZ3NDEKTSV4RRFFQ69G5FAV"
 # Body, field at fault, what the message must say.
+JSON = {"Content-Type": "application/json"}
 BAD_BODIES: list[tuple[str, str | None, str]] = [
     ('{"prompt": ""}', "prompt", "must not be empty"),
     ('{"prompt": "%s"}' % ("x" * 32_001), "prompt", "at most 32000"),
@@ -34,12 +35,12 @@ def test_every_bad_body_is_refused_by_name_and_range(tmp_path: Path) -> None:
         url = cluster.urls[0]
         for path in ("/v1/tasks", "/v1/images/generations"):
             for body, param, said in BAD_BODIES:
-                answer = await http.post(f"{url}{path}", content=body)
+                answer = await http.post(f"{url}{path}", content=body, headers=JSON)
                 error = answer.json()["error"]
                 assert (answer.status_code, error["param"]) == (400, param), body[:80]
                 assert said in error["message"]
             body = '{"prompt": "x", "model": "dall-e-9"}'
-            answer = await http.post(f"{url}{path}", content=body)
+            answer = await http.post(f"{url}{path}", content=body, headers=JSON)
             assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
         # A node that has just begun does not know yet which others there are.
         async with asyncio.timeout(10):
