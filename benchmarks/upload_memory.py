@@ -1,7 +1,8 @@
 """What does a node take in memory while many large images are uploaded at once, and after?
 
-Starts a real node (embedded store, emulated worker) and sends it small PNG files of very many
-pixels at the same time, each of another kind. Sampled all the while: the memory of the node
+Starts a real node (embedded store, emulated worker) and sends it PNG files in base64 at the same
+time: first small ones of very many pixels, each of another kind; then, in another node, the largest
+files that it takes beside one of these. Sampled all the while: the memory of the node
 and of the processes in which it decodes (proportional set size, so that what they share counts
 once); store and worker are left out.
 
@@ -15,6 +16,7 @@ import asyncio
 import base64
 import contextlib
 import json
+import os
 import time
 import zlib
 from pathlib import Path
@@ -29,6 +31,8 @@ RESULTS = Path(__file__).parent / "results"
 SAMPLE_S = 0.05
 SETTLE_S = 2.0
 GOAL_PEAK_MB, GOAL_AFTER_MB = 400.0, 150.0
+# What a node takes as a file by default, and as many as it holds at once in base64.
+FILE_BYTES_MAX, LARGEST = 16 * 2**20, 2
 DECODER = b"edge_node.api.image_decoder"
 # PNG's number of a colour type, bits of a channel, bytes of a pixel.
 KINDS = {"RGB": (2, 8, 3), "RGBA": (6, 8, 4), "grey with alpha": (4, 8, 2), "grey": (0, 16, 2)}
@@ -41,6 +45,18 @@ def png(kind: str, side_px: int) -> bytes:
     packer = zlib.compressobj(9)
     row = b"\0" + b"\x55" * (side_px * pixel_bytes)
     packed = b"".join(packer.compress(row) for _ in range(side_px)) + packer.flush()
+    return _file(header, packed)
+
+
+def noise(file_bytes: int) -> bytes:
+    """A square in which no two pixels are alike, of almost so many bytes as a file."""
+    side_px = int((file_bytes * 0.998 / 3) ** 0.5)
+    header = side_px.to_bytes(4) * 2 + bytes((8, 2, 0, 0, 0))
+    rows = b"".join(b"\0" + os.urandom(3 * side_px) for _ in range(side_px))
+    return _file(header, zlib.compress(rows, 0))
+
+
+def _file(header: bytes, packed: bytes) -> bytes:
     chunks = ((b"IHDR", header), (b"IDAT", packed), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         len(body).to_bytes(4) + name + body + zlib.crc32(name + body).to_bytes(4)
@@ -126,10 +142,13 @@ def main() -> None:
     described = machine.describe()
     kinds = [list(KINDS)[index % len(KINDS)] for index in range(options.uploads)]
     contents = [png(kind, options.side_px) for kind in kinds]
-    found = asyncio.run(
-        measure(options.folder, port=options.port, contents=contents, times=options.times)
-    )
-    print(", ".join(f"{name} {value}" for name, value in found.items()))
+    largest = [contents[0], *(noise(FILE_BYTES_MAX) for _ in range(LARGEST))]
+    results = {}
+    for name, sent in (("many_pixels", contents), ("largest_files", largest)):
+        results[name] = asyncio.run(
+            measure(options.folder / name, port=options.port, contents=sent, times=options.times)
+        )
+        print(name, ", ".join(f"{key} {value}" for key, value in results[name].items()))
     written = {
         "question": "memory of a node and its decoders while many large images are uploaded",
         "uploads_at_once": options.uploads,
@@ -137,9 +156,13 @@ def main() -> None:
         "side_px": options.side_px,
         "kinds": kinds,
         "file_bytes": [len(content) for content in contents],
+        "largest_file_bytes": [len(content) for content in largest],
         "goal": {"peak_mb_max": GOAL_PEAK_MB, "after_mb_max": GOAL_AFTER_MB},
-        "reached": found["peak_mb"] < GOAL_PEAK_MB and found["after_mb"] < GOAL_AFTER_MB,
-        "results": found,
+        "reached": all(
+            found["peak_mb"] < GOAL_PEAK_MB and found["after_mb"] < GOAL_AFTER_MB
+            for found in results.values()
+        ),
+        "results": results,
         "machine": described,
     }
     (RESULTS / "upload_memory.json").write_text(json.dumps(written, indent=1) + "\n")

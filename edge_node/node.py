@@ -33,7 +33,7 @@ from edge_node.dispatch.front_desk import FrontDesk, FrontDeskSettings
 from edge_node.dispatch.own_node import Identity
 from edge_node.domain import NodeId, TaskRecord
 from edge_node.errors import StoreUnavailable
-from edge_node.garbage import collect_seldom
+from edge_node.garbage import collect_seldom, return_large_blocks
 from edge_node.guard.deciding import guard_settings, policy_of
 from edge_node.guard.feed import keep_up_to_date
 from edge_node.lasting import Loops, Run, both
@@ -88,6 +88,7 @@ async def run_node(read_config: Callable[[], NodeConfig]) -> int:
         InvalidRequest: a setting cannot be honoured.
         StoreUnavailable: the store did not answer in time.
     """
+    return_large_blocks()
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

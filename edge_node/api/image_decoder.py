@@ -2,8 +2,8 @@
 
 Owns that process: its memory goes back to the system with its end, a decoder that a damaged file
 crashes takes nothing with it, and the kernel ends it, not the node, when memory runs out. The
-upload comes on standard input, and the PNG goes out on standard output, or a sentence on standard
-error with `REFUSED`; `NO_MEMORY` says that the system gave none.
+upload is the file on standard input, and the PNG goes out on standard output, or a sentence on
+standard error with `REFUSED`; `NO_MEMORY` says that the system gave none.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import resource
 import signal
 import sys
 from pathlib import Path
+from typing import IO
 
 from edge_node.api import init_image
 from edge_node.errors import AdmissionRefused, InvalidRequest
@@ -24,21 +25,23 @@ _PROCESSOR_S_MAX = 60
 _AGAIN_S = 1.0
 
 
-async def png_of_size(content: bytes, *, size_px: tuple[int, int], param: str) -> bytes:
+async def png_of_size(file: IO[bytes], *, size_px: tuple[int, int], param: str) -> bytes:
     """As init_image.png_of_size, in a process of its own.
 
     Raises:
         InvalidRequest: naming `param`; the image is damaged, or its decoder crashed or never ended.
         AdmissionRefused: the system had no memory for it.
     """
+    file.flush()
+    file.seek(0)
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", __name__, str(size_px[0]), str(size_px[1]), param),
-        stdin=asyncio.subprocess.PIPE,
+        stdin=file.fileno(),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
     try:
-        png, said = await process.communicate(content)
+        png, said = await process.communicate()
     finally:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
@@ -69,9 +72,10 @@ def main(width: str, height: str, param: str) -> int:
     resource.setrlimit(resource.RLIMIT_CPU, (_PROCESSOR_S_MAX, _PROCESSOR_S_MAX + 1))
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
-    content = sys.stdin.buffer.read()
     try:
-        png = init_image.png_of_size(content, size_px=(int(width), int(height)), param=param)
+        png = init_image.png_of_size(
+            sys.stdin.buffer, size_px=(int(width), int(height)), param=param
+        )
     except InvalidRequest as refusal:
         sys.stderr.write(refusal.message)
         return REFUSED

@@ -5,6 +5,9 @@ from __future__ import annotations
 import base64
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
@@ -15,9 +18,10 @@ from edge_node.api.error_responses import error_body, remember_acceptance
 from edge_node.api.event_stream import encode_event, event_response
 from edge_node.api.request_body import idempotency_of, read_json_with_image
 from edge_node.api.surface import Surface, surface_of
-from edge_node.api.uploads import Upload
+from edge_node.api.uploads import Upload, UploadPlace, kept_on_disk
 from edge_node.domain import JobId, TaskEvent, TaskId
 from edge_node.errors import DEdgeAIError, InvalidRequest
+from edge_node.requests import Idempotency
 
 router = APIRouter(route_class=DirectRoute)
 
@@ -29,25 +33,21 @@ async def submit_task(request: Request) -> JSONResponse:
     """Accepts a task, or a job of several, on disk before the answer."""
     surface = surface_of(request)
     with surface.uploads.place() as place:
-        document = await read_json_with_image(
+        asked = await read_json_with_image(
             request,
             limits=surface.body_limits,
-            uploads=surface.uploads.limits,
+            uploads=surface.uploads,
             place=place,
+            understand=partial(_understood, request, place),
         )
-        idempotency = idempotency_of(request, document)
-        wanted = schemas.parse(schemas.TaskRequest, document)
-        upload = _upload_of(wanted)
-        if upload is not None:
-            place.take(len(upload.content))
-        order = await surface.order(wanted, previews_wanted=True, upload=upload)
+        order = await surface.order(asked.wanted, previews_wanted=True, upload=asked.upload)
     submission = await surface.front_desk.submit(
         order.drawings,
         durable=True,
         init_image=order.init_image,
         deadline_s=order.deadline_s,
         priority=order.priority,
-        idempotency=idempotency,
+        idempotency=asked.idempotency,
     )
     records = submission.records
     remember_acceptance(request, {"x-dedgeai-durability": records[0].task.durability.value})
@@ -63,7 +63,26 @@ async def submit_task(request: Request) -> JSONResponse:
     return JSONResponse(body, status_code=202, headers=headers)
 
 
-def _upload_of(wanted: schemas.TaskRequest) -> Upload | None:
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    """A request, without its image in base64: that is in the upload's file."""
+
+    wanted: schemas.TaskRequest
+    upload: Upload | None
+    idempotency: Idempotency | None
+
+
+def _understood(request: Request, place: UploadPlace, document: Any) -> _Asked:
+    idempotency = idempotency_of(request, document)
+    wanted = schemas.parse(schemas.TaskRequest, document)
+    return _Asked(
+        wanted=wanted.model_copy(update={"init_image": None}),
+        upload=_upload_of(wanted, place),
+        idempotency=idempotency,
+    )
+
+
+def _upload_of(wanted: schemas.TaskRequest, place: UploadPlace) -> Upload | None:
     """The init image out of its base64, with or without the head of a data: URL."""
     text = wanted.init_image
     if text is None:
@@ -88,7 +107,11 @@ def _upload_of(wanted: schemas.TaskRequest) -> Upload | None:
             f"`init_image` must be a PNG, JPEG or WebP image in base64: {problem}.",
             param="init_image",
         ) from None
-    return Upload(content=content, param="init_image", strength=wanted.strength)
+    place.take(len(content))
+    file = place.file()
+    with kept_on_disk():
+        file.write(content)
+    return Upload(file=file, param="init_image", strength=wanted.strength)
 
 
 @router.get("/v1/tasks/{task_id}", response_model=None)

@@ -11,7 +11,7 @@ import contextlib
 import io
 import math
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from edge_node.errors import InvalidRequest
 from edge_node.requests import DrawingLimits
@@ -66,7 +66,7 @@ def fitted_size_px(own_px: tuple[int, int], limits: DrawingLimits) -> tuple[int,
     return width_px, height_px
 
 
-def own_size_px(content: bytes, *, pixels_max: int, param: str) -> tuple[int, int]:
+def own_size_px(content: bytes | IO[bytes], *, pixels_max: int, param: str) -> tuple[int, int]:
     """Width and height of an upload as it is looked at, from its header alone.
 
     Raises:
@@ -83,7 +83,7 @@ def own_size_px(content: bytes, *, pixels_max: int, param: str) -> tuple[int, in
         return (height_px, width_px) if _is_sideways(image) else (width_px, height_px)
 
 
-def decoding_bytes(content: bytes, *, size_px: tuple[int, int], param: str) -> int:
+def decoding_bytes(content: bytes | IO[bytes], *, size_px: tuple[int, int], param: str) -> int:
     """Memory that `png_of_size` takes for the decoded image, told from its header.
 
     What else it takes is bounded whatever the image, some MiB.
@@ -105,7 +105,7 @@ def decoding_bytes(content: bytes, *, size_px: tuple[int, int], param: str) -> i
         return coefficients + _MODE_BYTES.get(image.mode, _MODE_BYTES_MAX) * pixels
 
 
-def png_of_size(content: bytes, *, size_px: tuple[int, int], param: str) -> bytes:
+def png_of_size(content: bytes | IO[bytes], *, size_px: tuple[int, int], param: str) -> bytes:
     """The upload as an RGB PNG of `size_px`: upright, on white, and without its metadata.
 
     Raises:
@@ -170,12 +170,14 @@ def _pieces(
 
 
 @contextlib.contextmanager
-def _opened(content: bytes, *, param: str) -> Iterator[PillowImage.Image]:
+def _opened(content: bytes | IO[bytes], *, param: str) -> Iterator[PillowImage.Image]:
     from PIL import Image as PillowImage
     from PIL import UnidentifiedImageError
 
+    file = io.BytesIO(content) if isinstance(content, bytes) else content
+    file.seek(0)
     try:
-        with PillowImage.open(io.BytesIO(content), formats=FORMATS) as image:
+        with PillowImage.open(file, formats=FORMATS) as image:
             yield image
     except (InvalidRequest, MemoryError):
         raise

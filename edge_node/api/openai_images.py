@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import IO, Any, Literal, cast
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
@@ -111,14 +111,15 @@ async def _accept_edit(request: Request) -> _Accepted:
         form = await read_form(
             request,
             limits=surface.body_limits,
-            uploads=surface.uploads.limits,
+            uploads=surface.uploads,
             place=place,
         )
-        content = _sole_image(form)
-        image_sha256 = hashlib.sha256(content).hexdigest()
+        file = _sole_image(form)
+        file.seek(0)
+        image_sha256 = hashlib.file_digest(cast(Any, file), "sha256").hexdigest()
         idempotency = idempotency_of(request, {**form.fields, "image": image_sha256})
         wanted = schemas.parse_form(schemas.ImageEditRequest, form.fields)
-        upload = Upload(content=content, param="image", strength=wanted.strength)
+        upload = Upload(file=file, param="image", strength=wanted.strength)
         order = await surface.order(wanted, previews_wanted=bool(wanted.stream), upload=upload)
     return _Accepted(
         surface=surface,
@@ -129,7 +130,7 @@ async def _accept_edit(request: Request) -> _Accepted:
     )
 
 
-def _sole_image(form: Form) -> bytes:
+def _sole_image(form: Form) -> IO[bytes]:
     """The image to start from.
 
     Raises:
@@ -141,7 +142,7 @@ def _sole_image(form: Form) -> bytes:
             "says. Leave it out.",
             param="mask",
         )
-    images = [content for name in _IMAGE_FIELDS for content in form.files.get(name, ())]
+    images = [file for name in _IMAGE_FIELDS for file in form.files.get(name, ())]
     if len(images) > 1:
         raise InvalidRequest(
             f"`image` holds {len(images)} images; this model starts from one.", param="image"

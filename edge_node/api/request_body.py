@@ -10,15 +10,16 @@ import asyncio
 import contextlib
 import hashlib
 import json
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import IO, Any, TypeVar
 
 from fastapi import Request
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from edge_node.api.error_responses import RequestTooLarge, UnsupportedMediaType, UploadTooSlow
-from edge_node.api.uploads import UploadLimits, UploadPlace
+from edge_node.api.uploads import IN_MEMORY_BYTES_MAX, UploadPlace, Uploads, kept_on_disk
 from edge_node.config import NodeConfig
 from edge_node.errors import InvalidRequest
 from edge_node.requests import Idempotency
@@ -27,6 +28,8 @@ _KEY_CHARS_MAX = 255
 # OpenAI allows 16 images and a mask: more than one is refused in words, not by the parser.
 _FORM_FILES_MAX = 17
 _FORM_FIELDS_MAX = 100
+Made = TypeVar("Made")
+
 _SMALLER_IMAGE = "Send a smaller image, or raise init_image_upload_s_max."
 
 
@@ -48,7 +51,7 @@ class Form:
     """A multipart form; of a field given twice the last value counts."""
 
     fields: dict[str, str] = field(default_factory=dict)
-    files: dict[str, list[bytes]] = field(default_factory=dict)
+    files: dict[str, list[IO[bytes]]] = field(default_factory=dict)
 
 
 async def read_json(request: Request, *, limits: BodyLimits) -> Any:
@@ -68,43 +71,46 @@ async def read_json(request: Request, *, limits: BodyLimits) -> Any:
 
 
 async def read_json_with_image(
-    request: Request, *, limits: BodyLimits, uploads: UploadLimits, place: UploadPlace
-) -> Any:
-    """The body as JSON whose field `init_image` may hold an upload in base64.
+    request: Request,
+    *,
+    limits: BodyLimits,
+    uploads: Uploads,
+    place: UploadPlace,
+    understand: Callable[[Any], Made],
+) -> Made:
+    """What is understood of a body in JSON whose field `init_image` may hold an upload in base64.
+
+    A large one waits in a file for its turn, and is understood in a thread while no other is.
 
     Args:
         request: not read yet.
         limits: of all but `init_image`.
         uploads: of that.
         place: taken when the body is longer than `bytes_max`, or does not say how long it is.
+        understand: makes something of the document that does not hold its `init_image`.
 
     Raises:
-        UnsupportedMediaType, RequestTooLarge, InvalidRequest: as read_json.
+        UnsupportedMediaType, RequestTooLarge, InvalidRequest: as read_json; and what
+            `understand` raises.
         AdmissionRefused: there is no place.
+        DiskLow: there is no room for it on the disk.
         UploadTooSlow: it did not arrive in time.
     """
     bytes_max, declared_bytes = limits.bytes_max, _declared_bytes(request)
     if declared_bytes is not None and declared_bytes <= bytes_max:
-        return await read_json(request, limits=limits)
+        return understand(await read_json(request, limits=limits))
     _demand_json(request)
-    async with _in_time(uploads.arrival_s_max, _SMALLER_IMAGE):
-        read_bytes_max = bytes_max + _base64_bytes(uploads.bytes_max)
+    async with _in_time(uploads.limits.arrival_s_max, _SMALLER_IMAGE):
+        read_bytes_max = bytes_max + _base64_bytes(uploads.limits.bytes_max)
         place.take(_at_most(declared_bytes, read_bytes_max))
-        body = await _read(request, bytes_max=read_bytes_max)
-    if len(body) <= bytes_max:
-        return _json(body)
-    try:
-        document = _json(body)
-        rest_bytes = len(body) - len(document["init_image"])
-    except (InvalidRequest, LookupError, TypeError):
-        rest_bytes = len(body)  # of whatever it is, none is an init image
-    if rest_bytes > bytes_max:
-        raise _too_large(bytes_max, without=" without its `init_image`")
-    return document
+        file = place.file()
+        with kept_on_disk():
+            await _read_into(file, request, bytes_max=read_bytes_max)
+    return await uploads.read_alone(partial(_understood, file, bytes_max, understand))
 
 
 async def read_form(
-    request: Request, *, limits: BodyLimits, uploads: UploadLimits, place: UploadPlace
+    request: Request, *, limits: BodyLimits, uploads: Uploads, place: UploadPlace
 ) -> Form:
     """The body as multipart/form-data that may hold an upload.
 
@@ -112,29 +118,31 @@ async def read_form(
         request: not read yet.
         limits: of all but the upload; only its bytes count.
         uploads: of that.
-        place: taken in any case.
+        place: taken in any case; keeps the files.
 
     Raises:
         UnsupportedMediaType: it is something else.
         RequestTooLarge: it is longer than both bounds together; no more than that is kept.
         InvalidRequest: it is damaged, or has too many parts.
         AdmissionRefused: there is no place.
+        DiskLow: there is no room for it on the disk.
         UploadTooSlow: it did not arrive in time.
     """
-    async with _in_time(uploads.arrival_s_max, _SMALLER_IMAGE):
+    async with _in_time(uploads.limits.arrival_s_max, _SMALLER_IMAGE):
         if _media_type(request) != "multipart/form-data":
             raise UnsupportedMediaType(
                 f"{request.url.path} takes multipart/form-data, as the OpenAI SDK sends it. For "
                 "JSON, POST /v1/tasks with `init_image` in base64."
             )
-        read_bytes_max = limits.bytes_max + uploads.bytes_max
+        read_bytes_max = limits.bytes_max + uploads.limits.bytes_max
         place.take(_at_most(_declared_bytes(request), read_bytes_max))
         chunks = _chunks(request, bytes_max=read_bytes_max)
         parser = MultiPartParser(
             request.headers, chunks, max_files=_FORM_FILES_MAX, max_fields=_FORM_FIELDS_MAX
         )
         try:
-            parsed = await parser.parse()
+            with kept_on_disk():
+                parsed = await parser.parse()
         except MultiPartException as problem:
             said = problem.message.rstrip(".")
             raise InvalidRequest(f"The body is not valid multipart/form-data: {said}.") from None
@@ -143,8 +151,8 @@ async def read_form(
         if isinstance(value, str):
             form.fields[name] = value
         else:
-            form.files.setdefault(name, []).append(await value.read())
-    await parsed.close()
+            place.keep(value.file)
+            form.files.setdefault(name, []).append(value.file)
     return form
 
 
@@ -194,6 +202,32 @@ async def _read(request: Request, *, bytes_max: int) -> bytearray:
     return body
 
 
+async def _read_into(file: IO[bytes], request: Request, *, bytes_max: int) -> None:
+    """The body as it arrives; what the disk takes long for is no wait for others."""
+    pending = bytearray()
+    async for chunk in _chunks(request, bytes_max=bytes_max):
+        pending += chunk
+        if len(pending) >= IN_MEMORY_BYTES_MAX:
+            await asyncio.to_thread(file.write, pending)
+            pending = bytearray()
+    await asyncio.to_thread(file.write, pending)
+
+
+def _understood(file: IO[bytes], bytes_max: int, understand: Callable[[Any], Made]) -> Made:
+    size_bytes = file.tell()
+    file.seek(0)
+    try:
+        document = _json(file.read())
+        rest_bytes = size_bytes - len(document["init_image"])
+    except (InvalidRequest, LookupError, TypeError):
+        if size_bytes <= bytes_max:
+            raise
+        rest_bytes = size_bytes  # of whatever it is, none is an init image
+    if rest_bytes > bytes_max:
+        raise _too_large(bytes_max, without=" without its `init_image`")
+    return understand(document)
+
+
 async def _chunks(request: Request, *, bytes_max: int) -> AsyncGenerator[bytes, None]:
     """The body as it arrives; nothing of one that says that it is too long."""
     if (_declared_bytes(request) or 0) > bytes_max:
@@ -231,7 +265,7 @@ async def _in_time(arrival_s_max: float, advice: str) -> AsyncIterator[None]:
         ) from None
 
 
-def _json(body: bytearray) -> Any:
+def _json(body: bytes | bytearray) -> Any:
     try:
         return json.loads(body)
     except (ValueError, RecursionError) as problem:

@@ -1,8 +1,9 @@
 """Uploads of init images: what is held of them at once, how large they are, how long they take.
 
-Owns these bounds, and where images are decoded, one at a time: what decoding takes in memory is
-many times the size of the file. Small ones are decoded in a thread of their own, so that what the
-allocator keeps is kept once; larger ones in a process of their own, whose end gives it all back.
+Owns these bounds, where uploads wait, and where they are read and decoded, one at a time: what
+that takes in memory is many times the size of the file. They wait in files without a name, which
+take none. Small ones are decoded in a thread of their own, so that what the allocator keeps is kept
+once; larger ones in a process of their own, whose end gives it all back.
 What an image must be is init_image.py's.
 """
 
@@ -10,20 +11,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import IO, TypeVar
 
 from edge_node.api import image_decoder, init_image
 from edge_node.api.error_responses import RequestTooLarge
 from edge_node.config import NodeConfig
-from edge_node.errors import AdmissionRefused, InvalidRequest
+from edge_node.errors import AdmissionRefused, DiskLow, InvalidRequest
 
 _PLACE_RETRY_S = 1.0
 # Decoded in the node: a process takes some tenths of a second to begin.
 IN_NODE_BYTES_MAX = 8 * 2**20
+# Of an upload that waits in memory; a larger one waits in a file.
+IN_MEMORY_BYTES_MAX = 2**20
 
 Made = TypeVar("Made")
 
@@ -65,7 +69,7 @@ class UploadLimits:
 class Upload:
     """An image as it was sent, in the request's field `param`, with the strength asked for."""
 
-    content: bytes
+    file: IO[bytes]
     param: str
     strength: float | None
 
@@ -76,6 +80,17 @@ class UploadPlace:
     def __init__(self, uploads: Uploads) -> None:
         self._uploads = uploads
         self._taken_bytes: int | None = None
+        self._files: list[IO[bytes]] = []
+
+    def file(self) -> IO[bytes]:
+        """An empty file for what is sent, which is gone with the place."""
+        made = tempfile.SpooledTemporaryFile(max_size=IN_MEMORY_BYTES_MAX)  # noqa: SIM115
+        self.keep(made)
+        return made
+
+    def keep(self, file: IO[bytes]) -> None:
+        """The file is closed with the place."""
+        self._files.append(file)
 
     def take(self, upload_bytes: int) -> None:
         """Takes a place for so many bytes, once; raises AdmissionRefused when there is none."""
@@ -85,6 +100,9 @@ class UploadPlace:
 
     def release(self) -> None:
         """Gives back what was taken."""
+        while self._files:
+            with contextlib.suppress(OSError):
+                self._files.pop().close()
         if self._taken_bytes is not None:
             self._uploads.let_go(self._taken_bytes)
             self._taken_bytes = None
@@ -97,7 +115,7 @@ class Uploads:
         self.limits = limits
         self._held = 0
         self._held_bytes = 0
-        self._decoding = asyncio.Lock()
+        self._alone = asyncio.Lock()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="upload")
 
     @contextlib.contextmanager
@@ -132,16 +150,16 @@ class Uploads:
     async def own_size_px(self, upload: Upload) -> tuple[int, int]:
         """As init_image.own_size_px, within the bounds on bytes and pixels."""
         bytes_max = self.limits.bytes_max
-        if len(upload.content) > bytes_max:
+        size_bytes = upload.file.seek(0, 2)
+        if size_bytes > bytes_max:
             raise RequestTooLarge(
-                f"`{upload.param}` has {len(upload.content)} bytes; at most {bytes_max} are "
-                "allowed.",
+                f"`{upload.param}` has {size_bytes} bytes; at most {bytes_max} are allowed.",
                 param=upload.param,
             )
         return await self._in_thread(
             partial(
                 init_image.own_size_px,
-                upload.content,
+                upload.file,
                 pixels_max=self.limits.pixels_max,
                 param=upload.param,
             )
@@ -154,9 +172,9 @@ class Uploads:
             InvalidRequest: also where decoding takes more memory than it may.
             AdmissionRefused: the system has not the memory now.
         """
-        content, param = upload.content, upload.param
+        file, param = upload.file, upload.param
         decoding_bytes = await self._in_thread(
-            partial(init_image.decoding_bytes, content, size_px=size_px, param=param)
+            partial(init_image.decoding_bytes, file, size_px=size_px, param=param)
         )
         if decoding_bytes > self.limits.decoding_bytes_max:
             raise InvalidRequest(
@@ -165,12 +183,30 @@ class Uploads:
                 "JPEG.",
                 param=param,
             )
-        async with self._decoding:
+        async with self._alone:
             if decoding_bytes > IN_NODE_BYTES_MAX:
-                return await image_decoder.png_of_size(content, size_px=size_px, param=param)
+                return await image_decoder.png_of_size(file, size_px=size_px, param=param)
             return await self._in_thread(
-                partial(init_image.png_of_size, content, size_px=size_px, param=param)
+                partial(init_image.png_of_size, file, size_px=size_px, param=param)
             )
+
+    async def read_alone(self, work: Callable[[], Made]) -> Made:
+        """What `work` makes of a large body, while no other is read or decoded."""
+        async with self._alone:
+            return await self._in_thread(work)
 
     async def _in_thread(self, work: Callable[[], Made]) -> Made:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+
+@contextlib.contextmanager
+def kept_on_disk() -> Iterator[None]:
+    """What cannot be kept while it arrives is refused; raises DiskLow."""
+    try:
+        yield
+    except OSError as problem:
+        raise DiskLow(
+            f"An upload cannot be kept in {tempfile.gettempdir()} while it is read: {problem}. "
+            "Come back after the time in Retry-After, or ask another node.",
+            retry_after_s=_PLACE_RETRY_S,
+        ) from problem

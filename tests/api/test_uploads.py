@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import IO
 
 import pytest
 from PIL import Image
@@ -18,11 +21,27 @@ from tests.api.uploaded import encoded, halves, noise
 
 LARGE = encoded(noise(300, 200).resize((3000, 2000)), compress_level=1)
 SIZE_PX = (96, 64)
+SENT: list[IO[bytes]] = []
 ROOMY = replace(UPLOADS, decoding_bytes_max=2**28)
 
 
 def in_process(content: bytes) -> bytes:
-    return asyncio.run(image_decoder.png_of_size(content, size_px=SIZE_PX, param="image"))
+    return asyncio.run(image_decoder.png_of_size(sent(content), size_px=SIZE_PX, param="image"))
+
+
+def sent(content: bytes) -> IO[bytes]:
+    """As a place keeps it, in memory until a process is to read it."""
+    file = tempfile.SpooledTemporaryFile()  # noqa: SIM115
+    SENT.append(file)
+    file.write(content)
+    return file
+
+
+@pytest.fixture(autouse=True)
+def _closed() -> Iterator[None]:
+    yield
+    while SENT:
+        SENT.pop().close()
 
 
 def test_a_large_image_is_decoded_in_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,7 +54,7 @@ def test_a_large_image_is_decoded_in_a_process_of_its_own(monkeypatch: pytest.Mo
         held = Uploads(ROOMY)
         return [
             await held.png_of_size(
-                Upload(content=one, param="image", strength=None), size_px=SIZE_PX
+                Upload(file=sent(one), param="image", strength=None), size_px=SIZE_PX
             )
             for one in (LARGE, encoded(halves()))
         ]
@@ -43,9 +62,9 @@ def test_a_large_image_is_decoded_in_a_process_of_its_own(monkeypatch: pytest.Mo
     elsewhere: list[int] = []
     real = image_decoder.png_of_size
 
-    async def noted(content: bytes, *, size_px: tuple[int, int], param: str) -> bytes:
-        elsewhere.append(len(content))
-        return await real(content, size_px=size_px, param=param)
+    async def noted(file: IO[bytes], *, size_px: tuple[int, int], param: str) -> bytes:
+        elsewhere.append(file.seek(0, 2))
+        return await real(file, size_px=size_px, param=param)
 
     monkeypatch.setattr(image_decoder, "png_of_size", noted)
     assert asyncio.run(made()) == expected
@@ -55,7 +74,7 @@ def test_a_large_image_is_decoded_in_a_process_of_its_own(monkeypatch: pytest.Mo
 def test_what_takes_more_memory_to_decode_than_it_may_is_refused() -> None:
     # As a file it is small, and its pixels are few enough.
     bomb = encoded(Image.new("RGB", (1600, 1200)), "WEBP", lossless=True)
-    upload = Upload(content=bomb, param="image", strength=None)
+    upload = Upload(file=sent(bomb), param="image", strength=None)
 
     async def story() -> None:
         assert await Uploads(UPLOADS).own_size_px(upload) == (1600, 1200)
@@ -124,7 +143,7 @@ def test_a_request_that_is_given_up_ends_its_decoder(
 
     async def story() -> None:
         decoding = asyncio.create_task(
-            image_decoder.png_of_size(LARGE, size_px=SIZE_PX, param="image")
+            image_decoder.png_of_size(sent(LARGE), size_px=SIZE_PX, param="image")
         )
         async with asyncio.timeout(10):
             while not pid_file.exists() or not pid_file.read_text():
