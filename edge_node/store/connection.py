@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import hiredis
 import redis.asyncio as redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -51,6 +52,14 @@ class StoreSettings:
     connections_max: int = 16
 
 
+class _PackingInC:
+    """Packs commands with hiredis, as redis does only for connections that are not asynchronous."""
+
+    def pack_commands(self, commands: Iterable[Iterable[Any]]) -> list[bytes]:
+        """As they are sent."""
+        return [hiredis.pack_command(tuple(command)) for command in commands]
+
+
 class StoreConnection:
     """Runs commands while the store is there, and says when it is not."""
 
@@ -62,16 +71,17 @@ class StoreConnection:
         self._loops = loops or Loops()
         self._vital = vital
         # Without retries: a command sent twice would meet the idempotency record of its first self.
-        self._client = redis.Redis(
-            connection_pool=redis.BlockingConnectionPool.from_url(
-                settings.url,
-                max_connections=settings.connections_max,
-                timeout=settings.command_timeout_s,
-                socket_timeout=settings.command_timeout_s,
-                socket_connect_timeout=settings.command_timeout_s,
-                retry=Retry(NoBackoff(), 0),
-            )
+        pool = redis.BlockingConnectionPool.from_url(
+            settings.url,
+            max_connections=settings.connections_max,
+            timeout=settings.command_timeout_s,
+            socket_timeout=settings.command_timeout_s,
+            socket_connect_timeout=settings.command_timeout_s,
+            retry=Retry(NoBackoff(), 0),
         )
+        # The URL has said of which kind they are.
+        pool.connection_class = type("Connection", (_PackingInC, pool.connection_class), {})
+        self._client = redis.Redis(connection_pool=pool)
         self._there = asyncio.Event()
         self._away_because = "it has not been reached yet"
         # Whether the configuration says that a reply alone means that the write is on disk. Where
