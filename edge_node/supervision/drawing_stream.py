@@ -18,6 +18,9 @@ from dedgeai.v1 import worker_pb2
 
 # What goes together has at most so many bytes beyond its first part: an init image may have many.
 TOGETHER_BYTES_MAX = 2**20
+# After a message the next one waits so long for more to go together, while other drawings are under
+# way: whatever is wanted then waits for them anyway.
+TOGETHER_S = 0.003
 
 _Told = worker_pb2.DrawManyResponse.Told | Exception
 
@@ -111,6 +114,8 @@ class DrawingStream:
                 self._wanting.clear()
                 while self._unsent:
                     await self._call.write(worker_pb2.DrawManyRequest(wanted=self._together()))
+                if len(self._listening) > 1:
+                    await asyncio.sleep(TOGETHER_S)
 
     def _together(self) -> list[worker_pb2.DrawManyRequest.Wanted]:
         wanted = [self._unsent.popleft()]
