@@ -51,6 +51,8 @@ class WorkerClient:
         # A worker of 0.1.0 draws each in a call of its own.
         self._one_by_one = False
         self._closed = False
+        # Drawings handed to it whose ends have not been heard.
+        self.given = 0
 
     async def describe(self) -> WorkerDescription:
         """What the worker serves; raises WorkerUnavailable when it does not answer."""
@@ -101,6 +103,7 @@ class WorkerClient:
             deadline_s=codec.deadline_to_proto(deadline_s),
         )
         del init_image  # the call keeps the request to its end: one copy is enough
+        self.given += 1
         try:
             async with aclosing(self._told(request)) as messages:
                 del request
@@ -114,6 +117,8 @@ class WorkerClient:
             raise _translated(refused.status, refused.details) from refused
         except StreamClosed as closed:
             raise errors.WorkerUnavailable(str(closed)) from closed
+        finally:
+            self.given -= 1
 
     async def _told(
         self, request: worker_pb2.DrawRequest

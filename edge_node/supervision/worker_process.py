@@ -120,8 +120,6 @@ class WorkerProcess:
         # When the worker last said anything, and whether it gets on.
         self._heard_s = 0.0
         self._progress = Progress(began_s=0.0)
-        # Drawings handed to it whose ends have not been heard.
-        self._given = 0
         # What stands for the words of an attached worker that hangs, until it speaks again.
         self._hanging: WorkerDescription | None = None
         # Of this life of the process.
@@ -179,7 +177,7 @@ class WorkerProcess:
         """As WorkerClient.draw; raises WorkerUnavailable at once while it is not ready."""
         if self._client is None or not self.ready:
             raise WorkerUnavailable(self._why_not_ready())
-        drawing_it = self._client.draw(
+        return self._client.draw(
             task_id=task_id,
             fence=fence,
             drawing=drawing,
@@ -187,18 +185,6 @@ class WorkerProcess:
             init_image=init_image,
             deadline_s=deadline_s,
         )
-        return self._counted(drawing_it)
-
-    async def _counted(
-        self, reports: AsyncGenerator[AttemptReport, None]
-    ) -> AsyncGenerator[AttemptReport, None]:
-        self._given += 1
-        try:
-            async with contextlib.aclosing(reports):
-                async for report in reports:
-                    yield report
-        finally:
-            self._given -= 1
 
     def _why_not_ready(self) -> str:
         if self._description is not None:
@@ -264,10 +250,10 @@ class WorkerProcess:
         while True:
             try:
                 description = await client.describe()
-                self._hear(description=description, load=None)
+                self._hear(client, description=description, load=None)
                 if description.state == "ready":
                     async for load in client.watch_load():
-                        self._hear(description=description, load=load)
+                        self._hear(client, description=description, load=load)
                 wait_s = _ASK_FAILED_AGAIN_S if description.state == "failed" else _ASK_AGAIN_S
             except WorkerUnavailable:
                 self._take(description=self._hanging, load=None)
@@ -278,11 +264,13 @@ class WorkerProcess:
                 raise
             await asyncio.sleep(wait_s)
 
-    def _hear(self, *, description: WorkerDescription, load: WorkerLoad | None) -> None:
+    def _hear(
+        self, client: WorkerClient, *, description: WorkerDescription, load: WorkerLoad | None
+    ) -> None:
         self._heard_s = time.monotonic()
         self._hanging = None
         self._was_ready = self._was_ready or description.state == "ready"
-        self._progress.heard(load, given=self._given, now_s=self._heard_s)
+        self._progress.heard(load, given=client.given, now_s=self._heard_s)
         self._take(description=description, load=load)
 
     def _begin_anew(self) -> None:
