@@ -26,6 +26,7 @@ _ALWAYS = ("backlog_B", "own_B", "capacity_B", "link_s_B", "staleness_s_B", "ali
 _MAYBE = ("latent_B", "queued_B", "x0_B")
 # What 0.1.0 reads as the fourth number of traffic; nothing depends on it any more.
 _HORIZON_S = 60.0
+_JSON = json.JSONEncoder(separators=(",", ":"))
 
 
 class UnreadableExperience(ValueError):
@@ -51,7 +52,7 @@ def encode(entry: PooledDecision | Outcome) -> Fields:
         b"format": FORMAT,
         b"kind": b"decision",
         b"id": recorded.decision_id.encode(),
-        b"about": json.dumps(_about(entry), separators=(",", ":")).encode(),
+        b"about": _JSON.encode(_about(entry)).encode(),
         b"doubles": np.array([recorded.decided_unix_s, observation.work]).tobytes(),
         b"rows": np.array(rows, np.float32).tobytes(),
     }

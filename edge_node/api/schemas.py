@@ -27,6 +27,7 @@ from edge_node.domain import (
     TaskEvent,
     TaskRecord,
     TaskStatus,
+    changed,
 )
 from edge_node.errors import InvalidRequest, ModelNotFound
 from edge_node.requests import DrawingLimits
@@ -342,8 +343,7 @@ def _shown(value: float) -> str:
 
 def _with_own_seeds(drawing: Drawing, count: int) -> tuple[Drawing, ...]:
     """`count` drawings; the i-th has seed + i, so that each can be drawn again alone."""
-    fields = vars(drawing)
-    return tuple(Drawing(**{**fields, "seed": drawing.seed + index}) for index in range(count))
+    return tuple(changed(drawing, seed=drawing.seed + index) for index in range(count))
 
 
 # Responses of our own surface.

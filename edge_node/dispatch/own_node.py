@@ -12,7 +12,14 @@ from dataclasses import dataclass
 
 from edge_node.clock import Clock
 from edge_node.config import NodeConfig
-from edge_node.domain import Learning, NodeId, NodeState, ServedModel, WorkerDescription
+from edge_node.domain import (
+    Learning,
+    NodeId,
+    NodeState,
+    ServedModel,
+    WorkerDescription,
+    changed,
+)
 from edge_node.errors import NodeNotReady
 from edge_node.ports import Worker
 from edge_node.tasks.cluster_view import ClusterView
@@ -117,6 +124,7 @@ class OwnNode:
         self._doubted_until_s = 0.0
         self._described = WorkerDescription(state="loading")
         self._served: ServedModel | None = None
+        self._about = self._as_described()
         self._shown: tuple[bool, str, float] = (False, "", 0.0)
 
     @property
@@ -153,6 +161,7 @@ class OwnNode:
         if defaults != self._defaults:
             self._defaults = defaults
             self._served = _served(self._described, defaults)
+            self._about = self._as_described()
             self.changed()
 
     @property
@@ -186,30 +195,37 @@ class OwnNode:
 
     def state(self) -> NodeState:
         """Its queue state, as it is now."""
-        described, identity = self._described, self.identity
-        now_s, served = self._clock.now_s(), self.served
+        now_s, hosting = self._clock.now_s(), self._hosting
+        return changed(
+            self._about,
+            sequence=self._sequence,
+            backlog=hosting.backlog,
+            capacity=self.capacity,
+            accepting=self.accepting,
+            queued=hosting.queued,
+            running=hosting.running,
+            dispatches_seen=hosting.dispatches_seen,
+            accepted_work_s=self._view.accepted_work_s(now_s=now_s),
+            changed_s=self._changed_s,
+            sent_s=now_s,
+            learning=self._learning,
+            sent_unix_s=self._clock.wall_s(),
+        )
+
+    def _as_described(self) -> NodeState:
+        """What stays as it is until the worker or the settings say otherwise."""
+        described, identity, served = self._described, self.identity, self._served
         return NodeState(
             node_id=identity.node_id,
             incarnation=identity.incarnation,
-            sequence=self._sequence,
-            backlog=self._hosting.backlog,
-            capacity=self.capacity,
+            sequence=0,
             model=described.model,
             model_fingerprint=described.model_fingerprint,
-            accepting=self.accepting,
-            queued=self._hosting.queued,
-            running=self._hosting.running,
-            dispatches_seen=self._hosting.dispatches_seen,
             rest_url=identity.rest_url,
             grpc_address=identity.grpc_address,
             device=described.device,
             emulated_device=described.emulated_device,
-            accepted_work_s=self._view.accepted_work_s(now_s=now_s),
-            changed_s=self._changed_s,
-            sent_s=now_s,
             serves=() if served is None else (served,),
-            learning=self._learning,
-            sent_unix_s=self._clock.wall_s(),
         )
 
     def look(self) -> None:
@@ -235,6 +251,7 @@ class OwnNode:
         if description is not None and description.state == "ready":
             self._described = description
             self._served = _served(description, self._defaults)
+            self._about = self._as_described()
         accepting, fingerprint, capacity = self._shown
         same_pace = abs(self.capacity - capacity) <= CAPACITY_CHANGE_SHOWN * capacity
         same_worker = (self.accepting, self._described.model_fingerprint) == (
