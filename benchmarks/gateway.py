@@ -56,7 +56,7 @@ CONNECTIONS = (1, 16)
 STEPS = (1, 14)
 SIZE_PX = 256
 PROCESSES = ("node", "worker", "store")
-PARTS = ("cost", "peers", "stored", "listeners", "burst", "killed")
+PARTS = ("cost", "peers", "stored", "events", "listeners", "burst", "killed")
 DURABLE = "/v1/tasks"
 SYNCHRONOUS = "/v1/images/generations"
 # Of one Orin at its best, docs/facts.md: steps that its listeners hear of.
@@ -111,12 +111,12 @@ async def cost(
     )
 
 
-async def all_done(cluster: LocalCluster) -> None:
+async def all_done(cluster: LocalCluster, *, look_s: float = 0.1) -> None:
     """Waits until nothing is under way."""
     async with RestClient(timeout_s=30.0) as client, asyncio.timeout(300.0):
         for url in cluster.urls:
             while (await client.cluster(url))["tasks_in_flight"]:  # noqa: ASYNC110
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(look_s)
 
 
 def drawing_ms() -> dict[str, float]:
@@ -230,6 +230,35 @@ async def measure_stored(options: argparse.Namespace) -> dict[str, Any]:
                 }
                 tell(f"{count} stored, ready after {ready_s:.1f} s", measured.load, measured.cpu_ms)
     return found
+
+
+async def measure_events(options: argparse.Namespace) -> dict[str, Any]:
+    """A hundred tasks that five Orins draw at their own pace: what their origin has of the steps.
+
+    All that follows the acceptance is counted, from placement to image file, not steps alone.
+    """
+    async with cluster_of(5, time_scale=1.0) as cluster:
+        origin = [cluster.pid(0)]
+        await asyncio.sleep(2.0)
+        before_s, start_s = cpu_s(origin), time.monotonic()
+        await asyncio.sleep(5.0)
+        idle_share = (cpu_s(origin) - before_s) / (time.monotonic() - start_s)
+        await post_all(cluster.urls[0] + DURABLE, [body(STEPS[1])] * 100, connections=8)
+        before_s, start_s = cpu_s(origin), time.monotonic()
+        await all_done(cluster, look_s=2.0)
+        seconds = time.monotonic() - start_s
+        share = (cpu_s(origin) - before_s) / seconds
+    print(
+        f"100 tasks of {STEPS[1]} steps in {seconds:.1f} s: {share:.1%} of a core for their origin"
+    )
+    return {
+        "nodes": 5,
+        "tasks": 100,
+        "steps": STEPS[1],
+        "seconds": seconds,
+        "node_core_share": share,
+        "node_core_share_idle": idle_share,
+    }
 
 
 async def measure_listeners(options: argparse.Namespace) -> dict[str, Any]:
@@ -366,6 +395,7 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
         "cost": measure_cost,
         "peers": measure_peers,
         "stored": measure_stored,
+        "events": measure_events,
         "listeners": measure_listeners,
         "burst": measure_burst,
         "killed": measure_killed,
