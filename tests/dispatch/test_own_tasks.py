@@ -526,7 +526,7 @@ def test_an_image_that_cannot_be_stored_fails_its_task_and_says_why(
 
     async def story() -> None:
         await origin.start()
-        record = await origin.until(await origin.submit(text(), b""), TaskStatus.FAILED)
+        record = await origin.tasks.until_final(await origin.submit(text(), b""))
         assert record.error is not None
         assert record.error.code == "image_store_failed"
         assert "no space left" in record.error.message
