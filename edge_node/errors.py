@@ -159,6 +159,30 @@ class NotFinite(DEdgeAIError):
     code = "not_finite"
 
 
+class MalformedMessage(DEdgeAIError):
+    """Another node said what none may say: a number, name, list or file beyond its rules."""
+
+    code = "malformed_message"
+    http_status = 502
+    grpc_status = "INVALID_ARGUMENT"
+
+
+class NotTheCaller(DEdgeAIError):
+    """Another node spoke in a name that is not its own."""
+
+    code = "not_the_caller"
+    http_status = 502
+    grpc_status = "PERMISSION_DENIED"
+
+
+class SetAside(DEdgeAIError):
+    """The caller broke the rules too often; `retry_after_s` says when it is heard again."""
+
+    code = "set_aside"
+    http_status = 503
+    grpc_status = "PERMISSION_DENIED"
+
+
 class StaleAttempt(DEdgeAIError):
     """A later placement of the same task has been seen; this one must stop."""
 

@@ -38,6 +38,7 @@ from edge_node.guard.deciding import guard_settings, policy_of
 from edge_node.guard.feed import keep_up_to_date
 from edge_node.lasting import Loops, Run, both
 from edge_node.learning.sharing import LearningShare, SharingSettings
+from edge_node.peering.caller import PeerConduct
 from edge_node.peering.client import PeerClient
 from edge_node.peering.discovery import Discovery, DiscoverySettings, require_zeroconf
 from edge_node.peering.peer_links import PeerLinks
@@ -62,7 +63,8 @@ from edge_node.supervision.child_process import ChildExit
 from edge_node.supervision.worker_process import WorkerProcess, WorkerSettings
 from edge_node.tasks.cluster_view import ClusterView, ClusterViewLimits
 from edge_node.tasks.hosting import Hosting, HostingLimits
-from edge_node.tasks.lifecycle import Lifecycle, LifecycleLimits
+from edge_node.tasks.lifecycle import Lifecycle
+from edge_node.tasks.lifecycle_limits import LifecycleLimits
 from edge_node.tasks.membership import MembershipSettings
 from edge_node.tasks.slots import SlotMemory, SlotSettings
 from edge_node.telemetry.jetson import DeviceCollector
@@ -386,6 +388,8 @@ class _Node:
         self, dispatcher: Dispatcher, share: LearningShare
     ) -> tuple[PeerLinks, PeerServer]:
         config = self._config
+        conduct = PeerConduct(self._clock, on_broken=self._metrics.rule_broken)
+        self._metrics.watch_conduct(lambda: conduct.count_aside)
         links = PeerLinks(
             MembershipSettings.of(config),
             own_id=NodeId(config.node_id),
@@ -393,7 +397,7 @@ class _Node:
             state_received=dispatcher.peer_state_received,
             round_trip_measured=dispatcher.round_trip_measured,
             node_forgotten=dispatcher.peer_forgotten,
-            connect=PeerClient,
+            connect=partial(PeerClient, conduct=conduct),
             clock=self._clock,
             loops=self._loops,
         )
@@ -401,6 +405,7 @@ class _Node:
         servicer = NodeServicer(
             PeerService(dispatcher, links, share),
             version=importlib.metadata.version("dedgeai"),
+            conduct=conduct,
         )
         server = PeerServer(servicer, host=config.grpc_host, port=config.grpc_port)
         await server.start()

@@ -17,6 +17,30 @@ from typing import Any, TypeVar
 Value = TypeVar("Value")
 
 
+# What the rules of messages let pass in fields that cannot hold just anything, wherever they are.
+PLAUSIBLE: dict[str, object] = {
+    "id": "orin-a-01J3",
+    "task_id": "orin-a-01J2",
+    "job_id": "orin-a-01J1",
+    "node_id": "orin-b",
+    "origin": "orin-a",
+    "executor": "orin-c",
+    "learner": "orin-d",
+    "cluster_name": "lab",
+    "rest_url": "http://orin-b:8080",
+    "grpc_address": "orin-b:9080",
+    "image_format": "webp",
+    "format": "jpeg",
+    "init_image_sha256": "ab" * 32,
+    "sha256": "cd" * 32,
+    "strength": 0.25,
+    "strength_default": 0.75,
+    "code": "seen",
+    "steps": 64,
+    "dispatches_seen": {"orin-e": (5, 6)},
+}
+
+
 def filled(kind: type[Value], **fixed: object) -> Value:
     """A `kind` whose every field differs from its default and from the empty value of its type.
 
@@ -29,7 +53,7 @@ def filled(kind: type[Value], **fixed: object) -> Value:
 def _filled(kind: Any, *, numbers: Iterator[int], fixed: dict[str, object]) -> Any:
     hints = typing.get_type_hints(kind)
     fields = {
-        field.name: fixed.get(field.name, _value(hints[field.name], field, numbers))
+        field.name: fixed.get(field.name, _plausible(hints[field.name], field, numbers))
         for field in dataclasses.fields(kind)
     }
     made = kind(**fields)
@@ -37,6 +61,12 @@ def _filled(kind: Any, *, numbers: Iterator[int], fixed: dict[str, object]) -> A
         assert getattr(made, field.name) != field.default, f"{field.name} is its default"
         assert fields[field.name] or field.name in fixed, f"{field.name} is empty"
     return made
+
+
+def _plausible(hint: Any, field: dataclasses.Field[Any], numbers: Iterator[int]) -> Any:
+    value = _value(hint, field, numbers)
+    same_type = type(PLAUSIBLE.get(field.name)) is type(value)
+    return PLAUSIBLE[field.name] if same_type else value
 
 
 def _value(hint: Any, field: dataclasses.Field[Any], numbers: Iterator[int]) -> Any:

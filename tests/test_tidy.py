@@ -22,6 +22,7 @@ PURE = {
     "snapshot",
     "domain",
     "errors",
+    "image_header",
     "clock",
     "config",
     "config_sources",
@@ -43,6 +44,7 @@ ALLOWED = {
     "scheduler.guard.verdict": set(),
     "edge_node.domain": set(),
     "edge_node.errors": set(),
+    "edge_node.image_header": set(),
     "edge_node.clock": set(),
     "edge_node.config": {"setting"},
     "edge_node.setting": set(),
@@ -71,7 +73,8 @@ ALLOWED = {
     | {"child_options", "dispatch.own_node", "learning", "store", "tasks", "telemetry"},
     "edge_node.grpc_health": set(),
     "edge_node.lasting": set(),
-    "edge_node.peering": PURE | {"peering", "dispatch", "grpc_health", "tasks.membership"},
+    "edge_node.peering": PURE
+    | {"peering", "dispatch", "grpc_health", "tasks.conduct", "tasks.membership"},
     "edge_node.api": PURE | {"api", "telemetry", "scheduler.guard.status"},
     "edge_node.worker": PURE | {"worker", "grpc_health", "peering.codec", "scheduler.longest_wait"},
     # Clients of a running node: they reach it over HTTP, like everyone else.

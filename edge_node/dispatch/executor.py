@@ -9,6 +9,7 @@ import asyncio
 import logging
 import math
 from contextlib import aclosing
+from dataclasses import replace
 
 from edge_node.clock import Clock
 from edge_node.dispatch.background import Background
@@ -35,6 +36,8 @@ from edge_node.tasks.hosting import Hosting
 
 log = logging.getLogger(__name__)
 
+# Of the work that an origin sees in a drawing to what this device does.
+COST_FACTOR_MAX = 10.0
 # Within which all that the worker drew hears of its death.
 DEATH_S = 1.0
 
@@ -102,8 +105,17 @@ class Executor:
             reports.put_nowait(AttemptFailed(code=code, message=message, retryable=True))
             return reports
         self._reports[key] = reports
-        self._inbox.apply(hosted.OffloadReceived(offload=offload))
+        self._inbox.apply(hosted.OffloadReceived(offload=self._costed(offload)))
         return reports
+
+    def _costed(self, offload: Offload) -> Offload:
+        """An attempt whose work is what its origin says, as far as this device can believe that.
+
+        Devices differ in their calibration, and not by an order: the backlog that all others count
+        on is not for one of them to invent.
+        """
+        own = self._node.described.work_model.work(offload.drawing)
+        return replace(offload, work=min(offload.work, COST_FACTOR_MAX * own))
 
     def unhost(self, task_id: TaskId, fence: Fence, reports: asyncio.Queue[AttemptReport]) -> None:
         """The origin no longer listens to `reports`."""

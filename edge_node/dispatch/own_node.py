@@ -204,7 +204,12 @@ class OwnNode:
             accepting=self.accepting,
             queued=hosting.queued,
             running=hosting.running,
-            dispatches_seen=hosting.dispatches_seen,
+            # Of nodes that are known, who read it: anybody can call himself anything.
+            dispatches_seen={
+                origin: seen
+                for origin, seen in hosting.dispatches_seen.items()
+                if self._view.knows(origin)
+            },
             accepted_work_s=self._view.accepted_work_s(now_s=now_s),
             changed_s=self._changed_s,
             sent_s=now_s,

@@ -45,6 +45,7 @@ from edge_node.requests import AlreadyAccepted, Idempotency, Submission
 from edge_node.tasks import lifecycle_protocol as life
 from edge_node.tasks.admission import AdmissionLimits, admit
 from edge_node.tasks.cluster_view import ClusterView
+from edge_node.tasks.fate import END_KINDS
 from edge_node.tasks.lifecycle import Lifecycle
 from edge_node.telemetry.metrics import NodeMetrics
 
@@ -503,14 +504,9 @@ def _ours(problem: Exception, *, what: str) -> DEdgeAIError:
 
 def _final_event(record: TaskRecord) -> TaskEvent:
     """Where a task stands that only the ledger remembers; almost always its end."""
-    kinds = {
-        TaskStatus.COMPLETED: TaskEventKind.FINISHED,
-        TaskStatus.FAILED: TaskEventKind.FAILED,
-        TaskStatus.CANCELLED: TaskEventKind.CANCELLED,
-    }
     return TaskEvent(
         sequence=SEQUENCE_LAST,
-        kind=kinds.get(record.status, TaskEventKind.QUEUED),
+        kind=END_KINDS.get(record.status, TaskEventKind.QUEUED),
         unix_s=record.finished_unix_s or record.task.created_unix_s,
         attempt=record.attempt,
         executor=record.executor,

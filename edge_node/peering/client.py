@@ -5,13 +5,14 @@ Owns one channel. It retries nothing: whoever asked decides what a failure means
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
-from typing import TypeVar
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import contextmanager
 
 import grpc
 import grpc.aio
 from dedgeai.v1 import node_pb2, node_pb2_grpc
 
+from edge_node.clock import SystemClock
 from edge_node.domain import (
     AttemptReport,
     ExperiencePage,
@@ -24,8 +25,10 @@ from edge_node.domain import (
     TaskId,
     TaskRecord,
 )
-from edge_node.errors import DEdgeAIError, OriginUnavailable
-from edge_node.peering import codec, node_codec
+from edge_node.errors import DEdgeAIError, MalformedMessage, OriginUnavailable
+from edge_node.image_header import image_header
+from edge_node.peering import codec, message_rules, node_codec
+from edge_node.peering.caller import PeerConduct, who_is_at
 from edge_node.peering.status import error_of
 
 # Both sides of every link: notice a dead machine in 13 s where no heartbeat runs; docs/wire.md.
@@ -38,14 +41,18 @@ KEEPALIVE_OPTIONS = (
 )
 CALL_S_MAX = 5.0
 
-Answer = TypeVar("Answer")
-
 
 class PeerClient:
-    """The node listening at `address` (host:port)."""
+    """The node listening at `address` (host:port).
 
-    def __init__(self, address: str) -> None:
+    What it says is checked where it enters; `conduct` hears of what it may not say, and says when
+    nothing is to be asked of it.
+    """
+
+    def __init__(self, address: str, *, conduct: PeerConduct | None = None) -> None:
         self.address = address
+        self._conduct = conduct or PeerConduct(SystemClock())
+        self._who = who_is_at(address)
         self._channel = grpc.aio.insecure_channel(
             address,
             options=[
@@ -65,7 +72,9 @@ class PeerClient:
 
     async def ping(self) -> None:
         """One small round trip."""
-        await self._call(self._stub.Describe(node_pb2.NodeServiceDescribeRequest(), timeout=2.0))
+        request = node_pb2.NodeServiceDescribeRequest()
+        with self._heard("Describe"):
+            await self._stub.Describe(request, timeout=2.0)
 
     async def exchange_state(
         self, own_states: AsyncIterator[NodeState]
@@ -80,14 +89,13 @@ class PeerClient:
             async for state in own_states:
                 yield node_pb2.ExchangeStateRequest(state=node_codec.state_to_proto(state))
 
-        call = self._stub.ExchangeState(requests())
-        try:
-            async for response in call:
-                yield node_codec.state_from_proto(response.state)
-        except grpc.aio.AioRpcError as error:
-            raise self._ours(error) from None
-        finally:
-            call.cancel()
+        with self._heard("ExchangeState"):
+            call = self._stub.ExchangeState(requests())
+            try:
+                async for response in call:
+                    yield node_codec.state_from_proto(response.state)
+            finally:
+                call.cancel()
 
     async def offload(
         self, offload: Offload, *, init_image: bytes = b""
@@ -100,81 +108,102 @@ class PeerClient:
             OriginUnavailable: the link broke; the attempt's fate is unknown.
         """
         # No deadline on the call itself: the lease decides, and it is renewed by reports.
-        call = self._stub.Offload(node_codec.offload_to_proto(offload, init_image=init_image))
-        del init_image  # the call keeps its request to its end: one copy is enough
-        try:
-            async for response in call:
-                report = node_codec.report_from_proto(response)
-                if report is not None:
-                    yield report
-        except grpc.aio.AioRpcError as error:
-            raise self._ours(error) from None
-        finally:
-            call.cancel()
+        with self._heard("Offload"):
+            call = self._stub.Offload(node_codec.offload_to_proto(offload, init_image=init_image))
+            del init_image  # the call keeps its request to its end: one copy is enough
+            try:
+                async for response in call:
+                    report = node_codec.report_from_proto(response)
+                    if report is not None:
+                        node_codec.check_as_asked(report, offload.drawing)
+                        yield report
+            finally:
+                call.cancel()
 
     async def cancel_offload(self, task_id: TaskId, fence: Fence) -> None:
         """Ends an attempt at the peer, also when its stream is gone."""
         request = node_pb2.CancelOffloadRequest(
             task_id=task_id, attempt=fence.integer, fence=codec.fence_to_proto(fence)
         )
-        await self._call(self._stub.CancelOffload(request, timeout=CALL_S_MAX))
+        with self._heard("CancelOffload"):
+            await self._stub.CancelOffload(request, timeout=CALL_S_MAX)
 
     async def read_task(self, task_id: TaskId) -> TaskRecord:
         """The task as its origin shows it."""
         request = node_pb2.GetTaskRequest(task_id=task_id)
-        response = await self._call(self._stub.GetTask(request, timeout=CALL_S_MAX))
-        return node_codec.record_from_proto(response.task)
+        with self._heard("GetTask"):
+            response = await self._stub.GetTask(request, timeout=CALL_S_MAX)
+            return _record_of(response.task, task_id)
 
     async def read_job(self, job_id: JobId) -> tuple[TaskRecord, ...]:
         """The tasks of a job as their origin shows them."""
         request = node_pb2.GetJobRequest(job_id=job_id)
-        response = await self._call(self._stub.GetJob(request, timeout=CALL_S_MAX))
-        return tuple(node_codec.record_from_proto(task) for task in response.tasks)
+        with self._heard("GetJob"):
+            response = await self._stub.GetJob(request, timeout=CALL_S_MAX)
+            message_rules.check(response)
+            return tuple(_record_of(task, job_id) for task in response.tasks)
 
     async def cancel_task(self, task_id: TaskId) -> TaskRecord:
         """Cancels a task at its origin."""
         request = node_pb2.CancelTaskRequest(task_id=task_id)
-        response = await self._call(self._stub.CancelTask(request, timeout=CALL_S_MAX))
-        return node_codec.record_from_proto(response.task)
+        with self._heard("CancelTask"):
+            response = await self._stub.CancelTask(request, timeout=CALL_S_MAX)
+            return _record_of(response.task, task_id)
 
     async def watch_task(self, task_id: TaskId, *, after: int) -> AsyncGenerator[TaskEvent, None]:
         """Events of a task at its origin, to the final one."""
-        call = self._stub.WatchTask(node_pb2.WatchTaskRequest(task_id=task_id, after=after))
-        try:
-            async for response in call:
-                yield node_codec.event_from_proto(response)
-        except grpc.aio.AioRpcError as error:
-            raise self._ours(error) from None
-        finally:
-            call.cancel()
+        with self._heard("WatchTask"):
+            call = self._stub.WatchTask(node_pb2.WatchTaskRequest(task_id=task_id, after=after))
+            try:
+                async for response in call:
+                    event = node_codec.event_from_proto(response)
+                    if event.sequence <= after:
+                        raise MalformedMessage(f"Event {event.sequence} came after {after}.")
+                    after = event.sequence
+                    yield event
+            finally:
+                call.cancel()
 
     async def fetch_image(self, task_id: TaskId) -> tuple[bytes, str]:
-        """The image of a task at its origin, with its media type."""
-        chunks: list[bytes] = []
-        media_type = ""
+        """The image of a task at its origin, with the media type that its bytes have.
+
+        Raises:
+            MalformedMessage: it is none, or too large.
+        """
+        content = bytearray()
         request = node_pb2.FetchImageRequest(task_id=task_id)
-        call = self._stub.FetchImage(request, timeout=4 * CALL_S_MAX)
-        try:
-            async for response in call:
-                media_type = media_type or response.media_type
-                chunks.append(response.chunk)
-        except grpc.aio.AioRpcError as error:
-            raise self._ours(error) from None
-        return b"".join(chunks), media_type
+        with self._heard("FetchImage"):
+            call = self._stub.FetchImage(request, timeout=4 * CALL_S_MAX)
+            try:
+                async for response in call:
+                    message_rules.check(response)
+                    content += response.chunk
+                    if len(content) > codec.MESSAGE_BYTES_MAX:
+                        raise MalformedMessage(f"The image of {task_id} does not end.")
+            finally:
+                call.cancel()
+            header = image_header(bytes(content[: node_codec.HEADER_BYTES]))
+            if header is None:
+                raise MalformedMessage(f"What came as the image of {task_id} is none.")
+            return bytes(content), f"image/{header.format}"
 
     async def read_experience(
         self, after: str, *, entries_max: int
     ) -> AsyncGenerator[ExperiencePage, None]:
         """The peer's pool from a cursor on, in pages."""
         request = node_pb2.ReadExperienceRequest(after=after, entries_max=entries_max)
-        call = self._stub.ReadExperience(request, timeout=4 * CALL_S_MAX)
-        try:
-            async for response in call:
-                yield node_codec.page_from_proto(response)
-        except grpc.aio.AioRpcError as error:
-            raise self._ours(error) from None
-        finally:
-            call.cancel()
+        with self._heard("ReadExperience"):
+            call = self._stub.ReadExperience(request, timeout=4 * CALL_S_MAX)
+            count = 0
+            try:
+                async for response in call:
+                    page = node_codec.page_from_proto(response)
+                    count += len(page.entries)
+                    if count > entries_max:
+                        raise MalformedMessage(f"More than {entries_max} entries came.")
+                    yield page
+            finally:
+                call.cancel()
 
     async def fetch_weights(self, sha256: str, *, bytes_max: int) -> tuple[LearnedWeights, bytes]:
         """Learned weights that the peer holds; any if `sha256` is empty.
@@ -184,13 +213,12 @@ class PeerClient:
             InvalidRequest: there are more than `bytes_max`.
         """
         request = node_pb2.FetchWeightsRequest(sha256=sha256)
-        call = self._stub.FetchWeights(request, timeout=4 * CALL_S_MAX)
-        try:
-            return await node_codec.gathered(call, bytes_max=bytes_max)
-        except grpc.aio.AioRpcError as error:
-            raise self._ours(error) from None
-        finally:
-            call.cancel()
+        with self._heard("FetchWeights"):
+            call = self._stub.FetchWeights(request, timeout=4 * CALL_S_MAX)
+            try:
+                return await node_codec.gathered(call, bytes_max=bytes_max)
+            finally:
+                call.cancel()
 
     async def offer_weights(self, weights: LearnedWeights, content: bytes) -> None:
         """Brings weights to the peer; raises InvalidRequest with its reason if it refuses them."""
@@ -200,18 +228,30 @@ class PeerClient:
             for chunk in node_codec.chunks(content):
                 yield node_pb2.OfferWeightsRequest(chunk=chunk)
 
-        await self._call(self._stub.OfferWeights(requests(), timeout=4 * CALL_S_MAX))
+        with self._heard("OfferWeights"):
+            await self._stub.OfferWeights(requests(), timeout=4 * CALL_S_MAX)
 
     async def offer_verdict(self, form: str, verdict: bytes) -> None:
         """Brings a replay of the peer's own decisions; raises InvalidRequest if it is refused."""
         request = node_pb2.OfferVerdictRequest(format=form, verdict=verdict)
-        await self._call(self._stub.OfferVerdict(request, timeout=CALL_S_MAX))
+        with self._heard("OfferVerdict"):
+            await self._stub.OfferVerdict(request, timeout=CALL_S_MAX)
 
-    async def _call(self, call: Awaitable[Answer]) -> Answer:
+    @contextmanager
+    def _heard(self, rpc: str) -> Iterator[None]:
+        """A call whose failures are ours; one that breaks a rule is told of.
+
+        Raises:
+            SetAside: nothing is asked of this node at present.
+        """
+        self._conduct.refuse_aside(self._who)
         try:
-            return await call
+            yield
         except grpc.aio.AioRpcError as error:
             raise self._ours(error) from None
+        except MalformedMessage as error:
+            self._conduct.broke(self._who, rpc, error)
+            raise
 
     def _ours(self, error: grpc.aio.AioRpcError) -> DEdgeAIError:
         return error_of(error) or OriginUnavailable(
@@ -219,3 +259,11 @@ class PeerClient:
             "is back, or ask another node.",
             retry_after_s=2.0,
         )
+
+
+def _record_of(message: node_pb2.TaskView, identifier: TaskId | JobId) -> TaskRecord:
+    """The record that was asked for, by its own name or its job's."""
+    record = node_codec.record_from_proto(message)
+    if identifier not in (record.task.id, record.task.job_id):
+        raise MalformedMessage(f"{record.task.id} came for {identifier}.")
+    return record

@@ -1,8 +1,9 @@
 """The one place where the words of domain.py become protobuf messages and come back.
 
 Owns the mapping between dataclasses and wire messages. It must not open a connection, keep state
-or decide anything; callers of both sides see domain types only. A figure that is not finite means
-nothing and would spread through sums: it is read as 0, which is absent on the wire.
+or decide anything; callers of both sides see domain types only. A figure of a worker's that is
+not finite means nothing and would spread through sums: it is read as 0, as if it were absent.
+Another node's is refused: `message_rules.py`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import Protocol
 from dedgeai.v1 import worker_pb2
 
 from edge_node.domain import (
+    ATTEMPTS_OF_A_TERM,
+    TERMS_MAX,
     AttemptFailed,
     AttemptFinished,
     AttemptQueued,
@@ -27,10 +30,18 @@ from edge_node.domain import (
     WorkerLoad,
     WorkModel,
 )
+from edge_node.errors import MalformedMessage
 
 # What every channel of this project takes: the largest message carries one PNG, which at 1536x1536
 # pixels is at most some 7 MB.
 MESSAGE_BYTES_MAX = 64 * 2**20
+
+# Of a task in one life of its owner: the most that attempts_max allows, its moves, and a few that
+# led nowhere.
+PLACEMENTS_MAX = 1100
+
+# Of why something failed, as it is kept and shown.
+SENTENCE_CHARS_MAX = 2000
 
 # A deadline that is as good as over still is one: on the wire 0 says that there is none.
 DEADLINE_S_MIN = 0.001
@@ -81,10 +92,20 @@ def fence_to_proto(fence: Fence) -> worker_pb2.Fence:
 
 
 def fence_from_proto(message: HasFence) -> Fence:
-    """Fence of a message of either version."""
-    if message.fence.attempt == 0:
-        return Fence.of_integer(message.attempt)
-    return Fence(message.fence.term, message.fence.attempt)
+    """Fence of a message of either version.
+
+    Raises:
+        MalformedMessage: no owner can have come so far.
+    """
+    fence = Fence.of_integer(message.attempt)
+    if message.fence.attempt:
+        fence = Fence(message.fence.term, message.fence.attempt)
+    # Recovery begins a new term, and a life of version 0.1.0 the second half of the former one.
+    placed = fence.attempt % (ATTEMPTS_OF_A_TERM // 2)
+    beyond = fence.term > TERMS_MAX or fence.attempt >= ATTEMPTS_OF_A_TERM
+    if beyond or not 0 < placed <= PLACEMENTS_MAX:
+        raise MalformedMessage(f"No task can be in its attempt {fence}.")
+    return fence
 
 
 # What to draw, and the image.
@@ -308,7 +329,11 @@ def failed_to_proto(report: AttemptFailed) -> worker_pb2.DrawResponse.Failed:
 
 def failed_from_proto(message: worker_pb2.DrawResponse.Failed) -> AttemptFailed:
     """Why there is no image."""
-    return AttemptFailed(code=message.code, message=message.message, retryable=message.retryable)
+    return AttemptFailed(
+        code=message.code or "unknown",
+        message=message.message[:SENTENCE_CHARS_MAX],
+        retryable=message.retryable,
+    )
 
 
 def report_to_draw_response(report: DrawReport) -> worker_pb2.DrawResponse:

@@ -5,7 +5,6 @@ Owns the mapping alone: no connection, no state, no decision.
 
 from __future__ import annotations
 
-import math
 from collections.abc import AsyncIterable, Iterator
 
 from dedgeai.v1 import node_pb2, worker_pb2
@@ -17,6 +16,7 @@ from edge_node.domain import (
     AttemptQueued,
     AttemptReport,
     AttemptStarted,
+    Drawing,
     Durability,
     ExperiencePage,
     JobId,
@@ -37,10 +37,13 @@ from edge_node.domain import (
     TaskRecord,
     TaskStatus,
 )
-from edge_node.errors import InvalidRequest
-from edge_node.peering import codec
+from edge_node.errors import InvalidRequest, MalformedMessage
+from edge_node.image_header import ImageHeader, image_header
+from edge_node.peering import codec, message_rules
 
 WEIGHTS_CHUNK_BYTES = 256 * 1024
+# Of an image, within which its header is found: a JPEG may have a profile before it.
+HEADER_BYTES = 512 * 1024
 
 
 def state_to_proto(state: NodeState) -> node_pb2.NodeState:
@@ -76,12 +79,13 @@ def state_to_proto(state: NodeState) -> node_pb2.NodeState:
 
 
 def state_from_proto(message: node_pb2.NodeState) -> NodeState:
-    """A node's queue state of a message."""
+    """A node's queue state of a message; raises MalformedMessage."""
+    message_rules.check(message)
     return NodeState(
         node_id=NodeId(message.node_id),
         incarnation=message.incarnation,
         sequence=message.sequence,
-        backlog=message.backlog,
+        backlog=max(0.0, message.backlog),
         capacity=message.capacity,
         model=message.model,
         model_fingerprint=ModelFingerprint(message.model_fingerprint),
@@ -96,7 +100,7 @@ def state_from_proto(message: node_pb2.NodeState) -> NodeState:
         grpc_address=message.grpc_address,
         device=message.device,
         emulated_device=message.emulated_device,
-        accepted_work_s=message.accepted_work_s,
+        accepted_work_s=max(0.0, message.accepted_work_s),
         changed_s=message.changed_s,
         sent_s=message.sent_s,
         cluster_name=message.cluster_name,
@@ -162,14 +166,15 @@ def page_to_proto(page: ExperiencePage) -> node_pb2.ReadExperienceResponse:
 
 
 def page_from_proto(message: node_pb2.ReadExperienceResponse) -> ExperiencePage:
-    """Some entries of a pool, of a message."""
+    """Some entries of a pool, of a message; raises MalformedMessage."""
+    message_rules.check(message)
     return ExperiencePage(
         last=message.last,
         entries=tuple(
             {key.encode(): value for key, value in entry.fields.items()}
             for entry in message.entries
         ),
-        read_unix_s=codec.figure(message.read_at),
+        read_unix_s=message.read_at,
     )
 
 
@@ -187,12 +192,14 @@ async def gathered(
     """What is told of weights, and their file.
 
     Raises:
+        MalformedMessage: a message means nothing.
         InvalidRequest: there are more bytes than that, or nothing is told of them.
     """
     about: LearnedWeights | None = None
     parts: list[bytes] = []
     size = 0
     async for message in messages:
+        message_rules.check(message)
         if message.HasField("weights"):
             about = weights_from_proto(message.weights)
         size += len(message.chunk)
@@ -236,9 +243,9 @@ def served_from_proto(message: node_pb2.ServedModel) -> ServedModel:
         size_px_multiple=message.size_px_multiple,
         steps_max=message.steps_max,
         steps_default=message.steps_default,
-        guidance_scale_default=codec.figure(message.guidance_scale_default),
-        guidance_scale_max=codec.figure(message.guidance_scale_max),
-        strength_default=codec.figure(message.strength_default),
+        guidance_scale_default=message.guidance_scale_default,
+        guidance_scale_max=message.guidance_scale_max,
+        strength_default=message.strength_default,
         prompt_chars_max=message.prompt_chars_max,
     )
 
@@ -264,22 +271,32 @@ def offload_from_proto(message: node_pb2.OffloadRequest) -> Offload:
     """An attempt of a message; its init image stays with the message.
 
     Raises:
-        InvalidRequest: no drawing can be meant.
+        MalformedMessage: it could not be of a task.
     """
-    drawing = codec.drawing_from_proto(message.drawing)
-    if not (math.isfinite(drawing.guidance_scale) and math.isfinite(drawing.strength)):
-        raise InvalidRequest("A drawing's guidance scale and strength must be finite numbers.")
+    message_rules.check(message)
+    if not message.work > 0.0:
+        raise MalformedMessage(f"OffloadRequest.work is {message.work:g}: a task is work.")
     return Offload(
         task_id=TaskId(message.task_id),
         fence=codec.fence_from_proto(message),
         origin=NodeId(message.origin),
         incarnation=message.origin_incarnation,
         dispatch=message.dispatch,
-        drawing=drawing,
-        work=codec.figure(message.work),
+        drawing=codec.drawing_from_proto(message.drawing),
+        work=message.work,
         priority=message.priority,
-        deadline_s=codec.figure(message.deadline_s) or None,
+        deadline_s=message.deadline_s or None,
     )
+
+
+def check_init_image(message: node_pb2.OffloadRequest) -> None:
+    """Raises MalformedMessage where the image that came along is no PNG of the drawing's size."""
+    if not message.init_image:
+        return
+    header, drawing = image_header(message.init_image[:HEADER_BYTES]), message.drawing
+    wanted = ImageHeader("png", drawing.width_px, drawing.height_px)
+    if not drawing.init_image_sha256 or header != wanted:
+        raise MalformedMessage(f"The init image is {_shown(header)}, not {_shown(wanted)}.")
 
 
 def report_to_proto(report: AttemptReport) -> node_pb2.OffloadResponse:
@@ -303,7 +320,12 @@ def report_to_proto(report: AttemptReport) -> node_pb2.OffloadResponse:
 
 
 def report_from_proto(message: node_pb2.OffloadResponse) -> AttemptReport | None:
-    """What the executor tells the origin; None for a report that this version does not know."""
+    """What the executor tells the origin; None for a report that this version does not know.
+
+    Raises:
+        MalformedMessage: it means nothing. Whether it was asked for is `check_as_asked`'s.
+    """
+    message_rules.check(message)
     match message.WhichOneof("report"):
         case "queued":
             return AttemptQueued(position=message.queued.position)
@@ -319,6 +341,35 @@ def report_from_proto(message: node_pb2.OffloadResponse) -> AttemptReport | None
             return codec.failed_from_proto(message.failed)
         case _:
             return None
+
+
+def check_as_asked(report: AttemptReport, drawing: Drawing) -> None:
+    """Raises MalformedMessage where a report is not of that drawing."""
+    match report:
+        case StepFinished(step=step, steps=steps, preview=preview):
+            if not 1 <= step <= steps:
+                raise MalformedMessage(f"Step {step} of {steps} is none.")
+            if steps != drawing.denoising_steps:
+                raise MalformedMessage(
+                    f"A step of {steps} was reported, and {drawing.denoising_steps} were asked for."
+                )
+            if preview and not (drawing.previews and image_header(preview[:HEADER_BYTES])):
+                raise MalformedMessage("A preview is no image, or was not asked for.")
+        case AttemptFinished(image=image):
+            wanted = ImageHeader(drawing.image_format, drawing.width_px, drawing.height_px)
+            header = image_header(image.content[:HEADER_BYTES])
+            told = ImageHeader(image.format, image.width_px, image.height_px)
+            if not header == told == wanted:
+                raise MalformedMessage(
+                    f"The image is {_shown(header)} and called {_shown(told)}; asked for was "
+                    f"{_shown(wanted)}."
+                )
+
+
+def _shown(header: ImageHeader | None) -> str:
+    if header is None:
+        return "no image"
+    return f"{header.format} of {header.width_px}x{header.height_px}"
 
 
 def record_to_proto(record: TaskRecord) -> node_pb2.TaskView:
@@ -356,15 +407,16 @@ def record_to_proto(record: TaskRecord) -> node_pb2.TaskView:
 
 
 def record_from_proto(message: node_pb2.TaskView) -> TaskRecord:
-    """A task as its origin shows it."""
+    """A task as its origin shows it; raises MalformedMessage."""
+    message_rules.check(message)
     task = Task(
         id=TaskId(message.task_id),
         job_id=JobId(message.job_id) if message.job_id else None,
         drawing=codec.drawing_from_proto(message.drawing),
-        work=codec.figure(message.work),
+        work=message.work,
         input_bits=0,
-        created_unix_s=codec.figure(message.created_at),
-        deadline_unix_s=codec.figure(message.deadline_at) or None,
+        created_unix_s=message.created_at,
+        deadline_unix_s=message.deadline_at or None,
         priority=message.priority,
         durability=Durability(message.durability),
     )
@@ -375,15 +427,15 @@ def record_from_proto(message: node_pb2.TaskView) -> TaskRecord:
         attempt=message.attempt,
         step=message.step,
         queue_position=message.queue_position,
-        eta_s=codec.figure(message.eta_s),
-        started_unix_s=codec.figure(message.started_at) or None,
-        finished_unix_s=codec.figure(message.finished_at) or None,
+        eta_s=message.eta_s,
+        started_unix_s=message.started_at or None,
+        finished_unix_s=message.finished_at or None,
         error=_error(message.error_code, message.error_message),
         image_bytes=message.image_bytes,
         emulated_device=message.emulated_device,
         prompt_tokens=PromptTokens(message.prompt_tokens, message.prompt_tokens_drawn),
-        queue_s=codec.figure(message.queue_s),
-        compute_s=codec.figure(message.compute_s),
+        queue_s=message.queue_s,
+        compute_s=message.compute_s,
         policy=message.policy,
         policy_reason=message.policy_reason,
     )
@@ -407,11 +459,12 @@ def event_to_proto(event: TaskEvent) -> node_pb2.WatchTaskResponse:
 
 
 def event_from_proto(message: node_pb2.WatchTaskResponse) -> TaskEvent:
-    """A task event of a message."""
+    """A task event of a message; raises MalformedMessage."""
+    message_rules.check(message)
     return TaskEvent(
         sequence=message.sequence,
         kind=TaskEventKind(message.kind),
-        unix_s=codec.figure(message.at),
+        unix_s=message.at,
         attempt=message.attempt,
         executor=NodeId(message.executor) if message.executor else None,
         step=message.step,
@@ -423,4 +476,6 @@ def event_from_proto(message: node_pb2.WatchTaskResponse) -> TaskEvent:
 
 
 def _error(code: str, message: str) -> TaskError | None:
-    return TaskError(code=code, message=message) if code else None
+    if not code:
+        return None
+    return TaskError(code=code, message=message[: codec.SENTENCE_CHARS_MAX])

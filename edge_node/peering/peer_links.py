@@ -143,9 +143,13 @@ class PeerLinks:
         """Discovery says that nobody is there any more."""
         self._apply(member.AddressLost(address=address))
 
-    def hello(self, state: NodeState, *, host: str | None) -> None:
+    def hello(self, state: NodeState, *, host: str | None, proven: bool = False) -> None:
         """A node pushed its state to this one, calling from the IP address `host`, if known."""
-        self._apply(member.HelloReceived(state=state, host=host))
+        self._apply(member.HelloReceived(state=state, host=host, proven=proven))
+
+    def may_call(self, node_id: NodeId, host: str | None) -> bool | None:
+        """Whether the node is met where somebody calls from; None where that cannot be told."""
+        return self._membership.may_call(node_id, host)
 
     def client(self, node_id: NodeId) -> Peer | None:
         """Who reaches the node; None if nobody ever said to be it."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 from urllib.parse import unquote
 
@@ -18,10 +18,12 @@ from dedgeai.v1 import node_pb2, node_pb2_grpc
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from edge_node.domain import JobId, TaskId
-from edge_node.errors import DEdgeAIError, InvalidRequest
+from edge_node.clock import SystemClock
+from edge_node.domain import JobId, NodeState, TaskId
+from edge_node.errors import DEdgeAIError, InvalidRequest, MalformedMessage, NotTheCaller
 from edge_node.grpc_health import Health
-from edge_node.peering import codec, node_codec
+from edge_node.peering import codec, message_rules, node_codec
+from edge_node.peering.caller import Caller, PeerConduct
 from edge_node.peering.client import KEEPALIVE_OPTIONS
 from edge_node.peering.service import PeerService
 from edge_node.peering.status import abort
@@ -39,147 +41,167 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class NodeServicer(node_pb2_grpc.NodeServiceServicer):
     """NodeService on a PeerService: messages in, messages out, errors as statuses."""
 
-    def __init__(self, service: PeerService, *, version: str) -> None:
+    def __init__(
+        self, service: PeerService, *, version: str, conduct: PeerConduct | None = None
+    ) -> None:
         self._service = service
         self._version = version
+        self._conduct = conduct or PeerConduct(SystemClock())
+
+    @asynccontextmanager
+    async def _call(self, rpc: str, context: Context) -> AsyncIterator[Caller]:
+        """Who calls; one who is set aside, and an error of ours, end the call with its status."""
+        caller = caller_of(context)
+        try:
+            self._conduct.refuse_aside(caller.who)
+            yield caller
+        except (MalformedMessage, NotTheCaller) as error:
+            self._conduct.broke(caller.who, rpc, error)
+            await abort(context, error)
+        except DEdgeAIError as error:
+            await abort(context, error)
 
     async def Describe(
         self, request: node_pb2.NodeServiceDescribeRequest, context: Context
     ) -> node_pb2.NodeServiceDescribeResponse:
-        state = self._service.own_state()
-        return node_pb2.NodeServiceDescribeResponse(
-            node_id=state.node_id,
-            version=self._version,
-            model=state.model,
-            model_fingerprint=state.model_fingerprint,
-            rest_url=state.rest_url,
-            device=state.device,
-            emulated_device=state.emulated_device,
-        )
+        async with self._call("Describe", context):
+            state = self._service.own_state()
+            return node_pb2.NodeServiceDescribeResponse(
+                node_id=state.node_id,
+                version=self._version,
+                model=state.model,
+                model_fingerprint=state.model_fingerprint,
+                rest_url=state.rest_url,
+                device=state.device,
+                emulated_device=state.emulated_device,
+            )
 
     async def ExchangeState(
         self, request_iterator: AsyncIterator[node_pb2.ExchangeStateRequest], context: Context
     ) -> AsyncIterator[node_pb2.ExchangeStateResponse]:
-        states = (node_codec.state_from_proto(one.state) async for one in request_iterator)
-        exchange = self._service.exchange_state(states, host=caller_host(context.peer()))
-        async with aclosing(exchange) as own_states:
-            async for state in own_states:
-                yield node_pb2.ExchangeStateResponse(state=node_codec.state_to_proto(state))
+        async with self._call("ExchangeState", context) as caller:
+
+            async def heard() -> AsyncIterator[NodeState]:
+                async for one in request_iterator:
+                    self._conduct.refuse_aside(caller.who)
+                    yield node_codec.state_from_proto(one.state)
+
+            exchange = self._service.exchange_state(heard(), caller=caller)
+            async with aclosing(exchange) as own_states:
+                async for state in own_states:
+                    yield node_pb2.ExchangeStateResponse(state=node_codec.state_to_proto(state))
 
     async def Offload(
         self, request: node_pb2.OffloadRequest, context: Context
     ) -> AsyncIterator[node_pb2.OffloadResponse]:
-        try:
+        async with self._call("Offload", context) as caller:
             offload = node_codec.offload_from_proto(request)
-        except InvalidRequest as error:
-            await abort(context, error)
-        hosting = self._service.offload(offload, init_image=request.init_image)
-        async with aclosing(hosting) as reports:
-            async for report in reports:
-                yield node_codec.report_to_proto(report)
+            node_codec.check_init_image(request)
+            hosting = self._service.offload(offload, init_image=request.init_image, caller=caller)
+            async with aclosing(hosting) as reports:
+                async for report in reports:
+                    yield node_codec.report_to_proto(report)
 
     async def CancelOffload(
         self, request: node_pb2.CancelOffloadRequest, context: Context
     ) -> node_pb2.CancelOffloadResponse:
-        self._service.cancel_offload(TaskId(request.task_id), codec.fence_from_proto(request))
-        return node_pb2.CancelOffloadResponse()
+        async with self._call("CancelOffload", context) as caller:
+            message_rules.check(request)
+            fence = codec.fence_from_proto(request)
+            self._service.cancel_offload(TaskId(request.task_id), fence, caller=caller)
+            return node_pb2.CancelOffloadResponse()
 
     async def GetTask(
         self, request: node_pb2.GetTaskRequest, context: Context
     ) -> node_pb2.GetTaskResponse:
-        try:
+        async with self._call("GetTask", context):
+            message_rules.check(request)
             record = await self._service.read_task(TaskId(request.task_id))
-        except DEdgeAIError as error:
-            await abort(context, error)
-        return node_pb2.GetTaskResponse(task=node_codec.record_to_proto(record))
+            return node_pb2.GetTaskResponse(task=node_codec.record_to_proto(record))
 
     async def GetJob(
         self, request: node_pb2.GetJobRequest, context: Context
     ) -> node_pb2.GetJobResponse:
-        try:
+        async with self._call("GetJob", context):
+            message_rules.check(request)
             records = await self._service.read_job(JobId(request.job_id))
-        except DEdgeAIError as error:
-            await abort(context, error)
-        return node_pb2.GetJobResponse(
-            job_id=request.job_id, tasks=[node_codec.record_to_proto(r) for r in records]
-        )
+            return node_pb2.GetJobResponse(
+                job_id=request.job_id, tasks=[node_codec.record_to_proto(r) for r in records]
+            )
 
     async def CancelTask(
         self, request: node_pb2.CancelTaskRequest, context: Context
     ) -> node_pb2.CancelTaskResponse:
-        try:
+        async with self._call("CancelTask", context):
+            message_rules.check(request)
             record = await self._service.cancel_task(TaskId(request.task_id))
-        except DEdgeAIError as error:
-            await abort(context, error)
-        return node_pb2.CancelTaskResponse(task=node_codec.record_to_proto(record))
+            return node_pb2.CancelTaskResponse(task=node_codec.record_to_proto(record))
 
     async def WatchTask(
         self, request: node_pb2.WatchTaskRequest, context: Context
     ) -> AsyncIterator[node_pb2.WatchTaskResponse]:
-        watching = self._service.watch_task(TaskId(request.task_id), after=request.after)
-        try:
+        async with self._call("WatchTask", context):
+            message_rules.check(request)
+            watching = self._service.watch_task(TaskId(request.task_id), after=request.after)
             async with aclosing(watching) as events:
                 async for event in events:
                     yield node_codec.event_to_proto(event)
-        except DEdgeAIError as error:
-            await abort(context, error)
 
     async def FetchImage(
         self, request: node_pb2.FetchImageRequest, context: Context
     ) -> AsyncIterator[node_pb2.FetchImageResponse]:
-        try:
+        async with self._call("FetchImage", context):
+            message_rules.check(request)
             content, media_type = await self._service.fetch_image(TaskId(request.task_id))
-        except DEdgeAIError as error:
-            await abort(context, error)
-        for start in range(0, len(content), IMAGE_CHUNK_BYTES):
-            yield node_pb2.FetchImageResponse(
-                media_type=media_type if start == 0 else "",
-                chunk=content[start : start + IMAGE_CHUNK_BYTES],
-            )
+            for start in range(0, len(content), IMAGE_CHUNK_BYTES):
+                yield node_pb2.FetchImageResponse(
+                    media_type=media_type if start == 0 else "",
+                    chunk=content[start : start + IMAGE_CHUNK_BYTES],
+                )
 
     async def ReadExperience(
         self, request: node_pb2.ReadExperienceRequest, context: Context
     ) -> AsyncIterator[node_pb2.ReadExperienceResponse]:
-        reading = self._service.read_experience(request.after, entries_max=request.entries_max)
-        try:
+        async with self._call("ReadExperience", context):
+            message_rules.check(request)
+            reading = self._service.read_experience(request.after, entries_max=request.entries_max)
             async with aclosing(reading) as pages:
                 async for page in pages:
                     yield node_codec.page_to_proto(page)
-        except DEdgeAIError as error:
-            await abort(context, error)
 
     async def FetchWeights(
         self, request: node_pb2.FetchWeightsRequest, context: Context
     ) -> AsyncIterator[node_pb2.FetchWeightsResponse]:
-        try:
+        async with self._call("FetchWeights", context):
+            message_rules.check(request)
             weights, content = self._service.weights(request.sha256)
-        except DEdgeAIError as error:
-            await abort(context, error)
-        about = node_codec.weights_to_proto(weights)
-        yield node_pb2.FetchWeightsResponse(weights=about)
-        for chunk in node_codec.chunks(content):
-            yield node_pb2.FetchWeightsResponse(chunk=chunk)
+            about = node_codec.weights_to_proto(weights)
+            yield node_pb2.FetchWeightsResponse(weights=about)
+            for chunk in node_codec.chunks(content):
+                yield node_pb2.FetchWeightsResponse(chunk=chunk)
 
     async def OfferWeights(
         self, request_iterator: AsyncIterator[node_pb2.OfferWeightsRequest], context: Context
     ) -> node_pb2.OfferWeightsResponse:
-        try:
+        async with self._call("OfferWeights", context):
             weights, content = await node_codec.gathered(
                 request_iterator, bytes_max=self._service.weights_bytes_max
             )
             await self._service.offer_weights(weights, content)
-        except DEdgeAIError as error:
-            await abort(context, error)
-        return node_pb2.OfferWeightsResponse()
+            return node_pb2.OfferWeightsResponse()
 
     async def OfferVerdict(
         self, request: node_pb2.OfferVerdictRequest, context: Context
     ) -> node_pb2.OfferVerdictResponse:
-        try:
+        async with self._call("OfferVerdict", context):
+            message_rules.check(request)
             await self._service.offer_verdict(request.format, request.verdict)
-        except DEdgeAIError as error:
-            await abort(context, error)
-        return node_pb2.OfferVerdictResponse()
+            return node_pb2.OfferVerdictResponse()
+
+
+def caller_of(context: Context) -> Caller:
+    """Who calls, as far as the connection says."""
+    return Caller(host=caller_host(context.peer()))
 
 
 def caller_host(peer: str) -> str | None:

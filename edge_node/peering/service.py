@@ -25,7 +25,10 @@ from edge_node.domain import (
     TaskEvent,
     TaskId,
     TaskRecord,
+    owner,
 )
+from edge_node.errors import DEdgeAIError, NotTheCaller
+from edge_node.peering.caller import NOBODY_KNOWN, Caller
 from edge_node.peering.peer_links import PeerLinks
 from edge_node.ports import LearningDesk
 
@@ -53,14 +56,21 @@ class PeerService:
         return self._dispatcher.own_node.state()
 
     async def exchange_state(
-        self, states: AsyncIterator[NodeState], *, host: str | None
+        self, states: AsyncIterator[NodeState], *, caller: Caller = NOBODY_KNOWN
     ) -> AsyncGenerator[NodeState, None]:
-        """Hears `states` of a peer that calls from `host`; yields this node's while it speaks."""
+        """Hears `states` of a peer; yields this node's while it speaks.
+
+        Raises:
+            MalformedMessage, NotTheCaller: what it says is not heard, and it is told why.
+        """
 
         async def listen() -> None:
             async for state in states:
+                proven = caller.node_id is not None
+                if proven and caller.node_id != state.node_id:
+                    raise NotTheCaller(f"{caller.node_id} sent a state of {state.node_id}.")
                 try:
-                    self._links.hello(state, host=host)
+                    self._links.hello(state, host=caller.host, proven=proven)
                 except Exception:
                     # Our own bug must not make this node deaf to the peer.
                     log.exception("a state of node %s was not taken in", state.node_id)
@@ -70,19 +80,28 @@ class PeerService:
             async with aclosing(self._links.own_states()) as own_states:
                 async for state in own_states:
                     if listening.done():
-                        return
+                        break
                     yield state
         finally:
             listening.cancel()
             (ended,) = await asyncio.gather(listening, return_exceptions=True)
-            # What a transport raises when its caller is gone ends the stream, too.
-            if isinstance(ended, Exception):
-                log.debug("states of the node at %s ended: %r", host, ended)
+        if isinstance(ended, DEdgeAIError):
+            raise ended
+        # What a transport raises when its caller is gone ends the stream, too.
+        if isinstance(ended, Exception):
+            log.debug("states of the node at %s ended: %r", caller.host, ended)
 
     async def offload(
-        self, offload: Offload, *, init_image: bytes
+        self, offload: Offload, *, init_image: bytes, caller: Caller = NOBODY_KNOWN
     ) -> AsyncGenerator[AttemptReport, None]:
-        """Takes an attempt of another origin and yields what happens to it, to the end."""
+        """Takes an attempt of another origin and yields what happens to it, to the end.
+
+        Raises:
+            NotTheCaller: the task is not the caller's.
+        """
+        self._check_owner(offload.task_id, caller)
+        if offload.origin != owner(offload.task_id):
+            raise NotTheCaller(f"{offload.task_id} is not a task of {offload.origin}.")
         reports = await self._dispatcher.executor.host(offload, init_image=init_image)
         try:
             while True:
@@ -94,8 +113,11 @@ class PeerService:
             # Also when the origin hung up or died: it will have placed the task again.
             self._dispatcher.executor.unhost(offload.task_id, offload.fence, reports)
 
-    def cancel_offload(self, task_id: TaskId, fence: Fence) -> None:
-        """The origin does not want the attempt any more."""
+    def cancel_offload(
+        self, task_id: TaskId, fence: Fence, *, caller: Caller = NOBODY_KNOWN
+    ) -> None:
+        """The origin does not want the attempt any more; raises NotTheCaller."""
+        self._check_owner(task_id, caller)
         self._dispatcher.executor.cancel_hosted(task_id, fence)
 
     async def read_task(self, task_id: TaskId) -> TaskRecord:
@@ -148,3 +170,19 @@ class PeerService:
     async def offer_verdict(self, form: str, verdict: bytes) -> None:
         """A learner has replayed this node's decisions; raises InvalidRequest if it is refused."""
         await self._learning.take_verdict(form, verdict)
+
+    # Who may say what.
+
+    def _check_owner(self, task_id: TaskId, caller: Caller) -> None:
+        """An attempt is placed and taken back by the owner of its task, which is another node."""
+        owning = owner(task_id)
+        if owning == self._dispatcher.own_node.id:
+            raise NotTheCaller(f"{task_id} is this node's own, which places it without a call.")
+        if caller.node_id is None:
+            # Without TLS: a node that is met elsewhere does not call from here.
+            wrong = self._links.may_call(owning, caller.host) is False
+        else:
+            wrong = caller.node_id != owning
+        if wrong:
+            name = caller.node_id or f"somebody at {caller.host}"
+            raise NotTheCaller(f"{name} spoke for {owning} of {task_id}.")

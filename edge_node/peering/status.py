@@ -5,6 +5,7 @@ The error's own code travels in trailing metadata, so that the other side raises
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any, NoReturn
 
@@ -16,6 +17,9 @@ from edge_node.errors import DEdgeAIError
 
 CODE_KEY = "dedgeai-code"
 RETRY_AFTER_KEY = "dedgeai-retry-after-s"
+# What another node says is passed on to clients.
+DETAILS_CHARS_MAX = 2000
+RETRY_AFTER_S_MAX = 1e7
 
 _CLASSES: dict[str, type[DEdgeAIError]] = {
     cls.code: cls
@@ -30,6 +34,9 @@ _CLASSES: dict[str, type[DEdgeAIError]] = {
         errors.StoreUnavailable,
         errors.OriginUnavailable,
         errors.StaleAttempt,
+        errors.MalformedMessage,
+        errors.NotTheCaller,
+        errors.SetAside,
         errors.WeightsGone,
     )
 }
@@ -51,8 +58,16 @@ def error_of(call_error: grpc.aio.AioRpcError) -> DEdgeAIError | None:
     error_class = _CLASSES.get(metadata.get(CODE_KEY, ""))
     if error_class is None:
         return None
-    retry_after_s = metadata.get(RETRY_AFTER_KEY)
     return error_class(
-        call_error.details() or "",
-        retry_after_s=None if retry_after_s is None else float(retry_after_s),
+        (call_error.details() or "")[:DETAILS_CHARS_MAX],
+        retry_after_s=_retry_after_s(metadata.get(RETRY_AFTER_KEY)),
     )
+
+
+def _retry_after_s(text: str | None) -> float | None:
+    """Seconds that clients may be told; None where the other side says nothing of use."""
+    try:
+        seconds = math.nan if text is None else float(text)
+    except ValueError:
+        return None
+    return seconds if 0.0 <= seconds <= RETRY_AFTER_S_MAX else None

@@ -29,6 +29,10 @@ from scheduler.observation import FloatArray, Observation, Traffic
 
 # Silence, in heartbeats, after which a stream of states is no longer taken to be live.
 HEARTBEATS_OVERDUE = 1.5
+# Seconds that a node may be further behind than the least busy one, to admission.
+BEHIND_S_MAX = 60.0
+# What the cluster is told to accept is at most that many times what it can do, to policies.
+LOAD_MAX = 10.0
 # Weight of the latest dispatch in the smoothed time until a report shows it.
 UNSEEN_WEIGHT = 0.1
 # Mean service times for which a node that has just begun believes in a load of 1, as the
@@ -172,7 +176,8 @@ class ClusterView:
             peer.unseen.clear()  # whatever it was drawing died with its former life
             peer.delay = ReportDelay()  # its clock may have begun anew
         for origin, dispatch in state.dispatches_seen.items():
-            if origin != state.node_id and dispatch > former.dispatches_seen.get(origin, (0, 0)):
+            another = origin != state.node_id and self.knows(origin)
+            if another and dispatch > former.dispatches_seen.get(origin, (0, 0)):
                 self._seen_dispatching_s[origin] = now_s
         if (state.model, state.model_fingerprint) != (former.model, former.model_fingerprint):
             self._serving.clear()
@@ -276,6 +281,10 @@ class ClusterView:
                 skews_s[node_id] = theirs_s - wall_s
         return skews_s
 
+    def knows(self, node_id: NodeId) -> bool:
+        """Whether the node belongs to the cluster, this one included."""
+        return node_id == self._own_id or node_id in self._peers
+
     def node_ids(self) -> tuple[NodeId, ...]:
         """Every node ever heard of, in a stable order."""
         return tuple(sorted(self._peers))
@@ -303,15 +312,21 @@ class ClusterView:
         return self._accepted.work_s(now_s=now_s)
 
     def backlog_and_capacity(self, *, now_s: float) -> tuple[float, float]:
-        """Work units in front of the live candidates, and what they do per second together."""
-        backlog = capacity = 0.0
+        """Work units in front of the live candidates, and what they do per second together.
+
+        Of a node that is further behind than the least busy one, work counts for BEHIND_S_MAX more:
+        a new task would not wait there, and nobody shuts the cluster by what he says of himself.
+        """
+        queues = []
         for node_id, peer in self._peers.items():
-            state = peer.state
             if self._may_take(peer, now_s=now_s):
+                state = peer.state
                 age_s = 0.0 if node_id == self._own_id else max(0.0, now_s - peer.heard_s)
-                backlog += max(0.0, state.backlog - age_s * state.capacity) + peer.unseen_work
-                capacity += state.capacity
-        return backlog, capacity
+                ahead = max(0.0, state.backlog - age_s * state.capacity) + peer.unseen_work
+                queues.append((ahead, state.capacity))
+        wait_s_max = min((ahead / rate for ahead, rate in queues), default=0.0) + BEHIND_S_MAX
+        backlog = sum(min(ahead, rate * wait_s_max) for ahead, rate in queues)
+        return backlog, sum(rate for _, rate in queues)
 
     def service_s(self, *, now_s: float) -> float | None:
         """Seconds that a mean task takes on a mean live node; None where nothing was measured."""
@@ -441,7 +456,7 @@ class ClusterView:
         report_period_s = 2.0 * max(self._unseen_s, 0.0)
         prior_s = report_period_s + LOAD_PRIOR_SERVICES * mean_work * len(capacities) / capacity
         age_s = max(0.0, now_s - self._began_s)
-        load = (accepted / capacity * age_s + prior_s) / (age_s + prior_s)
+        load = (min(accepted / capacity, LOAD_MAX) * age_s + prior_s) / (age_s + prior_s)
         return Traffic(mean_work=mean_work, load=load, report_period_s=report_period_s)
 
     def _dispatchers(self, *, now_s: float) -> int:

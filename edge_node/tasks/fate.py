@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 import enum
+import math
 from collections import deque
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from edge_node.clock import Moment
-from edge_node.domain import Fence, NodeId, Task, TaskEvent, TaskRecord
+from edge_node.domain import (
+    Fence,
+    NodeId,
+    Task,
+    TaskEvent,
+    TaskEventKind,
+    TaskRecord,
+    TaskStatus,
+)
 
 # The last lines of a task's story; enough for several attempts.
 STORY_LINES_MAX = 40
 # Of a fate without its prompts, and of an event or a line of its story.
 FATE_BYTES = 2000
 TOLD_BYTES = 400
+# How watchers are told of an end.
+END_KINDS = {
+    TaskStatus.COMPLETED: TaskEventKind.FINISHED,
+    TaskStatus.FAILED: TaskEventKind.FAILED,
+    TaskStatus.CANCELLED: TaskEventKind.CANCELLED,
+}
 # Workers that may die while they draw one task.
 DEATHS_MAX = 2
 
@@ -69,6 +84,7 @@ class Fate:
     attempt: int
     dispatch: int = 0
     lease_until_s: float = 0.0
+    overdue_at_s: float = math.inf
     retry_at_s: float = 0.0
     avoided: set[NodeId] = field(default_factory=set)
     # Devices whose attempts failed, in their order, and of the workers that died while they drew

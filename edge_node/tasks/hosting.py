@@ -39,10 +39,12 @@ class HostingLimits:
     Attributes:
         hosted_max: attempts queued and running at once.
         fences_remembered_max: tasks whose highest fence is remembered.
+        origins_remembered_max: whose last dispatch is remembered; more than a cluster has nodes.
     """
 
     hosted_max: int = 2000
     fences_remembered_max: int = 50_000
+    origins_remembered_max: int = 1000
 
     @classmethod
     def of(cls, config: NodeConfig) -> HostingLimits:
@@ -151,7 +153,7 @@ class Hosting:
         self._backlog = 0.0
         self._started = 0
         self._fence_highest: OrderedDict[TaskId, Fence] = OrderedDict()
-        self._dispatches_seen: dict[NodeId, tuple[int, int]] = {}
+        self._dispatches_seen: OrderedDict[NodeId, tuple[int, int]] = OrderedDict()
         self._stories: OrderedDict[TaskId, deque[HostedLine]] = OrderedDict()
         self._changes = 0
 
@@ -292,6 +294,9 @@ class Hosting:
     def _see_dispatch(self, offload: Offload) -> None:
         seen = self._dispatches_seen.get(offload.origin, (0, 0))
         self._dispatches_seen[offload.origin] = max(seen, (offload.incarnation, offload.dispatch))
+        self._dispatches_seen.move_to_end(offload.origin)
+        if len(self._dispatches_seen) > self._limits.origins_remembered_max:
+            self._dispatches_seen.popitem(last=False)
 
     def _remember_fence(self, offload: Offload) -> None:
         self._fence_highest[offload.task_id] = offload.fence

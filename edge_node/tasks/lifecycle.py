@@ -19,7 +19,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from edge_node.clock import Moment
-from edge_node.config import NodeConfig
 from edge_node.domain import (
     WORKER_DIED,
     WORKER_DIED_SHARED,
@@ -42,7 +41,8 @@ from edge_node.domain import (
     changed,
     owner,
 )
-from edge_node.tasks.fate import Fate, Phase, StoryLine
+from edge_node.tasks.fate import END_KINDS, Fate, Phase, StoryLine
+from edge_node.tasks.lifecycle_limits import LifecycleLimits
 from edge_node.tasks.lifecycle_protocol import (
     AnswerAccepted,
     AnswerRefused,
@@ -79,32 +79,6 @@ from edge_node.tasks.lifecycle_protocol import (
 PLACEMENT_LOST_S = 5.0
 # Far more than a task can have in one life of its node.
 EVENTS_OF_A_LIFE_MAX = 1_000_000
-
-
-@dataclass(frozen=True, kw_only=True)
-class LifecycleLimits:
-    """Bounds of waiting and trying.
-
-    Attributes:
-        attempts_max: placements of one task in one life of its owner, but for moves.
-        moves_max: placements that a task gets besides because it would be drawn sooner elsewhere.
-        lease_s: silence of an executor after which its attempt is given up.
-        placement_retry_s: pause before another try when no node can take the task.
-        finished_kept_max: finished tasks kept in memory; older ones are read from the ledger.
-        finished_bytes_max: that they take, about.
-    """
-
-    attempts_max: int = 5
-    moves_max: int = 3
-    lease_s: float = 5.0
-    placement_retry_s: float = 0.25
-    finished_kept_max: int = 2000
-    finished_bytes_max: int = 16 * 2**20
-
-    @classmethod
-    def of(cls, config: NodeConfig) -> LifecycleLimits:
-        """From the node's settings."""
-        return cls(attempts_max=config.attempts_max, lease_s=config.lease_s)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -287,6 +261,7 @@ class Lifecycle:
         entry.enter(Phase.ATTEMPTING, at, "placed")
         task = entry.task
         deadline_s = None if task.deadline_unix_s is None else task.deadline_unix_s - at.unix_s
+        entry.overdue_at_s = at.now_s + self._limits.until_overdue_s(event.eta_s, deadline_s)
         offload = Offload(
             task_id=task.id,
             fence=entry.fence,
@@ -314,7 +289,7 @@ class Lifecycle:
     # Attempts.
 
     def _is_current(self, entry: Fate, event: AttemptReported) -> bool:
-        return entry.fence == event.fence
+        return (entry.fence, entry.record.executor) == (event.fence, event.executor)
 
     def _reported(self, event: AttemptReported, at: Moment) -> list[Instruction]:
         entry = self._live.get(event.task_id)
@@ -340,6 +315,8 @@ class Lifecycle:
                 return self._attempt_failed(entry, report, at)
 
     def _started(self, entry: Fate, at: Moment) -> list[Instruction]:
+        if entry.record.status is TaskStatus.IN_PROGRESS:
+            return []  # one beginning is enough, whatever an executor says
         entry.record = changed(
             entry.record,
             status=TaskStatus.IN_PROGRESS,
@@ -467,13 +444,22 @@ class Lifecycle:
             elif entry.phase is Phase.PLACING and at.now_s >= entry.retry_at_s:
                 instructions += self._place(entry, at, "placement lost")
             elif entry.phase is Phase.ATTEMPTING and self._lease_lapsed(entry, at):
-                executor = entry.record.executor
-                assert executor is not None
-                stop = StopAttempt(executor=executor, task_id=entry.task.id, fence=entry.fence)
-                message = f"node {executor} fell silent"
-                instructions.append(stop)
-                instructions += self._give_up_attempt(entry, "lease_lapsed", message, at)
+                instructions += self._take_back(entry, "lease_lapsed", "fell silent", at)
+            elif entry.phase is Phase.ATTEMPTING and self._is_overdue(entry, at):
+                instructions += self._take_back(entry, "overdue", "did not draw it in time", at)
         return instructions
+
+    def _take_back(self, entry: Fate, reason: str, why: str, at: Moment) -> list[Instruction]:
+        executor = entry.record.executor
+        assert executor is not None
+        stop = StopAttempt(executor=executor, task_id=entry.task.id, fence=entry.fence)
+        return [stop, *self._give_up_attempt(entry, reason, f"node {executor} {why}", at)]
+
+    def _is_overdue(self, entry: Fate, at: Moment) -> bool:
+        """Whether another node holds a task in vain; the last attempt is left to its deadline."""
+        is_last = entry.attempt - len(entry.moved) >= self._limits.attempts_max
+        elsewhere = entry.record.executor != owner(entry.task)
+        return elsewhere and not is_last and at.now_s >= entry.overdue_at_s
 
     def _deadline_passed(self, entry: Fate, at: Moment) -> bool:
         deadline_unix_s = entry.task.deadline_unix_s
@@ -524,12 +510,7 @@ class Lifecycle:
         return self._finalise(entry, at)
 
     def _finalise(self, entry: Fate, at: Moment) -> list[Instruction]:
-        kind = {
-            TaskStatus.COMPLETED: TaskEventKind.FINISHED,
-            TaskStatus.FAILED: TaskEventKind.FAILED,
-            TaskStatus.CANCELLED: TaskEventKind.CANCELLED,
-        }[entry.record.status]
-        instructions = self._publish(entry, kind, at)
+        instructions = self._publish(entry, END_KINDS[entry.record.status], at)
         entry.enter(Phase.FINAL, at, entry.record.status.value)
         # Previews are for those who watched; the image itself is there now.
         entry.events = [changed(e, preview=b"") if e.preview else e for e in entry.events]

@@ -7,9 +7,11 @@ what comes over them, and carries out what this says, in order.
 The cluster is the nodes that the operator names, those that discovery finds, and, where that is
 allowed, those that say hello. A node that says hello is reached at the IP address that it called
 from and the port that it names, so that nobody can make this node call somebody else. It is a
-candidate once that link has met it. A node that says goodbye is forgotten at once, but for its
-name: until `forget_s` have passed its tasks are away, not unknown. So are those of a node that
-falls silent, and then it is forgotten unless the operator names it.
+candidate once that link has met it. From then on a hello in its name counts only where a
+certificate proves the name, or it comes from the address at which the link met it. A node that says
+goodbye is forgotten at once, but for its name: until `forget_s` have passed its tasks are away, not
+unknown. So are those of a node that falls silent, and then it is forgotten unless the operator
+names it.
 
 A name belongs to one node. What answers at an address is believed before what somebody says of
 himself, and a later life before a former one: of two links that meet one name the later life keeps
@@ -26,6 +28,15 @@ from typing import NewType
 
 from edge_node.config import NodeConfig
 from edge_node.domain import NodeId, NodeState
+from edge_node.tasks.lives import (
+    Life,
+    clash,
+    host_of,
+    is_ip_address,
+    is_other,
+    life_of,
+    same_node,
+)
 
 # Links beyond the configured ones, and names of strangers: anyone on the network may say hello.
 NEW_PEERS_MAX = 64
@@ -98,10 +109,14 @@ class AddressLost:
 
 @dataclass(frozen=True, kw_only=True)
 class HelloReceived:
-    """A node pushed its state to this one, calling from the IP address `host`, if known."""
+    """A node pushed its state to this one, calling from the IP address `host`, if known.
+
+    `proven` says that its certificate has the name that the state goes by.
+    """
 
     state: NodeState
     host: str | None
+    proven: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,15 +211,6 @@ Instruction = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Life:
-    """What tells one life of a node from another, and from another node of its name."""
-
-    node_id: NodeId
-    incarnation: int
-    grpc_address: str
-
-
 @dataclass(kw_only=True)
 class _Link:
     """One address; mutable, and touched by Membership alone.
@@ -218,7 +224,7 @@ class _Link:
     id: LinkId
     address: str
     heard_s: float
-    met: _Life | None = None
+    met: Life | None = None
     up: bool = False
 
     @property
@@ -247,7 +253,7 @@ class Membership:
         # Nodes whose state is not heard, and where they say to be; each is noted once.
         self._strangers: set[tuple[NodeId, str]] = set()
         # This life, once it has begun, and the addresses at which it met itself.
-        self._own: _Life | None = None
+        self._own: Life | None = None
         self._own_addresses: set[str] = set()
         self._started = False
         self._leaving = False
@@ -279,6 +285,17 @@ class Membership:
         leading = self._leading_to(node_id)
         return max(leading, key=lambda link: link.up).id if leading else None
 
+    def may_call(self, node_id: NodeId, host: str | None) -> bool | None:
+        """Whether the node is met at the address that somebody calls from.
+
+        None where that cannot be told: it was never met, or its addresses are names.
+        """
+        hosts = {host_of(link.address) for link in self._leading_to(node_id)}
+        if host in hosts:
+            return True
+        told = host is not None and bool(hosts) and all(map(is_ip_address, hosts))
+        return False if told else None
+
     def is_away(self, node_id: NodeId, *, now_s: float) -> bool:
         """Whether the node belonged to the cluster and left, less than `forget_s` ago."""
         return self._departure(node_id, now_s=now_s) is not None
@@ -301,14 +318,14 @@ class Membership:
             if link.met is not None:
                 self._validate_meeting(link, link.met)
 
-    def _validate_meeting(self, link: _Link, met: _Life) -> None:
+    def _validate_meeting(self, link: _Link, met: Life) -> None:
         assert met.node_id != self._own_id, "this node is its own peer"
         assert met.node_id not in self._departed, "a node that left is still met"
         assert link in self._leading[met.node_id], "the link leads to another node"
         for other in self._leading_to(met.node_id, but=link):
             assert other.met is not None
             assert other.met.incarnation == met.incarnation, "a former life is still met"
-            assert _same_node(other.met, met), "two nodes go by one name"
+            assert same_node(other.met, met), "two nodes go by one name"
             needed = self._is_configured(link) or not other.up
             assert needed, f"the link to {link.address} is one too many"
 
@@ -319,7 +336,7 @@ class Membership:
         match event:
             case Started(own=own):
                 self._started = True
-                self._own = None if own is None else _life(own)
+                self._own = None if own is None else life_of(own)
                 return self._open_configured(now_s)
             case Reconfigured(settings=settings):
                 return self._reconfigured(settings, now_s)
@@ -328,6 +345,8 @@ class Membership:
             case AddressLost(address=address):
                 return self._lost(address)
             case HelloReceived(state=state, host=host):
+                if not event.proven and self.may_call(state.node_id, host) is not True:
+                    return self._unproven_hello(state, host, now_s)
                 return self._hello(state, host, now_s)
             case StateAnswered(state=state):
                 link = self._numbered.get(event.link)  # None once it is closed
@@ -401,13 +420,13 @@ class Membership:
         refusal = self._refusal(state, now_s=now_s)
         if refusal is not None:
             return refusal
-        life = _life(state)
+        life = life_of(state)
         known = self._known(state.node_id)
-        if known is not None and _is_other(life, known):
-            return self._stranger(state, _clash(state, known))
+        if known is not None and is_other(life, known):
+            return self._stranger(state, clash(state, known))
         if state.leaving:
             return self._farewell(state, now_s)
-        if known is not None and (_same_node(life, known) or not self._settings.accept_new_peers):
+        if known is not None and (same_node(life, known) or not self._settings.accept_new_peers):
             return [HearState(state=state)]
         if self._settings.accept_new_peers:
             # Not met so far, or in a life that has moved: heard once a link has met it there.
@@ -420,19 +439,34 @@ class Membership:
             return []  # it may be one of those not met yet
         return self._stranger(state, "is not among peers, and accept_new_peers is false")
 
+    def _unproven_hello(
+        self, state: NodeState, host: str | None, now_s: float
+    ) -> list[Instruction]:
+        """What somebody says of himself who may be anybody: it is asked for where he is known.
+
+        Of a name that is met and answers, the link that leads to it says how it is. Another name is
+        looked for where it says to be, and so is one that answers no more: it may have moved.
+        """
+        if state.leaving or any(link.up for link in self._leading_to(state.node_id)):
+            return []
+        known = self._known(state.node_id)
+        if known is not None and same_node(life_of(state), known):
+            return []
+        return self._hello(state, host, now_s)
+
     def _answered(self, link: _Link, state: NodeState, now_s: float) -> list[Instruction]:
         link.heard_s = now_s
         link.up = True
-        if self._own is not None and _life(state) == self._own:
+        if self._own is not None and life_of(state) == self._own:
             return self._meet_itself(link, state)
         refusal = self._refusal(state, now_s=now_s)
         if refusal is not None:
             return refusal if self._has_left(state, now_s=now_s) else self._unmeet(link, refusal)
-        life = _life(state)
+        life = life_of(state)
         doubles = self._leading_to(state.node_id, but=link)
         for double in doubles:
-            if double.met is not None and _is_other(life, double.met):
-                return self._unmeet(link, self._stranger(state, _clash(state, double.met)))
+            if double.met is not None and is_other(life, double.met):
+                return self._unmeet(link, self._stranger(state, clash(state, double.met)))
         if state.leaving:
             return self._farewell(state, now_s)
         told = self._meet(link, life)
@@ -440,7 +474,7 @@ class Membership:
             told += self._close_needless(link, life, double)
         return [*told, HearState(state=state)]
 
-    def _close_needless(self, link: _Link, life: _Life, double: _Link) -> list[Instruction]:
+    def _close_needless(self, link: _Link, life: Life, double: _Link) -> list[Instruction]:
         """One link to a node is enough, and a configured one is kept, as long as it is up."""
         assert double.met is not None
         if double.met.incarnation < life.incarnation:
@@ -450,7 +484,7 @@ class Membership:
             return self._close(link) if link.id in self._numbered else []
         return [] if self._is_configured(double) else self._close(double)
 
-    def _meet(self, link: _Link, life: _Life) -> list[Instruction]:
+    def _meet(self, link: _Link, life: Life) -> list[Instruction]:
         """The one who answers over a link is who lives there."""
         former = link.met
         self._set_met(link, life)
@@ -491,7 +525,7 @@ class Membership:
         """What to do instead of hearing a state that is of no node of this cluster."""
         if state.cluster_name not in ("", self._settings.cluster_name):
             return self._stranger(state, f"is of the cluster {state.cluster_name}")
-        if self._own is not None and _life(state) == self._own:
+        if self._own is not None and life_of(state) == self._own:
             return []  # told over the link that led here
         if state.node_id == self._own_id:
             why = "goes by this node's own name; give every node its own node_id"
@@ -523,13 +557,13 @@ class Membership:
     def _is_configured(self, link: _Link) -> bool:
         return link.address in self._settings.addresses
 
-    def _known(self, node_id: NodeId) -> _Life | None:
+    def _known(self, node_id: NodeId) -> Life | None:
         return next((link.met for link in self._leading_to(node_id)), None)
 
     def _leading_to(self, node_id: NodeId, *, but: _Link | None = None) -> list[_Link]:
         return [link for link in self._leading.get(node_id, ()) if link is not but]
 
-    def _set_met(self, link: _Link, life: _Life | None) -> None:
+    def _set_met(self, link: _Link, life: Life | None) -> None:
         former, link.met = link.node_id, life
         if former == link.node_id:
             return
@@ -551,28 +585,3 @@ class Membership:
         if departure is not None and now_s - departure.at_s >= self._settings.forget_s:
             return None
         return departure
-
-
-def _life(state: NodeState) -> _Life:
-    return _Life(
-        node_id=state.node_id, incarnation=state.incarnation, grpc_address=state.grpc_address
-    )
-
-
-def _same_node(life: _Life, other: _Life) -> bool:
-    """Whether two lives of one name are of one node that stayed where it was."""
-    return life.grpc_address == other.grpc_address
-
-
-def _is_other(life: _Life, known: _Life) -> bool:
-    """Whether a life is not that of the known node, but of a former one or of a namesake."""
-    if life.incarnation != known.incarnation:
-        return life.incarnation < known.incarnation
-    return not _same_node(life, known)
-
-
-def _clash(state: NodeState, known: _Life) -> str:
-    return (
-        f"goes by the name of the node at {known.grpc_address} (its life {state.incarnation}; "
-        f"known is life {known.incarnation}); give every node its own node_id"
-    )

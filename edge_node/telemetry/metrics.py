@@ -30,6 +30,8 @@ Work is in work units (domain.WorkModel). No prompt and no identifier is ever a 
 | backlog_work_units | work units | placed on this node and not done, whoever its origin |
 | capacity_work_units_per_second | work units / s | measured by the worker |
 | peers_alive | nodes | others whose state is fresh |
+| peer_rules_broken_total | messages; rpc | of other nodes, refused for what no node may say |
+| peers_set_aside | nodes | others that are not heard for a while because they broke rules |
 | staleness_seconds | s | largest age of an unseen change over the live peers |
 | store_available | 0 or 1 | whether a task could be accepted durably |
 | store_write_behind_length | tasks | states that the store has yet to confirm |
@@ -90,6 +92,8 @@ _STALENESS_BUCKETS_S = (5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 
 
 # How an attempt ends when nothing went wrong with it.
 _WANTED_ENDS = frozenset({"finished", "cancelled", "moved", "not_wanted", "deadline_exceeded"})
+# Words for it; this version has some twenty.
+_REASONS_MAX = 64
 
 
 class Fill(Protocol):
@@ -116,6 +120,7 @@ class NodeMetrics:
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self.registry = registry or CollectorRegistry()
+        self._reasons = set(_WANTED_ENDS)
         self._define_tasks()
         self._define_attempts()
         self._define_node()
@@ -143,7 +148,7 @@ class NodeMetrics:
         compute_s: float,
     ) -> None:
         """A task of this origin became final."""
-        self._tasks_finished.labels(status, code).inc()
+        self._tasks_finished.labels(status, self._seen_reason(code)).inc()
         if status == "completed":
             executor = _executor(remote=remote)
             self._service_delay.labels(executor).observe(service_delay_s)
@@ -152,9 +157,16 @@ class NodeMetrics:
 
     def attempt_ended(self, *, remote: bool, reason: str) -> None:
         """An attempt of this origin's task ended; `reason` is finished or a stable error code."""
+        reason = self._seen_reason(reason)
         self._attempts_ended.labels(_executor(remote=remote), reason).inc()
         if reason not in _WANTED_ENDS:
             self._replacements.labels(reason).inc()
+
+    def _seen_reason(self, reason: str) -> str:
+        """The reason, or `other`: executors say what they like, and a label is kept for ever."""
+        if len(self._reasons) < _REASONS_MAX:
+            self._reasons.add(reason)
+        return reason if reason in self._reasons else "other"
 
     def decided(self, *, policy: str, seconds: float, staleness_s: float, reason: str = "") -> None:
         """A placement was made; `reason` is why by this policy, one of a few words."""
@@ -274,6 +286,14 @@ class NodeMetrics:
         """Asks at every scrape by how much the wall clock was set."""
         self._clock_step.set_function(step_s)
 
+    def rule_broken(self, rpc: str) -> None:
+        """Another node said what none may say."""
+        self._rules_broken.labels(rpc).inc()
+
+    def watch_conduct(self, count_aside: Callable[[], int]) -> None:
+        """Asks at every scrape how many nodes are not heard."""
+        self._set_aside.set_function(count_aside)
+
     def loop_failed(self, name: str) -> None:
         """What goes on in the background failed, and is begun again."""
         self._loop_failures.labels(name).inc()
@@ -348,6 +368,10 @@ class NodeMetrics:
         self._backlog = self._gauge("backlog_work_units", "Work placed here and not done")
         self._capacity = self._gauge("capacity_work_units_per_second", "Measured capacity")
         self._peers_alive = self._gauge("peers_alive", "Other nodes whose state is fresh")
+        self._rules_broken = self._counter(
+            "peer_rules_broken_total", "Messages that no node may send", "rpc"
+        )
+        self._set_aside = self._gauge("peers_set_aside", "Nodes that are not heard for a while")
         self._staleness = self._gauge("staleness_seconds", "Oldest unseen change at a live peer")
         self._store_available = self._gauge("store_available", "Whether the store keeps promises")
         self._write_behind = self._gauge("store_write_behind_length", "States not yet written")

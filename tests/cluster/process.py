@@ -34,12 +34,14 @@ from edge_node.domain import (
     TaskRecord,
 )
 from edge_node.errors import OriginUnavailable
+from edge_node.peering.caller import Caller
 from edge_node.peering.peer_links import PeerLinks
 from edge_node.peering.service import PeerService
 from edge_node.tasks.admission import AdmissionLimits
 from edge_node.tasks.cluster_view import ClusterView, ClusterViewLimits
 from edge_node.tasks.hosting import Hosting, HostingLimits
-from edge_node.tasks.lifecycle import Lifecycle, LifecycleLimits
+from edge_node.tasks.lifecycle import Lifecycle
+from edge_node.tasks.lifecycle_limits import LifecycleLimits
 from edge_node.tasks.membership import MembershipSettings
 from edge_node.tasks.slots import SlotMemory, SlotSettings
 from edge_node.telemetry.metrics import NodeMetrics
@@ -101,6 +103,7 @@ class Connection:
         self._source = source
         self._address = address
         self._network = network
+        self._caller = Caller(host=source.place.address.partition(":")[0])
 
     async def close(self) -> None:
         """Calls end with whoever makes them."""
@@ -114,14 +117,13 @@ class Connection:
     async def exchange_state(
         self, own_states: AsyncIterator[NodeState]
     ) -> AsyncGenerator[NodeState, None]:
-        host = self._source.place.address.partition(":")[0]
         number = next(self._source.numbers)
         key = (self._source.place.address, number)
 
         async def serve(process: NodeProcess) -> AsyncGenerator[NodeState, None]:
             heard = process.heard.setdefault(key, asyncio.Queue())
             try:
-                states = process.service.exchange_state(_drain(heard), host=host)
+                states = process.service.exchange_state(_drain(heard), caller=self._caller)
                 async with aclosing(states):
                     async for state in states:
                         yield state
@@ -148,11 +150,14 @@ class Connection:
     def offload(
         self, offload: Offload, *, init_image: bytes
     ) -> AsyncGenerator[AttemptReport, None]:
-        return self._stream(lambda p: p.service.offload(offload, init_image=init_image), wild=True)
+        return self._stream(
+            lambda p: p.service.offload(offload, init_image=init_image, caller=self._caller),
+            wild=True,
+        )
 
     async def cancel_offload(self, task_id: TaskId, fence: Fence) -> None:
         async def cancel(process: NodeProcess) -> None:
-            process.service.cancel_offload(task_id, fence)
+            process.service.cancel_offload(task_id, fence, caller=self._caller)
 
         await self._once(cancel)
 

@@ -34,7 +34,8 @@ from edge_node.store.init_images import InitImages
 from edge_node.tasks.admission import AdmissionLimits
 from edge_node.tasks.cluster_view import ClusterView
 from edge_node.tasks.hosting import Hosting, HostingLimits
-from edge_node.tasks.lifecycle import Lifecycle, LifecycleLimits
+from edge_node.tasks.lifecycle import Lifecycle
+from edge_node.tasks.lifecycle_limits import LifecycleLimits
 from edge_node.tasks.slots import LatentSnapshot, SlotMemory, SlotSettings
 from edge_node.telemetry.metrics import NodeMetrics
 from scheduler.experience import RecordedDecision

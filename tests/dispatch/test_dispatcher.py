@@ -17,7 +17,8 @@ from edge_node.errors import NodeNotReady
 from edge_node.tasks import hosting as hosted
 from edge_node.tasks import lifecycle_protocol as life
 from edge_node.tasks.hosting import Hosting, HostingLimits
-from edge_node.tasks.lifecycle import Lifecycle, LifecycleLimits
+from edge_node.tasks.lifecycle import Lifecycle
+from edge_node.tasks.lifecycle_limits import LifecycleLimits
 from tests.dispatch.one_node import DONE, OFFLOAD, OWN, PEER, PNG, Node, run
 from tests.dispatch.parts import HandClock, text
 

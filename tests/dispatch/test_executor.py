@@ -262,3 +262,17 @@ def test_only_an_attempt_of_another_origin_may_come_again_with_its_init_image(
         assert drawn.worker.asked == []
 
     run(drawn, story)
+
+
+def test_work_is_believed_as_far_as_this_device_would_find_it(tmp_path: Path) -> None:
+    drawn = Drawn(tmp_path)
+    own = drawn.node.described.work_model.work(OFFERED.drawing)
+
+    async def story() -> None:
+        for number, work in ((1, 3.0), (2, 1e9)):
+            offered = replace(OFFERED, task_id=TaskId(f"peer-{number}"), work=work)
+            await drawn.executor.host(offered)
+        works = [event.offload.work for event in drawn.heard]
+        assert works == [3.0, 10.0 * own]
+
+    run(drawn, story)

@@ -13,6 +13,7 @@ from edge_node.domain import (
     AttemptStarted,
     Fence,
     ModelFingerprint,
+    NodeId,
     NodeState,
     ServedModel,
     TaskId,
@@ -22,7 +23,7 @@ from edge_node.domain import (
 from edge_node.tasks import hosting as hosted
 from edge_node.tasks.hosting import Hosting, HostingLimits
 from tests.dispatch.one_node import DEFAULTS, OFFLOAD, OWN, PEER
-from tests.dispatch.parts import READY, HandClock, SetWorker, a_view, own_node
+from tests.dispatch.parts import READY, HandClock, SetWorker, a_view, own_node, peer_state
 
 
 def load(capacity: float) -> WorkerLoad:
@@ -34,9 +35,13 @@ def load(capacity: float) -> WorkerLoad:
 def test_its_state_says_all_that_others_count_on() -> None:
     clock, worker, hosting = HandClock(), SetWorker(), Hosting(HostingLimits())
     view = a_view(clock)
+    view.state_received(peer_state(), now_s=100.0)
     for number in (1, 2):
         offload = replace(OFFLOAD, task_id=TaskId(f"peer-{number}"), dispatch=number)
         hosting.handle(hosted.OffloadReceived(offload=offload))
+    stranger = replace(OFFLOAD, task_id=TaskId("invented-1"), origin=NodeId("invented"), work=0.0)
+    hosting.handle(hosted.OffloadReceived(offload=stranger))  # whom nobody told of
+    hosting.handle(hosted.OffloadCancelled(task_id=stranger.task_id, fence=stranger.fence))
     started = hosted.DrawingReported(
         task_id=TaskId("peer-1"), fence=Fence(1, 1), report=AttemptStarted()
     )

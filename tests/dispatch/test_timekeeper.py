@@ -17,7 +17,8 @@ from edge_node.lasting import Loops, Patience
 from edge_node.tasks import hosting as hosted
 from edge_node.tasks import lifecycle_protocol as life
 from edge_node.tasks.hosting import Hosting, HostingLimits
-from edge_node.tasks.lifecycle import Lifecycle, LifecycleLimits
+from edge_node.tasks.lifecycle import Lifecycle
+from edge_node.tasks.lifecycle_limits import LifecycleLimits
 from edge_node.telemetry.metrics import NodeMetrics
 from scheduler.guard.status import GuardStatus
 from scheduler.guard.verdict import ReplayVerdict

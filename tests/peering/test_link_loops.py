@@ -297,7 +297,7 @@ def test_who_left_is_away_for_as_long_as_it_is_remembered(quick: None) -> None:
 
     async def story() -> None:
         await until(lambda: linked.heard)
-        linked.links.hello(replace(PEER, leaving=True), host=None)
+        linked.links.hello(replace(PEER, leaving=True), host=None, proven=True)
         assert linked.forgotten == [B]
         assert linked.links.is_away(B)
         linked.clock.now += 1000.0

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import os
 from collections.abc import AsyncIterator
 
 import pytest
 from dedgeai.v1 import node_pb2
+from PIL import Image as PillowImage
 
 from edge_node.domain import (
     AttemptFailed,
@@ -53,8 +55,10 @@ END = AttemptFailed(code="seen", message="That is all.", retryable=False)
 class Executor:
     """Stands for the dispatcher of the node that is asked; `reports` are those of every attempt."""
 
+    id = NodeId("b")
+
     def __init__(self, *reports: AttemptReport) -> None:
-        self.executor = self
+        self.executor = self.own_node = self
         self.reports = reports
         self.hosted: list[tuple[Offload, bytes]] = []
         self.given_back: list[tuple[TaskId, int]] = []
@@ -66,13 +70,16 @@ class Executor:
             reports.put_nowait(report)
         return reports
 
+    def may_call(self, node_id: NodeId, host: str | None) -> None:
+        return None
+
     def unhost(self, task_id: TaskId, attempt: int, _: object) -> None:
         self.given_back.append((task_id, attempt))
 
 
 @contextlib.asynccontextmanager
 async def channel_to(executor: Executor) -> AsyncIterator[PeerClient]:
-    service = PeerService(executor, None, NothingLearned())  # type: ignore[arg-type]
+    service = PeerService(executor, executor, NothingLearned())  # type: ignore[arg-type]
     servicer = NodeServicer(service, version="0")
     server = PeerServer(servicer, host="127.0.0.1", port=0)
     client = PeerClient(f"127.0.0.1:{await server.start()}")
@@ -93,7 +100,9 @@ def test_an_offload_is_the_same_on_the_other_side() -> None:
 
 def test_the_largest_init_image_passes() -> None:
     # Ten times what gRPC takes when nobody says otherwise.
-    init_image = os.urandom(40 * 2**20)
+    buffer = io.BytesIO()
+    PillowImage.new("RGB", (64, 64)).save(buffer, "PNG")
+    init_image = buffer.getvalue() + os.urandom(40 * 2**20)
     executor = Executor(END)
 
     async def story() -> None:

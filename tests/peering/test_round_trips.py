@@ -19,7 +19,6 @@ from edge_node.domain import (
     ExperiencePage,
     NodeState,
     Offload,
-    ServedModel,
     StepFinished,
     Task,
     TaskEvent,
@@ -28,7 +27,7 @@ from edge_node.domain import (
     WorkerDescription,
     WorkerLoad,
 )
-from edge_node.errors import InvalidRequest
+from edge_node.errors import MalformedMessage
 from edge_node.peering import codec, node_codec
 from tests.filled import filled
 
@@ -115,32 +114,35 @@ def floats_of(value: Any) -> list[float]:
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
-def test_a_figure_that_is_not_finite_is_read_as_none(number: float) -> None:
+def test_a_figure_of_another_node_that_is_not_finite_is_refused(number: float) -> None:
     words: list[Word] = [
-        # A state is judged as a whole, by ClusterView; so is what is to be drawn, below.
-        *(one for one in WORDS if not isinstance(one[0], NodeState | Drawing | Offload)),
-        *((one, node_codec.report_to_proto, node_codec.report_from_proto) for one in REPORTS),
-        (filled(ServedModel), node_codec.served_to_proto, node_codec.served_from_proto),
+        *(one for one in WORDS if isinstance(one[0], NodeState | TaskRecord | TaskEvent | Offload)),
+        (
+            filled(AttemptFinished),
+            node_codec.report_to_proto,
+            node_codec.report_from_proto,
+        ),
         (filled(ExperiencePage), node_codec.page_to_proto, node_codec.page_from_proto),
     ]
     for word, to_proto, from_proto in words:
         message = with_every_float(to_proto(word), number)
-        if isinstance(word, TaskRecord):
-            message.drawing.CopyFrom(to_proto(word).drawing)
-        read = floats_of(from_proto(sent(message)))
+        with pytest.raises(MalformedMessage):
+            from_proto(sent(message))
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_a_figure_of_the_worker_that_is_not_finite_is_read_as_none(number: float) -> None:
+    words: list[Word] = [
+        *(one for one in WORDS if isinstance(one[0], WorkerDescription | WorkerLoad)),
+        (
+            filled(AttemptFinished),
+            codec.report_to_draw_response,
+            codec.report_from_draw_response,
+        ),
+    ]
+    for word, to_proto, from_proto in words:
+        read = floats_of(from_proto(sent(with_every_float(to_proto(word), number))))
         assert all(map(math.isfinite, read)), word
-    request = node_codec.offload_to_proto(filled(Offload))
-    request.work = request.deadline_s = number
-    offload = node_codec.offload_from_proto(sent(request))
-    assert (offload.work, offload.deadline_s) == (0.0, None)
-
-
-@pytest.mark.parametrize("field", ["guidance_scale", "strength"])
-def test_a_drawing_that_cannot_be_meant_is_refused(field: str) -> None:
-    request = node_codec.offload_to_proto(filled(Offload))
-    setattr(request.drawing, field, math.nan)
-    with pytest.raises(InvalidRequest, match="must be finite numbers"):
-        node_codec.offload_from_proto(request)
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf, -1.0])

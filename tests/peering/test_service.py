@@ -23,6 +23,7 @@ from edge_node.domain import (
     TaskId,
 )
 from edge_node.errors import InitImagesFull
+from edge_node.peering.caller import Caller
 from edge_node.peering.service import PeerService
 from tests.peering.nothing_learned import NothingLearned
 
@@ -41,6 +42,12 @@ STATE = NodeState(node_id=NodeId("a"), incarnation=1, sequence=1)
 END = AttemptFailed(code="seen", message="That is all.", retryable=False)
 
 
+class Named:
+    """An own node that has a name."""
+
+    id = NodeId("own")
+
+
 @dataclass
 class Rest:
     """The dispatcher and the links, as far as they are asked."""
@@ -51,9 +58,18 @@ class Rest:
     streams: int = 0
     refusal: Exception | None = None
 
+    met_at: str = "10.0.0.2"
+
     @property
     def executor(self) -> Rest:
         return self
+
+    @property
+    def own_node(self) -> Named:
+        return Named()
+
+    def may_call(self, node_id: NodeId, host: str | None) -> bool | None:
+        return None if host is None or node_id != "a" else host == self.met_at
 
     async def host(self, offload: Offload, *, init_image: bytes) -> asyncio.Queue[AttemptReport]:
         assert (offload, init_image) == (OFFLOAD, b"png")
@@ -64,7 +80,8 @@ class Rest:
     def unhost(self, task_id: TaskId, fence: Fence, reports: object) -> None:
         self.unhosted.append((task_id, fence, reports))
 
-    def hello(self, state: NodeState, *, host: str | None) -> None:
+    def hello(self, state: NodeState, *, host: str | None, proven: bool) -> None:
+        assert not proven
         self.greeted.append((state, host))
 
     async def own_states(self) -> AsyncGenerator[NodeState, None]:
@@ -147,7 +164,7 @@ def test_states_flow_both_ways_until_the_caller_falls_silent() -> None:
                 yield state
                 await asyncio.sleep(0.01)
 
-        exchange = service(rest).exchange_state(caller(), host="10.0.0.2")
+        exchange = service(rest).exchange_state(caller(), caller=Caller(host="10.0.0.2"))
         told = [state async for state in exchange]
         assert rest.greeted == [(said[0], "10.0.0.2"), (said[1], "10.0.0.2")]
         assert len(told) > 2
@@ -165,7 +182,7 @@ def test_a_caller_whose_stream_breaks_is_listened_to_no_longer() -> None:
             raise ConnectionResetError
             yield STATE
 
-        told = [s async for s in service(rest).exchange_state(caller(), host=None)]
+        told = [s async for s in service(rest).exchange_state(caller(), caller=Caller())]
         assert len(told) <= 2
         assert (rest.greeted, rest.streams) == ([], 0)
 
@@ -186,7 +203,7 @@ def test_a_caller_that_closes_the_exchange_is_listened_to_no_longer() -> None:
             finally:
                 listening -= 1
 
-        async with aclosing(service(rest).exchange_state(caller(), host=None)) as states:
+        async with aclosing(service(rest).exchange_state(caller(), caller=Caller())) as states:
             async for _ in states:
                 if listening:
                     break
@@ -200,6 +217,7 @@ class Answers:
 
     def __init__(self) -> None:
         self.own_tasks = self.own_node = self.executor = self
+        self.id = NodeId("own")
         self.cancelled: list[Any] = []
 
     def state(self) -> NodeState:
@@ -219,6 +237,9 @@ class Answers:
 
     def watch(self, task_id: TaskId, *, after: int) -> str:
         return f"{task_id} after {after}"
+
+    def may_call(self, node_id: NodeId, host: str | None) -> None:
+        return None
 
     def cancel_hosted(self, *attempt: Any) -> None:
         self.cancelled.append(attempt)

@@ -15,7 +15,7 @@ from edge_node.tasks import cluster_view, fate, lifecycle, links, membership, mo
 from edge_node.tasks.admission import AdmissionLimits
 from edge_node.tasks.cluster_view import ClusterViewLimits
 from edge_node.tasks.hosting import HostingLimits
-from edge_node.tasks.lifecycle import LifecycleLimits
+from edge_node.tasks.lifecycle_limits import LifecycleLimits
 from edge_node.tasks.slots import SlotSettings
 
 
@@ -23,13 +23,22 @@ from edge_node.tasks.slots import SlotSettings
     ("limits", "expected"),
     [
         (AdmissionLimits(), {"tasks_in_flight_max": 2000, "wait_s_max": 3600.0}),
-        (HostingLimits(), {"hosted_max": 2000, "fences_remembered_max": 50_000}),
+        (
+            HostingLimits(),
+            {
+                "hosted_max": 2000,
+                "fences_remembered_max": 50_000,
+                "origins_remembered_max": 1000,
+            },
+        ),
         (
             LifecycleLimits(),
             {
                 "attempts_max": 5,
                 "moves_max": 3,
                 "lease_s": 5.0,
+                "patience_s": 120.0,
+                "patience_factor": 10.0,
                 "placement_retry_s": 0.25,
                 "finished_kept_max": 2000,
                 "finished_bytes_max": 16_777_216,

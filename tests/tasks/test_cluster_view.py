@@ -241,7 +241,7 @@ def test_a_service_is_that_of_a_mean_task_on_a_mean_live_node() -> None:
 
 
 def test_nodes_that_offloaded_lately_count_as_dispatchers() -> None:
-    view = view_of(state(OWN), state(PEER))
+    view = view_of(state(OWN), state(PEER), state(OTHER))
 
     def dispatchers(now_s: float) -> int:
         seen = view.observation(task(), avoided=frozenset(), now_s=now_s)
@@ -498,7 +498,7 @@ def links_of(view: ClusterView) -> tuple[Observation, FloatArray]:
 
 
 def test_what_a_peer_echoes_again_was_not_offloaded_again() -> None:
-    view = view_of(state(OWN), state(PEER))
+    view = view_of(state(OWN), state(PEER), state(OTHER))
     echo = {OTHER: (1, 3)}
     view.state_received(state(PEER, sequence=2, dispatches_seen=echo), now_s=101.0)
     view.state_received(state(PEER, sequence=3, dispatches_seen=echo), now_s=102.5)
@@ -573,3 +573,30 @@ def test_clocks_of_the_day_are_compared_whatever_the_others_are() -> None:
     # Own steps count at once; those who are silent are not compared.
     assert view.clocks(now_s=now_s, wall_s=wall_s + 60.0)[SECOND] == pytest.approx(863_940.0)
     assert view.clocks(now_s=now_s + 5.0, wall_s=wall_s + 5.0) == {}
+
+
+# What a peer may say of itself without harm to all.
+
+
+def test_no_peer_shuts_the_cluster_by_its_backlog() -> None:
+    view = view_of(state(OWN, capacity=2.0), state(PEER, capacity=2.0, backlog=1e12))
+    backlog, capacity = view.backlog_and_capacity(now_s=100.0)
+    assert (backlog, capacity) == (120.0, 4.0)
+    # All of them are behind: then so is the cluster.
+    behind = view_of(state(OWN, backlog=400.0), state(PEER, backlog=420.0))
+    assert behind.backlog_and_capacity(now_s=100.0) == (820.0, 4.0)
+
+
+def test_no_peer_makes_the_load_more_than_policies_know() -> None:
+    view = view_of(state(OWN), state(PEER, accepted_work_s=1e9))
+    seen = view.observation(task(), avoided=frozenset(), now_s=102.0)
+    assert seen is not None
+    assert seen.traffic is not None
+    assert seen.traffic.load <= 10.0
+
+
+def test_invented_origins_are_not_remembered() -> None:
+    view = view_of(state(OWN), state(PEER))
+    invented = {NodeId(f"n{number}"): (1, 1) for number in range(100)}
+    view.state_received(state(PEER, sequence=2, dispatches_seen=invented), now_s=101.0)
+    assert observed(view, now_s=101.0).dispatchers == 1

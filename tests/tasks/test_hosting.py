@@ -258,3 +258,10 @@ def test_the_story_of_a_task_is_told_and_bounded() -> None:
     assert hosting.story(TaskId("task-0")) == ()
     assert hosting.story(TaskId("task-1")), "as many as are kept"
     assert len(hosting.story(TaskId(f"task-{STORIES_MAX}"))) == 1
+
+
+def test_invented_origins_push_each_other_out() -> None:
+    hosting = Hosting(HostingLimits(hosted_max=1, origins_remembered_max=10))
+    for number in range(3000):
+        receive(hosting, number, origin=f"n{number}")
+    assert len(hosting.dispatches_seen) == 10

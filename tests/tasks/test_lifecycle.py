@@ -29,7 +29,8 @@ from edge_node.domain import (
 )
 from edge_node.tasks import lifecycle_protocol as life
 from edge_node.tasks.fate import ImpossibleTransition, Phase
-from edge_node.tasks.lifecycle import Lifecycle, LifecycleLimits
+from edge_node.tasks.lifecycle import Lifecycle
+from edge_node.tasks.lifecycle_limits import LifecycleLimits
 
 TASK_ID = TaskId("a-1")
 B = NodeId("b")
@@ -631,3 +632,79 @@ def test_a_task_tells_its_story_and_goes_nowhere_it_cannot() -> None:
     fate.record = replace(fate.record, step=2)
     with pytest.raises(AssertionError, match="steps of nobody"):
         machine.validate()
+
+
+# What an executor may not do.
+
+
+def test_a_report_counts_only_from_the_executor_that_was_chosen() -> None:
+    machine = submitted()
+    placed(machine)
+    forged = life.AttemptReported(
+        task_id=TASK_ID,
+        fence=nth(1),
+        executor=NodeId("a"),
+        report=AttemptFinished(image=IMAGE, queue_s=0.0, compute_s=0.0),
+    )
+    assert machine.handle(forged, at(1.0)) == []
+    record = machine.record(TASK_ID)
+    assert record is not None
+    assert (record.status, record.executor) == (TaskStatus.QUEUED, B)
+
+
+def test_one_beginning_is_told_however_often_it_is_reported() -> None:
+    machine = submitted()
+    placed(machine)
+    assert [type(i) for i in report(machine, AttemptStarted())] == [life.PublishEvent]
+    assert report(machine, AttemptStarted()) == []
+
+
+def held(machine: Lifecycle, *, until_s: float, attempt: int = 1) -> list[life.Instruction]:
+    """B says every second that it lives, and nothing else; what follows when time has passed."""
+    for second in range(int(until_s)):
+        event = life.AttemptReported(
+            task_id=TASK_ID,
+            fence=nth(attempt),
+            executor=B,
+            report=AttemptHeartbeat(queue_position=0),
+        )
+        assert machine.handle(event, at(float(second))) == []
+        assert machine.handle(life.ClockAdvanced(), at(float(second))) == []
+    return machine.handle(life.ClockAdvanced(), at(until_s))
+
+
+def test_heartbeats_alone_do_not_hold_a_task() -> None:
+    machine = submitted()
+    placed(machine)
+    told = held(machine, until_s=120.0)
+    assert [type(i) for i in told] == [life.StopAttempt, life.AttemptEnded, life.PlaceTask]
+    (ended,) = (one for one in told if isinstance(one, life.AttemptEnded))
+    assert ended.reason == "overdue"
+
+
+def test_a_short_deadline_leaves_time_for_another_node() -> None:
+    machine = submitted(deadline_unix_s=1020.0)
+    placed(machine)
+    assert isinstance(held(machine, until_s=10.0)[0], life.StopAttempt)
+
+
+def test_the_last_attempt_and_this_nodes_own_are_left_to_the_deadline() -> None:
+    machine = submitted()
+    placed(machine)
+    held(machine, until_s=120.0)
+    placed(machine, attempt=2, now_s=120.0)
+    kept = life.AttemptReported(
+        task_id=TASK_ID, fence=nth(2), executor=B, report=AttemptHeartbeat(queue_position=0)
+    )
+    machine.handle(kept, at(500.0))
+    assert machine.handle(life.ClockAdvanced(), at(500.0)) == []
+
+
+@pytest.mark.parametrize(
+    ("eta_s", "deadline_s", "patience_s"),
+    [(1.0, None, 120.0), (60.0, None, 600.0), (1.0, 100.0, 50.0), (30.0, 100.0, 90.0)],
+)
+def test_patience_goes_by_what_was_expected_and_by_what_is_left(
+    eta_s: float, deadline_s: float | None, patience_s: float
+) -> None:
+    assert LifecycleLimits().until_overdue_s(eta_s, deadline_s) == patience_s

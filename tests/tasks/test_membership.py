@@ -87,8 +87,10 @@ class Story:
     def found(self, address: str) -> list[member.Instruction]:
         return self.told(AddressFound(address=address))
 
-    def hello(self, said: NodeState, *, host: str | None = "10.0.0.2") -> list[member.Instruction]:
-        return self.told(HelloReceived(state=said, host=host))
+    def hello(
+        self, said: NodeState, *, host: str | None = "10.0.0.2", proven: bool = True
+    ) -> list[member.Instruction]:
+        return self.told(HelloReceived(state=said, host=host, proven=proven))
 
     def answer(self, address: str, said: NodeState) -> list[member.Instruction]:
         return self.told(StateAnswered(link=self.links[address], state=said))
@@ -458,6 +460,51 @@ def test_an_address_that_a_namesake_took_over_no_longer_leads_to_its_former_node
     told = story.answer(Y, state(B, at="two:90"))
     assert kinds(told) == [NoteStranger, ForgetNode]
     assert story.machine.addresses == {X: B, Y: None}
+
+
+# Who says so of himself, and may be anybody.
+
+
+FORGED = {
+    "a goodbye": state(leaving=True),
+    "a later life": state(life=2**50),
+    "a later sequence": replace(state(), sequence=2**50),
+    "a namesake elsewhere": state(life=2, at="evil:90"),
+}
+
+
+@pytest.mark.parametrize("forged", FORGED.values(), ids=FORGED)
+def test_nobody_speaks_for_a_node_that_answers(forged: NodeState) -> None:
+    story = Story(X)
+    story.answer(X, state())
+    assert story.hello(forged, host="10.0.0.66", proven=False) == []
+    assert story.machine.addresses == {X: B}
+    assert not story.machine.is_away(B, now_s=0.0)
+    assert story.answer(X, state()) == [HearState(state=state())]
+
+
+def test_a_node_is_heard_from_where_it_was_met_and_looked_for_where_it_moved() -> None:
+    named = Story("b.lan:90")
+    named.answer("b.lan:90", state())
+    assert named.hello(state(), host="10.0.0.1", proven=False) == []
+    story = Story(X)
+    story.answer(X, state())
+    assert story.machine.may_call(B, "10.0.0.1") is True
+    assert story.machine.may_call(B, "10.0.0.2") is False
+    assert story.machine.may_call(C, "10.0.0.2") is None
+    again = state(life=2)
+    assert story.hello(again, host="10.0.0.1", proven=False) == [HearState(state=again)]
+    story.broke(X)
+    moved = state(life=2, at="elsewhere:91")
+    told = story.hello(moved, host="10.0.0.9", proven=False)
+    assert [one.address for one in told if isinstance(one, OpenLink)] == ["10.0.0.9:91"]
+
+
+def test_a_stranger_is_looked_for_and_cannot_say_goodbye() -> None:
+    story = Story()
+    assert story.hello(state(leaving=True), proven=False) == []
+    assert not story.machine.is_away(B, now_s=0.0)
+    assert kinds(story.hello(state(), proven=False)) == [OpenLink]
 
 
 # Bounds.
