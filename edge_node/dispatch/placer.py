@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 # What a failed task counts as when its delay is reported to the policy, in seconds.
 FAILURE_PENALTY_S = 60.0
+# Ends of attempts that an executor had taken, and did not draw for as long as it was waited for.
+HELD_IN_VAIN = frozenset({"overdue", "lease_lapsed"})
 
 
 class Placer:
@@ -130,6 +132,10 @@ class Placer:
 
     def attempt_ended(self, ended: life.AttemptEnded) -> None:
         """The executor no longer works on a dispatch: its work is not counted there any more."""
+        drawn = ended.reason == "finished"
+        if drawn or ended.reason in HELD_IN_VAIN:
+            now_s = self._clock.now_s()
+            self._view.work_shown(ended.executor, ended.dispatch, drawn=drawn, now_s=now_s)
         self._view.dispatch_ended(ended.executor, ended.dispatch)
         remote = ended.executor != self._node.id
         self._metrics.attempt_ended(remote=remote, reason=ended.reason)

@@ -25,6 +25,7 @@ from edge_node.config import NodeConfig
 from edge_node.domain import NodeId, NodeState, Task
 from edge_node.tasks.links import LinkEstimate, ReportDelay
 from edge_node.tasks.traffic import AcceptedWork
+from edge_node.tasks.trust import ShownService
 from scheduler.observation import FloatArray, Observation, Traffic
 
 # Silence, in heartbeats, after which a stream of states is no longer taken to be live.
@@ -76,6 +77,11 @@ class _Peer:
     delay: ReportDelay = field(default_factory=ReportDelay)
     # dispatch number -> work units and when, of attempts under way there that no report shows yet
     unseen: dict[int, tuple[float, float]] = field(default_factory=dict)
+    # dispatch number -> work units ahead of its end and when it was sent, of all under way there
+    placed: dict[int, tuple[float, float]] = field(default_factory=dict)
+    shown: ShownService = field(default_factory=ShownService)
+    # Of what it claims, as much as is believed.
+    capacity: float = 0.0
     # What observations need: backlog, unseen work, capacity, tasks, round trip, seconds per bit
     # and how long changes take; see `refresh`.
     row: tuple[float, float, float, float, float, float, float] = (0.0,) * 7
@@ -86,7 +92,7 @@ class _Peer:
         self.row = (
             state.backlog,
             self.unseen_work,
-            state.capacity,
+            self.capacity,
             float(state.queued + state.running),
             link.round_trip_s,
             1.0 / link.throughput_bits_s,
@@ -174,6 +180,7 @@ class ClusterView:
         news = (state.incarnation, state.sequence) > known
         if state.incarnation > former.incarnation:
             peer.unseen.clear()  # whatever it was drawing died with its former life
+            peer.placed.clear()
             peer.delay = ReportDelay()  # its clock may have begun anew
         for origin, dispatch in state.dispatches_seen.items():
             another = origin != state.node_id and self.knows(origin)
@@ -190,6 +197,8 @@ class ClusterView:
     def _message_arrived(self, peer: _Peer, *, news: bool, now_s: float) -> None:
         state = peer.state
         remote = state.node_id != self._own_id
+        peer.shown.time_passed(now_s)
+        self._believe(peer)
         if remote and state.sent_s > 0.0:
             changed_s = state.changed_s if news else None
             peer.delay.message_arrived(sent_s=state.sent_s, changed_s=changed_s, now_s=now_s)
@@ -230,6 +239,8 @@ class ClusterView:
         number = self._dispatch_last.get(executor, 0) + 1
         self._dispatch_last[executor] = number
         peer = self._peers[executor]
+        ahead = max(0.0, peer.state.backlog - max(0.0, now_s - peer.heard_s) * peer.capacity)
+        peer.placed[number] = (ahead + peer.unseen_work + work, now_s)
         peer.unseen[number] = (work, now_s)
         peer.refresh()
         return number
@@ -237,8 +248,40 @@ class ClusterView:
     def dispatch_ended(self, executor: NodeId, dispatch: int) -> None:
         """The attempt is over, one way or another."""
         peer = self._peers.get(executor)
-        if peer is not None and peer.unseen.pop(dispatch, None) is not None:
-            peer.refresh()
+        if peer is not None:
+            peer.placed.pop(dispatch, None)
+            if peer.unseen.pop(dispatch, None) is not None:
+                peer.refresh()
+
+    def work_shown(self, executor: NodeId, dispatch: int, *, drawn: bool, now_s: float) -> None:
+        """An attempt that is about to end was drawn, or held in vain: so much is a claim worth.
+
+        To be told before `dispatch_ended`.
+        """
+        peer = self._peers.get(executor)
+        placed = None if peer is None else peer.placed.get(dispatch)
+        if peer is None or placed is None or executor == self._own_id:
+            return
+        work_ahead, at_s = placed
+        if drawn:
+            peer.shown.drawn(work_ahead=work_ahead, seconds=now_s - at_s, now_s=now_s)
+        else:
+            peer.shown.held_in_vain(seconds=now_s - at_s, now_s=now_s)
+        self._believe(peer)
+        peer.refresh()
+
+    def _believe(self, peer: _Peer) -> None:
+        """Own figures are measured; a peer's are bounded by what was seen of it and of others."""
+        claimed = peer.state.capacity
+        if peer.state.node_id == self._own_id:
+            peer.capacity = claimed
+            return
+        own = self._peers.get(self._own_id)
+        known = 0.0 if own is None else own.state.capacity
+        for other in self._peers.values():
+            shown = None if other is peer else other.shown.capacity
+            known = max(known, 0.0 if shown is None else min(shown, other.state.capacity))
+        peer.capacity = peer.shown.believed(claimed, known=known)
 
     # What can be asked.
 
@@ -322,8 +365,8 @@ class ClusterView:
             if self._may_take(peer, now_s=now_s):
                 state = peer.state
                 age_s = 0.0 if node_id == self._own_id else max(0.0, now_s - peer.heard_s)
-                ahead = max(0.0, state.backlog - age_s * state.capacity) + peer.unseen_work
-                queues.append((ahead, state.capacity))
+                ahead = max(0.0, state.backlog - age_s * peer.capacity) + peer.unseen_work
+                queues.append((ahead, peer.capacity))
         wait_s_max = min((ahead / rate for ahead, rate in queues), default=0.0) + BEHIND_S_MAX
         backlog = sum(min(ahead, rate * wait_s_max) for ahead, rate in queues)
         return backlog, sum(rate for _, rate in queues)
@@ -331,11 +374,7 @@ class ClusterView:
     def service_s(self, *, now_s: float) -> float | None:
         """Seconds that a mean task takes on a mean live node; None where nothing was measured."""
         mean_work = self._accepted.mean_work()
-        live = [
-            peer.state.capacity
-            for peer in self._peers.values()
-            if self._may_take(peer, now_s=now_s)
-        ]
+        live = [peer.capacity for peer in self._peers.values() if self._may_take(peer, now_s=now_s)]
         if mean_work is None or not live:
             return None
         return mean_work * len(live) / sum(live)
@@ -375,7 +414,7 @@ class ClusterView:
             choosable = fresh if any(fresh) else alive
         columns_XB = np.array(self._rows(serving, task.input_bits, now_s=now_s)).T
         backlog_B, own_B, capacity_B, queued_B, link_s_B, staleness_s_B = columns_XB
-        able = [p.state.capacity for p, ok in zip(serving.peers, alive, strict=True) if ok]
+        able = [p.capacity for p, ok in zip(serving.peers, alive, strict=True) if ok]
         return Observation(
             node_ids=serving.node_ids,
             local=serving.local,
@@ -398,7 +437,7 @@ class ClusterView:
     def _may_take(self, peer: _Peer, *, now_s: float) -> bool:
         state = peer.state
         heard = now_s - peer.heard_s < self._limits.suspect_s or state.node_id == self._own_id
-        return state.accepting and state.capacity > 0.0 and heard
+        return state.accepting and peer.capacity > 0.0 and heard
 
     def _rows(
         self, serving: _Serving, input_bits: int, *, now_s: float

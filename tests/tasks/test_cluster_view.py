@@ -600,3 +600,33 @@ def test_invented_origins_are_not_remembered() -> None:
     invented = {NodeId(f"n{number}"): (1, 1) for number in range(100)}
     view.state_received(state(PEER, sequence=2, dispatches_seen=invented), now_s=101.0)
     assert observed(view, now_s=101.0).dispatchers == 1
+
+
+def test_a_claim_is_believed_as_far_as_work_has_shown() -> None:
+    view = view_of(state(OWN), state(PEER, capacity=1e8, backlog=0.0))
+    assert observed(view, now_s=100.0).capacity_B.tolist() == [2.0, 8.0]  # four times its own
+    now_s = 100.0
+    for number in range(1, 4):
+        assert view.dispatched(PEER, 10.0, now_s=now_s) == number
+        now_s += 10.25
+        view.state_received(
+            state(PEER, sequence=number + 1, capacity=1e8, dispatches_seen={OWN: (7, number)}),
+            now_s=now_s,
+        )
+        view.work_shown(PEER, number, drawn=True, now_s=now_s)
+        view.dispatch_ended(PEER, number)
+    seen = observed(view, now_s=now_s)
+    assert seen.capacity_B.tolist() == pytest.approx([2.0, 4.0])
+    assert view.backlog_and_capacity(now_s=now_s)[1] == pytest.approx(6.0)
+    assert view.service_s(now_s=now_s) is None
+
+
+def test_a_former_life_and_another_dispatch_show_nothing() -> None:
+    view = view_of(state(OWN), state(PEER, capacity=6.0))
+    view.dispatched(PEER, 10.0, now_s=100.0)
+    view.state_received(state(PEER, incarnation=2, capacity=6.0), now_s=101.0)
+    for dispatch in (1, 2, 3, 4):
+        view.work_shown(PEER, dispatch, drawn=False, now_s=200.0)
+        view.work_shown(OWN, dispatch, drawn=False, now_s=200.0)
+    view.state_received(state(PEER, incarnation=2, sequence=2, capacity=6.0), now_s=200.0)
+    assert observed(view, now_s=200.0).capacity_B.tolist() == [2.0, 6.0]
