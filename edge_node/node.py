@@ -440,7 +440,7 @@ class _Node:
             await dispatcher.drain(timeout_s=config.drain_s)
 
         collect_seldom()
-        await listen(app, config, stopping=self._stopping, drain=drain)
+        await listen(app, config, stopping=self._stopping, drain=drain, loops=self._loops)
 
     def _give_up(self, name: str) -> None:
         """The node cannot do without what keeps failing: it ends, and a new life may do better."""

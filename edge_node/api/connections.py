@@ -17,8 +17,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from edge_node.config import NodeConfig
 
-# Files that the rest of the node has open or may need at once: store, worker, peers, images.
-FILES_BESIDE = 256
+# Files that the rest of the node has open or may need at once: store, worker, images, and peers
+# (256 connections, peering/server.py).
+FILES_BESIDE = 400
 # How often waiting connections are looked through.
 SWEEP_S = 1.0
 _BUSY = (

@@ -25,6 +25,7 @@ from edge_node.api.connections import (
 )
 from edge_node.config import NodeConfig
 from edge_node.errors import InvalidRequest
+from edge_node.lasting import Loops
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ async def listen(
     *,
     stopping: asyncio.Event,
     drain: Callable[[], Awaitable[None]],
+    loops: Loops,
 ) -> None:
     """Serves `app` until `stopping`, then waits for `drain` and for what is still being answered.
 
@@ -58,7 +60,7 @@ async def listen(
     )
     asyncio.get_running_loop().set_exception_handler(_TooManyFiles())
     serving = asyncio.create_task(server.serve())
-    sweeping = asyncio.create_task(connections.sweep())
+    sweeping = loops.start("closing connections", connections.sweep, vital=False)
     stopped = asyncio.create_task(stopping.wait())
     try:
         await asyncio.wait([serving, stopped], return_when=asyncio.FIRST_COMPLETED)

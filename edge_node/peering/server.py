@@ -33,6 +33,11 @@ log = logging.getLogger(__name__)
 # Between two looks at whether the node is ready.
 READINESS_LOOK_S = 0.25
 IMAGE_CHUNK_BYTES = 256 * 1024
+# Open at once: a peer has one or two. REST leaves files for them (api/connections.py).
+CONNECTIONS_MAX = 256
+# That one may say nothing at first, or have no call under way later.
+GREETING_S_MAX = 5.0
+IDLE_S_MAX = 300.0
 SERVICE_NAME = node_pb2.DESCRIPTOR.services_by_name["NodeService"].full_name
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -231,6 +236,9 @@ class PeerServer:
                 ("grpc.max_receive_message_length", codec.MESSAGE_BYTES_MAX),
                 ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
                 ("grpc.so_reuseport", 0),
+                ("grpc.max_allowed_incoming_connections", CONNECTIONS_MAX),
+                ("grpc.server_handshake_timeout_ms", int(GREETING_S_MAX * 1000)),
+                ("grpc.max_connection_idle_ms", int(IDLE_S_MAX * 1000)),
             ]
         )
         node_pb2_grpc.add_NodeServiceServicer_to_server(self._servicer, self._server)

@@ -28,6 +28,7 @@ PLANTS = {
     "housekeeping": "edge_node.store.housekeeping.Housekeeper.clean",
     "watching the disk": "edge_node.store.disk_watch.DiskWatch.look",
     "bounding the store": "edge_node.store.space.StoreSpace.look",
+    "closing connections": "edge_node.api.connections.BoundedHttp.is_late",
     "gRPC health": "edge_node.dispatch.front_desk.FrontDesk.readiness",
     "moving tasks that wait": "edge_node.dispatch.timekeeper.Timekeeper._move_waiting",
     "keeping the clock": "edge_node.clock_record.write_record",
