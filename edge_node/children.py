@@ -43,7 +43,7 @@ async def keep_store(
         child.kill()
 
     async with asyncio.TaskGroup() as group:
-        group.create_task(watch(watched, hung=hung))
+        group.create_task(watch(watched, hung=hung, is_stopped=lambda: child.is_stopped))
         group.create_task(
             _keep(
                 child,

@@ -65,11 +65,19 @@ def valkey_command(folder: Path, socket_path: Path) -> list[str]:
     return [str(_binary()), *arguments]
 
 
-async def watch(watched: AnswerWatch, *, hung: Callable[[float], None]) -> None:
-    """Looks until it is cancelled; `hung` is told the seconds of a silence that is too long."""
+async def watch(
+    watched: AnswerWatch,
+    *,
+    hung: Callable[[float], None],
+    is_stopped: Callable[[], bool] = lambda: False,
+) -> None:
+    """Looks until it is cancelled; `hung` is told the seconds of a silence that is too long.
+
+    One that `is_stopped` does not load, either.
+    """
     while True:
         await asyncio.sleep(LOOK_EVERY_S)
-        silence_s = await watched.look()
+        silence_s = await watched.look(stopped=is_stopped())
         if silence_s is not None:
             hung(silence_s)
 
@@ -124,8 +132,11 @@ class AnswerWatch:
         self._silence_s = self._longest_s = 0.0
         self._allowed_s = LOAD_S_MAX
 
-    async def look(self) -> float | None:
-        """Asks once; seconds of silence where they are too many, else None."""
+    async def look(self, *, stopped: bool = False) -> float | None:
+        """Asks once; seconds of silence where they are too many, else None.
+
+        `stopped` says that it cannot be loading.
+        """
         asked_s = self._now_s()
         try:
             async with asyncio.timeout(LOOK_S_MAX):
@@ -141,7 +152,8 @@ class AnswerWatch:
             self._allowed_s = HANG_S + min(self._longest_s, LOAD_S_MAX)
             self._silence_s = 0.0
             return None
-        return self._silence_s if self._silence_s > self._allowed_s else None
+        allowed_s = min(self._allowed_s, HANG_S) if stopped else self._allowed_s
+        return self._silence_s if self._silence_s > allowed_s else None
 
 
 def _binary() -> Path:

@@ -103,6 +103,14 @@ class ChildProcess:
 
     def _states(self) -> set[str]:
         """Of its threads, as /proc has them: R, S, D, T and others."""
+    @property
+    def is_stopped(self) -> bool:
+        """Whether a signal has stopped it, as a whole: then nothing of it goes on, whatever it did.
+
+        A debugger's stop is another one.
+        """
+        return self._states() == {"T"}
+
         found = set()
         for path in pathlib.Path(f"/proc/{self.pid}/task").glob("*/stat"):
             with contextlib.suppress(OSError):  # a thread that has ended

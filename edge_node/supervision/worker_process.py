@@ -316,6 +316,8 @@ class WorkerProcess:
         if self._child is not None and not self._child.running:
             return None
         silence_s = now_s - self._heard_s
+        if self._child is not None and self._child.is_stopped:
+            allowed_s = min(allowed_s, settings.hang_s)
         if silence_s > allowed_s and not (self._computes() and silence_s < COMPILE_S_MAX):
             return f"it has said nothing for {silence_s:.1f} s"
         if not self.ready:
