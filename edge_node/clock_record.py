@@ -15,18 +15,20 @@ import ctypes
 import dataclasses
 import json
 import logging
-import math
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from edge_node.clock import SystemClock, boot_id
+from edge_node.json_text import parsed
 
 log = logging.getLogger(__name__)
 
 RECORD_EVERY_S = 10.0
 LOOK_EVERY_S = 0.5
+# No clock ever says so much: a record that does is garbled. The year 3000 is before.
+_SECONDS_MAX = 2.0**35
 # A clock that was set by more than that is told.
 STEP_TOLD_S = 2.0
 # Of struct timex, with room to spare; the kernel fills in 208 bytes.
@@ -203,7 +205,7 @@ def write_record(path: Path, clock: SystemClock) -> None:
 def read_record(path: Path) -> MachineClocks | None:
     """What a former life left; None if that is nothing that can be read."""
     try:
-        found = json.loads(path.read_text())
+        found = parsed(path.read_text())
         record = MachineClocks(
             unix_s=float(found["unix_s"]),
             boot_s=float(found["boot_s"]),
@@ -212,7 +214,8 @@ def read_record(path: Path) -> MachineClocks | None:
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return record if math.isfinite(record.unix_s) and math.isfinite(record.boot_s) else None
+    said = (record.unix_s, record.boot_s)
+    return record if all(0.0 <= one < _SECONDS_MAX for one in said) else None
 
 
 def _is_synchronised() -> bool:

@@ -36,6 +36,7 @@ from edge_node.errors import StoreUnavailable
 from edge_node.garbage import collect_seldom, return_large_blocks
 from edge_node.guard.deciding import guard_settings, policy_of
 from edge_node.guard.feed import keep_up_to_date
+from edge_node.in_the_way import put_aside
 from edge_node.lasting import Loops, Run, both
 from edge_node.learning.sharing import LearningShare, SharingSettings
 from edge_node.peering.caller import PeerConduct
@@ -47,6 +48,7 @@ from edge_node.peering.service import PeerService
 from edge_node.reloading import Reloader
 from edge_node.socket_path import socket_folder
 from edge_node.sole_owner import sole_owner
+from edge_node.store.append_only import FOLDER as APPEND_ONLY_FOLDER
 from edge_node.store.disk_watch import DiskWatch
 from edge_node.store.embedded_valkey import STARTS_MAX, wait_until_ready
 from edge_node.store.experience_pool import ExperiencePool, PoolSettings
@@ -259,7 +261,7 @@ class _Node:
         return recovered
 
     async def _start_embedded_store(self) -> str:
-        path = self._sockets / "store.sock"
+        path = self._socket("store.sock")
         mended = await asyncio.to_thread(mend_store, self._folder)
         self._metrics.store_mended(tasks=len(mended.lost_task_ids))
         ends: list[str] = []
@@ -304,8 +306,12 @@ class _Node:
         *,
         parts: Sequence[Callable[[], Awaitable[PartFill]]],
     ) -> None:
+        kept: tuple[str, ...] = ("images", "init_images")
+        if self._config.redis_url is None:
+            kept += ("store", f"store/{APPEND_ONLY_FOLDER}")
         disk = DiskWatch(
             self._folder,
+            parts=tuple(self._folder / one for one in kept),
             free_bytes_min=lambda: self._config.disk_free_bytes_min,
             make_room=images.shed,
             on_looked=self._metrics.disk_looked_at,
@@ -358,9 +364,16 @@ class _Node:
 
     def _worker(self) -> WorkerProcess:
         settings = WorkerSettings.of(
-            self._config, socket_path=self._sockets / "worker.sock", run_dir=self._folder / "run"
+            self._config, socket_path=self._socket("worker.sock"), run_dir=self._folder / "run"
         )
         return WorkerProcess(settings, on_change=lambda: self._worker_changed(), loops=self._loops)
+
+    def _socket(self, name: str) -> Path:
+        """Where a child is to listen: it takes the place of a socket, and of nothing else."""
+        path = self._sockets / name
+        if path.exists() and not path.is_socket():
+            put_aside(path)
+        return path
 
     def _tell_worker_changed(self, worker: WorkerProcess, dispatcher: Dispatcher) -> None:
         while self._worker_starts < worker.starts:

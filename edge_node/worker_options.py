@@ -15,6 +15,7 @@ from typing import Literal
 
 from edge_node.config import SETTINGS, NodeConfig
 from edge_node.config_sources import InvalidConfig, validated
+from edge_node.json_text import parsed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +65,7 @@ class WorkerOptions:
             InvalidConfig: naming each option at fault and what is wrong with it.
         """
         try:
-            given = json.loads(text)
+            given = parsed(text)
         except ValueError as error:
             raise InvalidConfig([f"The options are no JSON: {error}."]) from None
         if not isinstance(given, dict):

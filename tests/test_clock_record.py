@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -113,7 +114,10 @@ def test_what_is_left_is_read_and_damage_is_nothing(tmp_path: Path) -> None:
     for text in ("", "[]", "{", "null", json.dumps({**whole, "boot_s": "soon"})):
         path.write_text(text)
         assert read_record(path) is None, text
-    path.write_text(json.dumps({**whole, "unix_s": float("inf")}))
+    for odd in ({"unix_s": math.inf}, {"unix_s": 1e308}, {"boot_s": -1e308}, {"boot_s": -5.0}):
+        path.write_text(json.dumps({**whole, **odd}))
+        assert read_record(path) is None
+    path.write_text("[" * 100_000)
     assert read_record(path) is None
     write_record(tmp_path / "gone" / "clock.json", clock)  # costs nothing
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import http.client
-import json
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 from edge_node.child_options import learner_alive_path
 from edge_node.config import NodeConfig
 from edge_node.errors import WorkerUnavailable
+from edge_node.json_text import parsed
 from edge_node.sign_of_life import silence_s
 from edge_node.socket_path import socket_folder
 
@@ -66,7 +66,7 @@ def _node(config: NodeConfig) -> Health:
 
 
 def _answered(connection: http.client.HTTPConnection) -> dict[str, Any]:
-    answer = json.loads(connection.getresponse().read())
+    answer = parsed(connection.getresponse().read())
     if not isinstance(answer, dict):
         raise ValueError(f"it answers {str(answer)[:80]!r}")
     return answer

@@ -1,4 +1,4 @@
-"""The disk below a node's data folder: whether there is room, and whether the folder is there.
+"""The disk below a node's data folder: whether there is room, and whether its folders are there.
 
 Owns the look at both and the sentence for clients. Below low water old images make room first;
 where that is not enough, nothing new is taken, so that what was accepted can end.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from edge_node.errors import DEdgeAIError, DiskLow, StoreUnavailable
@@ -24,6 +24,7 @@ class DiskWatch:
 
     Args:
         folder: the node's data.
+        parts: folders in it that what was accepted is kept in, there by now.
         free_bytes_min: gives the low water, as configured now.
         make_room: removes so many bytes of old images, or as many as there are.
         on_looked: told the bytes that are free.
@@ -33,6 +34,7 @@ class DiskWatch:
         self,
         folder: Path,
         *,
+        parts: Sequence[Path] = (),
         free_bytes_min: Callable[[], int],
         make_room: Callable[[int], Awaitable[object]],
         on_looked: Callable[[int], None] = lambda free_bytes: None,
@@ -41,7 +43,7 @@ class DiskWatch:
         self._free_bytes_min = free_bytes_min
         self._make_room = make_room
         self._on_looked = on_looked
-        self._identity = _identity(folder)
+        self._identities = {one: _identity(one) for one in (folder, *parts)}
         self._refusal: DEdgeAIError | None = None
 
     def refusal(self) -> DEdgeAIError | None:
@@ -56,18 +58,18 @@ class DiskWatch:
 
     async def look(self) -> None:
         """Looks now, and makes room where there is little."""
-        free_bytes = await self._free_bytes()
-        low_bytes = self._free_bytes_min()
-        if free_bytes is not None and free_bytes < low_bytes:
-            await self._make_room(int(low_bytes * ROOM_AGAIN) - free_bytes)
-            free_bytes = await self._free_bytes()
-        if free_bytes is None:
+        wrong = await asyncio.to_thread(self._wrong)
+        if wrong:
             self._refusal = StoreUnavailable(
-                f"The data folder {self._folder} is gone, or is another one than at the start: "
-                "what is accepted now would be lost. Bring it back and restart the node.",
+                f"{wrong}: what is accepted now would be lost. Bring it back and restart the node.",
                 retry_after_s=RETRY_AFTER_S,
             )
             return
+        free_bytes = await self._free_bytes()
+        low_bytes = self._free_bytes_min()
+        if free_bytes < low_bytes:
+            await self._make_room(int(low_bytes * ROOM_AGAIN) - free_bytes)
+            free_bytes = await self._free_bytes()
         self._on_looked(free_bytes)
         self._refusal = None
         if free_bytes < low_bytes:
@@ -78,18 +80,18 @@ class DiskWatch:
                 retry_after_s=RETRY_AFTER_S,
             )
 
-    async def _free_bytes(self) -> int | None:
-        return await asyncio.to_thread(self._measured)
-
-    def _measured(self) -> int | None:
-        """Bytes that are free; None where the folder is not what it was."""
-        try:
-            if self._identity is None or _identity(self._folder) != self._identity:
-                return None
-            status = os.statvfs(self._folder)
-        except OSError:
-            return None
+    async def _free_bytes(self) -> int:
+        status = await asyncio.to_thread(os.statvfs, self._folder)
         return status.f_bavail * status.f_frsize
+
+    def _wrong(self) -> str:
+        """What is wrong with a folder; empty if nothing is."""
+        for folder, identity in self._identities.items():
+            if identity is None or _identity(folder) != identity:
+                return f"The data folder {folder} is gone, or is another one than at the start"
+            if not os.access(folder, os.W_OK | os.X_OK):
+                return f"The data folder {folder} cannot be written to any more"
+        return ""
 
 
 def _identity(folder: Path) -> tuple[int, int] | None:

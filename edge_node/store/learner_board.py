@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from edge_node.domain import NodeId
+from edge_node.json_text import parsed
 from edge_node.snapshot import LearnerProgress
 from edge_node.store.connection import Command, StoreConnection
 
@@ -89,7 +90,7 @@ class LearnerBoard:
                 updates=int(found["updates"]),
                 refusal=str(found["refusal"]),
             )
-        except (KeyError, TypeError, ValueError, AttributeError):
+        except (KeyError, OverflowError, TypeError, ValueError, AttributeError):
             return None
 
     async def _run(self, *command: Any) -> Any:
@@ -103,7 +104,7 @@ def _reading(said: Any) -> float | None:
 
 def _read(text: bytes | None) -> dict[str, Any]:
     try:
-        found = json.loads(text or b"{}")
+        found = parsed(text or b"{}")
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}

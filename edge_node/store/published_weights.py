@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from edge_node.errors import StoreUnavailable
+from edge_node.json_text import parsed
 from edge_node.store.connection import Command, StoreConnection
 from scheduler import checkpoint
 from scheduler.checkpoint import BETTER_THAN, version_of
@@ -172,10 +173,10 @@ def _published(found: dict[bytes, bytes]) -> Published:
             version=fields["version"],
             generation=int(fields["generation"]),
             created_unix_s=float(fields["created"]),
-            checks={str(k): float(v) for k, v in json.loads(fields["checks"]).items()},
+            checks={str(k): float(v) for k, v in parsed(fields["checks"]).items()},
             better_than=_text(fields.get("better_than")),
         )
-    except (KeyError, ValueError, TypeError, AttributeError) as problem:
+    except (KeyError, OverflowError, ValueError, TypeError, AttributeError) as problem:
         raise UnusableWeights(f"the announcement is damaged: {problem!r}") from problem
     if not (published.generation >= 1 and math.isfinite(published.created_unix_s)):
         raise UnusableWeights(f"an announcement of generation {published.generation}")

@@ -28,6 +28,7 @@ from edge_node.domain import (
     TaskRecord,
     TaskStatus,
 )
+from edge_node.json_text import parsed
 
 FORMAT = 1
 _JSON = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":"))
@@ -99,8 +100,8 @@ def decode_record(text: str | bytes) -> TaskRecord:
         UnreadableRecord: the text is damaged or lacks what every version has.
     """
     try:
-        return _record(json.loads(text))
-    except (KeyError, TypeError, ValueError) as problem:
+        return _record(parsed(text))
+    except (KeyError, OverflowError, TypeError, ValueError) as problem:
         raise UnreadableRecord(f"{type(problem).__name__}: {problem}") from problem
 
 

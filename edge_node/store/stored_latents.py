@@ -26,6 +26,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from edge_node.config import NodeConfig
+from edge_node.json_text import parsed
 from edge_node.lasting import Loops
 from edge_node.store.background_writer import BackgroundWriter
 from edge_node.store.connection import Command, StoreConnection, StoreSettings
@@ -222,7 +223,7 @@ def _encode(snapshot: LatentSnapshot) -> dict[str, bytes]:
 
 def _decode(fields: dict[bytes, bytes], *, latents_max: int) -> LatentSnapshot:
     """The snapshot; raises ValueError, KeyError or TypeError for anything that is none."""
-    node_ids = tuple(str(node_id) for node_id in json.loads(fields[b"node_ids"]))
+    node_ids = tuple(str(node_id) for node_id in parsed(fields[b"node_ids"]))
     latents: dict[bytes, dict[int, bytes]] = {b"n": {}, b"open": {}}
     for field, value in fields.items():
         kind, _, row = field.partition(b":")

@@ -43,6 +43,7 @@ from edge_node.domain import (
     TaskStatus,
 )
 from edge_node.errors import IdempotencyConflict, StoreUnavailable
+from edge_node.json_text import parsed
 from edge_node.lasting import Loops
 from edge_node.requests import AlreadyAccepted, Appended, Idempotency
 from edge_node.store.background_writer import BackgroundWriter
@@ -574,7 +575,7 @@ class TaskLedger:
 
 
 def _already_accepted(text: bytes, idempotency: Idempotency) -> AlreadyAccepted:
-    earlier = json.loads(text)
+    earlier = parsed(text)
     if earlier["digest"] != idempotency.request_digest:
         raise IdempotencyConflict(
             "This Idempotency-Key was used before with a different request; use a new key."

@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from edge_node.json_text import parsed
 from edge_node.store.connection import StoreConnection
 from scheduler.guard.verdict import ReplayVerdict
 
@@ -102,7 +103,7 @@ def decode(text: bytes, *, besides: Mapping[str, object] | None = None) -> Repla
         UnreadableVerdict: a field is missing, unknown, of another type or not finite.
     """
     try:
-        document: dict[str, Any] = json.loads(text)
+        document: dict[str, Any] = parsed(text)
     except ValueError as problem:
         raise UnreadableVerdict(f"no JSON: {problem}") from problem
     if isinstance(document, dict):

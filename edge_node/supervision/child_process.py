@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import io
 import logging
 import os
@@ -22,6 +23,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
+from edge_node.in_the_way import put_aside
 from edge_node.supervision import launcher
 
 log = logging.getLogger(__name__)
@@ -101,8 +103,6 @@ class ChildProcess:
         """Whether it computes, or would if it were let: then it is slow, or starved, not frozen."""
         return "R" in self._states()
 
-    def _states(self) -> set[str]:
-        """Of its threads, as /proc has them: R, S, D, T and others."""
     @property
     def is_stopped(self) -> bool:
         """Whether a signal has stopped it, as a whole: then nothing of it goes on, whatever it did.
@@ -111,6 +111,8 @@ class ChildProcess:
         """
         return self._states() == {"T"}
 
+    def _states(self) -> set[str]:
+        """Of its threads, as /proc has them: R, S, D, T and others."""
         found = set()
         for path in pathlib.Path(f"/proc/{self.pid}/task").glob("*/stat"):
             with contextlib.suppress(OSError):  # a thread that has ended
@@ -220,14 +222,20 @@ def end_recorded_process(
     """
     try:
         pid_text, ticks_text, boot_id = pid_path.read_text(encoding="ascii").split()
+        ticks = int(ticks_text)
         descriptor = os.pidfd_open(int(pid_text))
-    except (FileNotFoundError, ProcessLookupError, ValueError):
+    except (FileNotFoundError, ProcessLookupError):
         pid_path.unlink(missing_ok=True)
+        return False
+    except (ValueError, OverflowError, OSError) as problem:
+        if isinstance(problem, OSError) and problem.errno not in (errno.EINVAL, errno.EISDIR):
+            raise
+        put_aside(pid_path)  # it is no record
         return False
     try:
         # Compared after the descriptor is held: from here on the id cannot pass to another.
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            same = launcher.start_ticks(int(pid_text)) == int(ticks_text)
+            same = launcher.start_ticks(int(pid_text)) == ticks
             if same and launcher.boot_id() == boot_id:
                 _end(descriptor, stop_signal=stop_signal, grace_s=grace_s)
                 return True

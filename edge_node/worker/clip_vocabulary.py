@@ -13,6 +13,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from edge_node.json_text import parsed
 from edge_node.worker import sd3_configs
 from edge_node.worker.denoiser import ModelUnusable
 
@@ -91,10 +92,10 @@ def _own(folder: pathlib.Path) -> Vocabulary:
     if (folder / "vocab.json").is_file():
         lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
         return Vocabulary(
-            token_ids=json.loads((folder / "vocab.json").read_text(encoding="utf-8")),
+            token_ids=parsed((folder / "vocab.json").read_text(encoding="utf-8")),
             merges=[line for line in lines if line and not line.startswith("#version")],
         )
-    tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    tokenizer = parsed((folder / "tokenizer.json").read_text(encoding="utf-8"))
     added = {token["content"]: token["id"] for token in tokenizer["added_tokens"]}
     merges = tokenizer["model"]["merges"]
     return Vocabulary(

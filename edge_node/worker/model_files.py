@@ -8,13 +8,13 @@ want just these is for `sd3_parts` to say.
 
 from __future__ import annotations
 
-import json
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from edge_node.json_text import parsed
 from edge_node.worker import clip_vocabulary, sd3_checkpoint, sd3_configs
 from edge_node.worker.denoiser import ModelUnusable
 from edge_node.worker.safetensors_file import StoredTensor, read_header
@@ -374,7 +374,7 @@ def _has_licence(path: pathlib.Path) -> bool:
 
 def _read_json(path: pathlib.Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parsed(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ModelUnusable(f"there is no {path}: copy the model's folder again, whole") from None
     except ValueError as error:

@@ -9,7 +9,6 @@ memory shares with its accelerator. It knows no model and must not import torch.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
 import pathlib
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
+from edge_node.json_text import parsed
 from edge_node.worker.denoiser import ModelUnusable
 
 # Bytes of an element of each dtype that a header may name.
@@ -157,7 +157,7 @@ def zeros_at_the_end(path: pathlib.Path, tensors: Iterable[StoredTensor]) -> Sto
 
 def _entries(path: pathlib.Path, header: bytes) -> dict[str, dict[str, Any]]:
     try:
-        content = json.loads(header)
+        content = parsed(header)
         entries = {key: entry for key, entry in content.items() if key != "__metadata__"}
         if not all(entry.keys() >= _FIELDS for entry in entries.values()):
             raise ValueError(

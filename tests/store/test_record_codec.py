@@ -47,7 +47,17 @@ def test_fields_of_newer_versions_are_ignored() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "null", "[]", '"x"', "{}", '{"format":1,"task":{}}', b"\xff\xfe", "{" * 100],
+    [
+        "",
+        "null",
+        "[]",
+        '"x"',
+        "{}",
+        '{"format":1,"task":{}}',
+        b"\xff\xfe",
+        "{" * 100,
+        "[" * 100_000,
+    ],
 )
 def test_damage_is_unreadable_and_nothing_else(text: str | bytes) -> None:
     with pytest.raises(UnreadableRecord):
@@ -56,9 +66,9 @@ def test_damage_is_unreadable_and_nothing_else(text: str | bytes) -> None:
 
 def test_a_wrong_type_is_unreadable() -> None:
     document = json.loads(encode_record(finished(task(1))))
-    document["status"] = "melted"
-    with pytest.raises(UnreadableRecord):
-        decode_record(json.dumps(document))
+    for odd in ({"status": "melted"}, {"attempt": math.inf}, {"task": 3}, {"error": "why"}):
+        with pytest.raises(UnreadableRecord):
+            decode_record(json.dumps({**document, **odd}))
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
