@@ -53,7 +53,7 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServiceServicer):
     state: str = "ready"
     connected_s: list[float] = field(default_factory=list)
     told: int = 0
-    capacity: float = 0.0
+    capacity: float = 1e6
 
     async def Describe(self, request: Any, context: Any) -> worker_pb2.DescribeResponse:
         if self.state == "silent":
