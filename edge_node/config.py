@@ -15,6 +15,7 @@ from edge_node.setting import is_text, pairs, setting, settings_of, split
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
 
 _NotNegative = Annotated[float, Field(ge=0)]
+_PORT_MAX = 65_535
 _Address = Annotated[str, Field(pattern=r"^[^:\s]+:\d{1,5}$")]
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"
 
@@ -251,7 +252,7 @@ class NodeConfig(BaseModel):
         "calibrated, after which it hangs and is started again; without a step a minute where "
         "blocks may be compiled",
         unit="s",
-        gt=0,
+        ge=0.5,
     )
     memory_floor_bytes: int = setting(
         2**30,
@@ -492,6 +493,11 @@ class NodeConfig(BaseModel):
             for key in type(self).model_fields
             for text in (getattr(self, key),)
             if isinstance(text, str | Path) and not is_text(str(text))
+        ]
+        problems += [
+            f"peers names {address}: ports end at {_PORT_MAX}."
+            for address in self.peers
+            if not 0 < int(address.rpartition(":")[2]) <= _PORT_MAX
         ]
         if self.grpc_host not in LOOPBACK_HOSTS and not self.allow_insecure_peering:
             problems.append(

@@ -47,7 +47,7 @@ from edge_node.peering.server import NodeServicer, PeerServer
 from edge_node.peering.service import PeerService
 from edge_node.reloading import Reloader
 from edge_node.socket_path import socket_folder
-from edge_node.sole_owner import sole_owner
+from edge_node.sole_owner import make_data_folder, sole_owner
 from edge_node.store.append_only import FOLDER as APPEND_ONLY_FOLDER
 from edge_node.store.disk_watch import DiskWatch
 from edge_node.store.embedded_valkey import STARTS_MAX, wait_until_ready
@@ -146,8 +146,7 @@ class _Node:
         self._metrics.watch_clock(self._clock.step_s)
         self._loops = Loops(on_failed=self._metrics.loop_failed, give_up=self._give_up)
         self._metrics.registry.register(DeviceCollector(clock=self._clock))
-        config.data_folder.mkdir(parents=True, exist_ok=True)
-        self._folder = config.data_folder.resolve()
+        self._folder = make_data_folder(config.data_folder)
         self._sockets = socket_folder(self._folder)
         self._sockets.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._policy = policy_of(config, clock=self._clock, shared_s=self._shared_s)

@@ -48,6 +48,8 @@ def test_file_then_environment_then_overrides(
         ({"guard_rules": "ring", "guard_rule": "local"}, "former name of guard_rules: leave"),
         ({"guard_rules": ""}, "guard_rules"),
         ({"tick_s": 60}, "tick_s"),
+        ({"worker_hang_s": 0.001}, "worker_hang_s"),
+        ({"peers": "orin-2:9080,orin-3:99999"}, "peers names orin-3:99999: ports end at 65535"),
         (
             {"data_folder": "/srv/\udcff"},
             "data_folder is '/srv/.*write it in UTF-8",

@@ -15,7 +15,7 @@ from edge_node import learner
 from edge_node.child_options import learner_command
 from edge_node.config import NodeConfig
 from edge_node.socket_path import socket_folder
-from edge_node.sole_owner import sole_owner
+from edge_node.sole_owner import make_data_folder, sole_owner
 from edge_node.store.embedded_valkey import valkey_command, wait_until_ready
 
 START_S_MAX = 30.0
@@ -28,8 +28,7 @@ def learn(config: NodeConfig, nodes: Sequence[str]) -> int:
         InvalidRequest: the data folder is a node's, or another learner's.
         StoreUnavailable: the store did not answer in time.
     """
-    config.data_folder.mkdir(parents=True, exist_ok=True)
-    with sole_owner(config.data_folder.resolve()), _store(config) as url:
+    with sole_owner(make_data_folder(config.data_folder)), _store(config) as url:
         program_and_module = 3
         arguments = learner_command(config, url)[program_and_module:]
         return learner.main([*arguments, "--nodes", ",".join(nodes)])

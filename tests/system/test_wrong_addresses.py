@@ -136,3 +136,15 @@ def test_tasks_of_a_dead_node_are_answered_for_at_once(tmp_path: Path) -> None:
             assert int(answer.headers["retry-after"]) > 0
 
     on_cluster(tmp_path, EMULATED, EMULATED, test=test)
+
+
+@pytest.mark.parametrize("folder", ["/proc/no/folder", "a_file"])
+def test_a_data_folder_that_cannot_be_used_is_a_sentence(tmp_path: Path, folder: str) -> None:
+    (tmp_path / "a_file").write_text("x")
+    named = tmp_path / folder
+    with not_started(tmp_path / "nodes", {**EMULATED, "data_folder": named}) as cluster:
+        cluster.start_node(0)
+        assert cluster.wait_node(0) == 2
+        said = log_of(cluster, 0)
+        assert f"The data folder {named} cannot be used: " in said
+        assert "Traceback" not in said
