@@ -23,9 +23,15 @@ def hold(path: pathlib.Path, *, wait_s: float) -> int:
     Waits, because a worker that was just killed needs a moment until its memory is given back.
 
     Raises:
-        AcceleratorTaken: it is still held after `wait_s`.
+        AcceleratorTaken: it is still held after `wait_s`, or cannot be asked for.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as problem:
+        raise AcceleratorTaken(
+            f"the lock of the accelerator cannot be had ({problem}): make its folder, or set "
+            "worker_lock to another place"
+        ) from problem
     give_up_s = time.monotonic() + wait_s
     while True:
         try:

@@ -148,3 +148,18 @@ def test_a_data_folder_that_cannot_be_used_is_a_sentence(tmp_path: Path, folder:
         said = log_of(cluster, 0)
         assert f"The data folder {named} cannot be used: " in said
         assert "Traceback" not in said
+
+
+def test_a_lock_that_cannot_be_had_is_a_sentence_of_the_worker(tmp_path: Path) -> None:
+    lock = tmp_path / "no-folder" / "lock"
+
+    async def story() -> None:
+        with not_started(tmp_path / "nodes", {**EMULATED, "worker_lock": lock}) as cluster:
+            cluster.start_node(0)
+            said = f"No such file or directory: '{lock}'): make its folder, or set worker_lock"
+            log = cluster.folder / "node-0" / "node.log"
+            await until(lambda: log.exists() and said in log_of(cluster, 0), timeout_s=60.0)
+            cluster.signal_node(0, signal.SIGTERM)
+            assert cluster.wait_node(0) == 0
+
+    asyncio.run(story())
