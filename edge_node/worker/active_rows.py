@@ -21,6 +21,8 @@ from scheduler import longest_wait
 ENCODING_MAX = 4
 # Share by which capacity may drift before what is ordered by seconds is counted anew.
 CAPACITY_DRIFT = 0.02
+# Between two such counts: of each drawing that waits, it costs as much as to rank it.
+RECOUNT_INTERVAL_S = 0.1
 
 Row = TypeVar("Row")
 
@@ -63,8 +65,10 @@ class ActiveRows(Generic[Row]):
         self._width = memory_guard.AllowedWidth(calibration.rows_max)
         self._active: list[Attempt[Row]] = []
         self._batches = 0
-        # Seconds of a row's work unit when all places are taken, as of the last count.
+        # Seconds of a row's work unit when all places are taken, as of the last count, and when it
+        # may be counted again.
         self.unit_s = calibration.rows_max / calibration.capacity
+        self._recount_due_s = -math.inf
         # When `choose` is due again: at once after any change.
         self.choose_again_s = -math.inf
 
@@ -75,6 +79,8 @@ class ActiveRows(Generic[Row]):
 
     def arriving(self, now_s: float) -> None:
         """A drawing is about to be added to the book: its wait counts as the load's measure."""
+        if self._order.promotion_load is None:
+            return
         # Every work unit has its own row's seconds; as many rows share the device.
         left_s = sum(attempt.entry.left_s for attempt in self._book.to_draw() if not attempt.over)
         self._longest_wait_s = longest_wait.after_arrival(
@@ -82,10 +88,30 @@ class ActiveRows(Generic[Row]):
         )
         self._arrival_s = now_s
         self.order = self._order.at(self._longest_wait_s)
+        self.choose_again_s = -math.inf
+
+    def arrived(self, attempt: Attempt[Row], now_s: float) -> None:
+        """It is in the book: whose rows are active is chosen again if that can change it.
+
+        It cannot while all places are taken by drawings that come before it; so a deep queue costs
+        a newcomer nothing.
+        """
+        before = [one.entry for one in self._active if not one.over]
+        in_order = queue_order.ranked([*before, attempt.entry], order=self.order, now_s=now_s)
+        if len(before) < self._width.rows or in_order[-1] is not attempt.entry:
+            self.choose_again_s = -math.inf
+            return
+        change_s = queue_order.next_change_s([attempt.entry], order=self.order, now_s=now_s)
+        self.choose_again_s = min(self.choose_again_s, change_s)
+
+    def image_gone(self) -> None:
+        """An image is about to be on its way: who could not begin because of it may now."""
+        if len(self._book.finishing) >= ENCODING_MAX:
+            self.choose_again_s = -math.inf
 
     def choose(self, now_s: float) -> None:
         """Chooses whose rows are active from now on; all who are over were released before."""
-        self._recount_if_capacity_drifted()
+        self._recount_if_capacity_drifted(now_s)
         entries = [attempt.entry for attempt in self._book.to_draw()]
         full = len(self._book.finishing) >= ENCODING_MAX
         candidates = (entry for entry in entries if entry.started or not full)
@@ -146,10 +172,12 @@ class ActiveRows(Generic[Row]):
         self.choose_again_s = -math.inf
         return rest
 
-    def _recount_if_capacity_drifted(self) -> None:
+    def _recount_if_capacity_drifted(self, now_s: float) -> None:
         """Order, promotion and deadlines are in seconds at the present capacity."""
         unit_s = self._calibration.rows_max / self._tracker.capacity
-        if abs(unit_s - self.unit_s) > CAPACITY_DRIFT * self.unit_s:
+        drifted = abs(unit_s - self.unit_s) > CAPACITY_DRIFT * self.unit_s
+        if drifted and now_s >= self._recount_due_s:
+            self._recount_due_s = now_s + RECOUNT_INTERVAL_S
             self.unit_s = unit_s
             for attempt in self._book.to_draw():
                 attempt.recount(unit_s)

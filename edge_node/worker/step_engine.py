@@ -197,6 +197,7 @@ class StepEngine(Generic[Row]):
                 raise StaleAttempt(f"a later attempt than {fence} of task {task_id} was seen")
             for earlier in self._book.attempts_of(task_id):
                 self._book.end(earlier)
+                self._wake()
                 self._reporter.send(earlier, reporting.PLACED_AGAIN)
             if len(self._book.waiting) >= self._limits.queue_max:
                 raise AdmissionRefused(f"the worker's queue of {self._limits.queue_max} is full")
@@ -220,7 +221,8 @@ class StepEngine(Generic[Row]):
             self._report_positions()
             if submitted.position == 0:
                 self._report_position(submitted, len(self._book.waiting))
-            self._wake()
+            self._ready_rows.arrived(submitted, now_s)
+            self._changed.notify_all()
         self._on_change()
         return arrival
 
@@ -540,9 +542,10 @@ class StepEngine(Generic[Row]):
         # Given back first: who hears of the end must not find the drawing still running.
         with self._changed:
             wanted = not attempt.over
+            self._ready_rows.image_gone()
             self._book.end(attempt)
             self._book.release(attempt)
-            self._wake()
+            self._changed.notify_all()
         if wanted and report is not None:
             attempt.on_report(report)
         self._on_change()

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import math
+import random
 from dataclasses import replace
 
 import pytest
 
-from edge_node.worker.active_rows import CAPACITY_DRIFT, ENCODING_MAX, ActiveRows
+from edge_node.worker.active_rows import (
+    CAPACITY_DRIFT,
+    ENCODING_MAX,
+    RECOUNT_INTERVAL_S,
+    ActiveRows,
+)
 from edge_node.worker.attempts import Attempt, AttemptBook
 from edge_node.worker.queue_order import Order
 from tests.worker.test_pure_parts import CALIBRATION, attempt_of, held, rows_of
@@ -202,3 +208,87 @@ def test_a_drift_beyond_two_per_cent_is_counted(drift: float, counted: bool) -> 
     rows.choose(20.0)
     assert rows.unit_s == pytest.approx(unit_s * drift if counted else unit_s)
     assert (waiting.entry.service_s != before_s) is counted
+
+
+def test_a_drift_is_counted_ten_times_a_second_at_most() -> None:
+    drawn = attempt_of(1)
+    rows = rows_of(held(drawn))
+    for measured_s, now_s, counted_s in (
+        (0.2, 20.0, 0.28),
+        (0.1, 20.0 + 0.9 * RECOUNT_INTERVAL_S, 0.28),
+        (0.1, 20.0 + RECOUNT_INTERVAL_S, 0.14),
+    ):
+        for _ in range(20):
+            rows.record_step([drawn], measured_s=measured_s)
+        rows.choose(now_s)
+        assert rows.unit_s == pytest.approx(counted_s, rel=0.02)
+
+
+def test_an_image_that_goes_is_looked_at_only_where_it_was_in_the_way() -> None:
+    encoded = [attempt_of(number) for number in range(ENCODING_MAX)]
+    book = held(*encoded, attempt_of(9))
+    rows = rows_of(book)
+    for attempt in encoded[1:]:
+        book.finish(attempt)
+    book.release(encoded[0])
+    rows.choose(20.0)
+    rows.image_gone()
+    assert rows.choose_again_s == math.inf
+    book.finishing[99] = encoded[0]
+    rows.image_gone()
+    assert rows.choose_again_s == -math.inf
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        Order(),
+        Order(discipline="sjf", promotion=(2.0, 1.0)),
+        Order(discipline="srpt", ageing=0.3),
+        Order(discipline="srpt", promotion_load=1.0),
+    ],
+)
+def test_a_newcomer_that_is_looked_at_alone_leaves_the_choice_that_all_would_give(
+    order: Order,
+) -> None:
+    alone = 0
+    for seed in range(20):
+        coin = random.Random(seed)
+        book: AttemptBook[str] = AttemptBook()
+        rows = ActiveRows(
+            book,
+            order=order,
+            calibration=replace(CALIBRATION, rows_max=2),
+            parked_max=1,
+            floor_bytes=0,
+            available_bytes=lambda: 0,
+        )
+        now_s = 0.0
+        for number in range(60):
+            now_s += coin.uniform(0.0, 0.3)
+            newcomer = attempt_of(number, steps=coin.randint(1, 20))
+            newcomer.submitted_s, newcomer.priority = now_s, coin.choice((0, 0, 0, 1))
+            newcomer.deadline_s = coin.choice((None, now_s + coin.uniform(0.0, 9.0)))
+            newcomer.recount(rows.unit_s)
+            rows.arriving(now_s)
+            rows.choose(now_s)
+            book.add(newcomer)
+            rows.arrived(newcomer, now_s)
+            again_s = rows.choose_again_s
+            active = {one.arrival for one in rows._active}
+            rows.choose(now_s)
+            if again_s > now_s:
+                alone += 1
+                assert {one.arrival for one in rows._active} == active
+                assert again_s == rows.choose_again_s
+            for one in rows._active:
+                if one.started_s is None:
+                    book.begin(one, now_s=now_s)
+            batch = rows.in_turn()
+            rows.record_step(batch, measured_s=0.14)
+            for one in batch:
+                if one.steps_done == one.steps:
+                    book.finish(one)
+                    book.release(one)
+                    rows.choose_again_s = -math.inf
+    assert alone > 100
