@@ -41,8 +41,16 @@ def learner_command(config: NodeConfig, store_url: str) -> list[str]:
         *("--memory-max", str(config.learner_memory_bytes_max)),
         *("--weights-max", str(config.learned_weights_bytes_max)),
         *("--outcome-wait", str(config.deadline_s_max + config.lease_s)),
+        *tls_options(config),
         *judge_options(config),
     ]
+
+
+def tls_options(config: NodeConfig) -> list[str]:
+    """What the learner proves to other nodes with that it is this one's."""
+    if config.tls_folder is None:
+        return []
+    return ["--tls", str(config.tls_folder), "--cluster-name", config.cluster_name]
 
 
 def attached_learner(config: NodeConfig) -> list[str]:

@@ -62,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_replay(commands)
     _add_train(commands)
     _add_simulate(commands)
+    _add_certs(commands)
     _add_deploy(commands)
     return parser
 
@@ -236,9 +237,7 @@ def _add_train(commands: Commands) -> None:
     parser.add_argument("--jobs", type=int, default=1, help="processes at once")
     parser.add_argument("--ray", action="store_true", help="run on a Ray cluster (RAY_ADDRESS)")
     parser.add_argument("--no-tensorboard", action="store_true")
-    parser.add_argument(
-        "--stages", default="gains,price,reorder", help="of the search for lad_ts_plus"
-    )
+    parser.add_argument("--stages", default="gains,price,reorder", help="of lad_ts_plus's search")
     parser.add_argument("--seconds", type=float, default=900.0, help="of each such stage")
     parser.add_argument(
         "--from-pool", action="store_true", help="train lad_ts from what a node has experienced"
@@ -272,6 +271,17 @@ def _add_simulate(commands: Commands) -> None:
     parser.add_argument("--promotion-load", metavar="BETA", help="due later by BETA x the wait")
     parser.add_argument("--checkpoints", type=Path, help="folder of learned policies")
     parser.set_defaults(run=_simulate)
+
+
+def _add_certs(commands: Commands) -> None:
+    parser = commands.add_parser("certs", help="certificates by which nodes know each other")
+    parser.add_argument("action", choices=("init", "issue", "rotate"))
+    parser.add_argument("node_ids", nargs="*", metavar="NODE_ID", help="rotate: all, if none")
+    parser.add_argument("--folder", type=Path, default=Path("certs"), help="keep it secret")
+    parser.add_argument("--cluster", default="dedgeai", metavar="NAME", help="init: cluster_name")
+    parser.add_argument("--days", type=int, default=90, help="that a certificate is good for")
+    parser.add_argument("--authority", choices=("new", "only-new"), help="rotate: it instead")
+    parser.set_defaults(run=_certs)
 
 
 def _add_deploy(commands: Commands) -> None:
@@ -526,11 +536,9 @@ def _train_from_pool(options: argparse.Namespace) -> int:
     from rich.console import Console
 
     from edge_node.console.train_from_pool import PoolRequest, train_from_pool
-    from edge_node.errors import InvalidRequest
 
-    if options.policy != "lad_ts":
-        raise InvalidRequest(f"--from-pool trains lad_ts, not {options.policy}.")
     request = PoolRequest(
+        policy=options.policy,
         redis_url=options.redis_url,
         data_folder=options.data_folder,
         node_id=options.node_id,
@@ -566,6 +574,12 @@ def _simulate(options: argparse.Namespace) -> int:
         checkpoints=options.checkpoints,
     )
     return simulate.simulate(request)
+
+
+def _certs(options: argparse.Namespace) -> int:
+    from edge_node.console.certs import run_certs
+
+    return run_certs(options)
 
 
 def _deploy(options: argparse.Namespace) -> int:

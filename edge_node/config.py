@@ -51,10 +51,15 @@ class NodeConfig(BaseModel):
     )
     grpc_host: str = setting("127.0.0.1", "where other nodes reach this one; 0.0.0.0 for everyone")
     grpc_port: int = setting(9080, "port for other nodes", ge=0, le=65535)
+    tls_folder: Path | None = setting(
+        None,
+        "node.pem, node.key and ca.pem from `dedgeai certs issue`: nodes prove to each other who "
+        "they are, and nobody else is let in or reads along; renewed files count without a restart",
+    )
     allow_insecure_peering: bool = setting(
         False,
-        "true: other machines may reach grpc_host, though without TLS anyone on the network can "
-        "read prompts and place tasks",
+        "true: other machines may reach grpc_host without tls_folder, though anyone on the network "
+        "can then read prompts and place tasks",
     )
     log_level: Literal["debug", "info", "warning", "error"] = setting(
         "info", "least severity that the node's process logs", reload=True
@@ -499,11 +504,12 @@ class NodeConfig(BaseModel):
             for address in self.peers
             if not 0 < int(address.rpartition(":")[2]) <= _PORT_MAX
         ]
-        if self.grpc_host not in LOOPBACK_HOSTS and not self.allow_insecure_peering:
+        secure = self.tls_folder is not None or self.allow_insecure_peering
+        if self.grpc_host not in LOOPBACK_HOSTS and not secure:
             problems.append(
-                f"grpc_host {self.grpc_host} can be reached by other machines and peering has no "
-                "TLS yet: keep it on a network that you trust and say so with "
-                "allow_insecure_peering = true, or use 127.0.0.1."
+                f"grpc_host {self.grpc_host} can be reached by other machines, and nothing proves "
+                "who they are: make certificates (dedgeai certs) and set tls_folder; on a network "
+                "that you trust say so with allow_insecure_peering = true; or use 127.0.0.1."
             )
         if not self.heartbeat_s * 2 <= min(self.suspect_s, self.lease_s):
             problems.append("suspect_s and lease_s must each be at least twice heartbeat_s.")

@@ -74,6 +74,8 @@ class LearnerSettings:
         outcome_wait_s: how long an outcome is waited for.
         options: hyperparameters other than the live ones.
         seed: of networks, noise and batches.
+        tls_folder: with what proves to other nodes who this is; None where nothing has to.
+        cluster_name: of the nodes that it learns from.
         judge: what the guards want compared; None for nothing.
         judge_published: the weights that are published here are judged, once there are some;
             otherwise those that the judge's settings name.
@@ -93,6 +95,8 @@ class LearnerSettings:
     seed: int = 0
     judge: JudgeSettings | None = None
     judge_published: bool = False
+    tls_folder: Path | None = None
+    cluster_name: str = ""
 
 
 class LearnerProcess:
@@ -178,6 +182,8 @@ class LearnerProcess:
                 judge=settings.judge,
                 judge_published=settings.judge_published,
                 offers=bool(settings.nodes),
+                tls_folder=settings.tls_folder,
+                cluster_name=settings.cluster_name,
             ),
             self._connection,
             self._store,
@@ -254,6 +260,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--judge-published", action="store_true", help="judge the weights published here"
     )
+    parser.add_argument("--tls", type=Path, help="folder of this node's certificate")
+    parser.add_argument("--cluster-name", default="dedgeai", help="that the certificate names")
     parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE")
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
@@ -271,6 +279,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options=parse_options(given.option),
         judge=judge_settings(given),
         judge_published=given.judge_published,
+        tls_folder=given.tls,
+        cluster_name=given.cluster_name,
     )
     missing = [name for name in ("torch", "numba") if importlib.util.find_spec(name) is None]
     if missing:

@@ -45,6 +45,7 @@ from edge_node.peering.discovery import Discovery, DiscoverySettings, require_ze
 from edge_node.peering.peer_links import PeerLinks
 from edge_node.peering.server import NodeServicer, PeerServer
 from edge_node.peering.service import PeerService
+from edge_node.peering.tls import NodeTls
 from edge_node.reloading import Reloader
 from edge_node.socket_path import socket_folder
 from edge_node.sole_owner import make_data_folder, sole_owner
@@ -402,6 +403,9 @@ class _Node:
         config = self._config
         conduct = PeerConduct(self._clock, on_broken=self._metrics.rule_broken)
         self._metrics.watch_conduct(lambda: conduct.count_aside)
+        tls = NodeTls.of(config)
+        if tls is not None:
+            self._metrics.watch_certificate(lambda: tls.expires_unix_s() - self._clock.wall_s())
         links = PeerLinks(
             MembershipSettings.of(config),
             own_id=NodeId(config.node_id),
@@ -409,7 +413,7 @@ class _Node:
             state_received=dispatcher.peer_state_received,
             round_trip_measured=dispatcher.round_trip_measured,
             node_forgotten=dispatcher.peer_forgotten,
-            connect=partial(PeerClient, conduct=conduct),
+            connect=partial(PeerClient, conduct=conduct, tls=tls),
             clock=self._clock,
             loops=self._loops,
         )
@@ -418,8 +422,9 @@ class _Node:
             PeerService(dispatcher, links, share),
             version=importlib.metadata.version("dedgeai"),
             conduct=conduct,
+            tls=tls,
         )
-        server = PeerServer(servicer, host=config.grpc_host, port=config.grpc_port)
+        server = PeerServer(servicer, host=config.grpc_host, port=config.grpc_port, tls=tls)
         await server.start()
         self._stack.push_async_callback(server.stop, grace_s=STOP_GRACE_S)
         await links.start()

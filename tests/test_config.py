@@ -170,3 +170,12 @@ def test_an_interval_that_the_worker_would_refuse_is_refused_here(
 ) -> None:
     with pytest.raises(ValueError, match="give two noise levels with"):
         NodeConfig(guidance_interval=interval)
+
+
+def test_listening_for_others_needs_certificates_or_trust() -> None:
+    with pytest.raises(InvalidRequest, match=r"dedgeai certs.*tls_folder.*allow_insecure_peering"):
+        load_config(None, {"grpc_host": "0.0.0.0"})
+    assert load_config(None, {"grpc_host": "0.0.0.0", "tls_folder": "/etc/tls"}).tls_folder
+    trusted = load_config(None, {"grpc_host": "0.0.0.0", "allow_insecure_peering": "true"})
+    assert trusted.tls_folder is None
+    assert load_config(None, {"grpc_host": "127.0.0.1"}).tls_folder is None

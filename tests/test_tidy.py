@@ -71,7 +71,8 @@ ALLOWED = {
     "edge_node.guard": PURE | {"guard", "store", "scheduler"},
     "edge_node.learner": PURE | {"guard.judge", "learning.cluster_learner", "store"},
     # Shared by node and learner; what only one of them has is told apart below.
-    "edge_node.learning": PURE | {"learning", "store", "peering.client", "scheduler"},
+    "edge_node.learning": PURE
+    | {"learning", "store", "peering.client", "peering.tls", "scheduler"},
     "edge_node.learning.cluster_learner": PURE | {"guard.judge", "learning", "store", "scheduler"},
     "edge_node.learning.sharing": PURE
     | {"child_options", "dispatch.own_node", "learning", "store", "tasks", "telemetry"},
@@ -86,8 +87,10 @@ ALLOWED = {
     # Looks at what the node and its worker would find, with their own eyes, and starts neither.
     "edge_node.console.doctor": PURE | {"console", "telemetry.jetson"},
     "edge_node.console.doctor_checks": PURE
-    | {"console", "peering.link_probe", "telemetry.jetson", "worker"},
-    "edge_node.console.configuration": PURE | {"console", "scheduler"},
+    | {"console", "peering.link_probe", "peering.tls", "telemetry.jetson", "worker"},
+    "edge_node.console.certs": PURE | {"console", "peering.tls"},
+    "edge_node.console.deploy": PURE | {"console", "peering.tls"},
+    "edge_node.console.configuration": PURE | {"console", "peering.tls", "scheduler"},
     "edge_node.console.health": PURE | {"console", "child_options", "supervision.worker_client"},
     "edge_node.console.simulate": PURE | {"console", "scheduler"},
     "edge_node.console.train": PURE | {"console", "scheduler"},

@@ -17,6 +17,7 @@ import numpy as np
 from edge_node.config import SETTINGS, NodeConfig
 from edge_node.config_sources import LoadedConfig
 from edge_node.console.toml_text import toml_value
+from edge_node.errors import InvalidRequest
 from edge_node.socket_path import check_socket_path
 from scheduler.guard.candidates import rule_factories
 from scheduler.registry import create
@@ -61,6 +62,7 @@ def problems(config: NodeConfig) -> list[str]:
         *_addresses(config),
         *_folders(config),
         *_files(config),
+        *_certificate(config),
         *_packages(config),
         *_policy(config),
     ]
@@ -77,6 +79,15 @@ def _addresses(config: NodeConfig) -> Iterator[str]:
         yield f"peers names this node itself, {config.grpc_host}:{config.grpc_port}."
     for address in sorted({one for one in config.peers if config.peers.count(one) > 1}):
         yield f"peers names {address} more than once."
+
+
+def _certificate(config: NodeConfig) -> Iterator[str]:
+    from edge_node.peering.tls import NodeTls
+
+    try:
+        NodeTls.of(config)
+    except InvalidRequest as problem:
+        yield problem.message
 
 
 def _folders(config: NodeConfig) -> Iterator[str]:

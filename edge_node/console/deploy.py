@@ -13,15 +13,16 @@ import shlex
 import subprocess
 import tarfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 from rich.console import Console
 
-from edge_node.console.inventory import DeviceFiles, read_inventory, render
+from edge_node.console.inventory import TLS_FOLDER, DeviceFiles, read_inventory, render
 from edge_node.console.rest_client import RestClient
 from edge_node.errors import DEdgeAIError, InvalidRequest
+from edge_node.peering.tls import KEY
 
 # ssh's own exit code, by its manual; every other one is the script's.
 _SSH_FAILED = 255
@@ -31,6 +32,11 @@ _IMAGE_S_MAX = 3600.0
 _START_S_MAX = 900.0
 _SHORT_S_MAX = 120.0
 _READY_POLL_S = 1.0
+# Beside the inventory: the cluster's authority, and what it gave to nodes.
+CERTS_FOLDER = "certs"
+CERTIFICATE_DAYS = 365
+RENEW_LEFT_DAYS = 120.0
+_CONTAINER_UID = 1000
 _CONFIG_IN_CONTAINER = "/etc/dedgeai/dedgeai.toml"
 
 
@@ -103,6 +109,10 @@ def deploy(request: DeployRequest, *, console: Console) -> int:
     inventory = read_inventory(request.inventory)
     rendered = render(inventory, request.inventory.parent)
     wanted = _wanted(rendered, request.only)
+    if not request.dry_run:
+        wanted = [_certified(files, request.inventory.parent / CERTS_FOLDER) for files in wanted]
+    if request.dry_run and any(files.certified for files in wanted):
+        _say(console, f"certificates would be in {request.inventory.parent / CERTS_FOLDER}")
     devices: _Devices = _Shown(console) if request.dry_run else _OverSsh()
     for files in wanted:
         _say(console, f"{files.device.node_id}: look")
@@ -117,6 +127,28 @@ def deploy(request: DeployRequest, *, console: Console) -> int:
     )
     _say(console, said)
     return 0
+
+
+def _certified(files: DeviceFiles, folder: Path) -> DeviceFiles:
+    """With a certificate that is good for a while yet; the authority is made with the first."""
+    if not files.certified:
+        return files
+    from edge_node.console.certs import Authority
+
+    config, node_id = files.config, files.device.node_id
+    if not folder.exists():
+        Authority.begin(folder, cluster_name=config.cluster_name)
+    authority = Authority(folder)
+    if authority.cluster_name != config.cluster_name:
+        raise InvalidRequest(
+            f"{folder} has the authority of the cluster {authority.cluster_name}, and {node_id} is "
+            f"of {config.cluster_name}. Keep a folder with an inventory for each."
+        )
+    if authority.left_days(node_id) < RENEW_LEFT_DAYS:
+        authority.issue(node_id, days=CERTIFICATE_DAYS)
+    made = folder / "nodes" / node_id
+    tls = {f"{TLS_FOLDER}/{path.name}": path for path in sorted(made.iterdir())}
+    return replace(files, copied={**files.copied, **tls})
 
 
 def look(files: DeviceFiles) -> OnDevice:
@@ -150,6 +182,7 @@ def plan(files: DeviceFiles, *, ready_s_max: float) -> list[Step]:
         *_power_steps(files),
         _install_step(files),
         *_image_steps(files),
+        *_key_steps(files),
         OnDevice(
             what="check its settings with the new image",
             script=f"cd {folder}\ndocker compose run --rm -T folders\n{check}\n",
@@ -171,7 +204,9 @@ def plan(files: DeviceFiles, *, ready_s_max: float) -> list[Step]:
             what="keep these files as the last good ones",
             script=f"cd {folder}\nrm -rf last-good\nmkdir last-good\n"
             "for name in .env compose.yaml compose.monitoring.yaml config monitoring; do\n"
-            '    if [ -e "$name" ]; then cp -a "$name" last-good/; fi\ndone\n',
+            '    if [ -e "$name" ]; then cp -a "$name" last-good/; fi\ndone\n'
+            # Going back is to what ran before, not to a certificate that may be over.
+            f"rm -rf last-good/{TLS_FOLDER}\n",
         ),
     ]
 
@@ -240,6 +275,26 @@ def _image_steps(files: DeviceFiles) -> Iterable[OnDevice]:
         if_it_fails="Without a registry in reach, name archives in image_archives. Its containers "
         "were left as they are.",
         timeout_s=_IMAGE_S_MAX,
+    )
+
+
+def _key_steps(files: DeviceFiles) -> Iterable[OnDevice]:
+    """The key is for the containers' user alone; and for the ssh user's group, who replaces it."""
+    if not files.certified:
+        return
+    script = f"""\
+cd {shlex.quote(files.device.folder)}
+chmod 440 {TLS_FOLDER}/{KEY}
+if [ "$(id -u)" != {_CONTAINER_UID} ]; then
+    docker run --rm --user 0:0 --network none --entrypoint chown \
+        --volume "$PWD/{TLS_FOLDER}:/tls" {files.device.image} \\
+        "{_CONTAINER_UID}:$(id -g)" /tls/{KEY}
+fi
+"""
+    yield OnDevice(
+        what="give the key to the containers' user",
+        script=script,
+        if_it_fails="Its containers were left as they are.",
     )
 
 
@@ -371,13 +426,15 @@ async def _await_ready(url: str, timeout_s: float) -> None:
 
 
 def _tar(files: Mapping[str, str | Path]) -> bytes:
-    """Readable by everyone, as containers of other users read them; executable stays so."""
+    """Readable by everyone, as containers of other users read them, but for what is secret here."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         for name, content in sorted(files.items()):
             entry = tarfile.TarInfo(name)
             data = content.read_bytes() if isinstance(content, Path) else content.encode()
-            executable = isinstance(content, Path) and content.stat().st_mode & 0o100
-            entry.size, entry.mode = len(data), 0o755 if executable else 0o644
+            mode = content.stat().st_mode if isinstance(content, Path) else 0o644
+            entry.size, entry.mode = len(data), 0o755 if mode & 0o100 else 0o644
+            if not mode & 0o004:
+                entry.mode = 0o600
             archive.addfile(entry, io.BytesIO(data))
     return buffer.getvalue()

@@ -22,7 +22,7 @@ from edge_node.console.doctor_checks.finding import Finding
 from edge_node.console.doctor_checks.gpu import examine_gpu
 from edge_node.console.doctor_checks.host import examine_disk, examine_port, examine_python
 from edge_node.console.doctor_checks.model import examine_model
-from edge_node.console.doctor_checks.peers import OwnNode, ask_own_node, examine_peers
+from edge_node.console.doctor_checks.peers import OwnNode, ask_own_node, certificate, examine_peers
 from edge_node.console.doctor_checks.store import examine_store
 from edge_node.errors import InvalidRequest
 from edge_node.telemetry.jetson import read_device
@@ -58,7 +58,8 @@ async def examine(config: NodeConfig, *, root: Path = Path("/")) -> list[Finding
         root: folder that holds sys, proc, etc and var.
     """
     reading = read_device(root)
-    own = await ask_own_node(config)
+    tls, proof = certificate(config)
+    own = await ask_own_node(config, tls=tls)
     local: tuple[tuple[str, Callable[[], Sequence[Finding]]], ...] = (
         ("python", lambda: examine_python(config)),
         ("device", lambda: examine_device(reading, root)),
@@ -69,9 +70,10 @@ async def examine(config: NodeConfig, *, root: Path = Path("/")) -> list[Finding
         ("ports", lambda: _ports(config, own)),
     )
     findings = [found for name, check in local for found in _survived(name, check)]
-    return findings + await examine_peers(
-        config.node_id, config.peers, own.peers, clocks=own.clocks
+    others = await examine_peers(
+        config.node_id, config.peers, own.peers, clocks=own.clocks, tls=tls
     )
+    return [*findings, *proof, *others]
 
 
 def _ports(config: NodeConfig, own: OwnNode) -> list[Finding]:

@@ -31,6 +31,9 @@ _FIXED_SETTINGS = {
     "learner": False,
 }
 _USUAL_SETTINGS = {"rest_host": "0.0.0.0", "grpc_host": "0.0.0.0"}
+# Beside dedgeai.toml on the device, and as its container sees it.
+TLS_FOLDER = "config/tls"
+_TLS_IN_CONTAINER = "/etc/dedgeai/tls"
 _COPIED = ("compose.yaml", "restart-unhealthy.sh", "systemd")
 _COPIED_FOR_MONITORING = (
     "compose.monitoring.yaml",
@@ -92,6 +95,11 @@ class DeviceFiles:
     rendered: Mapping[str, str]
     copied: Mapping[str, Path]
     monitoring: bool
+
+    @property
+    def certified(self) -> bool:
+        """Whether the node proves who it is, with what deploy makes for it."""
+        return self.config.tls_folder == Path(_TLS_IN_CONTAINER)
 
     @property
     def rest_url(self) -> str:
@@ -193,7 +201,10 @@ def _settings(device: Device, inventory: Inventory) -> dict[str, Any]:
         for other in inventory.devices
         if other is not device
     ]
-    own = {"node_id": device.node_id, "peers": peers}
+    own: dict[str, Any] = {"node_id": device.node_id, "peers": peers}
+    # Unless the operator says in so many words that nobody has to prove anything.
+    if not device.settings.get("allow_insecure_peering", False):
+        own["tls_folder"] = _TLS_IN_CONTAINER
     return {**own, **_FIXED_SETTINGS, **_USUAL_SETTINGS, **device.settings}
 
 

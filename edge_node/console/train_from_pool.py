@@ -41,6 +41,7 @@ class PoolRequest:
     """What the command line asks for.
 
     Attributes:
+        policy: to be trained.
         redis_url: of a store that runs, or None.
         data_folder: of a stopped node with an embedded store, or None.
         node_id: whose pool; None where the store holds just one.
@@ -51,6 +52,7 @@ class PoolRequest:
         seed: of networks, noise and batches.
     """
 
+    policy: str
     redis_url: str | None
     data_folder: Path | None
     node_id: str | None
@@ -68,6 +70,8 @@ def train_from_pool(request: PoolRequest, *, console: Console) -> int:
         InvalidRequest: an argument is wrong, or there is no pool to learn from.
         StoreUnavailable: the store cannot be read.
     """
+    if request.policy != "lad_ts":
+        raise InvalidRequest(f"--from-pool trains lad_ts, not {request.policy}.")
     if (request.redis_url is None) == (request.data_folder is None):
         raise InvalidRequest("--from-pool needs either --redis-url or --data-folder.")
     torch.set_num_threads(1)  # matrices of 20 x 20: a second thread costs more than it brings

@@ -24,7 +24,7 @@ from edge_node.domain import NodeId
 from edge_node.errors import DEdgeAIError, StoreUnavailable, WeightsGone
 from edge_node.guard.judge import Judge, JudgeSettings
 from edge_node.learning.held_weights import HeldWeights
-from edge_node.learning.pools import OwnPool, PeerPool
+from edge_node.learning.pools import OwnPool, PeerPool, connector
 from edge_node.snapshot import LearnerProgress
 from edge_node.store.connection import StoreConnection, StoreSettings
 from edge_node.store.experience_pool import PoolPart, PoolReader, PoolSettings
@@ -68,6 +68,8 @@ class ClusterLearnerSettings:
         judge_published: the weights that are published here are judged, once there are some;
             otherwise those that the judge's settings name.
         offers: weights and verdicts are brought to the nodes, for none of them looks here.
+        tls_folder: with what proves to other nodes who this is; None where nothing has to.
+        cluster_name: of the nodes that it learns from.
     """
 
     node_id: str
@@ -80,6 +82,8 @@ class ClusterLearnerSettings:
     judge: JudgeSettings | None = None
     judge_published: bool = False
     offers: bool = False
+    tls_folder: Path | None = None
+    cluster_name: str = ""
 
 
 class ClusterLearner:
@@ -103,6 +107,9 @@ class ClusterLearner:
         self._settings, self._clock = settings, clock
         pool = PoolSettings(store=store, node_id=settings.node_id)
         self._own_pool = OwnPool(reader=PoolReader(pool, connection))
+        self._connect = connector(
+            settings.tls_folder, node_id=settings.node_id, cluster_name=settings.cluster_name
+        )
         self._peers: dict[NodeId, PeerPool] = {}
         # Those of them that the node hears now; of the others nothing is asked.
         self._near: list[PeerPool] = []
@@ -184,7 +191,9 @@ class ClusterLearner:
         for node_id, address in told.pools:
             known = self._peers.get(node_id)
             if known is None:
-                known = self._peers[node_id] = PeerPool(node_id, address, clock=self._clock)
+                known = self._peers[node_id] = PeerPool(
+                    node_id, address, clock=self._clock, connect=self._connect
+                )
             elif known.client.address != address:
                 await known.move_to(address)
             self._near.append(known)

@@ -1,12 +1,14 @@
 """Calls to one peer: domain types in, domain types out, transport failures as our errors.
 
-Owns one channel. It retries nothing: whoever asked decides what a failure means.
+Owns the channel. It retries nothing: whoever asked decides what a failure means.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import contextmanager
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 import grpc
 import grpc.aio
@@ -19,17 +21,23 @@ from edge_node.domain import (
     Fence,
     JobId,
     LearnedWeights,
+    NodeId,
     NodeState,
     Offload,
     TaskEvent,
     TaskId,
     TaskRecord,
 )
-from edge_node.errors import DEdgeAIError, MalformedMessage, OriginUnavailable
+from edge_node.errors import DEdgeAIError, MalformedMessage, NotTheCaller, OriginUnavailable
 from edge_node.image_header import image_header
 from edge_node.peering import codec, message_rules, node_codec
 from edge_node.peering.caller import PeerConduct, who_is_at
 from edge_node.peering.status import error_of
+from edge_node.peering.tls import ANY_NODE, Material, NodeTls, server_name
+from edge_node.peering.tls import channel as tls_channel
+
+if TYPE_CHECKING:
+    from dedgeai.v1.node_pb2_grpc import NodeServiceAsyncStub as Stub
 
 # Both sides of every link: notice a dead machine in 13 s where no heartbeat runs; docs/wire.md.
 KEEPALIVE_OPTIONS = (
@@ -39,42 +47,68 @@ KEEPALIVE_OPTIONS = (
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ("grpc.http2.max_pings_without_data", 0),
 )
+OPTIONS: list[tuple[str, object]] = [
+    *KEEPALIVE_OPTIONS,
+    ("grpc.max_receive_message_length", codec.MESSAGE_BYTES_MAX),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+    # A proxy set for the outside world is not for the LAN.
+    ("grpc.enable_http_proxy", 0),
+]
 CALL_S_MAX = 5.0
+
+
+class _Line:
+    """One channel, who proved to be at its end, with what, and the calls under way."""
+
+    def __init__(
+        self,
+        channel: grpc.aio.Channel,
+        *,
+        node_id: NodeId | None = None,
+        material: Material | None = None,
+    ) -> None:
+        self.channel = channel
+        self.stub: Stub = node_pb2_grpc.NodeServiceStub(channel)
+        self.node_id = node_id
+        self.material = material
+        self.calls = 0
 
 
 class PeerClient:
     """The node listening at `address` (host:port).
 
     What it says is checked where it enters; `conduct` hears of what it may not say, and says when
-    nothing is to be asked of it.
+    nothing is to be asked of it. With `tls`, whoever listens there has to prove which node he is
+    before anything else is asked, and every later call is to him.
     """
 
-    def __init__(self, address: str, *, conduct: PeerConduct | None = None) -> None:
+    def __init__(
+        self, address: str, *, conduct: PeerConduct | None = None, tls: NodeTls | None = None
+    ) -> None:
         self.address = address
         self._conduct = conduct or PeerConduct(SystemClock())
-        self._who = who_is_at(address)
-        self._channel = grpc.aio.insecure_channel(
-            address,
-            options=[
-                *KEEPALIVE_OPTIONS,
-                ("grpc.max_receive_message_length", codec.MESSAGE_BYTES_MAX),
-                ("grpc.initial_reconnect_backoff_ms", 100),
-                ("grpc.max_reconnect_backoff_ms", 2_000),
-                # A proxy set for the outside world is not for the LAN.
-                ("grpc.enable_http_proxy", 0),
-            ],
-        )
-        self._stub = node_pb2_grpc.NodeServiceStub(self._channel)
+        self._tls = tls
+        self._line: _Line | None = None
+        self._closed = False
+        self._proving = asyncio.Lock()
 
     async def close(self) -> None:
         """Ends every call and the connection."""
-        await self._channel.close(None)
+        self._closed = True
+        if self._line is not None:
+            await self._line.channel.close(None)
+
+    @property
+    def proven_id(self) -> NodeId | None:
+        """Who listens there by his certificate; None without TLS, and before he has shown it."""
+        return None if self._line is None else self._line.node_id
 
     async def ping(self) -> None:
         """One small round trip."""
         request = node_pb2.NodeServiceDescribeRequest()
-        with self._heard("Describe"):
-            await self._stub.Describe(request, timeout=2.0)
+        async with self._heard("Describe") as stub:
+            await stub.Describe(request, timeout=2.0)
 
     async def exchange_state(
         self, own_states: AsyncIterator[NodeState]
@@ -89,11 +123,14 @@ class PeerClient:
             async for state in own_states:
                 yield node_pb2.ExchangeStateRequest(state=node_codec.state_to_proto(state))
 
-        with self._heard("ExchangeState"):
-            call = self._stub.ExchangeState(requests())
+        async with self._heard("ExchangeState") as stub:
+            call = stub.ExchangeState(requests())
             try:
                 async for response in call:
-                    yield node_codec.state_from_proto(response.state)
+                    state = node_codec.state_from_proto(response.state)
+                    if self.proven_id not in (None, state.node_id):
+                        raise NotTheCaller(f"It is {self.proven_id}, and spoke as {state.node_id}.")
+                    yield state
             finally:
                 call.cancel()
 
@@ -108,8 +145,8 @@ class PeerClient:
             OriginUnavailable: the link broke; the attempt's fate is unknown.
         """
         # No deadline on the call itself: the lease decides, and it is renewed by reports.
-        with self._heard("Offload"):
-            call = self._stub.Offload(node_codec.offload_to_proto(offload, init_image=init_image))
+        async with self._heard("Offload") as stub:
+            call = stub.Offload(node_codec.offload_to_proto(offload, init_image=init_image))
             del init_image  # the call keeps its request to its end: one copy is enough
             try:
                 async for response in call:
@@ -125,35 +162,35 @@ class PeerClient:
         request = node_pb2.CancelOffloadRequest(
             task_id=task_id, attempt=fence.integer, fence=codec.fence_to_proto(fence)
         )
-        with self._heard("CancelOffload"):
-            await self._stub.CancelOffload(request, timeout=CALL_S_MAX)
+        async with self._heard("CancelOffload") as stub:
+            await stub.CancelOffload(request, timeout=CALL_S_MAX)
 
     async def read_task(self, task_id: TaskId) -> TaskRecord:
         """The task as its origin shows it."""
         request = node_pb2.GetTaskRequest(task_id=task_id)
-        with self._heard("GetTask"):
-            response = await self._stub.GetTask(request, timeout=CALL_S_MAX)
+        async with self._heard("GetTask") as stub:
+            response = await stub.GetTask(request, timeout=CALL_S_MAX)
             return _record_of(response.task, task_id)
 
     async def read_job(self, job_id: JobId) -> tuple[TaskRecord, ...]:
         """The tasks of a job as their origin shows them."""
         request = node_pb2.GetJobRequest(job_id=job_id)
-        with self._heard("GetJob"):
-            response = await self._stub.GetJob(request, timeout=CALL_S_MAX)
+        async with self._heard("GetJob") as stub:
+            response = await stub.GetJob(request, timeout=CALL_S_MAX)
             message_rules.check(response)
             return tuple(_record_of(task, job_id) for task in response.tasks)
 
     async def cancel_task(self, task_id: TaskId) -> TaskRecord:
         """Cancels a task at its origin."""
         request = node_pb2.CancelTaskRequest(task_id=task_id)
-        with self._heard("CancelTask"):
-            response = await self._stub.CancelTask(request, timeout=CALL_S_MAX)
+        async with self._heard("CancelTask") as stub:
+            response = await stub.CancelTask(request, timeout=CALL_S_MAX)
             return _record_of(response.task, task_id)
 
     async def watch_task(self, task_id: TaskId, *, after: int) -> AsyncGenerator[TaskEvent, None]:
         """Events of a task at its origin, to the final one."""
-        with self._heard("WatchTask"):
-            call = self._stub.WatchTask(node_pb2.WatchTaskRequest(task_id=task_id, after=after))
+        async with self._heard("WatchTask") as stub:
+            call = stub.WatchTask(node_pb2.WatchTaskRequest(task_id=task_id, after=after))
             try:
                 async for response in call:
                     event = node_codec.event_from_proto(response)
@@ -172,8 +209,8 @@ class PeerClient:
         """
         content = bytearray()
         request = node_pb2.FetchImageRequest(task_id=task_id)
-        with self._heard("FetchImage"):
-            call = self._stub.FetchImage(request, timeout=4 * CALL_S_MAX)
+        async with self._heard("FetchImage") as stub:
+            call = stub.FetchImage(request, timeout=4 * CALL_S_MAX)
             try:
                 async for response in call:
                     message_rules.check(response)
@@ -192,8 +229,8 @@ class PeerClient:
     ) -> AsyncGenerator[ExperiencePage, None]:
         """The peer's pool from a cursor on, in pages."""
         request = node_pb2.ReadExperienceRequest(after=after, entries_max=entries_max)
-        with self._heard("ReadExperience"):
-            call = self._stub.ReadExperience(request, timeout=4 * CALL_S_MAX)
+        async with self._heard("ReadExperience") as stub:
+            call = stub.ReadExperience(request, timeout=4 * CALL_S_MAX)
             count = 0
             try:
                 async for response in call:
@@ -213,8 +250,8 @@ class PeerClient:
             InvalidRequest: there are more than `bytes_max`.
         """
         request = node_pb2.FetchWeightsRequest(sha256=sha256)
-        with self._heard("FetchWeights"):
-            call = self._stub.FetchWeights(request, timeout=4 * CALL_S_MAX)
+        async with self._heard("FetchWeights") as stub:
+            call = stub.FetchWeights(request, timeout=4 * CALL_S_MAX)
             try:
                 return await node_codec.gathered(call, bytes_max=bytes_max)
             finally:
@@ -228,35 +265,93 @@ class PeerClient:
             for chunk in node_codec.chunks(content):
                 yield node_pb2.OfferWeightsRequest(chunk=chunk)
 
-        with self._heard("OfferWeights"):
-            await self._stub.OfferWeights(requests(), timeout=4 * CALL_S_MAX)
+        async with self._heard("OfferWeights") as stub:
+            await stub.OfferWeights(requests(), timeout=4 * CALL_S_MAX)
 
     async def offer_verdict(self, form: str, verdict: bytes) -> None:
         """Brings a replay of the peer's own decisions; raises InvalidRequest if it is refused."""
         request = node_pb2.OfferVerdictRequest(format=form, verdict=verdict)
-        with self._heard("OfferVerdict"):
-            await self._stub.OfferVerdict(request, timeout=CALL_S_MAX)
+        async with self._heard("OfferVerdict") as stub:
+            await stub.OfferVerdict(request, timeout=CALL_S_MAX)
 
-    @contextmanager
-    def _heard(self, rpc: str) -> Iterator[None]:
+    @asynccontextmanager
+    async def _heard(self, rpc: str) -> AsyncIterator[Stub]:
         """A call whose failures are ours; one that breaks a rule is told of.
 
         Raises:
             SetAside: nothing is asked of this node at present.
         """
         self._conduct.refuse_aside(self._who)
+        line = None
         try:
-            yield
+            line = await self._reached()
+            line.calls += 1
+            self._conduct.refuse_aside(self._who)
+            yield line.stub
         except grpc.aio.AioRpcError as error:
-            raise self._ours(error) from None
-        except MalformedMessage as error:
+            ours = error_of(error)
+            if ours is None and error.code() is grpc.StatusCode.UNAVAILABLE:
+                self._give_up(line)  # another node may listen there now
+            raise ours or self._away(error) from None
+        except (MalformedMessage, NotTheCaller) as error:
             self._conduct.broke(self._who, rpc, error)
             raise
+        finally:
+            if line is not None:
+                line.calls -= 1
+                await self._close_former(line)
 
-    def _ours(self, error: grpc.aio.AioRpcError) -> DEdgeAIError:
-        return error_of(error) or OriginUnavailable(
-            f"The node at {self.address} does not answer ({error.code().name}). Try again when it "
-            "is back, or ask another node.",
+    @property
+    def _who(self) -> str:
+        return who_is_at(self.address) if self.proven_id is None else f"node {self.proven_id}"
+
+    async def _reached(self) -> _Line:
+        """The line to the node, over TLS to the one that proved who it is, by what is current."""
+        async with self._proving:
+            former = self._line
+            if self._closed:
+                raise self._away(None)
+            if self._tls is None:
+                if former is None:
+                    self._line = former = _Line(grpc.aio.insecure_channel(self.address, OPTIONS))
+                return former
+            material = self._tls.material()
+            if former is not None and former.material is material:
+                return former
+            node_id = await self._asked(material) if former is None else former.node_id
+            assert node_id is not None, "a line over TLS is to somebody"
+            named = server_name(node_id)
+            proving = tls_channel(self.address, material, name=named, options=OPTIONS)
+            self._line = _Line(proving, node_id=node_id, material=material)
+        if former is not None:
+            await self._close_former(former)
+        return self._line
+
+    async def _asked(self, material: Material) -> NodeId:
+        """Who a node of the cluster there says to be; what is asked of him next will prove it."""
+        asking = tls_channel(self.address, material, name=ANY_NODE, options=OPTIONS)
+        try:
+            stub: Stub = node_pb2_grpc.NodeServiceStub(asking)
+            answer = await stub.Describe(node_pb2.NodeServiceDescribeRequest(), timeout=2.0)
+            message_rules.check(answer)
+            return NodeId(answer.node_id)
+        finally:
+            await asking.close(None)
+
+    def _give_up(self, line: _Line | None) -> None:
+        if self._tls is not None and line is not None and line is self._line:
+            self._line = None
+
+    async def _close_former(self, line: _Line) -> None:
+        """Closes a line that is no longer the one, once its last call is over."""
+        if line is not self._line and line.calls == 0:
+            await line.channel.close(None)
+
+    def _away(self, error: grpc.aio.AioRpcError | None) -> DEdgeAIError:
+        why = "the connection is closed" if error is None else error.code().name
+        return OriginUnavailable(
+            f"The node at {self.address} does not answer ({why}). Try again when it is back, or "
+            "ask another node.",
             retry_after_s=2.0,
         )
 

@@ -15,6 +15,8 @@ import grpc.aio
 from dedgeai.v1 import node_pb2, node_pb2_grpc
 
 from edge_node.errors import OriginUnavailable
+from edge_node.peering.tls import ANY_NODE, NodeTls
+from edge_node.peering.tls import channel as tls_channel
 
 CALL_S_MAX = 5.0
 ROUND_TRIPS = 5
@@ -52,23 +54,23 @@ class LinkMeasured:
     sent_bit_s: float | None
 
 
-async def describe_peer(address: str) -> PeerFound:
+async def describe_peer(address: str, *, tls: NodeTls | None = None) -> PeerFound:
     """Who listens at `address` (host:port).
 
     Raises:
         OriginUnavailable: nobody that speaks our protocol.
     """
-    async with _channel(address) as channel:
+    async with _channel(address, tls) as channel:
         return await _described(node_pb2_grpc.NodeServiceStub(channel), address)
 
 
-async def measure_link(address: str) -> LinkMeasured:
+async def measure_link(address: str, *, tls: NodeTls | None = None) -> LinkMeasured:
     """Round trip and bandwidth to the peer at `address` (host:port), in at most some 40 s.
 
     Raises:
         OriginUnavailable: nobody that speaks our protocol listens there.
     """
-    async with _channel(address) as channel:
+    async with _channel(address, tls) as channel:
         stub = node_pb2_grpc.NodeServiceStub(channel)
         # The first call opens the connection, and is no measure of it.
         peer = await _described(stub, address)
@@ -85,9 +87,12 @@ async def measure_link(address: str) -> LinkMeasured:
         )
 
 
-def _channel(address: str) -> grpc.aio.Channel:
+def _channel(address: str, tls: NodeTls | None) -> grpc.aio.Channel:
     # A proxy set for the outside world is not for the LAN.
-    return grpc.aio.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)])
+    options: list[tuple[str, object]] = [("grpc.enable_http_proxy", 0)]
+    if tls is None:
+        return grpc.aio.insecure_channel(address, options=options)
+    return tls_channel(address, tls.material(), name=ANY_NODE, options=options)
 
 
 async def _described(stub: node_pb2_grpc.NodeServiceAsyncStub, address: str) -> PeerFound:

@@ -45,6 +45,11 @@ class PeerConnection(Peer, Protocol):
         """
         ...
 
+    @property
+    def proven_id(self) -> NodeId | None:
+        """Who is at the other end by his certificate; None where nothing proves it."""
+        ...
+
     async def ping(self) -> None:
         """One small round trip, or OriginUnavailable."""
         ...
@@ -155,7 +160,9 @@ class PeerLinks:
         """Who reaches the node; None if nobody ever said to be it."""
         link = self._membership.link_to(node_id)
         opened = None if link is None else self._open.get(link)
-        return None if opened is None else opened.connection
+        if opened is None or opened.connection.proven_id not in (None, node_id):
+            return None  # or another node has moved in there since
+        return opened.connection
 
     def is_away(self, node_id: NodeId) -> bool:
         """Whether the node belonged to the cluster and left, less than `forget_s` ago."""

@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from typing import Any
 from urllib.parse import unquote
 
@@ -27,6 +28,7 @@ from edge_node.peering.caller import Caller, PeerConduct
 from edge_node.peering.client import KEEPALIVE_OPTIONS
 from edge_node.peering.service import PeerService
 from edge_node.peering.status import abort
+from edge_node.peering.tls import NodeTls
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +49,14 @@ class NodeServicer(node_pb2_grpc.NodeServiceServicer):
     """NodeService on a PeerService: messages in, messages out, errors as statuses."""
 
     def __init__(
-        self, service: PeerService, *, version: str, conduct: PeerConduct | None = None
+        self,
+        service: PeerService,
+        *,
+        version: str,
+        conduct: PeerConduct | None = None,
+        tls: NodeTls | None = None,
     ) -> None:
+        self._tls = tls
         self._service = service
         self._version = version
         self._conduct = conduct or PeerConduct(SystemClock())
@@ -56,8 +64,10 @@ class NodeServicer(node_pb2_grpc.NodeServiceServicer):
     @asynccontextmanager
     async def _call(self, rpc: str, context: Context) -> AsyncIterator[Caller]:
         """Who calls; one who is set aside, and an error of ours, end the call with its status."""
-        caller = caller_of(context)
+        caller = Caller(host=caller_host(context.peer()))
         try:
+            if self._tls is not None:
+                caller = replace(caller, node_id=self._tls.caller_id(context))
             self._conduct.refuse_aside(caller.who)
             yield caller
         except (MalformedMessage, NotTheCaller) as error:
@@ -204,11 +214,6 @@ class NodeServicer(node_pb2_grpc.NodeServiceServicer):
             return node_pb2.OfferVerdictResponse()
 
 
-def caller_of(context: Context) -> Caller:
-    """Who calls, as far as the connection says."""
-    return Caller(host=caller_host(context.peer()))
-
-
 def caller_host(peer: str) -> str | None:
     """IP address in gRPC's name of a caller, `ipv4:10.0.0.2:4711` or `ipv6:%5B::1%5D:4711`."""
     kind, _, address = unquote(peer).partition(":")
@@ -218,9 +223,12 @@ def caller_host(peer: str) -> str | None:
 
 
 class PeerServer:
-    """The listener with NodeService, health and reflection."""
+    """The listener with NodeService, health and reflection; with `tls`, for its cluster only."""
 
-    def __init__(self, servicer: NodeServicer, *, host: str, port: int) -> None:
+    def __init__(
+        self, servicer: NodeServicer, *, host: str, port: int, tls: NodeTls | None = None
+    ) -> None:
+        self._tls = tls
         self._servicer = servicer
         self._host = host
         self._port = port
@@ -246,7 +254,11 @@ class PeerServer:
         names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
         try:
-            bound = self._server.add_insecure_port(f"{self._host}:{self._port}")
+            address = f"{self._host}:{self._port}"
+            if self._tls is None:
+                bound = self._server.add_insecure_port(address)
+            else:
+                bound = self._server.add_secure_port(address, self._tls.server_credentials())
         except RuntimeError as problem:
             raise InvalidRequest(
                 f"The port {self._port} on {self._host} for other nodes cannot be had: another "

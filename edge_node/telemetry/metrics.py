@@ -32,6 +32,7 @@ Work is in work units (domain.WorkModel). No prompt and no identifier is ever a 
 | peers_alive | nodes | others whose state is fresh |
 | peer_rules_broken_total | messages; rpc | of other nodes, refused for what no node may say |
 | peers_set_aside | nodes | others that are not heard for a while because they broke rules |
+| certificate_left_seconds | s | until the node's certificate ends; NaN without TLS between nodes |
 | staleness_seconds | s | largest age of an unseen change over the live peers |
 | store_available | 0 or 1 | whether a task could be accepted durably |
 | store_write_behind_length | tasks | states that the store has yet to confirm |
@@ -294,6 +295,10 @@ class NodeMetrics:
         """Asks at every scrape how many nodes are not heard."""
         self._set_aside.set_function(count_aside)
 
+    def watch_certificate(self, left_s: Callable[[], float]) -> None:
+        """Asks at every scrape for how long the node's certificate is good."""
+        self._certificate_left.set_function(left_s)
+
     def loop_failed(self, name: str) -> None:
         """What goes on in the background failed, and is begun again."""
         self._loop_failures.labels(name).inc()
@@ -372,6 +377,10 @@ class NodeMetrics:
             "peer_rules_broken_total", "Messages that no node may send", "rpc"
         )
         self._set_aside = self._gauge("peers_set_aside", "Nodes that are not heard for a while")
+        self._certificate_left = self._gauge(
+            "certificate_left_seconds", "Until the node's certificate ends"
+        )
+        self._certificate_left.set(math.nan)
         self._staleness = self._gauge("staleness_seconds", "Oldest unseen change at a live peer")
         self._store_available = self._gauge("store_available", "Whether the store keeps promises")
         self._write_behind = self._gauge("store_write_behind_length", "States not yet written")

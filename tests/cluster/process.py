@@ -108,6 +108,8 @@ class Connection:
     async def close(self) -> None:
         """Calls end with whoever makes them."""
 
+    proven_id = None
+
     async def ping(self) -> None:
         async def pong(process: NodeProcess) -> None:
             process.service.own_state()

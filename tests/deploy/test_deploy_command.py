@@ -9,9 +9,11 @@ from __future__ import annotations
 import http.server
 import io
 import os
+import re
 import shlex
 import subprocess
 import threading
+import time
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,9 +23,11 @@ import pytest
 from rich.console import Console
 
 from edge_node import cli
+from edge_node.console.certs import Authority
 from edge_node.console.deploy import AwaitReady, DeployFailed, DeployRequest, OnDevice, deploy, plan
 from edge_node.console.inventory import read_inventory, render, toml_of
 from edge_node.errors import InvalidRequest
+from edge_node.peering.tls import NodeTls
 
 from .files import DEPLOY
 
@@ -49,6 +53,10 @@ case "$*" in
 load) cat >"$FLEET/$DEVICE.loaded" ;;
 esac
 """
+GIVE_KEY = (
+    "run --rm --user 0:0 --network none --entrypoint chown --volume TLS:/tls dedgeai:jetpack6 "
+    f"1000:{os.getgid()} /tls/node.key"
+)
 # What a shell would take apart.
 FOLDER = 'a device of $HOME; "quoted" `id` & *'
 INVENTORY = """\
@@ -60,7 +68,6 @@ models_folder = {models}
 {more}
 
 [defaults.settings]
-allow_insecure_peering = true
 rest_port = {rest_port}
 policy_options = {{"a b" = 0.5}}
 
@@ -183,14 +190,63 @@ def test_five_devices_are_brought_up_one_after_the_other(fleet: Fleet) -> None:
         assert (project / "monitoring").exists() == (index == 2)
     each = [
         "compose pull --quiet --policy missing",
+        *([GIVE_KEY] if os.getuid() != 1000 else []),
         "compose run --rm -T folders",
         "compose run --rm -T --no-deps node config check --config /etc/dedgeai/dedgeai.toml",
         "compose stop node",
         "compose up --detach --remove-orphans",
     ]
-    assert fleet.docker_said() == [f"{host} {asked}" for host in fleet.hosts for asked in each]
+    said = [line.replace(str(fleet.folder), "") for line in fleet.docker_said()]
+    assert [re.sub(r"--volume \S.*:/tls", "--volume TLS:/tls", line) for line in said] == [
+        f"{host} {asked}" for host in fleet.hosts for asked in each
+    ]
     log = (fleet.folder / "docker.log").read_text()
     assert f"orin-1.lan: {fleet.project(1)}: docker compose stop node" in log
+
+
+def test_every_node_gets_a_certificate_of_its_own_and_keeps_it(fleet: Fleet) -> None:
+    path = fleet.inventory()
+    run(path)
+    for index in range(1, 6):
+        project = fleet.project(index)
+        settings = tomllib.loads((project / "config" / "dedgeai.toml").read_text())
+        assert settings["tls_folder"] == "/etc/dedgeai/tls"
+        assert "allow_insecure_peering" not in settings
+        folder = project / "config" / "tls"
+        NodeTls(folder, node_id=f"orin-{index}", cluster_name="dedgeai")
+        assert (folder / "node.key").stat().st_mode & 0o777 == 0o440
+        assert {path.name for path in folder.iterdir()} == {"node.pem", "node.key", "ca.pem"}
+        assert not (project / "last-good" / "config" / "tls").exists()
+    made = fleet.folder / "source" / "certs"
+    assert (made / "authority.key").stat().st_mode & 0o777 == 0o600
+    certificate = fleet.project(1) / "config" / "tls" / "node.pem"
+    before = certificate.read_bytes()
+    run(path)
+    assert certificate.read_bytes() == before  # good for most of a year
+    Authority(made).issue("orin-1", days=30)
+    run(path, only=("orin-1",))
+    renewed = NodeTls(certificate.parent, node_id="orin-1", cluster_name="dedgeai")
+    assert renewed.expires_unix_s() - time.time() > 300 * 86_400
+
+
+def test_who_says_so_in_so_many_words_goes_without(fleet: Fleet) -> None:
+    path = fleet.inventory()
+    insecure = "[defaults.settings]\nallow_insecure_peering = true"
+    path.write_text(path.read_text().replace("[defaults.settings]", insecure))
+    run(path, only=("orin-1",))
+    settings = tomllib.loads((fleet.project(1) / "config" / "dedgeai.toml").read_text())
+    assert "tls_folder" not in settings
+    assert not (fleet.project(1) / "config" / "tls").exists()
+    assert not (fleet.folder / "source" / "certs").exists()
+
+
+def test_one_authority_is_for_one_cluster(fleet: Fleet) -> None:
+    path = fleet.inventory()
+    run(path, only=("orin-1",))
+    other = '[defaults.settings]\ncluster_name = "other"'
+    path.write_text(path.read_text().replace("[defaults.settings]", other))
+    with pytest.raises(InvalidRequest, match="authority of the cluster dedgeai, and orin-1 is of"):
+        run(path, only=("orin-1",))
 
 
 def test_monitoring_knows_all_and_keeps_its_password(fleet: Fleet) -> None:
@@ -248,6 +304,8 @@ def test_a_dry_run_prints_all_and_does_nothing(fleet: Fleet) -> None:
         assert f"nvidia@orin-{index}.lan sh -euc:" in said
         assert f"GET http://127.0.0.{index}:{fleet.rest_port}/readyz" in said
     assert '| node_id = "orin-3"' in said
+    assert f"certificates would be in {fleet.folder / 'source' / 'certs'}" in said
+    assert not (fleet.folder / "source" / "certs").exists()
     assert "| docker compose up --detach --remove-orphans" in said
     assert f"{fleet.project(2)}/monitoring/prometheus/rules/alerts.yml: a copy of" in said
 
@@ -308,7 +366,6 @@ def test_the_power_mode_is_set_only_where_it_differs(fleet: Fleet) -> None:
             ('image = "dedgeai:jetpack6"', 'imgae = "x"'),
             "imgae is not known here. Did you mean image?",
         ),
-        (("allow_insecure_peering = true", ""), "node orin-1: .*allow_insecure_peering = true"),
         (("[defaults.settings]", "[defaults.settings]\nsuspects = 1"), "node orin-1: suspects "),
         (("[defaults.settings]", "[defaults.settings]\nlearner = true"), "learner follows from"),
         (

@@ -63,6 +63,8 @@ class Wire:
         async for state in own_states:
             self.sent.append(state)
 
+    proven_id = None
+
     async def ping(self) -> None:
         self.pings += 1
         self.clock.now += self.ping_s

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from edge_node.console.certs import Authority
 from edge_node.console.local_cluster import LocalCluster
 
 SUBNET = "10.217.93"
@@ -164,6 +165,8 @@ class LanCluster(LocalCluster):
     ) -> None:
         super().__init__(settings, rest_port=REST_PORT, folder=folder)
         self._lan = lan
+        self._authority = Authority.begin(folder / "certs", cluster_name="dedgeai")
+        self.renew_certificates()
         self._ways = {
             (i, j): DelayedWay(
                 port=self._way_port(i, j), target=(lan.address(j), GRPC_PORT), delay_s=delay_s
@@ -177,6 +180,11 @@ class LanCluster(LocalCluster):
     def urls(self) -> list[str]:
         """REST surfaces as a client on the bridge reaches them."""
         return [f"http://{self._lan.address(i)}:{REST_PORT}" for i in range(self._lan.nodes)]
+
+    def renew_certificates(self) -> None:
+        """Makes every node another key and certificate."""
+        for node_id in self.node_ids:
+            self._authority.issue(node_id, days=1)
 
     async def start(self, *, ready_s_max: float = 180.0) -> None:
         """Starts the proxies, then the nodes."""
@@ -205,7 +213,7 @@ class LanCluster(LocalCluster):
             "DEDGEAI_REST_PORT": str(REST_PORT),
             "DEDGEAI_GRPC_HOST": address,
             "DEDGEAI_GRPC_PORT": str(GRPC_PORT),
-            "DEDGEAI_ALLOW_INSECURE_PEERING": "true",
+            "DEDGEAI_TLS_FOLDER": str(self.folder / "certs" / "nodes" / self.node_ids[index]),
             "DEDGEAI_PEERS": ",".join(ways),
             # Who calls through a proxy is not to be found where it seems to call from.
             "DEDGEAI_ACCEPT_NEW_PEERS": "false",

@@ -1,4 +1,4 @@
-"""Five nodes with addresses of their own, a pulled cable, a power cut, and back."""
+"""Five nodes with addresses and certificates of their own: renewed, a cable pulled, a power cut."""
 
 from __future__ import annotations
 
@@ -51,6 +51,14 @@ async def _scenario(folder: Path) -> None:
             async with cluster, RestClient(timeout_s=10.0) as client:
                 undisturbed = await _replay(cluster, tasks=30, seed=1)
                 assert "node-1" in summarised(undisturbed, cluster)
+
+                # Every certificate is renewed under load, and no request notices.
+                renewing = asyncio.create_task(_replay(cluster, tasks=30, seed=5))
+                await asyncio.sleep(0.5)
+                await asyncio.to_thread(cluster.renew_certificates)
+                assert "node-1" in summarised(await renewing, cluster)
+                logs = [path.read_text() for path in folder.glob("node-*/node.log")]
+                assert sum("is renewed" in log for log in logs) == len(PROFILES)
 
                 replaying = asyncio.create_task(_replay(cluster, tasks=30, seed=2, spare=LOST))
                 await asyncio.sleep(0.8)

@@ -16,8 +16,9 @@ import httpx
 
 from edge_node.config import NodeConfig
 from edge_node.console.doctor_checks.finding import Finding
-from edge_node.errors import OriginUnavailable
+from edge_node.errors import InvalidRequest, OriginUnavailable
 from edge_node.peering.link_probe import LinkMeasured, PeerFound, describe_peer, measure_link
+from edge_node.peering.tls import NodeTls
 
 # A link that carries less has fallen back to 100BASE-TX, is wireless, or is busy.
 _SLOW_BIT_S = 100e6
@@ -27,6 +28,8 @@ _DATE_LATE_S = 1.0
 # More than that for certain: certificates, log lines and the times in answers begin to disagree.
 _SKEW_S_MAX = 1.0
 _ANSWER_S_MAX = 3.0
+# A deployment renews before; the alert comes at half of it.
+CERTIFICATE_LEFT_DAYS_MIN = 28.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,14 +48,31 @@ class OwnNode:
     clocks: Mapping[str, float]
 
 
-async def ask_own_node(config: NodeConfig) -> OwnNode:
+def certificate(config: NodeConfig) -> tuple[NodeTls | None, list[Finding]]:
+    """What this node proves with who it is, and how good that is."""
+    try:
+        tls = NodeTls.of(config)
+    except InvalidRequest as error:
+        remedy = f"dedgeai certs issue {config.node_id}, or deploy again"
+        return None, [Finding(check="tls", level="fail", seen=error.message, remedy=remedy)]
+    if tls is None:
+        return None, []
+    left_days = (tls.expires_unix_s() - time.time()) / 86_400
+    seen = f"the certificate of {config.node_id} is good for {left_days:.0f} days"
+    if left_days < CERTIFICATE_LEFT_DAYS_MIN:
+        remedy = "dedgeai certs rotate, and the new files to the devices"
+        return tls, [Finding(check="tls", level="warn", seen=seen, remedy=remedy)]
+    return tls, [Finding(check="tls", level="ok", seen=seen)]
+
+
+async def ask_own_node(config: NodeConfig, *, tls: NodeTls | None = None) -> OwnNode:
     """Looks for it at both its ports."""
     rest = f"http://{_reachable(config.rest_host)}:{config.rest_port}"
     async with _http() as http:
         answered = await _ask(http, rest)
     try:
         found: PeerFound | None = await describe_peer(
-            f"{_reachable(config.grpc_host)}:{config.grpc_port}"
+            f"{_reachable(config.grpc_host)}:{config.grpc_port}", tls=tls
         )
     except OriginUnavailable:
         found = None
@@ -71,6 +91,7 @@ async def examine_peers(
     met: Sequence[str] = (),
     *,
     clocks: Mapping[str, float] | None = None,
+    tls: NodeTls | None = None,
 ) -> list[Finding]:
     """Findings on every peer of node `node_id`, its link and its clock.
 
@@ -78,6 +99,7 @@ async def examine_peers(
         node_id: of this node.
         configured: host:port of each peer that the operator named.
         met: those that the running node knows; one may be a configured node by another name.
+        tls: what this node proves with who it is, where it has to.
         clocks: by how much the running node finds each peer's clock ahead, by name.
     """
     addresses = list(dict.fromkeys((*configured, *met)))
@@ -87,7 +109,7 @@ async def examine_peers(
     known = {node_id: "this node"}
     for address in addresses:
         try:
-            link = await measure_link(address)
+            link = await measure_link(address, tls=tls)
         except OriginUnavailable as error:
             findings.append(_unreachable(address, error.message))
             continue
