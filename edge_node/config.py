@@ -17,6 +17,11 @@ LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
 _NotNegative = Annotated[float, Field(ge=0)]
 _PORT_MAX = 65_535
 _Address = Annotated[str, Field(pattern=r"^[^:\s]+:\d{1,5}$")]
+# What a request is given where it says nothing, and the most that it may say.
+_DEFAULTS = {
+    "guidance_scale_default": "guidance_scale_max",
+    "deadline_s_default": "deadline_s_max",
+}
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"
 
 
@@ -513,6 +518,12 @@ class NodeConfig(BaseModel):
             )
         if not self.heartbeat_s * 2 <= min(self.suspect_s, self.lease_s):
             problems.append("suspect_s and lease_s must each be at least twice heartbeat_s.")
+        problems += [
+            f"{default} is {getattr(self, default):g}, more than {bound}, which is "
+            f"{getattr(self, bound):g}: lower the one or raise the other."
+            for default, bound in _DEFAULTS.items()
+            if getattr(self, default) > getattr(self, bound)
+        ]
         aged = (self.queue_ageing, self.queue_promotion, self.queue_promotion_load)
         if self.queue_order == "fcfs" and any(value is not None for value in aged):
             problems.append(

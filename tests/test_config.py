@@ -172,6 +172,22 @@ def test_an_interval_that_the_worker_would_refuse_is_refused_here(
         NodeConfig(guidance_interval=interval)
 
 
+def test_no_default_is_beyond_what_a_request_may_say() -> None:
+    bounded = {key for key in SETTINGS if f"{key.removesuffix('_default')}_max" in SETTINGS}
+    bounded = {key for key in bounded if key.endswith("_default")}
+    assert bounded == {"guidance_scale_default", "deadline_s_default"}
+    for default in bounded:
+        bound = f"{default.removesuffix('_default')}_max"
+        with pytest.raises(InvalidConfig) as caught:
+            load_config(None, {bound: 2.0, default: 2.5})
+        assert caught.value.problems == (
+            f"{default} is 2.5, more than {bound}, which is 2: lower the one or raise the other.",
+        )
+        assert load_config(None, {bound: 2.0, default: 2.0})
+    with pytest.raises(InvalidConfig, match="deadline_s_default is 3600, more than deadline_s_max"):
+        load_config(None, {"deadline_s_max": 600})
+
+
 def test_listening_for_others_needs_certificates_or_trust() -> None:
     with pytest.raises(InvalidRequest, match=r"dedgeai certs.*tls_folder.*allow_insecure_peering"):
         load_config(None, {"grpc_host": "0.0.0.0"})
