@@ -39,6 +39,10 @@ _ASK_AGAIN_S = 0.1
 COMPILE_S_MAX = 60.0
 # A failed worker may have been attached to a repaired one.
 _ASK_FAILED_AGAIN_S = 1.0
+# Ends in a row before it ever was ready, from which on a worker has failed, as if it said so.
+DEATHS_AT_START_MAX = 2
+# Of what it said last, in the reason.
+_LAST_WORDS_MAX = 300
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,10 +124,12 @@ class WorkerProcess:
         # When the worker last said anything, and whether it gets on.
         self._heard_s = 0.0
         self._progress = Progress(began_s=0.0)
-        # What stands for the words of an attached worker that hangs, until it speaks again.
-        self._hanging: WorkerDescription | None = None
+        # What stands for the words of an attached worker that hangs, until it speaks again, and of
+        # one that ends at its start, until one is there that has loaded or says why it cannot.
+        self._stand_in: WorkerDescription | None = None
         # Of this life of the process.
         self._was_ready = False
+        self._deaths_at_start = 0
         self.last_exit: ChildExit | None = None
         self.starts = 0
         self.hangs = 0
@@ -232,6 +238,10 @@ class WorkerProcess:
             ended.last_lines[-1] if ended.last_lines else "no output",
         )
         self.last_exit = ended
+        self._deaths_at_start = 0 if self._was_ready else self._deaths_at_start + 1
+        if self._deaths_at_start >= DEATHS_AT_START_MAX:
+            detail = _dies_at_start(ended, times=self._deaths_at_start)
+            self._stand_in = WorkerDescription(state="failed", detail=detail)
         await self._disconnect()
 
     async def _disconnect(self) -> None:
@@ -242,7 +252,7 @@ class WorkerProcess:
         if self._client is not None:
             await self._client.close()
             self._client = None
-        self._take(description=self._hanging, load=None)
+        self._take(description=self._stand_in, load=None)
 
     # Following what it says.
 
@@ -256,7 +266,7 @@ class WorkerProcess:
                         self._hear(client, description=description, load=load)
                 wait_s = _ASK_FAILED_AGAIN_S if description.state == "failed" else _ASK_AGAIN_S
             except WorkerUnavailable:
-                self._take(description=self._hanging, load=None)
+                self._take(description=self._stand_in, load=None)
                 wait_s = _ASK_AGAIN_S
             except Exception:
                 # Nothing is known of it any more: it must not go on as ready.
@@ -268,10 +278,12 @@ class WorkerProcess:
         self, client: WorkerClient, *, description: WorkerDescription, load: WorkerLoad | None
     ) -> None:
         self._heard_s = time.monotonic()
-        self._hanging = None
+        settled = description.state in ("ready", "failed")
+        if settled or self._deaths_at_start < DEATHS_AT_START_MAX:
+            self._stand_in = None
         self._was_ready = self._was_ready or description.state == "ready"
         self._progress.heard(load, given=client.given, now_s=self._heard_s)
-        self._take(description=description, load=load)
+        self._take(description=self._stand_in or description, load=load)
 
     def _begin_anew(self) -> None:
         self._heard_s = time.monotonic()
@@ -303,7 +315,7 @@ class WorkerProcess:
                 self._begin_anew()
                 self._child.kill()
             else:
-                self._hanging = WorkerDescription(state="hanging", detail=f"It hangs: {silence}.")
+                self._stand_in = WorkerDescription(state="hanging", detail=f"It hangs: {silence}.")
                 await self._disconnect()
                 await self._connect(0)
 
@@ -336,6 +348,12 @@ class WorkerProcess:
         if self._load is not None and 0.0 < self._load.capacity < capacity:
             capacity = self._load.capacity
         return described.work_in_one_go / capacity
+
+
+def _dies_at_start(ended: ChildExit, *, times: int) -> str:
+    said = (ended.last_lines[-1] if ended.last_lines else "it said nothing")[:_LAST_WORDS_MAX]
+    how = f"with code {ended.code}" if ended.code >= 0 else f"by signal {-ended.code}"
+    return f"it ended {times} times in a row at its start, {how}: {said.rstrip('.')}"
 
 
 def _shown(load: WorkerLoad | None) -> WorkerLoad | None:

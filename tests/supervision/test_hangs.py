@@ -1,10 +1,11 @@
-"""When a worker is taken to hang: a scripted worker on a real socket says it all by the clock."""
+"""When a worker is taken to hang, or to have failed: a scripted one says all by the clock."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import pathlib
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from edge_node.domain import (
 )
 from edge_node.errors import WorkerUnavailable
 from edge_node.peering import codec
+from edge_node.supervision.child_process import Backoff, ChildCommand
 from edge_node.supervision.worker_process import WorkerProcess, WorkerSettings
 
 HANG_S = 0.4
@@ -246,5 +248,48 @@ def test_time_in_which_the_node_itself_stood_still_is_nobodys_silence(
             time.sleep(3 * HANG_S)
             await asyncio.sleep(HANG_S)
             assert (worker.hangs, worker.starts) == (0, 1)
+
+    asyncio.run(scenario())
+
+
+def test_one_that_ends_while_it_loads_has_failed_until_it_is_ready(run_dir: pathlib.Path) -> None:
+    scripted = ScriptedWorker(idle, state="loading")  # type: ignore[abstract]
+    program = "import sys, time; time.sleep(0.3); sys.exit('no memory.')"
+    command = ChildCommand(
+        name="worker",
+        arguments=(sys.executable, "-c", program),
+        pid_path=run_dir / "worker.pid",
+        log_path=run_dir / "worker.log",
+    )
+    said: list[str] = []
+
+    async def scenario() -> None:
+        server = grpc.aio.server()
+        worker_pb2_grpc.add_WorkerServiceServicer_to_server(scripted, server)
+        server.add_insecure_port(f"unix:{run_dir / 'w.sock'}")
+        await server.start()
+        worker = WorkerProcess(
+            WorkerSettings(
+                socket_path=run_dir / "w.sock", command=command, backoff=Backoff(max_s=0.2)
+            ),
+            on_change=lambda: said.append(worker.description.state if worker.description else ""),
+        )
+        await worker.start()
+        try:
+            await until(lambda: worker.starts == 4)
+            # One end may have been an accident; that it loads says nothing after the second.
+            assert said.index("failed") == 3
+            assert set(said[3:]) == {"failed"}
+            assert worker.description is not None
+            assert worker.description.detail == (
+                "it ended 3 times in a row at its start, with code 1: no memory"
+            )
+            scripted.state = "ready"
+            await until(lambda: worker.ready)
+            scripted.state = "loading"
+            await until(lambda: worker.description and worker.description.state == "loading")
+        finally:
+            await worker.stop()
+            await server.stop(None)
 
     asyncio.run(scenario())
