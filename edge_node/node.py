@@ -262,7 +262,8 @@ class _Node:
 
     async def _start_embedded_store(self) -> str:
         path = self._socket("store.sock")
-        mended = await asyncio.to_thread(mend_store, self._folder)
+        lived = clock_path(self._config).exists()
+        mended = await asyncio.to_thread(mend_store, self._folder, lived=lived)
         self._metrics.store_mended(tasks=len(mended.lost_task_ids))
         ends: list[str] = []
 

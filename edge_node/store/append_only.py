@@ -16,11 +16,12 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from edge_node.in_the_way import put_aside
 from edge_node.store.durable_file import write_durably
 
 FOLDER = "appendonlydir"
@@ -69,12 +70,16 @@ class DamagedStore(Exception):
     """There is damage that is not mended unasked; the message says where."""
 
 
-def mend(store_folder: Path, *, everything: bool = False) -> Mended:
+def mend(
+    store_folder: Path, *, everything: bool = False, is_base: Callable[[Path], bool] | None = None
+) -> Mended:
     """Examines the files in `store_folder` and mends what may be mended; no store may run there.
 
     Args:
         store_folder: the store's own, with the append-only folder in it.
-        everything: by an operator's word, damage in the middle and unreadable bases, too.
+        everything: by an operator's word, damage in the middle, unreadable bases and files that
+            are gone, too.
+        is_base: whether the store can read a file as a base; if not given, its beginning tells.
 
     Raises:
         DamagedStore: what would be lost is more than what a power cut takes.
@@ -84,12 +89,16 @@ def mend(store_folder: Path, *, everything: bool = False) -> Mended:
     if not folder.is_dir():
         return Mended(sentences=(), lost_task_ids=(), lost_bytes=0)
     sentences: list[str] = []
-    files = _files(folder, sentences)
+    for path in list(folder.iterdir()):
+        if (_FILE.fullmatch(path.name) or path.name == _MANIFEST) and not path.is_file():
+            put_aside(path)
+    files = _files(folder, sentences, everything=everything)
     lost: dict[str, None] = {}
     lost_bytes = 0
     for path, kind in files:
         if kind == "b" and path.suffix == ".rdb":
-            _look_at_base(path, sentences, everything=everything)
+            if not _begins_as_base(path) or (is_base is not None and not is_base(path)):
+                _empty_base(path, sentences, everything=everything)
             continue
         damages = list(_damages(path))
         if not damages:
@@ -111,26 +120,41 @@ def mend(store_folder: Path, *, everything: bool = False) -> Mended:
 # The manifest.
 
 
-def _files(folder: Path, sentences: list[str]) -> list[tuple[Path, str]]:
+def _files(
+    folder: Path, sentences: list[str], *, everything: bool = False
+) -> list[tuple[Path, str]]:
     """Every file in the order of loading, and its kind; writes a lost manifest anew."""
     manifest = folder / _MANIFEST
     named = _named(manifest)
     if named is None:
-        found = sorted((path for path in folder.iterdir() if _FILE.fullmatch(path.name)), key=_age)
-        if not found:
-            return []
-        bases = [path for path in found if ".base." in path.name][-1:]
-        named = [(path.name, "b") for path in bases]
-        named += [(path.name, "i") for path in found if ".incr." in path.name]
-        if manifest.exists():
-            _keep_aside(manifest)
-        lines = (f"file {name} seq {_sequence(name)} type {kind}\n" for name, kind in named)
-        write_durably(manifest, "".join(lines).encode(), modified_unix_s=time.time())
-        sentences.append(f"{manifest} was lost or damaged and is written anew from what is there")
-    absent = [name for name, _ in named if not (folder / name).exists()]
+        named = _written_anew(manifest)
+        if named:
+            sentences.append(f"{manifest} was lost or damaged and names what is there now")
+    absent = [name for name, _ in named if not (folder / name).is_file()]
     if absent:
-        raise DamagedStore(f"{folder} lacks {', '.join(absent)}, which its manifest names")
+        lacks = f"{folder} lacks {', '.join(absent)}, which its manifest names"
+        if not everything:
+            raise DamagedStore(lacks)
+        named = _written_anew(manifest)
+        sentences.append(f"{lacks}: what they held is lost, and it names what is there now")
     return [(folder / name, kind) for name, kind in named]
+
+
+def _written_anew(manifest: Path) -> list[tuple[str, str]]:
+    """What a manifest has to name for what lies beside it; none where nothing does."""
+    there = (path for path in manifest.parent.iterdir() if path.is_file())
+    found = sorted((path for path in there if _FILE.fullmatch(path.name)), key=_age)
+    bases = [path for path in found if ".base." in path.name][-1:]
+    named = [(path.name, "b") for path in bases]
+    named += [(path.name, "i") for path in found if ".incr." in path.name]
+    if manifest.exists():
+        _keep_aside(manifest)
+    lines = (f"file {name} seq {_sequence(name)} type {kind}\n" for name, kind in named)
+    if named:
+        write_durably(manifest, "".join(lines).encode(), modified_unix_s=time.time())
+    else:
+        manifest.unlink(missing_ok=True)
+    return named
 
 
 def _named(manifest: Path) -> list[tuple[str, str]] | None:
@@ -157,16 +181,28 @@ def _age(path: Path) -> int:
 # A base, which is the store's own format.
 
 
-def _look_at_base(path: Path, sentences: list[str], *, everything: bool) -> None:
+def _begins_as_base(path: Path) -> bool:
     with path.open("rb") as file:
-        beginning = file.read(6)
-    if beginning.startswith(_RDB_BEGINNING):
-        return
+        return file.read(6).startswith(_RDB_BEGINNING)
+
+
+def _empty_base(path: Path, sentences: list[str], *, everything: bool) -> None:
     if not everything:
+        with path.open("rb") as file:
+            beginning = file.read(6)
         raise DamagedStore(f"{path} is no database file: it begins with {beginning!r}")
     kept = _keep_aside(path)
     write_durably(path, _EMPTY_RDB, modified_unix_s=time.time())
     sentences.append(f"{path} could not be read and is empty now; as it was: {kept}")
+
+
+def holds_nothing(store_folder: Path) -> bool:
+    """Whether no command is in any file: a new store, one rewritten just now, or one that is lost.
+
+    Whoever opens a store writes at once, so that none whose node has lived is so for long.
+    """
+    found = (store_folder / FOLDER).glob("appendonly.aof.*.incr.aof")
+    return not any(path.stat().st_size for path in found if path.is_file())
 
 
 # Commands.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import subprocess
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -63,6 +64,18 @@ def valkey_command(folder: Path, socket_path: Path) -> list[str]:
     }
     arguments = [part for name, value in options.items() for part in (f"--{name}", str(value))]
     return [str(_binary()), *arguments]
+
+
+def can_be_read(base: Path) -> bool:
+    """Whether this Valkey can read a database file to its end, by its own check of it.
+
+    Raises:
+        StoreUnavailable: no Valkey for this platform is installed.
+    """
+    # One program: the name that it is called by says what it does.
+    command = ["valkey-check-rdb", str(base)]
+    checked = subprocess.run(command, executable=_binary(), capture_output=True, check=False)
+    return checked.returncode == 0
 
 
 async def watch(

@@ -1,10 +1,11 @@
-"""A real store's files, garbled in ten ways: mended, or a sentence; what was lost is named."""
+"""A real store's files, garbled in many ways: mended, or a sentence; what was lost is named."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -110,8 +111,41 @@ def manifest_lost(folder: Path) -> None:
     file(folder, MANIFEST).unlink()
 
 
-def manifest_garbled(folder: Path) -> None:
-    file(folder, MANIFEST).write_bytes(b"\0" * 100)
+def written(name: str, content: bytes) -> Callable[[Path], None]:
+    def garble(folder: Path) -> None:
+        file(folder, name).write_bytes(content)
+
+    return garble
+
+
+def manifest_renamed(folder: Path) -> None:
+    file(folder, MANIFEST).rename(file(folder, "appendonly.manifest"))
+
+
+def gone(name: str) -> Callable[[Path], None]:
+    return lambda folder: file(folder, name).unlink()
+
+
+def a_folder(name: str) -> Callable[[Path], None]:
+    def garble(folder: Path) -> None:
+        file(folder, name).unlink()
+        file(folder, name).mkdir()
+
+    return garble
+
+
+def halved(folder: Path) -> None:
+    os.truncate(file(folder, BASE), 44)
+
+
+def zeros_within(folder: Path) -> None:
+    overwrite(file(folder, BASE), 30, bytes(20))
+
+
+HTML = b"<!DOCTYPE html><html><body>404 Not Found</body></html>\n" * 40
+WRONG_NAMES = b"""file appendonly.aof.9.base.rdb seq 9 type b
+file appendonly.aof.9.incr.aof seq 9 type i
+"""
 
 
 ALL = list(range(TASKS))
@@ -127,19 +161,32 @@ ALL = list(range(TASKS))
         (cut(200), ALL, [TASKS - 1]),
         (tail_overwritten, ALL, [TASKS - 1]),
         (manifest_lost, ALL, []),
-        (manifest_garbled, ALL, []),
+        (written(MANIFEST, bytes(100)), ALL, []),
+        (written(MANIFEST, b""), ALL, []),
+        (written(MANIFEST, HTML), ALL, []),
+        (manifest_renamed, ALL, []),
+        (a_folder(MANIFEST), ALL, []),
+        (written(INCREMENTAL, HTML), [], []),
+        (written(INCREMENTAL, bytes(2000)), [], []),
     ],
-    ids=["zeros", "garbage", "half", "cut 3", "cut 200", "zeroed", "no manifest", "manifest"],
+    ids=[
+        *("zeros", "garbage", "half", "cut 3", "cut 200", "zeroed", "no manifest"),
+        *("zeros as manifest", "empty manifest", "HTML as manifest", "manifest of another name"),
+        *("folder as manifest", "HTML as commands", "zeros as commands"),
+    ],
 )
 def test_what_a_power_cut_leaves_is_mended_at_the_start(
     node_folder: Path, garble: Callable[[Path], None], kept: list[int], lost: list[int]
 ) -> None:
     garble(node_folder)
+    is_there = file(node_folder, MANIFEST).is_file()
+    began_s = time.monotonic()
     mended = mend_store(node_folder)
+    assert time.monotonic() - began_s < 5.0
     assert len(mended.sentences) == 1
     assert list(mended.lost_task_ids) == [task_id(number) for number in lost]
     aside = node_folder / "store" / "damaged"
-    assert aside.exists() is (garble is not manifest_lost)
+    assert aside.exists() is is_there
     assert kept_tasks(node_folder) == kept
     assert mend_store(node_folder).sentences == ()
 
@@ -178,16 +225,60 @@ def test_damage_in_the_middle_is_a_sentence_and_mended_by_word(
     assert mend_store(node_folder).sentences == ()
 
 
-def test_a_base_that_cannot_be_read_is_a_sentence_and_emptied_by_word(node_folder: Path) -> None:
-    file(node_folder, BASE).write_bytes(bytes(88))
-    with pytest.raises(StoreUnavailable, match="is no database file: it begins with"):
+@pytest.mark.parametrize(
+    ("garble", "said", "kept"),
+    [
+        (gone(BASE), f"lacks {BASE}", ALL),
+        (a_folder(BASE), f"lacks {BASE}", ALL),
+        (written(BASE, bytes(88)), r"is no database file: it begins with b'\\x00", ALL),
+        (written(BASE, HTML), "is no database file: it begins with b'<!DOCT'", ALL),
+        (written(BASE, b""), "is no database file: it begins with b''", ALL),
+        (written(MANIFEST, WRONG_NAMES), "lacks appendonly.aof.9.base.rdb, appendonly", ALL),
+        (gone(INCREMENTAL), f"lacks {INCREMENTAL}", []),
+        (a_folder(INCREMENTAL), f"lacks {INCREMENTAL}", []),
+    ],
+    ids=[
+        *("no base", "folder as base", "zeros as base", "HTML as base", "empty base"),
+        *("wrong names", "no commands", "folder as commands"),
+    ],
+)
+def test_what_is_gone_or_cannot_be_read_is_a_sentence_and_mended_by_word(
+    node_folder: Path, garble: Callable[[Path], None], said: str, kept: list[int]
+) -> None:
+    garble(node_folder)
+    began_s = time.monotonic()
+    with pytest.raises(StoreUnavailable, match=f"{said}.*dedgeai store-repair"):
         mend_store(node_folder)
+    assert time.monotonic() - began_s < 5.0
+    assert len(mend_store(node_folder, everything=True).sentences) == 1
+    assert kept_tasks(node_folder) == kept
+    assert mend_store(node_folder, everything=True).sentences == ()
+
+
+@pytest.mark.parametrize("garble", [halved, zeros_within])
+def test_a_base_that_only_begins_as_one_is_found_by_the_stores_own_check(
+    node_folder: Path, garble: Callable[[Path], None]
+) -> None:
+    garble(node_folder)
     mended = mend_store(node_folder, everything=True)
     assert re.search(r"is empty now; as it was: \S+damaged", mended.sentences[0])
     assert kept_tasks(node_folder) == ALL  # which were in the other file
+    assert mend_store(node_folder, everything=True).sentences == ()
 
 
-def test_a_file_that_is_gone_is_a_sentence(node_folder: Path) -> None:
-    file(node_folder, INCREMENTAL).unlink()
-    with pytest.raises(StoreUnavailable, match=f"lacks {INCREMENTAL}"):
-        mend_store(node_folder)
+@pytest.mark.parametrize("emptied", [True, False])
+def test_a_store_that_was_emptied_is_told_where_the_node_has_lived(
+    node_folder: Path, emptied: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    mend_store(node_folder, lived=True)
+    assert caplog.text == ""
+    for path in (node_folder / "store" / FOLDER).iterdir():
+        if not emptied:
+            path.unlink()
+        elif path.name == INCREMENTAL:
+            os.truncate(path, 0)
+    mend_store(node_folder)
+    assert caplog.text == ""
+    mend_store(node_folder, lived=True)
+    assert "holds nothing, though this node has lived" in caplog.text
+    assert kept_tasks(node_folder) == []
