@@ -122,6 +122,14 @@ def clock_path(config: NodeConfig) -> Path:
     return config.data_folder / "clock.json"
 
 
+def needed_parts(config: NodeConfig) -> tuple[str, ...]:
+    """What of a former life a node goes on with in its data folder, outer folders first."""
+    parts: tuple[str, ...] = ("node.lock", "run", "images", "init_images")
+    if config.redis_url is None:
+        parts += ("store", f"store/{APPEND_ONLY_FOLDER}", f"store/{APPEND_ONLY_FOLDER}/append*")
+    return parts
+
+
 def set_log_level(config: NodeConfig) -> None:
     """Of everything in this process that does not have its own."""
     logging.getLogger().setLevel(config.log_level.upper())
@@ -147,7 +155,7 @@ class _Node:
         self._metrics.watch_clock(self._clock.step_s)
         self._loops = Loops(on_failed=self._metrics.loop_failed, give_up=self._give_up)
         self._metrics.registry.register(DeviceCollector(clock=self._clock))
-        self._folder = make_data_folder(config.data_folder)
+        self._folder = make_data_folder(config.data_folder, parts=needed_parts(config))
         self._sockets = socket_folder(self._folder)
         self._sockets.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._policy = policy_of(config, clock=self._clock, shared_s=self._shared_s)

@@ -61,7 +61,7 @@ class DiskWatch:
         wrong = await asyncio.to_thread(self._wrong)
         if wrong:
             self._refusal = StoreUnavailable(
-                f"{wrong}: what is accepted now would be lost. Bring it back and restart the node.",
+                f"{wrong}, and what is accepted now would be lost.",
                 retry_after_s=RETRY_AFTER_S,
             )
             return
@@ -88,9 +88,15 @@ class DiskWatch:
         """What is wrong with a folder; empty if nothing is."""
         for folder, identity in self._identities.items():
             if identity is None or _identity(folder) != identity:
-                return f"The data folder {folder} is gone, or is another one than at the start"
-            if not os.access(folder, os.W_OK | os.X_OK):
-                return f"The data folder {folder} cannot be written to any more"
+                return (
+                    f"The data folder {folder} is gone, or is another one than at the start: bring "
+                    "it back and restart the node"
+                )
+            if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+                return (
+                    f"The data folder {folder} cannot be read and written any more: give it back "
+                    f"to user {os.getuid()}, as whom the node runs"
+                )
         return ""
 
 
