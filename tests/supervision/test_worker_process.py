@@ -130,14 +130,16 @@ def test_a_drawing_from_queue_to_image(run_dir: pathlib.Path) -> None:
             assert worker.description is not None
             assert worker.description.engine == "emulated"
             assert worker.description.capacity > 0
-            reports = await drawn(worker, drawing=drawing(previews=1))
+            reports = await drawn(worker, drawing=drawing(previews=1), fence=Fence(2, 1))
             with pytest.raises(InvalidRequest, match="multiple of 16 from 256 to 1024"):
-                await drawn(worker, drawing=drawing(width_px=100), fence=Fence(1, 2))
+                await drawn(worker, drawing=drawing(width_px=100), fence=Fence(2, 2))
             with pytest.raises(InvalidRequest, match="steps is 1000"):
-                await drawn(worker, drawing=drawing(steps=1000), fence=Fence(1, 2))
+                await drawn(worker, drawing=drawing(steps=1000), fence=Fence(2, 2))
             with pytest.raises(ModelNotFound, match="not sdxl"):
-                await drawn(worker, drawing=drawing(model="sdxl"), fence=Fence(1, 2))
+                await drawn(worker, drawing=drawing(model="sdxl"), fence=Fence(2, 2))
             with pytest.raises(StaleAttempt):
+                await drawn(worker, fence=Fence(1, 9))
+            with pytest.raises(InvalidRequest, match="No task can be in its attempt"):
                 await drawn(worker, fence=Fence(1, 0))
             return reports
 
