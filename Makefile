@@ -8,7 +8,7 @@ TOOLS := out/tools
 # cores, then the others, whose nodes wait for each other most of the time. As they come: to begin with
 # the files of most tests would leave the longest tests for the end, and for one process.
 NODELESS := $(addprefix tests/,api benchmarks cluster deploy dispatch guard learning mutants proto \
-	scheduler store tasks telemetry worker)
+	scheduler security store tasks telemetry worker)
 SHARED_OUT := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test test-newest mutants seeds trial lint type proto bench figures lock validate-deploy bundle clean install

@@ -12,6 +12,7 @@ from edge_node.child_options import (
     attached_worker,
     judge_options,
     learner_alive_path,
+    learner_command,
 )
 from edge_node.config import SETTINGS, NodeConfig
 from edge_node.config_sources import InvalidConfig, load, load_config
@@ -195,3 +196,12 @@ def test_listening_for_others_needs_certificates_or_trust() -> None:
     trusted = load_config(None, {"grpc_host": "0.0.0.0", "allow_insecure_peering": "true"})
     assert trusted.tls_folder is None
     assert load_config(None, {"grpc_host": "127.0.0.1"}).tls_folder is None
+
+
+def test_the_learner_proves_itself_as_its_node_does(tmp_path: Path) -> None:
+    plain = load_config(None, {"data_folder": str(tmp_path)})
+    assert "--tls" not in learner_command(plain, "unix:///x")
+    given = {"data_folder": str(tmp_path), "tls_folder": "/etc/tls", "cluster_name": "lab"}
+    command = learner_command(load_config(None, given), "unix:///x")
+    assert command[command.index("--tls") + 1] == "/etc/tls"
+    assert command[command.index("--cluster-name") + 1] == "lab"

@@ -24,6 +24,7 @@ import pytest
 
 from edge_node.cli import main
 from edge_node.config import NodeConfig
+from edge_node.console.certs import Authority
 from edge_node.console.doctor import examine
 from edge_node.console.doctor_checks import gpu, host, model, peers, store
 from edge_node.console.doctor_checks.device import examine_device
@@ -378,6 +379,22 @@ def test_a_peer_that_is_away_fails() -> None:
     (found,) = asyncio.run(peers.examine_peers("orin-1", [f"127.0.0.1:{port}"]))
     assert (found.check, found.level) == ("peer", "fail")
     assert f"nc -zv 127.0.0.1 {port}" in found.remedy
+
+
+def test_the_certificate_is_looked_at(tmp_path: Path) -> None:
+    clear = NodeConfig(node_id="orin-1")
+    assert peers.certificate(clear) == (None, [])
+    missing = NodeConfig(node_id="orin-1", tls_folder=tmp_path / "nowhere")
+    _, (found,) = peers.certificate(missing)
+    assert (found.check, found.level) == ("tls", "fail")
+    assert found.remedy.startswith("dedgeai certs issue orin-1")
+    authority = Authority.begin(tmp_path / "certs", cluster_name="dedgeai")
+    for days, level in ((300, "ok"), (20, "warn")):
+        folder = authority.issue("orin-1", days=days)
+        tls, (found,) = peers.certificate(NodeConfig(node_id="orin-1", tls_folder=folder))
+        assert tls is not None
+        assert (found.level, f"good for {days} days" in found.seen) == (level, True)
+        assert ("certs rotate" in found.remedy) == (level == "warn")
 
 
 # The whole.
