@@ -80,9 +80,6 @@ class AtOnce:
         """As little as there may be."""
         return NodeState(node_id=self.id, incarnation=1, sequence=1)
 
-    def may_call(self, node_id: NodeId, host: str | None) -> None:
-        """Nobody was met."""
-
     async def host(self, offload: Offload, *, init_image: bytes) -> asyncio.Queue[AttemptReport]:
         """An end, at once."""
         reports: asyncio.Queue[AttemptReport] = asyncio.Queue()

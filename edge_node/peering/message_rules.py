@@ -212,7 +212,7 @@ _VIEW: dict[str, Check] = {
     "work": _WORK,
     "deadline_at": _CLOCK_S,
     "priority": anything,
-    "policy_reason": _SHORT,
+    "policy_reason": text(2000),
     "prompt_tokens": _TOKENS,
     "prompt_tokens_drawn": _TOKENS,
 }

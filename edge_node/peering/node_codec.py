@@ -42,6 +42,8 @@ from edge_node.image_header import ImageHeader, image_header
 from edge_node.peering import codec, message_rules
 
 WEIGHTS_CHUNK_BYTES = 256 * 1024
+# What is expected of a device that hardly works may be any time.
+ETA_S_MAX = 1e9
 # Of an image, within which its header is found: a JPEG may have a profile before it.
 HEADER_BYTES = 512 * 1024
 
@@ -385,7 +387,7 @@ def record_to_proto(record: TaskRecord) -> node_pb2.TaskView:
         attempt=record.attempt,
         step=record.step,
         queue_position=record.queue_position,
-        eta_s=record.eta_s,
+        eta_s=min(record.eta_s, ETA_S_MAX),
         durability=task.durability.value,
         created_at=task.created_unix_s,
         started_at=record.started_unix_s or 0.0,

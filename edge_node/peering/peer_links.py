@@ -152,10 +152,6 @@ class PeerLinks:
         """A node pushed its state to this one, calling from the IP address `host`, if known."""
         self._apply(member.HelloReceived(state=state, host=host, proven=proven))
 
-    def may_call(self, node_id: NodeId, host: str | None) -> bool | None:
-        """Whether the node is met where somebody calls from; None where that cannot be told."""
-        return self._membership.may_call(node_id, host)
-
     def client(self, node_id: NodeId) -> Peer | None:
         """Who reaches the node; None if nobody ever said to be it."""
         link = self._membership.link_to(node_id)

@@ -46,8 +46,3 @@ def clash(state: NodeState, known: Life) -> str:
 def host_of(address: str) -> str:
     """The host of host:port, an IPv6 one without its brackets."""
     return address.rpartition(":")[0].strip("[]")
-
-
-def is_ip_address(host: str) -> bool:
-    """Whether a host is told as a number, not by a name."""
-    return host.replace(".", "").isdecimal() or ":" in host

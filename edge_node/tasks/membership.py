@@ -32,7 +32,6 @@ from edge_node.tasks.lives import (
     Life,
     clash,
     host_of,
-    is_ip_address,
     is_other,
     life_of,
     same_node,
@@ -285,16 +284,9 @@ class Membership:
         leading = self._leading_to(node_id)
         return max(leading, key=lambda link: link.up).id if leading else None
 
-    def may_call(self, node_id: NodeId, host: str | None) -> bool | None:
-        """Whether the node is met at the address that somebody calls from.
-
-        None where that cannot be told: it was never met, or its addresses are names.
-        """
-        hosts = {host_of(link.address) for link in self._leading_to(node_id)}
-        if host in hosts:
-            return True
-        told = host is not None and bool(hosts) and all(map(is_ip_address, hosts))
-        return False if told else None
+    def is_met_at(self, node_id: NodeId, host: str | None) -> bool:
+        """Whether a link to that IP address has met the node."""
+        return host in {host_of(link.address) for link in self._leading_to(node_id)}
 
     def is_away(self, node_id: NodeId, *, now_s: float) -> bool:
         """Whether the node belonged to the cluster and left, less than `forget_s` ago."""
@@ -345,7 +337,7 @@ class Membership:
             case AddressLost(address=address):
                 return self._lost(address)
             case HelloReceived(state=state, host=host):
-                if not event.proven and self.may_call(state.node_id, host) is not True:
+                if not event.proven and not self.is_met_at(state.node_id, host):
                     return self._unproven_hello(state, host, now_s)
                 return self._hello(state, host, now_s)
             case StateAnswered(state=state):

@@ -70,9 +70,6 @@ class Executor:
             reports.put_nowait(report)
         return reports
 
-    def may_call(self, node_id: NodeId, host: str | None) -> None:
-        return None
-
     def unhost(self, task_id: TaskId, attempt: int, _: object) -> None:
         self.given_back.append((task_id, attempt))
 

@@ -188,3 +188,8 @@ def test_a_node_of_the_version_before_does_not_say_what_it_serves() -> None:
     message = node_codec.state_to_proto(filled(NodeState))
     message.ClearField("serves")
     assert node_codec.state_from_proto(message).serves == ()
+
+
+def test_a_task_at_a_device_that_hardly_works_can_be_shown_elsewhere() -> None:
+    slow = dataclasses.replace(RECORD, eta_s=1e15)
+    assert node_codec.record_from_proto(sent(node_codec.record_to_proto(slow))).eta_s == 1e9

@@ -58,8 +58,6 @@ class Rest:
     streams: int = 0
     refusal: Exception | None = None
 
-    met_at: str = "10.0.0.2"
-
     @property
     def executor(self) -> Rest:
         return self
@@ -67,9 +65,6 @@ class Rest:
     @property
     def own_node(self) -> Named:
         return Named()
-
-    def may_call(self, node_id: NodeId, host: str | None) -> bool | None:
-        return None if host is None or node_id != "a" else host == self.met_at
 
     async def host(self, offload: Offload, *, init_image: bytes) -> asyncio.Queue[AttemptReport]:
         assert (offload, init_image) == (OFFLOAD, b"png")
@@ -237,9 +232,6 @@ class Answers:
 
     def watch(self, task_id: TaskId, *, after: int) -> str:
         return f"{task_id} after {after}"
-
-    def may_call(self, node_id: NodeId, host: str | None) -> None:
-        return None
 
     def cancel_hosted(self, *attempt: Any) -> None:
         self.cancelled.append(attempt)

@@ -68,9 +68,6 @@ class Attacked:
     def hello(self, state: NodeState, *, host: str | None, proven: bool) -> None:
         self.heard.append(state)
 
-    def may_call(self, node_id: NodeId, host: str | None) -> bool | None:
-        return None
-
     async def own_states(self) -> AsyncIterator[NodeState]:
         while True:
             yield self.state()

@@ -489,9 +489,8 @@ def test_a_node_is_heard_from_where_it_was_met_and_looked_for_where_it_moved() -
     assert named.hello(state(), host="10.0.0.1", proven=False) == []
     story = Story(X)
     story.answer(X, state())
-    assert story.machine.may_call(B, "10.0.0.1") is True
-    assert story.machine.may_call(B, "10.0.0.2") is False
-    assert story.machine.may_call(C, "10.0.0.2") is None
+    assert story.machine.is_met_at(B, "10.0.0.1")
+    assert not story.machine.is_met_at(B, "10.0.0.2")
     again = state(life=2)
     assert story.hello(again, host="10.0.0.1", proven=False) == [HearState(state=again)]
     story.broke(X)
