@@ -25,7 +25,7 @@ import signal
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from typing import Any
 import httpx
 
 from benchmarks import machine
+from benchmarks.gateway_calls import calls_of, per_request
 from benchmarks.gateway_load import (
     Load,
     cpu_s,
@@ -56,7 +57,7 @@ CONNECTIONS = (1, 16)
 STEPS = (1, 14)
 SIZE_PX = 256
 PROCESSES = ("node", "worker", "store")
-PARTS = ("cost", "peers", "stored", "events", "listeners", "burst", "killed")
+PARTS = ("cost", "peers", "stored", "calls", "events", "listeners", "burst", "killed")
 DURABLE = "/v1/tasks"
 SYNCHRONOUS = "/v1/images/generations"
 # Of one Orin at its best, docs/facts.md: steps that its listeners hear of.
@@ -232,6 +233,38 @@ async def measure_stored(options: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
+async def measure_calls(options: argparse.Namespace) -> dict[str, Any]:
+    """Function calls of a request in a lone node, beside those of a node that is asked nothing."""
+    settings = {"engine": "emulated", "time_scale": NO_TIME}
+    loads = {
+        f"{path}, {steps} steps": (path, steps)
+        for path in (SYNCHRONOUS, DURABLE)
+        for steps in STEPS
+    }
+
+    async def idle(_: LocalCluster) -> int:
+        await asyncio.sleep(options.seconds)
+        return 0
+
+    def asked(path: str, steps: int) -> Callable[[LocalCluster], Awaitable[int]]:
+        async def ask(cluster: LocalCluster) -> int:
+            seconds = options.seconds
+            done = await cost(cluster, path, steps=steps, connections=16, seconds=seconds)
+            return done.load.requests
+
+        return ask
+
+    counted = []
+    for load in (idle, *(asked(path, steps) for path, steps in loads.values())):
+        with tempfile.TemporaryDirectory(prefix="dedgeai-") as folder:
+            port = free_rest_port(first=18_600, nodes=1)
+            counted.append(await calls_of(settings, Path(folder), rest_port=port, load=load))
+    found = dict(zip(loads, per_request(counted[0][0], counted[1:]), strict=True))
+    for name, calls in found.items():
+        print(f"{name}: {calls:.0f} calls a request")
+    return found
+
+
 async def measure_events(options: argparse.Namespace) -> dict[str, Any]:
     """A hundred tasks that five Orins draw at their own pace: what their origin has of the steps.
 
@@ -395,6 +428,7 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
         "cost": measure_cost,
         "peers": measure_peers,
         "stored": measure_stored,
+        "calls": measure_calls,
         "events": measure_events,
         "listeners": measure_listeners,
         "burst": measure_burst,

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from benchmarks.gateway import CONNECTIONS, DURABLE, STEPS, SYNCHRONOUS, medians, ratios, with_run
+from benchmarks.gateway_calls import CountedCluster, per_request
 from benchmarks.gateway_load import post_all
 from benchmarks.gateway_peers import PEERS
 from benchmarks.gateway_stored import fill
 from edge_node.clock import SystemClock
+from edge_node.console.local_cluster import LocalCluster
 from edge_node.domain import TaskId, TaskStatus
 from edge_node.store.connection import StoreSettings
 from edge_node.store.embedded_valkey import valkey_command, wait_until_ready
@@ -115,3 +117,15 @@ def test_answers_are_read_in_one_piece_or_in_chunks(answer: bytes) -> None:
         assert answers == [{"a": 1}, {"a": 1}]
 
     asyncio.run(asyncio.wait_for(story(), 10.0))
+
+
+def test_calls_of_a_request_are_those_beyond_a_node_that_is_asked_nothing() -> None:
+    assert per_request(1000, [(5000, 4), (2000, 10)]) == [1000.0, 100.0]
+
+
+def test_a_node_that_counts_is_started_as_any_other_but_for_the_counting(tmp_path: Path) -> None:
+    plain = LocalCluster([{}], rest_port=18_600, folder=tmp_path)._command(0)
+    counted = CountedCluster([{}], rest_port=18_600, folder=tmp_path)._command(0)
+    at = counted.index("cProfile")
+    assert counted[at - 1 : at + 2] == ["-m", "cProfile", "-o"]
+    assert [*counted[: at - 1], *counted[at + 3 :]] == plain
