@@ -58,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_demo(commands)
     _add_generate(commands)
     _add_dead_letters(commands)
+    _add_keys(commands)
     _add_store_repair(commands)
     _add_weights(commands)
     _add_replay(commands)
@@ -228,6 +229,19 @@ def _add_certs(commands: Commands) -> None:
     parser.add_argument("--days", type=int, default=90, help="that a certificate is good for")
     parser.add_argument("--authority", choices=("new", "only-new"), help="rotate: it instead")
     parser.set_defaults(run=_certs)
+
+
+def _add_keys(commands: Commands) -> None:
+    parser = commands.add_parser("keys", help="API keys: from the first on, requests need one")
+    parser.add_argument("action", choices=("add", "list", "revoke"))
+    parser.add_argument("key", nargs="?", help="add: whose it is; revoke: its name or its id")
+    parser.add_argument(
+        "--scopes",
+        default="generate,read",
+        help="of generate, read and operate, which is everything of everybody",
+    )
+    _add_settings(parser)
+    parser.set_defaults(run=_keys)
 
 
 def _add_deploy(commands: Commands) -> None:
@@ -447,6 +461,12 @@ def _certs(options: argparse.Namespace) -> int:
     from edge_node.console.certs import run_certs
 
     return run_certs(options)
+
+
+def _keys(options: argparse.Namespace) -> int:
+    from edge_node.console.keys import run_keys
+
+    return run_keys(options, _load_config(options))
 
 
 def _deploy(options: argparse.Namespace) -> int:

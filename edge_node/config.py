@@ -54,6 +54,11 @@ class NodeConfig(BaseModel):
         "private network, as of a proxy before it: others are refused, for pages of the internet "
         "can have their names mean this node",
     )
+    keys_file: Path | None = setting(
+        None,
+        "API keys, as `dedgeai keys` writes them; keys.json in data_folder if not set. Without the "
+        "file no keys are asked for",
+    )
     grpc_host: str = setting("127.0.0.1", "where other nodes reach this one; 0.0.0.0 for everyone")
     grpc_port: int = setting(9080, "port for other nodes", ge=0, le=65535)
     tls_folder: Path | None = setting(

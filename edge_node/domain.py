@@ -14,8 +14,6 @@ NodeId = NewType("NodeId", str)
 TaskId = NewType("TaskId", str)
 JobId = NewType("JobId", str)
 ModelFingerprint = NewType("ModelFingerprint", str)
-
-
 Value = TypeVar("Value")
 
 
@@ -269,6 +267,7 @@ class Task:
         priority: larger is served first.
         durability: what was promised when it was accepted.
         owner: the node that decides what becomes of it; None where it is its origin.
+        client: id of the API key that asked for it; empty where none was asked for.
         term: the owner's life that took it up last; on disk before anything is placed in it, so a
             recovered task is fenced without a write at every placement.
     """
@@ -283,6 +282,7 @@ class Task:
     priority: int = 0
     durability: Durability = Durability.DISK
     owner: NodeId | None = None
+    client: str = ""
     term: int = 1
 
     @property

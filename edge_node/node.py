@@ -18,6 +18,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+from edge_node.access.key_file import KeyFile, path_of
 from edge_node.api.app import create_app
 from edge_node.api.listener import listen
 from edge_node.api.request_body import BodyLimits
@@ -451,12 +452,15 @@ class _Node:
 
     async def _serve(self, front_desk: FrontDesk, dispatcher: Dispatcher) -> None:
         config = self._config
+        keys = KeyFile(path_of(config))
+        self._background("reading the keys", keys.run)
         app = create_app(
             front_desk,
             metrics=self._metrics,
             body_limits=BodyLimits.of(config),
             upload_limits=UploadLimits.of(config),
             hosts=config.rest_hosts,
+            client_of_key=keys.client,
         )
 
         async def drain() -> None:

@@ -80,7 +80,8 @@ ALLOWED = {
     "edge_node.lasting": set(),
     "edge_node.peering": PURE
     | {"peering", "dispatch", "grpc_health", "tasks.conduct", "tasks.membership"},
-    "edge_node.api": PURE | {"api", "telemetry", "scheduler.guard.status"},
+    "edge_node.access": PURE | {"access"},
+    "edge_node.api": PURE | {"access.keys", "api", "telemetry", "scheduler.guard.status"},
     "edge_node.worker": PURE | {"worker", "grpc_health", "peering.codec", "scheduler.longest_wait"},
     # Clients of a running node: they reach it over HTTP, like everyone else.
     "edge_node.console": PURE | {"console", "supervision.launcher", "worker.tiny_sd3.scenes"},
@@ -91,6 +92,7 @@ ALLOWED = {
     "edge_node.console.certs": PURE | {"console", "peering.tls"},
     "edge_node.console.deploy": PURE | {"console", "peering.tls"},
     "edge_node.console.configuration": PURE | {"console", "peering.tls", "scheduler"},
+    "edge_node.console.keys": PURE | {"access"},
     "edge_node.console.health": PURE | {"console", "child_options", "supervision.worker_client"},
     "edge_node.console.simulate": PURE | {"console", "scheduler"},
     "edge_node.console.train": PURE | {"console", "scheduler"},

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import importlib.metadata
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from fastapi import FastAPI
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.types import ASGIApp
 
+from edge_node.access.keys import ANYBODY, Client
 from edge_node.api import image_tasks, openai_images, operations
 from edge_node.api.error_responses import RequestFrame, add_error_handlers
 from edge_node.api.front_desk_port import FrontDeskPort
 from edge_node.api.gate import Gate
+from edge_node.api.key_check import KeyCheck
 from edge_node.api.request_body import BodyLimits
 from edge_node.api.surface import Surface
 from edge_node.api.uploads import UploadLimits, Uploads
@@ -23,7 +25,13 @@ from edge_node.telemetry.metrics import NodeMetrics
 class _Application(FastAPI):
     """Without the layers for which requests have a frame and bodies bounds of their own here."""
 
-    def __init__(self, *, metrics: NodeMetrics, hosts: Collection[str]) -> None:
+    def __init__(
+        self,
+        *,
+        metrics: NodeMetrics,
+        hosts: Collection[str],
+        client_of_key: Callable[[str | None], Client | None],
+    ) -> None:
         # No interactive pages: they load their scripts from outside, where an edge LAN may not
         # reach.
         super().__init__(
@@ -35,11 +43,13 @@ class _Application(FastAPI):
         )
         self._metrics = metrics
         self._hosts = hosts
+        self._client_of_key = client_of_key
 
     def build_middleware_stack(self) -> ASGIApp:
         """What every request passes, from the outside in."""
         known = ExceptionMiddleware(self.router, handlers=self.exception_handlers)
-        return RequestFrame(Gate(known, hosts=self._hosts), metrics=self._metrics)
+        checked = KeyCheck(known, client_of_key=self._client_of_key)
+        return RequestFrame(Gate(checked, hosts=self._hosts), metrics=self._metrics)
 
 
 def create_app(
@@ -49,6 +59,7 @@ def create_app(
     body_limits: BodyLimits,
     upload_limits: UploadLimits,
     hosts: Collection[str] = (),
+    client_of_key: Callable[[str | None], Client | None] = lambda key: ANYBODY,
     keep_alive_s: float = 15.0,
 ) -> FastAPI:
     """The application; it starts nothing and needs no lifespan.
@@ -59,9 +70,10 @@ def create_app(
         body_limits: of requests without an init image; beyond them is 413 or 408.
         upload_limits: of init images.
         hosts: names that the node goes by, beside those that cannot be another's.
+        client_of_key: who asks with an API key, or with none; None for nobody who may.
         keep_alive_s: silence on an event stream after which a comment is sent.
     """
-    app = _Application(metrics=metrics, hosts=hosts)
+    app = _Application(metrics=metrics, hosts=hosts, client_of_key=client_of_key)
     app.state.surface = Surface(
         front_desk=front_desk,
         metrics=metrics,

@@ -22,10 +22,12 @@ class FrontDeskPort(Protocol):
         deadline_s: float | None,
         priority: int,
         idempotency: Idempotency | None,
+        client: str,
     ) -> Submission:
         """Accepts one task per drawing, all or none; on disk before it returns when `durable`.
 
-        `init_image` is the PNG that all drawings name as the one to start from, or empty.
+        `init_image` is the PNG that all drawings name as the one to start from, or empty;
+        `client` is the id of the key that asks, or empty.
         """
         ...
 

@@ -16,10 +16,11 @@ from edge_node.api import schemas
 from edge_node.api.direct_route import DirectRoute
 from edge_node.api.error_responses import error_body, remember_acceptance
 from edge_node.api.event_stream import encode_event, event_response
+from edge_node.api.key_check import client_of, demand_own
 from edge_node.api.request_body import idempotency_of, read_json_with_image
 from edge_node.api.surface import Surface, surface_of
 from edge_node.api.uploads import Upload, UploadPlace, kept_on_disk
-from edge_node.domain import JobId, TaskEvent, TaskId
+from edge_node.domain import JobId, TaskEvent, TaskId, TaskRecord
 from edge_node.errors import DEdgeAIError, InvalidRequest
 from edge_node.requests import Idempotency
 
@@ -48,6 +49,7 @@ async def submit_task(request: Request) -> JSONResponse:
         deadline_s=order.deadline_s,
         priority=order.priority,
         idempotency=asked.idempotency,
+        client=client_of(request).id,
     )
     records = submission.records
     remember_acceptance(request, {"x-dedgeai-durability": records[0].task.durability.value})
@@ -117,13 +119,14 @@ def _upload_of(wanted: schemas.TaskRequest, place: UploadPlace) -> Upload | None
 @router.get("/v1/tasks/{task_id}", response_model=None)
 async def read_task(task_id: str, request: Request) -> JSONResponse:
     """Any node's task."""
-    record = await surface_of(request).front_desk.read_task(TaskId(task_id))
+    record = await _own_task(request, task_id)
     return JSONResponse(schemas.task_object(record))
 
 
 @router.delete("/v1/tasks/{task_id}", response_model=None)
 async def cancel_task(task_id: str, request: Request) -> JSONResponse:
     """Cancels a task; one that is final stays as it is."""
+    await _own_task(request, task_id)
     record = await surface_of(request).front_desk.cancel_task(TaskId(task_id))
     return JSONResponse(schemas.task_object(record))
 
@@ -132,12 +135,14 @@ async def cancel_task(task_id: str, request: Request) -> JSONResponse:
 async def read_job(job_id: str, request: Request) -> JSONResponse:
     """Any node's job."""
     records = await surface_of(request).front_desk.read_job(JobId(job_id))
+    demand_own(request, *records)
     return JSONResponse(schemas.job_object(JobId(job_id), records))
 
 
 @router.get("/v1/tasks/{task_id}/image", response_model=None)
 async def read_image(task_id: str, request: Request) -> Response:
     """The finished image itself."""
+    await _own_task(request, task_id)
     content, media_type = await surface_of(request).front_desk.read_image(TaskId(task_id))
     headers = {"Cache-Control": "private, max-age=31536000, immutable"}
     return Response(content, media_type=media_type, headers=headers)
@@ -151,7 +156,7 @@ async def follow_task(task_id: str, request: Request) -> Response:
     """
     surface = surface_of(request)
     after = _last_event_id(request)
-    record = await surface.front_desk.read_task(TaskId(task_id))
+    record = await _own_task(request, task_id)
     if not record.status.is_final:
         events = surface.front_desk.watch_task(record.task.id, after=after)
         return event_response(_encoded(surface, events), keep_alive_s=surface.keep_alive_s)
@@ -163,6 +168,13 @@ async def follow_task(task_id: str, request: Request) -> Response:
     if not happened:
         return Response(status_code=204)
     return event_response(_encoded(surface, _replay(happened)), keep_alive_s=surface.keep_alive_s)
+
+
+async def _own_task(request: Request, task_id: str) -> TaskRecord:
+    """The task, if it is there for who asks."""
+    record = await surface_of(request).front_desk.read_task(TaskId(task_id))
+    demand_own(request, record)
+    return record
 
 
 async def _replay(events: list[TaskEvent]) -> AsyncGenerator[TaskEvent, None]:

@@ -25,6 +25,7 @@ from edge_node.api.error_responses import (
     remember_acceptance,
 )
 from edge_node.api.event_stream import encode_event, event_response
+from edge_node.api.key_check import client_of
 from edge_node.api.request_body import Form, hung_up, idempotency_of, read_form, read_json
 from edge_node.api.surface import Surface, surface_of
 from edge_node.api.uploads import Upload
@@ -72,7 +73,7 @@ async def generate_images(request: Request) -> Response:
         surface=surface,
         kind="image_generation",
         wanted=wanted,
-        submission=await _submit(surface, order, idempotency),
+        submission=await _submit(request, order, idempotency),
         keyed=idempotency is not None,
     )
     return await _serve(accepted, request)
@@ -125,7 +126,7 @@ async def _accept_edit(request: Request) -> _Accepted:
         surface=surface,
         kind="image_edit",
         wanted=wanted,
-        submission=await _submit(surface, order, idempotency),
+        submission=await _submit(request, order, idempotency),
         keyed=idempotency is not None,
     )
 
@@ -155,15 +156,16 @@ def _sole_image(form: Form) -> IO[bytes]:
 
 
 async def _submit(
-    surface: Surface, order: schemas.Order, idempotency: Idempotency | None
+    request: Request, order: schemas.Order, idempotency: Idempotency | None
 ) -> Submission:
-    return await surface.front_desk.submit(
+    return await surface_of(request).front_desk.submit(
         order.drawings,
         durable=idempotency is not None,
         init_image=order.init_image,
         deadline_s=order.deadline_s,
         priority=order.priority,
         idempotency=idempotency,
+        client=client_of(request).id,
     )
 
 

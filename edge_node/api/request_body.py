@@ -19,6 +19,7 @@ from fastapi import Request
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from edge_node.api.error_responses import RequestTooLarge, UnsupportedMediaType, UploadTooSlow
+from edge_node.api.key_check import client_of
 from edge_node.api.uploads import IN_MEMORY_BYTES_MAX, UploadPlace, Uploads, kept_on_disk
 from edge_node.config import NodeConfig
 from edge_node.errors import InvalidRequest
@@ -159,6 +160,8 @@ async def read_form(
 def idempotency_of(request: Request, document: Any) -> Idempotency | None:
     """The Idempotency-Key of a request, bound to its path and body; None without one.
 
+    It is its client's own: what another API key calls the same is something else.
+
     Raises:
         InvalidRequest: the key is empty or too long.
     """
@@ -172,7 +175,8 @@ def idempotency_of(request: Request, document: Any) -> Idempotency | None:
         )
     canonical = json.dumps([request.url.path, document], sort_keys=True)
     digest = hashlib.sha256(canonical.encode()).hexdigest()
-    return Idempotency(key=key, request_digest=digest)
+    client_id = client_of(request).id
+    return Idempotency(key=f"{client_id} {key}" if client_id else key, request_digest=digest)
 
 
 async def hung_up(request: Request) -> None:

@@ -6,11 +6,21 @@ Users have the OpenAI SDK; this one measures, so it keeps out of the way: no ret
 from __future__ import annotations
 
 import base64
+import os
 import time
 from dataclasses import dataclass
 from typing import Any, Self
 
 import httpx
+
+# Where this project's own commands find an API key, if nodes ask for one.
+KEY_VARIABLE = "DEDGEAI_API_KEY"
+
+
+def key_header() -> dict[str, str]:
+    """The header with the API key that the environment holds; empty without one."""
+    key = os.environ.get(KEY_VARIABLE, "")
+    return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +52,9 @@ class RestClient:
         limits = httpx.Limits(
             max_connections=connections_max, max_keepalive_connections=connections_max
         )
-        self._http = httpx.AsyncClient(timeout=timeout_s, limits=limits, trust_env=False)
+        self._http = httpx.AsyncClient(
+            timeout=timeout_s, limits=limits, trust_env=False, headers=key_header()
+        )
 
     async def __aenter__(self) -> Self:
         """Opens nothing yet."""

@@ -95,6 +95,7 @@ class FrontDesk:
         deadline_s: float | None = None,
         priority: int = 0,
         idempotency: Idempotency | None = None,
+        client: str = "",
     ) -> Submission:
         """Accepts tasks here; as OwnTasks.submit."""
         return await self._dispatcher.own_tasks.submit(
@@ -104,6 +105,7 @@ class FrontDesk:
             deadline_s=deadline_s,
             priority=priority,
             idempotency=idempotency,
+            client=client,
         )
 
     async def client_gone(self, task_ids: Sequence[TaskId]) -> None:

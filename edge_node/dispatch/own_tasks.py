@@ -154,6 +154,7 @@ class OwnTasks:
         deadline_s: float | None = None,
         priority: int = 0,
         idempotency: Idempotency | None = None,
+        client: str = "",
     ) -> Submission:
         """Accepts one task per drawing, all or none.
 
@@ -164,6 +165,7 @@ class OwnTasks:
             deadline_s: seconds from now after which the images are of no use.
             priority: larger is served first.
             idempotency: a durable request that may come again.
+            client: id of the API key that asks; empty where none is asked for.
 
         Raises:
             NodeNotReady, AdmissionRefused, StoreUnavailable, IdempotencyConflict, DiskLow.
@@ -174,6 +176,7 @@ class OwnTasks:
             init_image_bytes=len(init_image),
             deadline_s=deadline_s,
             priority=priority,
+            client=client,
         )
         self._refuse_without_room(len(tasks))
         self._admit(tasks)
@@ -418,6 +421,7 @@ class OwnTasks:
         init_image_bytes: int,
         deadline_s: float | None,
         priority: int,
+        client: str,
     ) -> tuple[Task, ...]:
         if self._node.draining:
             raise NodeNotReady("This node is being stopped. Ask another node.", retry_after_s=5.0)
@@ -442,6 +446,7 @@ class OwnTasks:
                 deadline_unix_s=now_unix_s + (deadline_s or self.settings.deadline_s_default),
                 priority=priority,
                 durability=durability,
+                client=client,
                 term=self._node.identity.term,
             )
             for drawing in drawings

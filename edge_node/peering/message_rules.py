@@ -215,6 +215,7 @@ _VIEW: dict[str, Check] = {
     "policy_reason": text(2000),
     "prompt_tokens": _TOKENS,
     "prompt_tokens_drawn": _TOKENS,
+    "client": _SHORT,
 }
 _EVENT: dict[str, Check] = {
     "sequence": _BIG_COUNT,

@@ -405,6 +405,7 @@ def record_to_proto(record: TaskRecord) -> node_pb2.TaskView:
         work=task.work,
         deadline_at=task.deadline_unix_s or 0.0,
         priority=task.priority,
+        client=task.client,
     )
 
 
@@ -421,6 +422,7 @@ def record_from_proto(message: node_pb2.TaskView) -> TaskRecord:
         deadline_unix_s=message.deadline_at or None,
         priority=message.priority,
         durability=Durability(message.durability),
+        client=message.client,
     )
     return TaskRecord(
         task=task,

@@ -57,6 +57,7 @@ def encode_record(record: TaskRecord) -> str:
             "priority": task.priority,
             "durability": task.durability,
             "owner": task.owner,
+            "client": task.client,
             "term": task.term,
             # For version 0.1.0, if the node is rolled back to it: it places above this number, and
             # raises it by the attempts of each of its lives, far from those of the next term.
@@ -140,6 +141,7 @@ def _task(document: dict[str, Any]) -> Task:
         priority=int(document["priority"]),
         durability=Durability(document["durability"]),
         owner=None if document.get("owner") is None else NodeId(str(document["owner"])),
+        client=str(document.get("client", "")),
         term=int(document.get("term", Fence.of_integer(int(document["attempt_floor"])).term)),
     )
 

@@ -89,6 +89,7 @@ class MemoryFrontDesk:
         deadline_s: float | None,
         priority: int,
         idempotency: Idempotency | None,
+        client: str,
     ) -> Submission:
         if self.unforeseen is not None:
             raise self.unforeseen
@@ -115,6 +116,7 @@ class MemoryFrontDesk:
                     input_bits=1,
                     created_unix_s=time.time(),
                     priority=priority,
+                    client=client,
                     durability=durability,
                 )
             )

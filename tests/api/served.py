@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Callable, Collection
 from dataclasses import dataclass
 
 import httpx
 
+from edge_node.access.keys import ANYBODY, Client
 from edge_node.api.app import create_app
 from edge_node.api.connections import ConnectionLimits, Connections
 from edge_node.api.listener import Server, settings
@@ -50,6 +51,7 @@ async def served(
     body_limits: BodyLimits = BODIES,
     connection_limits: ConnectionLimits = CONNECTIONS,
     hosts: Collection[str] = (),
+    client_of_key: Callable[[str | None], Client | None] = lambda key: ANYBODY,
 ) -> AsyncIterator[Served]:
     front_desk = front_desk or MemoryFrontDesk()
     app = create_app(
@@ -58,6 +60,7 @@ async def served(
         body_limits=body_limits,
         upload_limits=upload_limits,
         hosts=hosts,
+        client_of_key=client_of_key,
         keep_alive_s=keep_alive_s,
     )
     listener = socket.create_server(("127.0.0.1", 0))

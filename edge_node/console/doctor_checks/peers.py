@@ -16,6 +16,7 @@ import httpx
 
 from edge_node.config import NodeConfig
 from edge_node.console.doctor_checks.finding import Finding
+from edge_node.console.rest_client import key_header
 from edge_node.errors import InvalidRequest, OriginUnavailable
 from edge_node.peering.link_probe import LinkMeasured, PeerFound, describe_peer, measure_link
 from edge_node.peering.tls import NodeTls
@@ -212,7 +213,7 @@ async def _ask(http: httpx.AsyncClient, url: str) -> _Answer | None:
 
 
 def _http() -> httpx.AsyncClient:
-    return httpx.AsyncClient(timeout=_ANSWER_S_MAX, trust_env=False)
+    return httpx.AsyncClient(timeout=_ANSWER_S_MAX, trust_env=False, headers=key_header())
 
 
 def _reachable(host: str) -> str:

@@ -1,0 +1,1 @@
+"""Who may ask a node, and for what."""

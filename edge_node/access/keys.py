@@ -1,0 +1,198 @@
+"""API keys: what one is, what it allows, and the list of those that are known.
+
+A key's secret is 256 random bits, so what is kept of it need not be slow to compute: an HMAC under
+a secret of the list alone, from which nobody who reads the list can make a key. Looking one up
+costs microseconds.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import hmac
+import json
+import re
+import secrets
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from typing import Any
+
+FORMAT = 1
+_PREFIX = "dedgeai"
+_KEY = re.compile(rf"{_PREFIX}_([0-9a-f]{{12}})_([A-Za-z0-9_-]{{43}})")
+_NAME_CHARS_MAX = 64
+
+
+class Scope(enum.StrEnum):
+    """What a key allows.
+
+    GENERATE: to have images drawn, and to cancel what the key has asked for.
+    READ: what the key has asked for, with its images, and what the cluster serves.
+    OPERATE: everything, of everybody.
+    """
+
+    GENERATE = "generate"
+    READ = "read"
+    OPERATE = "operate"
+
+
+class UnreadableKeys(ValueError):
+    """The text is no list of keys."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Client:
+    """Who asks.
+
+    Attributes:
+        id: of the key, which is on record with the tasks; empty where no keys are asked for.
+    """
+
+    id: str
+    scopes: frozenset[Scope]
+
+    def may(self, scope: Scope) -> bool:
+        """Whether a scope is allowed."""
+        return scope in self.scopes or Scope.OPERATE in self.scopes
+
+    def owns(self, client_id: str) -> bool:
+        """Whether what `client_id` has asked for is this client's to see and to cancel."""
+        return Scope.OPERATE in self.scopes or self.id == client_id
+
+
+# Where no keys are asked for.
+ANYBODY = Client(id="", scopes=frozenset(Scope))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ApiKey:
+    """What is kept of a key.
+
+    Attributes:
+        id: part of the key's text, and no secret.
+        name: for people.
+        digest: HMAC-SHA-256 of its secret, in hex.
+    """
+
+    id: str
+    name: str
+    scopes: frozenset[Scope]
+    digest: str
+    created_unix_s: float
+    revoked_unix_s: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyList:
+    """All keys that were ever given out; the later of two lists has the larger version.
+
+    Attributes:
+        secret: under which digests are made, in hex.
+        keys: in the order in which they were given out.
+    """
+
+    version: int
+    secret: str
+    keys: tuple[ApiKey, ...] = ()
+
+    @classmethod
+    def empty(cls) -> KeyList:
+        """A list with a secret of its own."""
+        return cls(version=0, secret=secrets.token_hex(32))
+
+    def with_new(
+        self, name: str, *, scopes: Collection[Scope], now_unix_s: float
+    ) -> tuple[KeyList, str]:
+        """The list with one more key, and the text of it, which is nowhere else.
+
+        Raises:
+            ValueError: the name is empty, too long, or in use, or nothing is allowed.
+        """
+        if not name.strip() or len(name) > _NAME_CHARS_MAX or not name.isprintable():
+            raise ValueError(f"a key's name has 1 to {_NAME_CHARS_MAX} printable characters")
+        if any(key.name == name and key.revoked_unix_s is None for key in self.keys):
+            raise ValueError(f"there is a key named {name!r} already: revoke it first")
+        if not scopes:
+            raise ValueError("a key allows something: generate, read or operate")
+        key_id, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
+        key = ApiKey(
+            id=key_id,
+            name=name,
+            scopes=frozenset(scopes),
+            digest=self._digest(secret),
+            created_unix_s=now_unix_s,
+        )
+        longer = replace(self, version=self.version + 1, keys=(*self.keys, key))
+        return longer, f"{_PREFIX}_{key_id}_{secret}"
+
+    def without(self, which: str, *, now_unix_s: float) -> KeyList:
+        """The list with a key revoked, by its id or name.
+
+        Raises:
+            ValueError: there is none that is in force.
+        """
+        found = [
+            key for key in self.keys if which in (key.id, key.name) and key.revoked_unix_s is None
+        ]
+        if not found:
+            raise ValueError(f"no key in force has the id or name {which!r}")
+        keys = tuple(
+            replace(key, revoked_unix_s=now_unix_s) if key is found[0] else key for key in self.keys
+        )
+        return replace(self, version=self.version + 1, keys=keys)
+
+    def client(self, text: str) -> Client | None:
+        """Whose key this is; None for no key of the list, or one that is revoked."""
+        parts = _KEY.fullmatch(text)
+        if parts is None:
+            return None
+        key = next((key for key in self.keys if key.id == parts[1]), None)
+        if key is None or key.revoked_unix_s is not None:
+            return None
+        if not hmac.compare_digest(key.digest, self._digest(parts[2])):
+            return None
+        return Client(id=key.id, scopes=key.scopes)
+
+    def encode(self) -> bytes:
+        """JSON of the list."""
+        document = {
+            "format": FORMAT,
+            "version": self.version,
+            "secret": self.secret,
+            "keys": [{**vars(key), "scopes": sorted(key.scopes)} for key in self.keys],
+        }
+        return json.dumps(document, indent=1).encode()
+
+    @classmethod
+    def decode(cls, text: bytes) -> KeyList:
+        """The list that `encode` wrote.
+
+        Raises:
+            UnreadableKeys: it is damaged, or of a later version of this code.
+        """
+        try:
+            document = json.loads(text)
+            if document["format"] != FORMAT:
+                raise UnreadableKeys(f"it is of format {document['format']}, and not of {FORMAT}")
+            return cls(
+                version=int(document["version"]),
+                secret=bytes.fromhex(document["secret"]).hex(),
+                keys=tuple(_key(one) for one in document["keys"]),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as problem:
+            raise UnreadableKeys(f"{type(problem).__name__}: {problem}") from problem
+
+    def _digest(self, secret: str) -> str:
+        return hmac.new(bytes.fromhex(self.secret), secret.encode(), hashlib.sha256).hexdigest()
+
+
+def _key(document: dict[str, Any]) -> ApiKey:
+    revoked = document["revoked_unix_s"]
+    return ApiKey(
+        id=str(document["id"]),
+        name=str(document["name"]),
+        scopes=frozenset(Scope(one) for one in document["scopes"]),
+        digest=str(document["digest"]),
+        created_unix_s=float(document["created_unix_s"]),
+        revoked_unix_s=None if revoked is None else float(revoked),
+    )

@@ -1,0 +1,118 @@
+"""Who asks: the API key of a request, and whether it allows what is asked for.
+
+Owns which scope an address needs. Whose tasks are whose is asked where a task has been read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from starlette.requests import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from edge_node.access.keys import ANYBODY, Client
+from edge_node.access.keys import Scope as KeyScope
+from edge_node.api.error_responses import error_response
+from edge_node.domain import TaskRecord
+from edge_node.errors import DEdgeAIError, TaskNotFound
+
+# For those who keep a node running, and say nothing of anybody's tasks.
+_OPEN = frozenset({"/livez", "/readyz", "/metrics"})
+_OPERATED = "/v1/dead_letters"
+_READING = frozenset({"GET", "HEAD"})
+
+
+class InvalidApiKey(DEdgeAIError):
+    """There is no key, or none that is in force."""
+
+    code = "invalid_api_key"
+    http_status = 401
+    grpc_status = "UNAUTHENTICATED"
+
+
+class ScopeMissing(DEdgeAIError):
+    """The key does not allow this."""
+
+    code = "scope_missing"
+    http_status = 403
+    grpc_status = "PERMISSION_DENIED"
+
+
+class KeyCheck:
+    """ASGI middleware; what may not be asked is answered here.
+
+    Args:
+        app: what is behind it.
+        client_of_key: who asks with a key, or with none; None for nobody who may.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, client_of_key: Callable[[str | None], Client | None]
+    ) -> None:
+        self._app = app
+        self._client_of_key = client_of_key
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Lets a request pass with its client, or says why not."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        client = self._client_of_key(_key_in(scope))
+        refusal = None if scope["path"] in _OPEN else _refusal(client, scope)
+        if refusal is None:
+            scope.setdefault("state", {})["client"] = client
+            await self._app(scope, receive, send)
+            return
+        response = error_response(refusal)
+        if client is None:
+            response.headers["WWW-Authenticate"] = "Bearer"
+        await response(scope, receive, send)
+
+
+def client_of(request: Request) -> Client:
+    """Who asks."""
+    client: Client = getattr(request.state, "client", ANYBODY)
+    return client
+
+
+def demand_own(request: Request, *records: TaskRecord) -> None:
+    """Another's tasks are not there for who may not operate.
+
+    Raises:
+        TaskNotFound: one of them is another's.
+    """
+    client = client_of(request)
+    for record in records:
+        if not client.owns(record.task.client):
+            raise TaskNotFound(
+                f"There is no task {record.task.id}, or it was asked for with another key."
+            )
+
+
+def _refusal(client: Client | None, scope: Scope) -> DEdgeAIError | None:
+    if client is None:
+        return InvalidApiKey(
+            "This needs an API key of this cluster that is in force: send the header "
+            "Authorization: Bearer <key>. The operator gives one out with `dedgeai keys add`."
+        )
+    needed = _needed(scope["method"], scope["path"])
+    if client.may(needed):
+        return None
+    return ScopeMissing(
+        f"This needs a key with the scope {needed}, and this one has "
+        f"{', '.join(sorted(client.scopes))}."
+    )
+
+
+def _needed(method: str, path: str) -> KeyScope:
+    if path.startswith(_OPERATED):
+        return KeyScope.OPERATE
+    return KeyScope.READ if method in _READING else KeyScope.GENERATE
+
+
+def _key_in(scope: Scope) -> str | None:
+    for name, value in scope["headers"]:
+        if name == b"authorization":
+            scheme, _, key = value.decode("latin-1").partition(" ")
+            return key.strip() if scheme.lower() == "bearer" else None
+    return None

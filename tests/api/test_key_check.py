@@ -1,0 +1,171 @@
+"""Where keys are asked for: who may do what, and whose tasks are whose."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from edge_node.access.keys import KeyList, Scope
+from tests.api.memory_front_desk import MemoryFrontDesk
+from tests.api.served import Served, served
+from tests.api.test_bad_input import check
+
+TASK = {"prompt": "a boat"}
+
+
+class Site:
+    """A node and some who have keys."""
+
+    def __init__(self, node: Served, texts: dict[str, str]) -> None:
+        self.node = node
+        self._texts = texts
+
+    def header(self, who: str) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self._texts[who]}"} if who else {}
+
+    async def ask(self, who: str, method: str, path: str, **how: Any) -> httpx.Response:
+        headers = {**self.header(who), **how.pop("headers", {})}
+        return await self.node.http.request(method, path, headers=headers, **how)
+
+
+SCOPES = {
+    "alice": {Scope.GENERATE, Scope.READ},
+    "bob": {Scope.GENERATE, Scope.READ},
+    "reader": {Scope.READ},
+    "printer": {Scope.GENERATE},
+    "operator": {Scope.OPERATE},
+}
+
+
+def on_site(
+    story: Callable[[Site], Awaitable[None]], *, front_desk: MemoryFrontDesk | None = None
+) -> None:
+    async def run() -> None:
+        keys, texts = KeyList.empty(), {"stranger": "dedgeai_" + "0" * 12 + "_" + "x" * 43}
+        for who, scopes in SCOPES.items():
+            keys, texts[who] = keys.with_new(who, scopes=scopes, now_unix_s=1.0)
+
+        def client_of_key(key: str | None) -> Any:
+            return None if key is None else keys.client(key)
+
+        async with served(front_desk, client_of_key=client_of_key) as node:
+            await story(Site(node, texts))
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "scope"),
+    [
+        ("POST", "/v1/tasks", Scope.GENERATE),
+        ("POST", "/v1/images/generations", Scope.GENERATE),
+        ("POST", "/v1/images/edits", Scope.GENERATE),
+        ("DELETE", "/v1/tasks/orin-a-x", Scope.GENERATE),
+        ("GET", "/v1/tasks/orin-a-x", Scope.READ),
+        ("GET", "/v1/tasks/orin-a-x/image", Scope.READ),
+        ("GET", "/v1/tasks/orin-a-x/events", Scope.READ),
+        ("GET", "/v1/jobs/orin-a-x", Scope.READ),
+        ("GET", "/v1/models", Scope.READ),
+        ("GET", "/v1/cluster", Scope.READ),
+        ("GET", "/openapi.json", Scope.READ),
+        ("GET", "/nothing", Scope.READ),
+        ("GET", "/v1/dead_letters", Scope.OPERATE),
+        ("POST", "/v1/dead_letters/orin-a-x/retry", Scope.OPERATE),
+    ],
+)
+def test_every_address_needs_its_scope(method: str, path: str, scope: Scope) -> None:
+    async def story(site: Site) -> None:
+        for who in ("", "stranger"):
+            answer = await site.ask(who, method, path)
+            assert "dedgeai keys add" in check(answer, status=401, code="invalid_api_key")
+            assert answer.headers["www-authenticate"] == "Bearer"
+        for who, scopes in SCOPES.items():
+            answer = await site.ask(who, method, path)
+            if scopes & {scope, Scope.OPERATE}:
+                assert answer.status_code not in (401, 403), (who, answer.text)
+            else:
+                assert f"scope {scope}" in check(answer, status=403, code="scope_missing")
+        assert site.node.front_desk.submitted == []
+
+    on_site(story)
+
+
+def test_the_health_of_a_node_is_no_secret() -> None:
+    async def story(site: Site) -> None:
+        for path in ("/livez", "/readyz", "/metrics"):
+            for who in ("", "stranger", "printer"):
+                assert (await site.ask(who, "GET", path)).status_code == 200
+
+    on_site(story)
+
+
+@pytest.mark.parametrize(
+    "header", ["", "Bearer", "Basic {key}", "{key}", "Bearer  x", "Bearer {key}x"]
+)
+def test_a_key_comes_as_a_bearer(header: str) -> None:
+    async def story(site: Site) -> None:
+        key = site.header("alice")["Authorization"].partition(" ")[2]
+        wrong = {"Authorization": header.format(key=key)}
+        answer = await site.ask("", "GET", "/v1/models", headers=wrong)
+        check(answer, status=401, code="invalid_api_key")
+        for right in (f"Bearer {key}", f"bearer {key}", f"BEARER  {key}"):
+            answer = await site.ask("", "GET", "/v1/models", headers={"Authorization": right})
+            assert answer.status_code == 200
+
+    on_site(story)
+
+
+def test_tasks_are_there_for_who_asked_for_them_and_for_operators() -> None:
+    async def story(site: Site) -> None:
+        task = (await site.ask("alice", "POST", "/v1/tasks", json=TASK)).json()["id"]
+        job = (await site.ask("alice", "POST", "/v1/tasks", json={**TASK, "n": 2})).json()["id"]
+        asked = [
+            ("GET", f"/v1/tasks/{task}"),
+            ("GET", f"/v1/tasks/{task}/image"),
+            ("GET", f"/v1/tasks/{task}/events"),
+            ("GET", f"/v1/jobs/{job}"),
+            ("DELETE", f"/v1/tasks/{task}"),
+        ]
+        for method, path in asked:
+            check(await site.ask("bob", method, path), status=404, code="task_not_found")
+        for who in ("alice", "operator"):
+            for method, path in asked:
+                answer = await site.ask(who, method, path)
+                # It has no image where it was cancelled before.
+                assert answer.status_code in (200, 409), (who, path, answer.text)
+
+    on_site(story)
+
+
+def test_what_another_may_not_cancel_goes_on() -> None:
+    async def story(site: Site) -> None:
+        task = (await site.ask("alice", "POST", "/v1/tasks", json=TASK)).json()["id"]
+        check(
+            await site.ask("bob", "DELETE", f"/v1/tasks/{task}"), status=404, code="task_not_found"
+        )
+        seen = (await site.ask("alice", "GET", f"/v1/tasks/{task}")).json()
+        assert seen["status"] == "queued"
+        gone = await site.ask("printer", "DELETE", f"/v1/tasks/{task}")
+        check(gone, status=404, code="task_not_found")
+        assert (await site.ask("alice", "DELETE", f"/v1/tasks/{task}")).json()["status"] == (
+            "cancelled"
+        )
+
+    on_site(story, front_desk=MemoryFrontDesk(held=True))
+
+
+def test_an_idempotency_key_is_its_clients_own() -> None:
+    async def story(site: Site) -> None:
+        key = {"Idempotency-Key": "mine"}
+        ids: dict[str, str] = {}
+        for who in ("alice", "bob", "alice"):
+            answer = await site.ask(who, "POST", "/v1/tasks", json=TASK, headers=key)
+            assert answer.status_code == 202
+            assert ids.setdefault(who, answer.json()["id"]) == answer.json()["id"]
+        assert len(set(ids.values())) == 2
+
+    on_site(story)
