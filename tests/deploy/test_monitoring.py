@@ -110,9 +110,9 @@ def test_prometheus_accepts_its_configuration(tmp_path: Path) -> None:
 
 def test_every_alert_fires_when_it_should_and_not_before() -> None:
     promtool = tool("promtool")
-    passes(promtool, "check", "rules", RULES)
+    assert "SUCCESS" in passes(promtool, "check", "rules", RULES)
     cases = Path(__file__).parent / "alerts_test.yml"
-    passes(promtool, "test", "rules", cases, cwd=cases.parent)
+    assert "SUCCESS" in passes(promtool, "test", "rules", cases, cwd=cases.parent)
 
 
 def test_no_alert_is_without_a_case() -> None:
