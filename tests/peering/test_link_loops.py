@@ -16,7 +16,7 @@ from edge_node.lasting import Loops, Patience
 from edge_node.peering import peer_links
 from edge_node.peering.peer_links import PeerLinks
 from edge_node.tasks.membership import MembershipSettings
-from tests.peering.test_peer_links import SetClock
+from tests.set_clock import SetClock
 
 A, B = NodeId("a"), NodeId("b")
 ADDRESS = "10.0.0.2:90"

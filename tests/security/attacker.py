@@ -19,22 +19,9 @@ from edge_node.peering.server import NodeServicer, PeerServer
 from edge_node.peering.service import PeerService
 from edge_node.tasks.conduct import Conduct
 from tests.peering.nothing_learned import NothingLearned
+from tests.set_clock import SetClock
 
 VICTIM, OWN = NodeId("victim"), NodeId("own")
-
-
-@dataclass
-class SetClock:
-    now: float = 100.0
-
-    def now_s(self) -> float:
-        return self.now
-
-    def unix_s(self) -> float:
-        return self.now
-
-    def wall_s(self) -> float:
-        return self.now
 
 
 @dataclass

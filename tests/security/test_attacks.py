@@ -25,7 +25,8 @@ from edge_node.errors import DEdgeAIError, MalformedMessage, SetAside
 from edge_node.peering import node_codec
 from edge_node.peering.caller import PeerConduct
 from edge_node.peering.client import PeerClient
-from tests.security.attacker import Attacked, Liar, SetClock, offload_message, refused
+from tests.security.attacker import Attacked, Liar, offload_message, refused
+from tests.set_clock import SetClock
 
 DRAWING = Drawing(
     prompt="p", width_px=64, height_px=48, steps=3, guidance_scale=5.0, seed=1, model="m"

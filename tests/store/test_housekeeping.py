@@ -16,22 +16,10 @@ from edge_node.store import housekeeping
 from edge_node.store.housekeeping import EXPIRED_AT_ONCE, Housekeeper
 from edge_node.store.image_files import ImageFiles
 from edge_node.store.init_images import InitImages
+from tests.set_clock import SetClock
 
 A1, A2 = (TaskId(f"a-01ARZ3NDEKTSV4RRFFQ69G5FA{n}") for n in "VW")
 IMAGE = Image(content=b"png", format="png", width_px=64, height_px=64)
-
-
-class SetClock:
-    now = 1000.0
-
-    def now_s(self) -> float:
-        return self.now
-
-    def unix_s(self) -> float:
-        return self.now
-
-    def wall_s(self) -> float:
-        return self.unix_s()
 
 
 class Ledger:

@@ -16,21 +16,8 @@ from edge_node.errors import ImageGone
 from edge_node.store import image_files
 from edge_node.store.durable_file import FolderSync
 from edge_node.store.image_files import ImageFiles
+from tests.set_clock import SetClock
 from tests.store.records import task_id
-
-
-class SetClock:
-    def __init__(self) -> None:
-        self.time_s = 1_000_000.0
-
-    def now_s(self) -> float:
-        return self.time_s
-
-    def unix_s(self) -> float:
-        return self.time_s
-
-    def wall_s(self) -> float:
-        return self.unix_s()
 
 
 def image(size_bytes: int, *, image_format: str = "png") -> Image:
@@ -41,7 +28,7 @@ def run(
     folder: Path, story: Callable[[ImageFiles, SetClock], Awaitable[None]], *, bytes_max: int = 1000
 ) -> None:
     async def life() -> None:
-        clock = SetClock()
+        clock = SetClock(1_000_000.0)
         files = ImageFiles(folder, bytes_max=bytes_max, age_s_max=100.0, clock=clock)
         await files.start()
         await story(files, clock)
@@ -67,7 +54,7 @@ def test_an_image_outlives_its_process_and_a_later_attempt_replaces_it(tmp_path:
 def test_the_oldest_go_beyond_the_byte_cap(tmp_path: Path) -> None:
     async def story(files: ImageFiles, clock: SetClock) -> None:
         for number in (1, 2, 3):
-            clock.time_s += 1.0
+            clock.now += 1.0
             assert await files.write(task_id(number), image(300)) == ()
         assert await files.write(task_id(4), image(500)) == (task_id(1), task_id(2))
         assert files.bytes_stored == 800
@@ -82,12 +69,12 @@ def test_the_oldest_go_beyond_the_byte_cap(tmp_path: Path) -> None:
 def test_old_images_go_by_age_also_after_a_restart(tmp_path: Path) -> None:
     async def story(files: ImageFiles, clock: SetClock) -> None:
         await files.write(task_id(1), image(10))
-        clock.time_s += 60.0
+        clock.now += 60.0
         await files.write(task_id(2), image(10))
         again = ImageFiles(tmp_path, bytes_max=1000, age_s_max=100.0, clock=clock)
-        clock.time_s += 60.0
+        clock.now += 60.0
         assert await again.start() == (task_id(1),)
-        clock.time_s += 60.0
+        clock.now += 60.0
         assert await again.evict() == (task_id(2),)
         assert again.bytes_stored == 0
 
@@ -100,13 +87,13 @@ def test_images_are_as_old_as_they_were_when_the_clock_has_jumped(
 ) -> None:
     async def story(files: ImageFiles, clock: SetClock) -> None:
         await files.write(task_id(1), image(10))
-        clock.time_s += 60.0
+        clock.now += 60.0
         await files.write(task_id(2), image(10))
-        clock.time_s += jump_s
+        clock.now += jump_s
         for shift_s in (jump_s, 0.0):  # a second start finds them dated anew
             again = ImageFiles(tmp_path, bytes_max=1000, age_s_max=100.0, clock=clock)
             assert await again.start(shift_s=shift_s) == ()
-        clock.time_s += 60.0
+        clock.now += 60.0
         assert await again.evict() == (task_id(1),)
 
     run(tmp_path, story)
@@ -115,12 +102,12 @@ def test_images_are_as_old_as_they_were_when_the_clock_has_jumped(
 def test_an_image_that_was_dated_in_the_future_is_as_old_as_this_life(tmp_path: Path) -> None:
     async def story(files: ImageFiles, clock: SetClock) -> None:
         await files.write(task_id(1), image(10))
-        clock.time_s -= 5000.0
+        clock.now -= 5000.0
         again = ImageFiles(tmp_path, bytes_max=1000, age_s_max=100.0, clock=clock)
         assert await again.start() == ()
-        clock.time_s += 99.0
+        clock.now += 99.0
         assert await again.evict() == ()
-        clock.time_s += 2.0
+        clock.now += 2.0
         assert await again.evict() == (task_id(1),)
 
     run(tmp_path, story)
@@ -239,14 +226,14 @@ def test_the_oldest_make_room_but_for_those_just_stored(tmp_path: Path) -> None:
     async def story(files: ImageFiles, clock: SetClock) -> None:
         for number in range(4):
             await files.write(task_id(number), image(10))
-            clock.time_s += 25.0
+            clock.now += 25.0
         assert await files.shed(15) == 20
         assert files.bytes_stored == 20
         for gone in (0, 1):
             with pytest.raises(ImageGone):
                 await files.read(task_id(gone))
         assert await files.shed(1000) == 0  # the others are younger than a minute
-        clock.time_s += 20.0
+        clock.now += 20.0
         assert await files.shed(1000) == 10
 
     run(tmp_path, story)

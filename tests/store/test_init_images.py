@@ -12,7 +12,7 @@ import pytest
 from edge_node.errors import InitImageGone, InitImagesFull, InvalidRequest, StoreUnavailable
 from edge_node.store.durable_file import write_durably
 from edge_node.store.init_images import InitImages
-from tests.store.test_image_files import SetClock
+from tests.set_clock import SetClock
 
 KEEP_S_MAX = 1000.0
 
@@ -27,7 +27,7 @@ def run(
     folder: Path, story: Callable[[InitImages, SetClock], Awaitable[None]], *, bytes_max: int = 1000
 ) -> None:
     async def life() -> None:
-        clock = SetClock()
+        clock = SetClock(1_000_000.0)
         images = InitImages(folder, bytes_max=bytes_max, keep_s_max=KEEP_S_MAX, clock=clock)
         await images.start()
         await story(images, clock)
@@ -46,10 +46,10 @@ def test_an_image_outlives_its_process_until_its_deadline(tmp_path: Path) -> Non
 
     async def read(images: InitImages, clock: SetClock) -> None:
         assert await images.read(sha256) == made
-        clock.time_s += 49
+        clock.now += 49
         await images.evict()
         assert await images.read(sha256) == made
-        clock.time_s += 2
+        clock.now += 2
         await images.evict()
         with pytest.raises(InitImageGone, match="Submit the task again"):
             await images.read(sha256)
@@ -64,17 +64,17 @@ def test_an_image_is_needed_as_much_later_as_the_clock_has_jumped(tmp_path: Path
 
     async def story(images: InitImages, clock: SetClock) -> None:
         await images.write(sha256, made, needed_until_unix_s=clock.unix_s() + 50)
-        clock.time_s += 1e6
+        clock.now += 1e6
         again = InitImages(tmp_path, bytes_max=1000, keep_s_max=KEEP_S_MAX, clock=clock)
         await again.start(shift_s=1e6)
-        clock.time_s += 49
+        clock.now += 49
         await again.evict()
         assert await again.read(sha256) == made
         # Of which the next life knows without being told.
         third = InitImages(tmp_path, bytes_max=1000, keep_s_max=KEEP_S_MAX, clock=clock)
         await third.start()
         assert await third.read(sha256) == made
-        clock.time_s += 2
+        clock.now += 2
         await third.evict()
         with pytest.raises(InitImageGone):
             await third.read(sha256)
@@ -94,7 +94,7 @@ def test_the_same_image_is_written_once_and_kept_for_the_latest_deadline(tmp_pat
         again = (tmp_path / f"{sha256}.png").stat()
         assert again.st_ino == written.st_ino
         assert again.st_mtime == clock.unix_s() + 300
-        clock.time_s += 299
+        clock.now += 299
         await images.evict()
         assert await images.read(sha256) == made
 
@@ -113,7 +113,7 @@ def test_a_full_store_refuses_until_a_deadline_makes_room(tmp_path: Path) -> Non
         assert refused.value.retry_after_s == 100
         # What is there already needs no room.
         await images.write(*content(3), needed_until_unix_s=clock.unix_s() + 300)
-        clock.time_s += 30.5
+        clock.now += 30.5
         await images.write(*content(4), needed_until_unix_s=None)
         with pytest.raises(InitImageGone):
             await images.read(content(2)[0])
@@ -127,7 +127,7 @@ def test_nobody_can_have_one_kept_longer_than_a_task_may_last(tmp_path: Path) ->
     async def story(images: InitImages, clock: SetClock) -> None:
         await images.write(*content(1), needed_until_unix_s=clock.unix_s() + 1e12)
         await images.write(*content(2), needed_until_unix_s=None)
-        clock.time_s += KEEP_S_MAX + 1
+        clock.now += KEEP_S_MAX + 1
         await images.evict()
         assert images.bytes_stored == 0
 

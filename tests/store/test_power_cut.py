@@ -19,9 +19,9 @@ from edge_node.store.connection import StoreSettings
 from edge_node.store.image_files import ImageFiles
 from edge_node.store.init_images import InitImages
 from edge_node.store.task_ledger import LedgerSettings, TaskLedger
+from tests.set_clock import SetClock
 from tests.store.forgetful_disk import ForgetfulDisk
 from tests.store.records import finished, task, task_id
-from tests.store.test_image_files import SetClock
 from tests.store.valkey_process import ValkeyProcess
 
 pytestmark = pytest.mark.system
@@ -49,7 +49,7 @@ class Store:
     ) -> None:
         async def life() -> None:
             settings = StoreSettings(url=self._valkey.url, command_timeout_s=command_timeout_s)
-            ledger = TaskLedger(LedgerSettings(store=settings), clock=SetClock())
+            ledger = TaskLedger(LedgerSettings(store=settings), clock=SetClock(1_000_000.0))
             await ledger.connect()
             try:
                 await story(ledger)
@@ -171,7 +171,9 @@ def test_a_stored_image_outlives_a_power_cut(forgetful_disk: ForgetfulDisk) -> N
     written_by_a_process(forgetful_disk, WRITE_IMAGE, task_id(1))
 
     async def look() -> None:
-        files = ImageFiles(forgetful_disk.folder, bytes_max=1000, age_s_max=1e9, clock=SetClock())
+        files = ImageFiles(
+            forgetful_disk.folder, bytes_max=1000, age_s_max=1e9, clock=SetClock(1_000_000.0)
+        )
         await files.start()
         assert await files.read(task_id(1)) == (b"the image", "image/png")
 
@@ -188,10 +190,10 @@ def test_an_init_image_and_its_deadline_outlive_a_power_cut(
     written_by_a_process(forgetful_disk, WRITE_INIT_IMAGE, sha256, *map(str, untils_unix_s))
 
     async def look() -> None:
-        clock = SetClock()
+        clock = SetClock(1_000_000.0)
         images = InitImages(forgetful_disk.folder, bytes_max=1000, keep_s_max=1.0, clock=clock)
         await images.start()
-        clock.time_s = untils_unix_s[-1] - 1.0
+        clock.now = untils_unix_s[-1] - 1.0
         await images.evict()
         assert await images.read(sha256) == b"it"
 

@@ -34,12 +34,7 @@ def test_who_says_nothing_to_the_port_for_nodes_neither_stays_nor_takes_the_file
                 )
                 for _ in range(SILENT)
             ]
-            for _ in range(5):
-                assert (await http.get(f"{url}/livez", timeout=2.0)).status_code == 200
-                task = await submit(http, url, num_inference_steps=1)
-                done = await wait_for(http, url, task["id"], timeout_s=10.0)
-                assert done["status"] == "completed"
-                await asyncio.sleep(0.5)
+            await goes_on(http, url)
             async with asyncio.timeout(60.0):
                 while not all([is_closed(one) for one in opened]):  # noqa: C419 - reads them all
                     await asyncio.sleep(0.5)
@@ -51,6 +46,16 @@ def test_who_says_nothing_to_the_port_for_nodes_neither_stays_nor_takes_the_file
                 await asyncio.sleep(0.1)
 
     on_cluster(tmp_path, {**EMULATED, "connections_max": 600}, EMULATED, test=test)
+
+
+async def goes_on(http: httpx.AsyncClient, url: str) -> None:
+    """For some seconds the node answers and draws."""
+    for _ in range(5):
+        assert (await http.get(f"{url}/livez", timeout=2.0)).status_code == 200
+        task = await submit(http, url, num_inference_steps=1)
+        done = await wait_for(http, url, task["id"], timeout_s=10.0)
+        assert done["status"] == "completed"
+        await asyncio.sleep(0.5)
 
 
 def is_closed(connection: socket.socket) -> bool:
@@ -84,12 +89,7 @@ def test_a_node_answers_beside_more_silent_connections_than_it_may_have_files(
         with contextlib.ExitStack() as silent:
             for _ in range(SILENT):
                 silent.enter_context(socket.create_connection(("127.0.0.1", port)))
-            for _ in range(5):
-                assert (await http.get(f"{url}/livez", timeout=2.0)).status_code == 200
-                task = await submit(http, url, num_inference_steps=1)
-                done = await wait_for(http, url, task["id"], timeout_s=10.0)
-                assert done["status"] == "completed"
-                await asyncio.sleep(0.5)
+            await goes_on(http, url)
         assert (tmp_path / "node-0" / "node.log").stat().st_size - log_bytes < 20_000
 
     on_cluster(tmp_path, {**EMULATED, "connections_max": 700}, test=test)

@@ -15,20 +15,8 @@ from edge_node.telemetry.jetson import (
     power_mode_names,
     read_device,
 )
+from tests.set_clock import SetClock
 from tests.telemetry.device_tree import NVPMODEL_CONF, lay, orin
-
-
-class HandClock:
-    s = 1000.0
-
-    def now_s(self) -> float:
-        return self.s
-
-    def unix_s(self) -> float:
-        return self.s
-
-    def wall_s(self) -> float:
-        return self.unix_s()
 
 
 def shown(collector: DeviceCollector) -> dict[str, float]:
@@ -56,7 +44,7 @@ def test_an_orin_is_read_whole(tmp_path: Path, jetpack: int) -> None:
 
 
 def test_what_is_absent_is_no_metric_and_no_zero(tmp_path: Path) -> None:
-    assert shown(DeviceCollector(clock=HandClock(), root=tmp_path)) == {}
+    assert shown(DeviceCollector(clock=SetClock(), root=tmp_path)) == {}
     reading = read_device(tmp_path)
     assert (reading.gpu_load, reading.power_mode, reading.throttle_alerts) == (None, None, None)
 
@@ -90,7 +78,7 @@ def test_a_mode_without_a_name_is_its_number(tmp_path: Path) -> None:
 
 
 def test_the_metrics_have_their_names_and_labels(tmp_path: Path) -> None:
-    clock = HandClock()
+    clock = SetClock()
     collector = DeviceCollector(clock=clock, root=orin(tmp_path, jetpack=6))
     samples = shown(collector)
     assert samples["gpu_load_ratio"] == 0.734
@@ -104,49 +92,49 @@ def test_the_metrics_have_their_names_and_labels(tmp_path: Path) -> None:
 
 
 def test_scrapes_that_come_together_share_a_reading(tmp_path: Path) -> None:
-    clock = HandClock()
+    clock = SetClock()
     collector = DeviceCollector(clock=clock, root=orin(tmp_path, jetpack=6))
     assert shown(collector)["gpu_load_ratio"] == 0.734
     lay(tmp_path, {"sys/devices/platform/17000000.gpu/load": 10})
-    clock.s += CACHED_S / 2
+    clock.now += CACHED_S / 2
     assert shown(collector)["gpu_load_ratio"] == 0.734
-    clock.s += CACHED_S
+    clock.now += CACHED_S
     assert shown(collector)["gpu_load_ratio"] == 0.01
 
 
 def test_a_throttle_alert_counts_while_it_stands(tmp_path: Path) -> None:
-    clock = HandClock()
+    clock = SetClock()
     collector = DeviceCollector(clock=clock, root=orin(tmp_path, jetpack=6))
     alert = "sys/class/thermal/cooling_device1/cur_state"
     for state in (0, 1, 0):
         lay(tmp_path, {alert: state})
-        clock.s += CACHED_S
+        clock.now += CACHED_S
         assert shown(collector)["throttled"] == state
 
 
 def test_over_current_counts_for_a_minute_after_it_was_seen(tmp_path: Path) -> None:
-    clock = HandClock()
+    clock = SetClock()
     collector = DeviceCollector(clock=clock, root=orin(tmp_path, jetpack=7))
     chip = "sys/class/hwmon/hwmon5"
     assert shown(collector)["throttled"] == 0.0
     # An alarm that is counted and slows nothing.
     lay(tmp_path, {f"{chip}/oc2_event_cnt": 99})
-    clock.s += CACHED_S
+    clock.now += CACHED_S
     assert shown(collector)["throttled"] == 0.0
     lay(tmp_path, {f"{chip}/oc3_event_cnt": 4})
-    clock.s += CACHED_S
+    clock.now += CACHED_S
     assert shown(collector)["throttled"] == 1.0
-    clock.s += OVER_CURRENT_SHOWN_S - 1.0
+    clock.now += OVER_CURRENT_SHOWN_S - 1.0
     assert shown(collector)["throttled"] == 1.0
-    clock.s += 2.0
+    clock.now += 2.0
     assert shown(collector)["throttled"] == 0.0
 
 
 def test_with_counters_alone_the_first_look_knows_nothing(tmp_path: Path) -> None:
     chip = "sys/class/hwmon/hwmon1"
     lay(tmp_path, {f"{chip}/name": "soctherm_oc", f"{chip}/oc1_event_cnt": 7})
-    clock = HandClock()
+    clock = SetClock()
     collector = DeviceCollector(clock=clock, root=tmp_path)
     assert "throttled" not in shown(collector)
-    clock.s += CACHED_S
+    clock.now += CACHED_S
     assert shown(collector)["throttled"] == 0.0

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,6 +18,7 @@ from scheduler.guard.guard import Guard, GuardSettings, reason_word
 from scheduler.guard.verdict import ReplayVerdict
 from scheduler.observation import Observation
 from scheduler.policy import Decision, Outcome, UnknownMembership
+from tests.set_clock import SetClock
 
 SETTINGS = GuardSettings(
     wanted="lad_ts_plus",
@@ -39,17 +40,6 @@ OBSERVATION = Observation(
     staleness_s_B=np.zeros(3),
     alive_B=np.array([True, True, False]),
 )
-
-
-@dataclass
-class SetClock:
-    now: float = 0.0
-
-    def now_s(self) -> float:
-        return self.now
-
-    def unix_s(self) -> float:
-        return self.now
 
 
 class Rule:
@@ -89,7 +79,7 @@ class Learned(Rule):
 
 class Stage:
     def __init__(self, settings: GuardSettings = SETTINGS, version: str = "shipped") -> None:
-        self.clock = SetClock()
+        self.clock = SetClock(0.0)
         self.learned = Learned(self.clock)
         self.rule, self.ring = Rule(), Rule("ring")
         self.guard = Guard(
