@@ -23,9 +23,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from edge_node.api.error_responses import error_response
 from edge_node.errors import DEdgeAIError
 
-# Reserved for networks of one's own: RFC 6761, 6762, 8375, ICANN 2024 on .internal; and .lan, which
-# is none of the root's and many routers'.
-_OWN_DOMAINS = (".localhost", ".local", ".home.arpa", ".internal", ".lan", ".test")
+# Reserved for networks of one's own: RFC 6761, 6762, 8375, ICANN 2024 on .internal; and two that
+# are none of the root's: many routers' .lan, and Kubernetes' .svc.
+_OWN_DOMAINS = (".localhost", ".local", ".home.arpa", ".internal", ".lan", ".svc", ".test")
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _OWN_SITES = frozenset({b"same-origin", b"none"})
 _HOST = re.compile(r"(\[(?P<address>[0-9a-f:.]+)\]|(?P<name>[^:\[\]]+?)\.?)(:\d*)?")

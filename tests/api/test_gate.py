@@ -47,6 +47,7 @@ def meant_for(node: Served, request: httpx.Request) -> httpx.Request:
         ("Orin-3.local:8080", (), True),
         ("orin.lan.", (), True),
         ("dedgeai.default.svc.cluster.local", (), True),
+        ("dedgeai.default.svc:8080", (), True),
         ("images.example.com", (), False),
         ("images.example.com:8080", ("images.example.com",), True),
         ("Images.Example.com.", ("images.example.COM",), True),
