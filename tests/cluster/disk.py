@@ -75,7 +75,7 @@ class Mount:
 
     def strike(self) -> None:
         """Raises what nobody expects, while the disk is buggy."""
-        if self.now_s() < self.disk.buggy_until_s and self._rng.random() < 0.3:
+        if self.now_s() < self.disk.buggy_until_s and self._rng.random() < 0.8:
             raise PlantedBug("planted")
 
     def coin(self, probability: float) -> bool:
