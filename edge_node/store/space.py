@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
@@ -26,8 +27,8 @@ REMOVED_TO = 0.95
 REFUSED_FROM = 1.2
 # Of what the store lets itself grow to, where an operator's store has such a limit.
 SHARE_MAX = 0.75
-# Tasks that leave together: few at first, for a single one may be large, then twice as many each
-# time, for removing has to be quicker than the clients of a fast device are.
+# Tasks that leave together: few at first, for a single one may be large, then up to twice as many
+# each time, for removing has to be quicker than the clients of a fast device are.
 REMOVED_AT_ONCE = 20
 REMOVED_AT_ONCE_MAX = 640
 # The append-only file is rewritten once it has doubled, and above so many bytes.
@@ -127,14 +128,20 @@ class StoreSpace:
     async def _remove(self, fill: StoreFill, bound: int) -> StoreFill:
         count = REMOVED_AT_ONCE
         while fill.used_bytes > REMOVED_TO * bound:
-            # Where clients are quicker all the same, they must not be taken until the store's end.
-            self._judge(fill, bound)
+            former = fill
             gone = await self._ledger.expire(finished_before_unix_s=float("inf"), count_max=count)
             if not gone:
                 break
             await self._forget_images(gone)
-            count = min(2 * count, REMOVED_AT_ONCE_MAX)
             fill = await self._fill()
+            # Where clients are quicker all the same, they must not be taken until the store's end.
+            if count == REMOVED_AT_ONCE_MAX and fill.used_bytes >= former.used_bytes:
+                self._judge(fill, bound)
+            count = min(2 * count, REMOVED_AT_ONCE_MAX)
+            freed_bytes = former.used_bytes - fill.used_bytes
+            if freed_bytes > 0:  # no more than it will take
+                left_bytes = max(0.0, fill.used_bytes - REMOVED_TO * bound)
+                count = min(count, math.ceil(left_bytes * len(gone) / freed_bytes))
         return fill
 
     async def _fill(self) -> StoreFill:

@@ -61,7 +61,9 @@ def test_an_edit_is_offloaded_with_its_image(tmp_path: Path) -> None:
             made = decoded(kept_file(cluster, index, task["init_image_sha256"]).read_bytes())
             assert made.getpixel((256, 128)) == (0, 0, 255)
         events = (await http.get(f"{url}/v1/tasks/{task['id']}/events")).text
-        assert events.count("event: step") == 5
+        # Steps that end within a moment of each other are told as one.
+        assert 1 <= events.count("event: step") <= 5
+        assert '"step":5,"steps":5' in events
 
     on_cluster(tmp_path, EMULATED | {"policy": "round_robin"}, EMULATED, test=test)
 
