@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
@@ -137,11 +136,10 @@ class StoreSpace:
             # Where clients are quicker all the same, they must not be taken until the store's end.
             if count == REMOVED_AT_ONCE_MAX and fill.used_bytes >= former.used_bytes:
                 self._judge(fill, bound)
-            count = min(2 * count, REMOVED_AT_ONCE_MAX)
             freed_bytes = former.used_bytes - fill.used_bytes
-            if freed_bytes > 0:  # no more than it will take
-                left_bytes = max(0.0, fill.used_bytes - REMOVED_TO * bound)
-                count = min(count, math.ceil(left_bytes * len(gone) / freed_bytes))
+            left_bytes = fill.used_bytes - REMOVED_TO * bound
+            if left_bytes > freed_bytes:  # another round of as many would not do
+                count = min(2 * count, REMOVED_AT_ONCE_MAX)
         return fill
 
     async def _fill(self) -> StoreFill:
