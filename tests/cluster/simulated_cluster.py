@@ -20,6 +20,7 @@ from edge_node.domain import NO_FENCE, NodeId, NodeState, TaskStatus
 from edge_node.tasks import hosting as hosted
 from edge_node.tasks import lifecycle_protocol as life
 from edge_node.tasks import membership as member
+from edge_node.tasks.fate import Phase
 from scheduler.registry import create
 from tests.cluster.disk import Disk
 from tests.cluster.network import Network
@@ -33,6 +34,8 @@ HEALED_END_S = 200.0
 MEETING_S = 5.0
 # Longer than messages take where nothing fails, and shorter than a heartbeat.
 SOON_S = 0.05
+# Longer than the time between two looks at it.
+PROMPT_S = 1.0
 FAULTS = (
     *("crash", "freeze", "cut", "worker_crash", "worker_hang", "disk_full", "disk_slow"),
     *("no_sync", "store_away", "buggy_disk", "buggy_draw", "leave", "membership"),
@@ -258,8 +261,16 @@ class SimulatedCluster:
                 raise InvariantBroken(f"{node.name} draws the stale attempt {task_id}/{fence}")
             if not node.hosting.is_hosted(task_id, fence):
                 raise InvariantBroken(f"{node.name} draws {task_id}/{fence} for nobody")
+        if self.time.now_s >= node.loop.frozen_until_s + PROMPT_S:
+            self._check_leases(node)
         if self.quiet:
             self._check_quiet(node)
+
+    def _check_leases(self, node: NodeProcess) -> None:
+        late_s = node.clock.now_s() - PROMPT_S
+        for task_id, fate in node.lifecycle._live.items():
+            if fate.phase is Phase.ATTEMPTING and fate.lease_until_s < late_s:
+                raise InvariantBroken(f"{node.name} waits for the silent {task_id}/{fate.fence}")
 
     def _check_quiet(self, node: NodeProcess) -> None:
         """A task leaves its executor for no fault, and what changes is known at once."""

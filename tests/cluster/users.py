@@ -279,6 +279,9 @@ class Users:
             except (Broken, OriginUnavailable, StoreUnavailable):
                 address = self._any()
             except TaskNotFound:
+                if told.kind == "synchronous":
+                    told.gave_up = True  # as above, between its end and its image
+                    return
                 self._miss(told.task_id)
                 address = self._any()
             except ImageNotReady:
