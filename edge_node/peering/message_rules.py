@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from dedgeai.v1 import node_pb2, worker_pb2
@@ -35,6 +36,9 @@ _SHOWN_CHARS = 60
 _ROUNDING = 1e-3
 _NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}"
 _COUNT_MAX = 2**53
+# Texts that a pattern knows again, and messages that were checked; both are bounded in length.
+_REMEMBERED = 256
+SAID_AGAIN_BYTES_MAX = 4096
 _UINT32_MAX = 2**32 - 1
 
 
@@ -52,9 +56,14 @@ class Number:
         return f"is {value!r:.{_SHOWN_CHARS}}, not {self.low:g}..{self.high:g}"
 
 
+def _remembered(matches: Callable[[str], object]) -> Callable[[str], bool]:
+    """Names and addresses are few, and each is said with every state."""
+    return lru_cache(maxsize=_REMEMBERED)(lambda value: matches(value) is not None)
+
+
 def text(chars_max: int, pattern: str = "") -> Check:
     """A text of so many characters; empty, or all of it as the pattern says."""
-    matches = re.compile(pattern).fullmatch if pattern else None
+    matches = _remembered(re.compile(pattern).fullmatch) if pattern else None
 
     def check(value: str) -> str:
         if len(value) > chars_max:
@@ -348,6 +357,17 @@ RULES: dict[str, dict[str, Check]] = {
 def check(message: Message) -> None:
     """Raises MalformedMessage where a field of `message`, or of one within, breaks its rule."""
     compiled = _COMPILED[message.DESCRIPTOR.full_name]
+    said = message.SerializeToString() if compiled.said_again else b""
+    if said and said in _KEPT_RULES:
+        return
+    _check_fields(message, compiled)
+    if 0 < len(said) <= SAID_AGAIN_BYTES_MAX:
+        if len(_KEPT_RULES) >= _REMEMBERED:
+            _KEPT_RULES.clear()
+        _KEPT_RULES.add(said)
+
+
+def _check_fields(message: Message, compiled: _Compiled) -> None:
     for field, low, high in compiled.numbers:  # most of what is said, so without a call
         if not low <= getattr(message, field) <= high:
             raise _broken(message, field, Number(low, high))
@@ -367,16 +387,20 @@ def _broken(message: Message, field: str, rule: Check) -> MalformedMessage:
 
 
 class _Compiled(NamedTuple):
-    """The rules of a message by what they cost; `single` and `repeated` are messages within."""
+    """The rules of a message by what they cost; `single` and `repeated` are messages within.
+
+    `said_again`: it comes with every state of its node, and seldom changes.
+    """
 
     numbers: list[tuple[str, float, float]]
     others: list[tuple[str, Check]]
     single: list[str]
     repeated: list[str]
+    said_again: bool
 
 
 def _compiled(descriptor: Descriptor, rules: dict[str, Check]) -> _Compiled:
-    compiled = _Compiled([], [], [], [])
+    compiled = _Compiled([], [], [], [], descriptor.name in _SAID_AGAIN)
     for field in descriptor.fields:
         rule = rules[field.name]
         if isinstance(rule, Number):
@@ -400,6 +424,9 @@ def _descriptor(name: str) -> Descriptor:
     raise KeyError(name)
 
 
+_SAID_AGAIN = frozenset({"ServedModel"})
+# What such messages said, and was found to keep the rules.
+_KEPT_RULES: set[bytes] = set()
 _COMPILED = {
     _descriptor(name).full_name: _compiled(_descriptor(name), rules)
     for name, rules in RULES.items()

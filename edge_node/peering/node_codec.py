@@ -6,6 +6,7 @@ Owns the mapping alone: no connection, no state, no decision.
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, Iterator
+from functools import lru_cache
 
 from dedgeai.v1 import node_pb2, worker_pb2
 
@@ -49,7 +50,17 @@ HEADER_BYTES = 512 * 1024
 
 
 def state_to_proto(state: NodeState) -> node_pb2.NodeState:
-    """A node's queue state as a message."""
+    """A node's queue state as a message; the same one while every peer is told the same state."""
+    global _told
+    if _told is None or _told[0] is not state:
+        _told = (state, _state_to_proto(state))
+    return _told[1]
+
+
+_told: tuple[NodeState, node_pb2.NodeState] | None = None
+
+
+def _state_to_proto(state: NodeState) -> node_pb2.NodeState:
     return node_pb2.NodeState(
         node_id=state.node_id,
         incarnation=state.incarnation,
@@ -107,7 +118,7 @@ def state_from_proto(message: node_pb2.NodeState) -> NodeState:
         sent_s=message.sent_s,
         cluster_name=message.cluster_name,
         leaving=message.leaving,
-        serves=tuple(served_from_proto(served) for served in message.serves),
+        serves=tuple(map(_served, message.serves)),
         learning=learning_from_proto(message.learning) if message.HasField("learning") else None,
         sent_unix_s=message.sent_at,
     )
@@ -232,6 +243,19 @@ def served_to_proto(served: ServedModel) -> node_pb2.ServedModel:
         strength_default=served.strength_default,
         prompt_chars_max=served.prompt_chars_max,
     )
+
+
+def _served(message: node_pb2.ServedModel) -> ServedModel:
+    """As `served_from_proto`: with every state comes the same."""
+    content = message.SerializeToString()
+    if len(content) > message_rules.SAID_AGAIN_BYTES_MAX:
+        return served_from_proto(message)
+    return _served_again(content)
+
+
+@lru_cache(maxsize=256)
+def _served_again(content: bytes) -> ServedModel:
+    return served_from_proto(node_pb2.ServedModel.FromString(content))
 
 
 def served_from_proto(message: node_pb2.ServedModel) -> ServedModel:

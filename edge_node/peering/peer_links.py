@@ -11,8 +11,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import aclosing
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol
@@ -30,6 +31,8 @@ log = logging.getLogger(__name__)
 RECONNECT_S = 0.5
 PING_S = 5.0
 GOODBYE_S_MAX = 1.0
+# For so long one state serves every link that sends it.
+STATE_S = 0.005
 
 
 class PeerConnection(Peer, Protocol):
@@ -113,8 +116,13 @@ class PeerLinks:
         self._clock = clock
         self._open: dict[LinkId, _OpenLink] = {}
         self._closing: set[asyncio.Task[None]] = set()
-        # One for every stream of own states that is under way, in their order; set at news.
-        self._changed: dict[asyncio.Event, None] = {}
+        # One for every stream of own states that is under way, in their order; set at news. With
+        # the link that it goes out by; None where it answers a peer's own.
+        self._changed: dict[asyncio.Event, LinkId | None] = {}
+        # Streams of peers that this node answers.
+        self._answered: Counter[NodeId] = Counter()
+        self._latest: NodeState | None = None
+        self._latest_s = 0.0
 
     async def start(self) -> None:
         """Opens the configured links; they come and go on their own from here."""
@@ -138,6 +146,7 @@ class PeerLinks:
 
     def reconfigure(self, settings: MembershipSettings) -> None:
         """Takes other settings: opens links to new addresses, closes those that are gone."""
+        self._latest = None
         self._apply(member.Reconfigured(settings=settings))
 
     def found(self, address: str) -> None:
@@ -172,29 +181,63 @@ class PeerLinks:
     # State.
 
     def push_state(self) -> None:
-        """This node's state changed: every link sends it."""
-        for changed in self._changed:
-            changed.set()
+        """This node's state changed: every node is told.
 
-    async def own_states(self) -> AsyncGenerator[NodeState, None]:
-        """This node's state now, at every change and every heartbeat; a goodbye is the last."""
+        Two nodes have two streams, a link of each. One of them is enough for what changes: the
+        peer's own, where it asked who is here. The other has its heartbeats still.
+        """
+        self._latest = None
+        for changed, link in self._changed.items():
+            if link is None or self._membership.node_at(link) not in self._answered:
+                changed.set()
+
+    @contextmanager
+    def answering(self, node_id: NodeId) -> Iterator[None]:
+        """A stream that the node has opened is being answered with this node's states.
+
+        Only for one who is who he says: he would keep others from being told.
+        """
+        self._answered[node_id] += 1
+        try:
+            yield
+        finally:
+            self._answered[node_id] -= 1
+            if not self._answered[node_id]:
+                del self._answered[node_id]
+                self.push_state()  # what it may not have heard any more goes the other way
+
+    def speaks_for(self, node_id: NodeId, host: str | None) -> bool:
+        """Whether a link to that IP address has met the node."""
+        return self._membership.is_met_at(node_id, host)
+
+    async def own_states(self, link: LinkId | None = None) -> AsyncGenerator[NodeState, None]:
+        """This node's state now, at every change and every heartbeat; a goodbye is the last.
+
+        `link` is the one that they go out by; None for those that answer a peer.
+        """
         changed = asyncio.Event()
-        self._changed[changed] = None
+        self._changed[changed] = link
         try:
             while True:
-                leaving = self._membership.leaving
-                settings = self._membership.settings
-                yield replace(
-                    self._own_state(), cluster_name=settings.cluster_name, leaving=leaving
-                )
-                if leaving:
+                state = self._as_told()
+                yield state
+                if state.leaving:
                     return
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(settings.heartbeat_s):
+                    async with asyncio.timeout(self._membership.settings.heartbeat_s):
                         await changed.wait()
                 changed.clear()
         finally:
             del self._changed[changed]
+
+    def _as_told(self) -> NodeState:
+        now_s = self._clock.now_s()
+        if self._latest is None or now_s - self._latest_s >= STATE_S:
+            cluster_name = self._membership.settings.cluster_name
+            leaving = self._membership.leaving
+            self._latest = replace(self._own_state(), cluster_name=cluster_name, leaving=leaving)
+            self._latest_s = now_s
+        return self._latest
 
     # Carrying out.
 
@@ -225,7 +268,9 @@ class PeerLinks:
             case member.NoteStranger(node_id=node_id, address=address, why=why):
                 log.warning("node %s at %s %s: not heard", node_id, address, why)
             case member.SayGoodbye():
-                self.push_state()
+                self._latest = None
+                for changed in self._changed:
+                    changed.set()
 
     def _close(self, link: LinkId) -> None:
         closing = asyncio.create_task(self._open.pop(link).close())
@@ -237,7 +282,7 @@ class PeerLinks:
             if self._membership.leaving:
                 await asyncio.Event().wait()  # until the link is closed
             try:
-                exchange = opened.connection.exchange_state(self.own_states())
+                exchange = opened.connection.exchange_state(self.own_states(link))
                 async with aclosing(exchange) as states:
                     async for state in states:
                         self._apply(member.StateAnswered(link=link, state=state))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
+from contextlib import ExitStack, aclosing
 
 from edge_node.dispatch.dispatcher import Dispatcher
 from edge_node.domain import (
@@ -20,6 +20,7 @@ from edge_node.domain import (
     Fence,
     JobId,
     LearnedWeights,
+    NodeId,
     NodeState,
     Offload,
     TaskEvent,
@@ -63,8 +64,10 @@ class PeerService:
         Raises:
             MalformedMessage, NotTheCaller: what it says is not heard, and it is told why.
         """
+        answering = ExitStack()
 
         async def listen() -> None:
+            met: NodeId | None = None
             async for state in states:
                 proven = caller.node_id is not None
                 if proven and caller.node_id != state.node_id:
@@ -74,6 +77,12 @@ class PeerService:
                 except Exception:
                     # Our own bug must not make this node deaf to the peer.
                     log.exception("a state of node %s was not taken in", state.node_id)
+                if state.node_id != met and (
+                    proven or self._links.speaks_for(state.node_id, caller.host)
+                ):
+                    met = state.node_id
+                    answering.close()
+                    answering.enter_context(self._links.answering(met))
 
         listening = asyncio.create_task(listen())
         try:
@@ -85,6 +94,7 @@ class PeerService:
         finally:
             listening.cancel()
             (ended,) = await asyncio.gather(listening, return_exceptions=True)
+            answering.close()
         if isinstance(ended, DEdgeAIError):
             raise ended
         # What a transport raises when its caller is gone ends the stream, too.

@@ -151,6 +151,53 @@ def test_states_flow_when_they_change(quick: None) -> None:
     run(linked, story)
 
 
+def test_who_is_answered_is_told_no_second_time(quick: None) -> None:
+    linked = Linked()
+
+    async def story() -> None:
+        links, sent = linked.links, linked.wire.sent
+        await until(lambda: linked.heard)
+        with links.answering(B), links.answering(B):
+            async with aclosing(links.own_states()) as answers:
+                await anext(answers)
+                linked.sequence = 2
+                links.push_state()
+                assert (await anext(answers)).sequence == 2
+            await asyncio.sleep(0.02)
+            assert len(sent) == 1, "it was told twice"
+        await until(lambda: len(sent) == 2)
+        assert sent[-1].sequence == 2, "what went to a stream that broke is lost"
+        with links.answering(NodeId("another")):
+            linked.sequence = 3
+            links.push_state()
+            await until(lambda: len(sent) == 3)
+        with links.answering(B):
+            await links.say_goodbye()
+        assert sent[-1].leaving
+
+    run(linked, story)
+
+
+def test_every_stream_sends_the_same_state(quick: None) -> None:
+    linked = Linked()
+    linked.wire.ping_s = 0.0  # or measuring would move the clock
+
+    async def story() -> None:
+        links = linked.links
+        async with aclosing(links.own_states()) as ones, aclosing(links.own_states()) as others:
+            first = await anext(ones)
+            assert await anext(others) is first
+            links.push_state()
+            second = await anext(ones)
+            assert second is not first
+            assert await anext(others) is second
+            linked.clock.now += 2 * peer_links.STATE_S
+            async with aclosing(links.own_states()) as later:
+                assert await anext(later) is not second, "it is no longer as it was"
+
+    run(linked, story)
+
+
 def test_a_heartbeat_is_sent_without_a_change(quick: None) -> None:
     linked = Linked(replace(SETTINGS, heartbeat_s=0.005))
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,6 +55,8 @@ class Rest:
     reports: asyncio.Queue[AttemptReport] = field(default_factory=asyncio.Queue)
     unhosted: list[tuple[TaskId, Fence, object]] = field(default_factory=list)
     greeted: list[tuple[NodeState, str | None]] = field(default_factory=list)
+    known: dict[NodeId, str] = field(default_factory=dict)
+    answered: list[NodeId] = field(default_factory=list)
     streams: int = 0
     refusal: Exception | None = None
 
@@ -78,6 +80,17 @@ class Rest:
     def hello(self, state: NodeState, *, host: str | None, proven: bool) -> None:
         assert not proven
         self.greeted.append((state, host))
+
+    def speaks_for(self, node_id: NodeId, host: str | None) -> bool:
+        return self.known.get(node_id) == host
+
+    @contextmanager
+    def answering(self, node_id: NodeId) -> Iterator[None]:
+        self.answered.append(node_id)
+        try:
+            yield
+        finally:
+            self.answered.remove(node_id)
 
     async def own_states(self) -> AsyncGenerator[NodeState, None]:
         self.streams += 1
@@ -165,6 +178,28 @@ def test_states_flow_both_ways_until_the_caller_falls_silent() -> None:
         assert len(told) > 2
         assert set(map(id, told)) == {id(STATE)}
         assert rest.streams == 0
+
+    run(story)
+
+
+@pytest.mark.parametrize(("host", "answered"), [("10.0.0.2", ["b"]), ("10.0.0.9", [])])
+def test_only_who_is_met_where_he_calls_from_counts_as_answered(
+    host: str, answered: list[str]
+) -> None:
+    async def story() -> None:
+        rest = Rest(known={NodeId("b"): "10.0.0.2"})
+
+        async def caller() -> AsyncGenerator[NodeState, None]:
+            yield NodeState(node_id=NodeId("b"), incarnation=1, sequence=1)
+            await asyncio.sleep(1000)
+
+        exchange = service(rest).exchange_state(caller(), caller=Caller(host=host))
+        async with aclosing(exchange) as states:
+            async for _ in states:
+                if rest.greeted:
+                    break
+            assert rest.answered == answered
+        assert rest.answered == []
 
     run(story)
 

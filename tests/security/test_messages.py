@@ -12,6 +12,7 @@ from edge_node.clock import SystemClock
 from edge_node.errors import MalformedMessage
 from edge_node.peering import message_rules
 from edge_node.peering.caller import Caller, PeerConduct
+from edge_node.peering.node_codec import state_from_proto
 from tests.security.messages import BASES, Judge, messages
 
 # `python -m tests.security` sends 100,000 and weighs the process.
@@ -49,6 +50,31 @@ def test_no_message_does_harm() -> None:
         judge.judge(kind, message)
     assert judge.taken + judge.refused == MESSAGES
     assert judge.refused > MESSAGES / 4
+
+
+def test_what_is_said_again_is_checked_once_and_a_change_of_it_anew() -> None:
+    served = node_pb2.ServedModel(name="m", work_model=worker_pb2.WorkModel(fixed_steps=1.0))
+    state = node_pb2.NodeState(node_id="b", serves=[served])
+    first, again = (state_from_proto(state).serves[0] for _ in range(2))
+    assert again is first
+    assert again.work_model.fixed_steps == 1.0
+    state.serves[0].work_model.fixed_steps = 2.0
+    assert state_from_proto(state).serves[0].work_model.fixed_steps == 2.0
+    state.serves[0].work_model.fixed_steps = float("nan")
+    for _ in range(2):
+        with pytest.raises(MalformedMessage):
+            state_from_proto(state)
+
+
+def test_what_was_checked_is_remembered_within_bounds() -> None:
+    for number in range(2000):
+        message_rules.check(node_pb2.ServedModel(name="m" * 300, steps_max=number))
+    kept = message_rules._KEPT_RULES
+    assert 0 < len(kept) <= 256
+    many = [worker_pb2.WorkModel.SizeCost(width_px=n, height_px=n, rho=1.0) for n in range(1000)]
+    large = node_pb2.ServedModel(name="m", work_model=worker_pb2.WorkModel(size_costs=many))
+    message_rules.check(large)
+    assert large.SerializeToString() not in kept
 
 
 def test_the_log_of_broken_rules_is_bounded(caplog: pytest.LogCaptureFixture) -> None:
