@@ -270,12 +270,21 @@ def _node(options: argparse.Namespace) -> int:
 
 
 def _worker(options: argparse.Namespace) -> int:
+    from edge_node import start_note
     from edge_node.child_options import attached_worker
+    from edge_node.errors import InvalidRequest
     from edge_node.worker_options import worker_lock
 
     config = _load_config(options)
     command = attached_worker(config)
-    worker_lock(config).parent.mkdir(parents=True, exist_ok=True)
+    lock = worker_lock(config)
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = f"The folder of worker_lock, {lock.parent}, cannot be made: {error.strerror}."
+        if config.worker_socket is not None:
+            start_note.tell_before_begin(config.worker_socket, reason)
+        raise InvalidRequest(reason, param="worker_lock") from None
     os.execv(command[0], command)
 
 

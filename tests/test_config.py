@@ -17,7 +17,7 @@ from edge_node.child_options import (
 from edge_node.config import SETTINGS, NodeConfig
 from edge_node.config_sources import InvalidConfig, load, load_config
 from edge_node.errors import InvalidRequest
-from edge_node.worker.__main__ import parse_arguments
+from edge_node.worker.__main__ import checked, command_line
 
 
 def test_file_then_environment_then_overrides(
@@ -146,7 +146,7 @@ def test_the_commands_beside_a_node_need_what_it_shares(tmp_path: Path) -> None:
         "redis_url": "unix:///run/v.sock",
     }
     config = load_config(None, shared)
-    worker = parse_arguments(attached_worker(config)[3:])
+    worker = checked(command_line(attached_worker(config)[3:]))
     assert worker.socket_path == Path("/run/w.sock")
     assert worker.options.worker_lock == tmp_path / "run" / "accelerator.lock"
     learner = attached_learner(config)

@@ -32,6 +32,7 @@ PURE = {
     "ports",
     "sign_of_life",
     "socket_path",
+    "start_note",
     "worker_options",
 }
 ALLOWED = {
@@ -53,6 +54,7 @@ ALLOWED = {
     "edge_node.json_text": set(),
     "edge_node.in_the_way": set(),
     "edge_node.sign_of_life": {"clock"},
+    "edge_node.start_note": {"clock", "json_text"},
     "edge_node.config_sources": {"config", "errors"},
     "edge_node.children": {"store.embedded_valkey", "supervision.child_process"},
     "edge_node.sole_owner": {"errors"},

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from edge_node import start_note
 from edge_node.config import SETTINGS, NodeConfig
 from edge_node.config_sources import InvalidConfig, load_config
-from edge_node.worker.__main__ import model_of, parse_arguments
+from edge_node.worker.__main__ import checked, command_line, model_of
 from edge_node.worker.approximations import Approximations
 from edge_node.worker.queue_order import Order
 from edge_node.worker.tiny_sd3 import model_folder
@@ -53,7 +54,7 @@ CHANGED: dict[str, Any] = {
 
 
 def arrived(config: NodeConfig) -> WorkerOptions:
-    return parse_arguments(WorkerOptions.of(config).command(Path("s"))[3:]).options
+    return checked(command_line(WorkerOptions.of(config).command(Path("s"))[3:])).options
 
 
 def test_every_setting_arrives_as_it_was_set() -> None:
@@ -109,7 +110,7 @@ def test_the_environment_of_a_node_does_not_reach_its_worker_twice(
     monkeypatch.setenv("DEDGEAI_QUEUE_PROMOTION", "15,1")
     config = load_config(None, {"queue_ageing": 0.5, "queue_promotion_load": 0.9})
     monkeypatch.setenv("DEDGEAI_QUEUE_ORDER", "fcfs")
-    parsed = parse_arguments(WorkerOptions.of(config).command(Path("s"))[3:])
+    parsed = checked(command_line(WorkerOptions.of(config).command(Path("s"))[3:]))
     assert parsed.order == Order(
         discipline="srpt", ageing=0.5, promotion=(15.0, 1.0), promotion_load=0.9
     )
@@ -119,11 +120,11 @@ def test_lossy_choices_are_checked_before_anything_is_loaded(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     options = '{"taesd3_folder": "t", "int8_weights": true, "guidance_interval": [0.1, 0.9]}'
-    assert parse_arguments(["--socket", "s", "--options", options]).approximations == (
+    assert checked(command_line(["--socket", "s", "--options", options])).approximations == (
         Approximations(taesd3=Path("t"), int8_weights=True, guidance_interval=(0.1, 0.9))
     )
     with pytest.raises(SystemExit) as ended:
-        parse_arguments(["--socket", "s", "--options", '{"guidance_interval": [0.9, 0.1]}'])
+        checked(command_line(["--socket", "s", "--options", '{"guidance_interval": [0.9, 0.1]}']))
     assert ended.value.code == 2
     assert "guidance_interval is 0.9,0.1" in capsys.readouterr().err
 
@@ -143,7 +144,7 @@ def test_a_model_is_served_under_the_name_it_is_given(
     assert model_of(arrived(load_config(None, values))) == model
 
 
-def test_a_person_is_told_every_option_and_what_is_wrong() -> None:
+def test_a_person_is_told_every_option_and_what_is_wrong(tmp_path: Path) -> None:
     def told(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "edge_node.worker", *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=False)
@@ -151,7 +152,10 @@ def test_a_person_is_told_every_option_and_what_is_wrong() -> None:
     helped = told("--help").stdout
     for name in OPTIONS:
         assert f"  {name} (" in helped
-    refused = told("--socket", "s", "--options", '{"emulated_profil": "x"}')
+    refused = told("--socket", str(tmp_path / "s"), "--options", '{"emulated_profil": "x"}')
+    note = start_note.read(tmp_path / "s")
+    assert note is not None
+    assert (note.permanent, "Did you mean emulated_profile?" in note.sentence) == (True, True)
     assert refused.returncode == 2
     assert "Did you mean emulated_profile?" in refused.stderr
     assert "Traceback" not in refused.stderr

@@ -422,7 +422,10 @@ async def _await_ready(url: str, timeout_s: float) -> None:
                         raise DeployFailed(f"{url} will not get ready by itself: {failed}.")
                     await asyncio.sleep(_READY_POLL_S)
         except TimeoutError:
-            raise DeployFailed(f"{url}/readyz was not 200 within {timeout_s:g} s.") from None
+            said = "; ".join(await client.why_not_ready(url)) or "it does not answer"
+            raise DeployFailed(
+                f"{url}/readyz was not 200 within {timeout_s:g} s: {said}."
+            ) from None
 
 
 def _tar(files: Mapping[str, str | Path]) -> bytes:

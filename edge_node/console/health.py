@@ -9,9 +9,12 @@ from __future__ import annotations
 import asyncio
 import http.client
 import math
+import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from edge_node import start_note
 from edge_node.child_options import learner_alive_path
 from edge_node.config import NodeConfig
 from edge_node.errors import WorkerUnavailable
@@ -81,14 +84,24 @@ async def _worker(config: NodeConfig) -> Health:
         async with asyncio.timeout(ANSWER_S_MAX):
             described = await client.describe()
     except (WorkerUnavailable, TimeoutError) as error:
-        line = f"the worker does not answer at {path}: {error or 'no time left'}"
-        return Health(alive=False, ready=False, line=line)
+        why = _left_word(path) or error or "no time left"
+        return Health(alive=False, ready=False, line=f"the worker does not answer at {path}: {why}")
     finally:
         await client.close()
     state = described.state.replace("_", " ")
     line = f"the worker is {state}{f': {described.detail}' if described.detail else ''}"
     # One that has failed says why, and would say the same after a restart.
     return Health(alive=True, ready=state == "ready", line=line)
+
+
+def _left_word(socket_path: Path) -> str:
+    """Why its last start ended, and how long ago; empty where it left no word of that."""
+    note = start_note.read(socket_path)
+    if note is None or not note.sentence:
+        return ""
+    ago_s = time.monotonic() - note.ended_s
+    again = ", and it is being started again" if note.under_way else ""
+    return f"{note.sentence} ({ago_s:.0f} s ago{again})"
 
 
 def _learner(config: NodeConfig) -> Health:

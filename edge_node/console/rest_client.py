@@ -81,12 +81,17 @@ class RestClient:
 
     async def why_failed(self, node_url: str) -> str | None:
         """Why the node's worker says that it cannot draw, where time alone will not mend it."""
+        reasons = await self.why_not_ready(node_url)
+        return next((one for one in reasons if one.startswith("the worker failed: ")), None)
+
+    async def why_not_ready(self, node_url: str) -> list[str]:
+        """What the node says of it; nothing where it is ready, or does not answer."""
         try:
             answer = (await self._http.get(f"{node_url}/readyz", timeout=2.0)).json()
         except (httpx.TransportError, ValueError):
-            return None
+            return []
         reasons = answer.get("reasons", []) if isinstance(answer, dict) else []
-        return next((one for one in reasons if one.startswith("the worker failed: ")), None)
+        return [str(one) for one in reasons]
 
     async def draw(self, node_url: str, prompt: str, **options: Any) -> Drawn:
         """POSTs one prompt and waits for its image.

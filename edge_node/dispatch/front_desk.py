@@ -14,7 +14,16 @@ from edge_node.clock import Clock
 from edge_node.config import NodeConfig
 from edge_node.dispatch.dead_letters import DeadLetterDesk
 from edge_node.dispatch.dispatcher import Dispatcher
-from edge_node.domain import Drawing, JobId, NodeId, TaskEvent, TaskId, TaskRecord, owner
+from edge_node.domain import (
+    Drawing,
+    JobId,
+    NodeId,
+    TaskEvent,
+    TaskId,
+    TaskRecord,
+    WorkerDescription,
+    owner,
+)
 from edge_node.errors import OriginUnavailable, TaskNotFound
 from edge_node.ports import Ledger, Peer, Peers, Worker
 from edge_node.requests import DrawingLimits, Idempotency, Submission
@@ -236,8 +245,7 @@ class FrontDesk:
         if description is not None and description.state == "failed":
             reasons.append(f"the worker failed: {description.detail}")
         elif not self._worker.ready:
-            state = "starting" if description is None else description.state.replace("_", " ")
-            reasons.append(f"the worker is {state}")
+            reasons.append(f"the worker is {_state_of(description)}")
         if (refusal := self._dispatcher.own_tasks.refusal()) is not None:
             reasons.append(refusal.message.rstrip("."))
         if not self._ledger.available:
@@ -285,3 +293,10 @@ class FrontDesk:
             f"There is no task or job {identifier}: no node of this cluster has that name. "
             "Identifiers look like <node>-<ulid>."
         )
+
+
+def _state_of(worker: WorkerDescription | None) -> str:
+    if worker is None:
+        return "starting"
+    state = worker.state.replace("_", " ")
+    return f"{state}: {worker.detail}" if worker.detail else state

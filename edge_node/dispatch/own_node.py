@@ -151,6 +151,12 @@ class OwnNode:
                 "another node.",
                 retry_after_s=FAILED_RETRY_S,
             )
+        if described is not None and described.state != "loading" and described.detail:
+            return NodeNotReady(
+                f"The worker of this node is {described.state}: {described.detail}. Try again "
+                "after the time in Retry-After, or ask another node.",
+                retry_after_s=LOADING_RETRY_S,
+            )
         return NodeNotReady(
             "The model is still being loaded. Try again after the time in Retry-After.",
             retry_after_s=LOADING_RETRY_S,

@@ -16,10 +16,12 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from functools import partial
 
+from edge_node import start_note
 from edge_node.config import NodeConfig
 from edge_node.domain import AttemptReport, Drawing, Fence, TaskId, WorkerDescription, WorkerLoad
 from edge_node.errors import WorkerUnavailable
 from edge_node.lasting import Loops
+from edge_node.start_note import DEATHS_AT_START_MAX
 from edge_node.supervision.child_process import (
     Backoff,
     ChildCommand,
@@ -39,8 +41,11 @@ _ASK_AGAIN_S = 0.1
 COMPILE_S_MAX = 60.0
 # A failed worker may have been attached to a repaired one.
 _ASK_FAILED_AGAIN_S = 1.0
-# Ends in a row before it ever was ready, from which on a worker has failed, as if it said so.
-DEATHS_AT_START_MAX = 2
+# After its start a node waits so long for an attached worker whose last word is of before: whoever
+# started the one may have mended the other.
+FORMER_WORD_S = 60.0
+# Of which a worker says all there is to say itself.
+_SETTLED = ("ready", "failed")
 # Of what it said last, in the reason.
 _LAST_WORDS_MAX = 300
 
@@ -127,6 +132,7 @@ class WorkerProcess:
         # What stands for the words of an attached worker that hangs, until it speaks again, and of
         # one that ends at its start, until one is there that has loaded or says why it cannot.
         self._stand_in: WorkerDescription | None = None
+        self._began_s = time.monotonic()
         # Of this life of the process.
         self._was_ready = False
         self._deaths_at_start = 0
@@ -193,8 +199,12 @@ class WorkerProcess:
         )
 
     def _why_not_ready(self) -> str:
-        if self._description is not None:
-            return self._description.detail or f"the worker is {self._description.state}"
+        described = self._description
+        if described is not None and described.state == "failed":
+            return described.detail
+        if described is not None:
+            detail = f": {described.detail}" if described.detail else ""
+            return f"the worker is {described.state}{detail}"
         if self.last_exit is not None and self.last_exit.last_lines:
             return f"the worker ended: {self.last_exit.last_lines[-1]}"
         return "the worker is not there yet"
@@ -260,13 +270,19 @@ class WorkerProcess:
         while True:
             try:
                 description = await client.describe()
+                left = None if description.state in _SETTLED else await self._left_word()
+                if left is not None and left.state == "failed":
+                    description = left
                 self._hear(client, description=description, load=None)
                 if description.state == "ready":
                     async for load in client.watch_load():
                         self._hear(client, description=description, load=load)
                 wait_s = _ASK_FAILED_AGAIN_S if description.state == "failed" else _ASK_AGAIN_S
             except WorkerUnavailable:
-                self._take(description=self._stand_in, load=None)
+                absent = self._stand_in
+                if self._child is None:
+                    absent = await self._left_word() or absent or self._nothing_answers
+                self._take(description=absent, load=None)
                 wait_s = _ASK_AGAIN_S
             except Exception:
                 # Nothing is known of it any more: it must not go on as ready.
@@ -274,11 +290,30 @@ class WorkerProcess:
                 raise
             await asyncio.sleep(wait_s)
 
+    @property
+    def _nothing_answers(self) -> WorkerDescription:
+        detail = f"nothing answers at {self._settings.socket_path}"
+        return WorkerDescription(state="away", detail=detail)
+
+    async def _left_word(self) -> WorkerDescription | None:
+        """What an attached worker left beside its socket of starts that did not come up."""
+        if self._child is not None:
+            return None
+        note = await asyncio.to_thread(start_note.read, self._settings.socket_path)
+        if note is None or not note.sentence:
+            return None
+        stands = note.ended_s >= self._began_s or time.monotonic() - self._began_s > FORMER_WORD_S
+        state = "failed" if note.has_failed and stands else "starting"
+        word = WorkerDescription(state=state, detail=note.sentence)
+        if word != self._description:
+            LOG.warning("worker is %s: %s", state, note.sentence)
+        return word
+
     def _hear(
         self, client: WorkerClient, *, description: WorkerDescription, load: WorkerLoad | None
     ) -> None:
         self._heard_s = time.monotonic()
-        settled = description.state in ("ready", "failed")
+        settled = description.state in _SETTLED
         if settled or self._deaths_at_start < DEATHS_AT_START_MAX:
             self._stand_in = None
         self._was_ready = self._was_ready or description.state == "ready"
@@ -315,7 +350,7 @@ class WorkerProcess:
                 self._begin_anew()
                 self._child.kill()
             else:
-                self._stand_in = WorkerDescription(state="hanging", detail=f"It hangs: {silence}.")
+                self._stand_in = WorkerDescription(state="hanging", detail=silence)
                 await self._disconnect()
                 await self._connect(0)
 

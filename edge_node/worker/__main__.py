@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import logging
 import os
 import pathlib
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, NoReturn
 
 import uvloop
 
+from edge_node import start_note
 from edge_node.clock import SystemClock
 from edge_node.config_sources import InvalidConfig
 from edge_node.socket_path import check_socket_path
@@ -33,10 +36,25 @@ from edge_node.worker_options import WorkerOptions, explained
 LOG = logging.getLogger(__name__)
 
 # Exit codes by which a supervisor can tell what restarting cannot mend.
+EXIT_WRONG_OPTIONS = 2
 EXIT_USAGE = 64
 EXIT_ACCELERATOR_TAKEN = 75
 EXIT_BROKEN = 70
 STOP_WAIT_S = 2.0
+
+
+class StartRefused(SystemExit):
+    """The worker does not start, for a reason that has been printed.
+
+    `permanent` is whether it would be the same another time, until somebody mends it.
+    """
+
+    def __init__(self, reason: str, *, code: int, permanent: bool) -> None:
+        """Prints the reason."""
+        super().__init__(code)
+        self.reason = reason
+        self.permanent = permanent
+        sys.stderr.write(f"{reason}\n")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +68,8 @@ class Arguments:
     approximations: Approximations
 
 
-def parse_arguments(arguments: Sequence[str]) -> Arguments:
-    """The command line; a wrong one ends the process with code 2, as argparse does."""
+def command_line(arguments: Sequence[str]) -> argparse.Namespace:
+    """What was said; a wrong form ends the process with code 2, as argparse does."""
     parser = argparse.ArgumentParser(
         prog="python -m edge_node.worker",
         description="The worker process of a node. `dedgeai worker` starts it with the settings "
@@ -69,7 +87,11 @@ def parse_arguments(arguments: Sequence[str]) -> Arguments:
     parser.add_argument(
         "--lock-wait", type=float, default=10.0, help="seconds to wait for worker_lock"
     )
-    parsed = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def checked(parsed: argparse.Namespace) -> Arguments:
+    """What it means; raises StartRefused where that cannot be honoured."""
     try:
         options = WorkerOptions.from_json(parsed.options)
         order = Order(
@@ -84,10 +106,9 @@ def parse_arguments(arguments: Sequence[str]) -> Arguments:
             guidance_interval=options.guidance_interval,
             step_cache=options.step_cache,
         )
-    except InvalidConfig as error:
-        parser.error(error.message)
-    except ValueError as error:
-        parser.error(str(error))
+    except (InvalidConfig, ValueError) as error:
+        reason = error.message if isinstance(error, InvalidConfig) else str(error)
+        raise StartRefused(reason, code=EXIT_WRONG_OPTIONS, permanent=True) from None
     return Arguments(
         socket_path=parsed.socket,
         lock_wait_s=parsed.lock_wait,
@@ -182,45 +203,90 @@ async def run(arguments: Arguments) -> bool:
         clock=SystemClock(),
         on_change=changes.announce,
     )
-    await service.serve(
-        socket_path=arguments.socket_path, engine=engine, changes=changes, stopped=stopped
-    )
+    come_up = asyncio.create_task(_forget_the_start(arguments.socket_path, engine, changes))
+    try:
+        await service.serve(
+            socket_path=arguments.socket_path, engine=engine, changes=changes, stopped=stopped
+        )
+    except service.SocketUnusable as error:
+        raise StartRefused(str(error), code=EXIT_USAGE, permanent=False) from None
+    finally:
+        come_up.cancel()
     return engine.stop(wait_s=STOP_WAIT_S)
 
 
-def end_broken(broken: threading.ExceptHookArgs) -> None:
+async def _forget_the_start(
+    socket_path: pathlib.Path, engine: StepEngine[Any], changes: service.ChangeSignal
+) -> None:
+    """Ready or failed, it can be asked itself from then on."""
+    while engine.describe().state not in ("ready", "failed"):
+        await changes.wait(after=changes.latest, wait_s_max=service.LOAD_INTERVAL_S_MAX)
+    start_note.forget(socket_path)
+
+
+@contextlib.contextmanager
+def start_told(socket_path: pathlib.Path) -> Iterator[None]:
+    """What ends the process before it has come up is told beside its socket, and goes on."""
+    start_note.begin(socket_path)
+    try:
+        yield
+    except StartRefused as refused:
+        start_note.tell(socket_path, refused.reason, permanent=refused.permanent)
+        raise
+    except Exception as error:
+        start_note.tell(socket_path, f"{type(error).__name__}: {error}", permanent=False)
+        raise
+    except BaseException:
+        start_note.forget(socket_path)  # it was told to stop
+        raise
+
+
+def end_broken(socket_path: pathlib.Path, broken: threading.ExceptHookArgs) -> None:
     """A bug ended a thread: a worker without its loop must be restarted, not look alive."""
     LOG.critical(
         "thread %s ended: the worker ends, too",
         broken.thread.name if broken.thread else "unknown",
         exc_info=broken.exc_value,
     )
+    start_note.tell(socket_path, f"{broken.exc_type.__name__}: {broken.exc_value}", permanent=False)
     os._exit(EXIT_BROKEN)
+
+
+def _stop_now(number: int, frame: object) -> NoReturn:
+    """Told to stop before it serves: there is nothing to wait for."""
+    sys.exit(0)
 
 
 def main() -> None:
     """Ends with 0 when told to stop, else with a code that says why."""
-    arguments = parse_arguments(sys.argv[1:])
-    lock = arguments.options.worker_lock
+    parsed = command_line(sys.argv[1:])
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level="INFO")
-    threading.excepthook = end_broken
+    threading.excepthook = partial(end_broken, parsed.socket)
+    signal.signal(signal.SIGTERM, _stop_now)
     # The socket is for this user's node only.
     os.umask(0o077)
+    with start_told(parsed.socket):
+        arguments = checked(parsed)
+        _take_accelerator(arguments)
+        ended = uvloop.run(run(arguments))
+    start_note.forget(parsed.socket)
+    sys.stdout.flush()
+    if not ended:
+        # A thread is inside a step that cannot be interrupted; the interpreter would wait for it.
+        os._exit(0)
+
+
+def _take_accelerator(arguments: Arguments) -> None:
+    lock = arguments.options.worker_lock
     try:
         check_socket_path(arguments.socket_path)
         if lock is not None:
             accelerator_lock.hold(lock, wait_s=arguments.lock_wait_s)
     except ValueError as error:
-        sys.stderr.write(f"{error}\n")
-        sys.exit(EXIT_USAGE)
+        raise StartRefused(str(error), code=EXIT_USAGE, permanent=True) from None
     except accelerator_lock.AcceleratorTaken as error:
-        sys.stderr.write(f"{error}\n")
-        sys.exit(EXIT_ACCELERATOR_TAKEN)
-    ended = uvloop.run(run(arguments))
-    sys.stdout.flush()
-    if not ended:
-        # A thread is inside a step that cannot be interrupted; the interpreter would wait for it.
-        os._exit(0)
+        code = EXIT_ACCELERATOR_TAKEN
+        raise StartRefused(str(error), code=code, permanent=False) from None
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import pathlib
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -35,6 +36,10 @@ LOAD_INTERVAL_S_MIN = 0.1
 # Between two looks at what watchers of the health are told; a check looks itself.
 HEALTH_INTERVAL_S = 0.5
 STOP_GRACE_S = 0.5
+
+
+class SocketUnusable(Exception):
+    """No socket can be served at the path; the message says what to do."""
 
 
 class ChangeSignal:
@@ -171,7 +176,13 @@ async def serve(
     reflection.enable_server_reflection(
         (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server
     )
-    server.add_insecure_port(f"unix:{socket_path}")
+    try:
+        server.add_insecure_port(f"unix:{socket_path}")
+    except RuntimeError as error:
+        raise SocketUnusable(
+            f"no socket can be served at {socket_path}: its folder must be there, user "
+            f"{os.getuid()} be allowed to write to it, and nothing but a socket lie there ({error})"
+        ) from None
     await server.start()
     engine.start()
     health_keeper = asyncio.create_task(_keep_health(health_servicer, engine))

@@ -259,7 +259,8 @@ def test_attached_it_reconnects_and_ends_nothing(run_dir: pathlib.Path) -> None:
             WorkerSettings(socket_path=socket_path, command=None), on_change=on_change
         )
         await worker.start()
-        with pytest.raises(WorkerUnavailable, match="not there yet"):
+        await until(lambda: worker.description)
+        with pytest.raises(WorkerUnavailable, match="is away: nothing answers at"):
             await drawn(worker)
         for _ in range(2):
             process = subprocess.Popen(arguments)
