@@ -108,7 +108,8 @@ class LocalCluster:
 
         Raises:
             InvalidRequest: a port is taken.
-            NodeNotReady: one ended or took too long; its log is quoted.
+            NodeNotReady: one ended, took too long, which quotes its log, or has a worker that
+                says that waiting is no use.
         """
         taken = self._taken_port()
         if taken is not None:
@@ -117,29 +118,41 @@ class LocalCluster:
             self.start_node(index)
         async with RestClient(timeout_s=5.0) as client:
             for index in range(len(self._settings)):
-                await self.wait_ready(client, index, ready_s_max=ready_s_max)
+                await self.wait_ready(client, index, ready_s_max=ready_s_max, may_mend=False)
             await self._wait_met(client, ready_s_max=ready_s_max)
 
     async def wait_ready(
-        self, client: RestClient, index: int, *, ready_s_max: float = 180.0
+        self,
+        client: RestClient,
+        index: int,
+        *,
+        ready_s_max: float = 180.0,
+        may_mend: bool = True,
     ) -> None:
-        """Waits for one node."""
+        """Waits for one node, whatever its worker says, if somebody may mend that meanwhile."""
         try:
             async with asyncio.timeout(ready_s_max):
                 while not await client.is_ready(self.urls[index]):
                     self._check_running(index)
+                    failed = None if may_mend else await client.why_failed(self.urls[index])
+                    if failed is not None:
+                        raise NodeNotReady(f"{self.node_ids[index]} will not get ready: {failed}.")
                     await asyncio.sleep(0.1)
         except TimeoutError:
             raise NodeNotReady(self._explain(index, "is not ready")) from None
 
     async def _wait_met(self, client: RestClient, *, ready_s_max: float) -> None:
-        async with asyncio.timeout(ready_s_max):
-            for url in self.urls:
-                while True:
-                    peers = (await client.cluster(url))["peers"]
-                    if all(peer["alive"] and peer["accepting"] for peer in peers):
-                        break
-                    await asyncio.sleep(0.1)
+        for index, url in enumerate(self.urls):
+            try:
+                async with asyncio.timeout(ready_s_max):
+                    while not await self._has_met_all(client, url):  # noqa: ASYNC110 - over HTTP
+                        await asyncio.sleep(0.1)
+            except TimeoutError:
+                raise NodeNotReady(self._explain(index, "does not see all others")) from None
+
+    async def _has_met_all(self, client: RestClient, url: str) -> bool:
+        peers = (await client.cluster(url))["peers"]
+        return all(peer["alive"] and peer["accepting"] for peer in peers)
 
     def signal_node(self, index: int, number: signal.Signals) -> None:
         """Sends a signal to a node's own process."""

@@ -34,6 +34,21 @@ async def command(*arguments: str) -> tuple[int, str]:
     return process.returncode, output.decode()
 
 
+def test_a_cluster_whose_worker_has_failed_says_why_and_ends(tmp_path: Path) -> None:
+    began_s = time.monotonic()
+    code, said = asyncio.run(
+        command(
+            *("cluster", "--engine", "emulated", "--profiles", "orin-9000", "--nodes", "1"),
+            *("--port", str(free_port(1)), "--data", str(tmp_path)),
+        )
+    )
+    assert code == 2
+    assert time.monotonic() - began_s < 40.0  # of 180
+    *_, last = said.splitlines()
+    assert last.startswith("dedgeai: node-0 will not get ready: the worker failed: there is no emu")
+    assert processes_of(tmp_path, "") == []
+
+
 def test_generate_and_replay(tmp_path: Path) -> None:
     async def test(cluster: LocalCluster, http: httpx.AsyncClient) -> None:
         out = tmp_path / "drawn.png"
