@@ -316,7 +316,7 @@ class _Node:
         *,
         parts: Sequence[Callable[[], Awaitable[PartFill]]],
     ) -> None:
-        kept: tuple[str, ...] = ("images", "init_images")
+        kept: tuple[str, ...] = ("images", "init_images", "run")
         if self._config.redis_url is None:
             kept += ("store", f"store/{APPEND_ONLY_FOLDER}")
         disk = DiskWatch(

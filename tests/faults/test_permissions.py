@@ -27,6 +27,7 @@ pytestmark = [
     ),
 ]
 
+PARTS = (("images", 0), ("run", 0), ("store", 0), ("store", 0o500), (".", 0), (".", 0o500))
 COMMANDS = "store/appendonlydir/appendonly.aof.1.incr.aof"
 
 
@@ -48,7 +49,7 @@ async def reasons(http: httpx.AsyncClient, url: str) -> str:
 async def while_it_runs(cluster: LocalCluster, http: httpx.AsyncClient) -> None:
     (url,) = cluster.urls
     folder = cluster.folder / "node-0"
-    for part, mode in (("images", 0), ("store", 0), ("store", 0o500), (".", 0), (".", 0o500)):
+    for part, mode in PARTS:
         path = folder / part
         usual = path.stat().st_mode & 0o777
         before = await submit(http, url, num_inference_steps=1)
