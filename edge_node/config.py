@@ -8,8 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
+from edge_node.request_config import RequestConfig
 from edge_node.setting import is_text, pairs, setting, settings_of, split
 
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
@@ -25,7 +26,7 @@ _DEFAULTS = {
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"
 
 
-class NodeConfig(BaseModel):
+class NodeConfig(RequestConfig):
     """One node. What is None by default is not set; the description says what happens then."""
 
     # inf is a number only where it means without bound, and nan nowhere.

@@ -21,6 +21,7 @@ from pathlib import Path
 from edge_node.access.key_file import KeyFile, path_of
 from edge_node.api.app import create_app
 from edge_node.api.listener import listen
+from edge_node.api.openai_request import Habits
 from edge_node.api.request_body import BodyLimits
 from edge_node.api.uploads import UploadLimits
 from edge_node.child_options import learner_command
@@ -460,6 +461,7 @@ class _Node:
             body_limits=BodyLimits.of(config),
             upload_limits=UploadLimits.of(config),
             hosts=config.rest_hosts,
+            habits=lambda: Habits.of(self._config),
             client_of_key=keys.client,
         )
 

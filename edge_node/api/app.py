@@ -16,9 +16,11 @@ from edge_node.api.error_responses import RequestFrame, add_error_handlers
 from edge_node.api.front_desk_port import FrontDeskPort
 from edge_node.api.gate import Gate
 from edge_node.api.key_check import KeyCheck
+from edge_node.api.openai_request import Habits
 from edge_node.api.request_body import BodyLimits
 from edge_node.api.surface import Surface
 from edge_node.api.uploads import UploadLimits, Uploads
+from edge_node.config import NodeConfig
 from edge_node.telemetry.metrics import NodeMetrics
 
 
@@ -59,6 +61,7 @@ def create_app(
     body_limits: BodyLimits,
     upload_limits: UploadLimits,
     hosts: Collection[str] = (),
+    habits: Callable[[], Habits] = lambda: Habits.of(NodeConfig()),
     client_of_key: Callable[[str | None], Client | None] = lambda key: ANYBODY,
     keep_alive_s: float = 15.0,
 ) -> FastAPI:
@@ -70,6 +73,7 @@ def create_app(
         body_limits: of requests without an init image; beyond them is 413 or 408.
         upload_limits: of init images.
         hosts: names that the node goes by, beside those that cannot be another's.
+        habits: by which OpenAI's surface is read now.
         client_of_key: who asks with an API key, or with none; None for nobody who may.
         keep_alive_s: silence on an event stream after which a comment is sent.
     """
@@ -79,6 +83,7 @@ def create_app(
         metrics=metrics,
         body_limits=body_limits,
         uploads=Uploads(upload_limits),
+        habits=habits,
         keep_alive_s=keep_alive_s,
         started_unix_s=int(time.time()),
     )

@@ -26,11 +26,18 @@ from edge_node.api.error_responses import (
 )
 from edge_node.api.event_stream import encode_event, event_response
 from edge_node.api.key_check import client_of
+from edge_node.api.openai_request import Adapted, adapted, meant
 from edge_node.api.request_body import Form, hung_up, idempotency_of, read_form, read_json
 from edge_node.api.surface import Surface, surface_of
 from edge_node.api.uploads import Upload
 from edge_node.domain import Durability, TaskId, TaskRecord, TaskStatus
-from edge_node.errors import DEdgeAIError, InvalidRequest, ModelNotFound, TaskFailed
+from edge_node.errors import (
+    DEdgeAIError,
+    InvalidRequest,
+    ModelNotFound,
+    NodeNotReady,
+    TaskFailed,
+)
 from edge_node.requests import Idempotency, Submission
 
 router = APIRouter(route_class=DirectRoute)
@@ -47,9 +54,14 @@ class _Accepted:
 
     surface: Surface
     kind: Literal["image_generation", "image_edit"]
-    wanted: schemas.ImageGenerationRequest
+    adapted: Adapted[Any]
     submission: Submission
     keyed: bool
+
+    @property
+    def wanted(self) -> schemas.ImageGenerationRequest:
+        wanted: schemas.ImageGenerationRequest = self.adapted.wanted
+        return wanted
 
     @property
     def task_ids(self) -> tuple[TaskId, ...]:
@@ -67,12 +79,13 @@ async def generate_images(request: Request) -> Response:
     surface = surface_of(request)
     document = await read_json(request, limits=surface.body_limits)
     idempotency = idempotency_of(request, document)
-    wanted = schemas.parse(schemas.ImageGenerationRequest, document)
-    order = await surface.order(wanted, previews_wanted=bool(wanted.stream))
+    wanted = schemas.parse(schemas.ImageGenerationRequest, meant(document))
+    asked = adapted(wanted, surface.front_desk.limits(), surface.habits())
+    order = await surface.order(asked.wanted, previews_wanted=bool(wanted.stream))
     accepted = _Accepted(
         surface=surface,
         kind="image_generation",
-        wanted=wanted,
+        adapted=asked,
         submission=await _submit(request, order, idempotency),
         keyed=idempotency is not None,
     )
@@ -87,22 +100,31 @@ async def edit_image(request: Request) -> Response:
 
 @router.get("/v1/models", response_model=None)
 async def list_models(request: Request) -> JSONResponse:
-    """Models that some live node serves."""
-    surface = surface_of(request)
-    models = [
-        schemas.model_object(name, created_unix_s=surface.started_unix_s)
-        for name in surface.front_desk.models()
-    ]
-    return JSONResponse({"object": "list", "data": models})
+    """Models that some live node serves, then other names under which they may be asked for."""
+    return JSONResponse({"object": "list", "data": list(_models(request).values())})
 
 
 @router.get("/v1/models/{model:path}", response_model=None)
 async def read_model(model: str, request: Request) -> JSONResponse:
     """One of them."""
-    surface = surface_of(request)
-    if model not in surface.front_desk.models():
+    models = _models(request)
+    if model not in models:
         raise ModelNotFound(f"The model {model!r} is not served here.", param="model")
-    return JSONResponse(schemas.model_object(model, created_unix_s=surface.started_unix_s))
+    return JSONResponse(models[model])
+
+
+def _models(request: Request) -> dict[str, dict[str, Any]]:
+    surface = surface_of(request)
+    served, created_unix_s = surface.front_desk.models(), surface.started_unix_s
+    found = {name: schemas.model_object(name, created_unix_s=created_unix_s) for name in served}
+    try:
+        own = surface.front_desk.limits().model
+    except NodeNotReady:
+        return found
+    for alias in surface.habits().alias_names:
+        named = schemas.model_object(alias, created_unix_s=created_unix_s, alias_of=own)
+        found.setdefault(alias, named)
+    return found
 
 
 async def _accept_edit(request: Request) -> _Accepted:
@@ -119,13 +141,16 @@ async def _accept_edit(request: Request) -> _Accepted:
         file.seek(0)
         image_sha256 = hashlib.file_digest(cast(Any, file), "sha256").hexdigest()
         idempotency = idempotency_of(request, {**form.fields, "image": image_sha256})
-        wanted = schemas.parse_form(schemas.ImageEditRequest, form.fields)
+        wanted = schemas.parse(schemas.ImageEditRequest, meant(form.fields))
+        asked = adapted(wanted, surface.front_desk.limits(), surface.habits())
         upload = Upload(file=file, param="image", strength=wanted.strength)
-        order = await surface.order(wanted, previews_wanted=bool(wanted.stream), upload=upload)
+        order = await surface.order(
+            asked.wanted, previews_wanted=bool(wanted.stream), upload=upload
+        )
     return _Accepted(
         surface=surface,
         kind="image_edit",
-        wanted=wanted,
+        adapted=asked,
         submission=await _submit(request, order, idempotency),
         keyed=idempotency is not None,
     )
@@ -170,7 +195,7 @@ async def _submit(
 
 
 async def _serve(accepted: _Accepted, request: Request) -> Response:
-    remember_acceptance(request, _acceptance_headers(accepted.submission))
+    remember_acceptance(request, _acceptance_headers(accepted))
     if accepted.wanted.stream:
         keep_alive_s = accepted.surface.keep_alive_s
         return event_response(_streamed(accepted), keep_alive_s=keep_alive_s)
@@ -236,19 +261,22 @@ async def _answer(
     accepted: _Accepted, records: Sequence[TaskRecord], request: Request
 ) -> JSONResponse:
     drawing = records[0].task.drawing
-    images: list[dict[str, str]] = []
+    images: list[dict[str, Any]] = []
     for record in records:
+        image = {"seed": record.task.drawing.seed, "task_id": record.task.id}
         if accepted.wanted.response_format == "url":
-            images.append({"url": f"{request.base_url}v1/tasks/{record.task.id}/image"})
+            image["url"] = f"{request.base_url}v1/tasks/{record.task.id}/image"
         else:
             content, _ = await accepted.surface.front_desk.read_image(record.task.id)
-            images.append({"b64_json": base64.b64encode(content).decode()})
+            image["b64_json"] = base64.b64encode(content).decode()
+        images.append(image)
     body = {
         "created": int(records[0].finished_unix_s or records[0].task.created_unix_s),
+        "model": drawing.model,
         "data": images,
         **schemas.image_properties(drawing, quality=accepted.wanted.quality),
         "usage": usage.usage(records),
-        "warnings": usage.warnings(records),
+        "warnings": [*accepted.adapted.notes, *usage.warnings(records)],
     }
     headers = {"x-dedgeai-executor": ", ".join(record.executor or "" for record in records)}
     emulated = {record.emulated_device for record in records if record.emulated_device}
@@ -257,7 +285,8 @@ async def _answer(
     return JSONResponse(body, headers=headers)
 
 
-def _acceptance_headers(submission: Submission) -> dict[str, str]:
+def _acceptance_headers(accepted: _Accepted) -> dict[str, str]:
+    submission = accepted.submission
     tasks = [record.task for record in submission.records]
     headers = {
         "x-dedgeai-task-id": ", ".join(task.id for task in tasks),
@@ -265,6 +294,10 @@ def _acceptance_headers(submission: Submission) -> dict[str, str]:
     }
     if submission.job_id is not None:
         headers["x-dedgeai-job-id"] = submission.job_id
+    if accepted.adapted.asked_size:
+        drawing = tasks[0].drawing
+        headers["x-dedgeai-size"] = f"{drawing.width_px}x{drawing.height_px}"
+        headers["x-dedgeai-size-asked"] = accepted.adapted.asked_size
     return headers
 
 
@@ -320,7 +353,8 @@ async def _stream_one(
             await into.put(_partial(accepted, task_id, content=content, index=0))
         completed = _event_data(accepted, task_id, content=content, kind="completed")
         completed["usage"] = usage.usage([record])
-        completed["warnings"] = usage.warnings([record])
+        completed["warnings"] = [*accepted.adapted.notes, *usage.warnings([record])]
+        completed["seed"] = record.task.drawing.seed
         completed["executor"] = record.executor
         await into.put(encode_event(completed["type"], completed))
         await into.put(None)

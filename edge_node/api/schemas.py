@@ -11,7 +11,7 @@ import difflib
 import hashlib
 import re
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
@@ -92,13 +92,14 @@ class TaskRequest(_DrawingFields):
 class ImageGenerationRequest(_DrawingFields):
     """POST /v1/images/generations: OpenAI's fields and the extensions above.
 
-    `style`, `user`, `moderation`, `background` and their like mean nothing to these models and
-    are accepted, as unknown fields are.
+    `style`, `user`, `moderation` and their like mean nothing to these models and are accepted, as
+    unknown fields are.
     """
 
     response_format: Literal["b64_json", "url"] | None = None
     stream: bool | None = None
     quality: str | None = None
+    background: str | None = None
 
 
 class ImageEditRequest(ImageGenerationRequest):
@@ -138,18 +139,8 @@ def parse(schema: type[RequestT], document: object) -> RequestT:
     """A request of `schema`, or InvalidRequest naming the first field at fault."""
     if not isinstance(document, dict):
         raise InvalidRequest("The body must be a JSON object.")
-    return _parsed(schema, lambda: schema.model_validate(document))
-
-
-def parse_form(schema: type[RequestT], fields: Mapping[str, str]) -> RequestT:
-    """As `parse`, of a form, whose numbers are text and whose empty fields were left empty."""
-    given = {name: text for name, text in fields.items() if text or name == "prompt"}
-    return _parsed(schema, lambda: schema.model_validate_strings(given))
-
-
-def _parsed(schema: type[RequestT], validate: Callable[[], RequestT]) -> RequestT:
     try:
-        return validate()
+        return schema.model_validate(document)
     except ValidationError as problems:
         first = problems.errors(include_url=False)[0]
         param = ".".join(str(part) for part in first["loc"]) or None
@@ -559,9 +550,10 @@ def image_properties(drawing: Drawing, *, quality: str | None) -> Json:
     }
 
 
-def model_object(name: str, *, created_unix_s: int) -> Json:
-    """A model as /v1/models shows it."""
-    return {"id": name, "object": "model", "created": created_unix_s, "owned_by": "dedgeai"}
+def model_object(name: str, *, created_unix_s: int, alias_of: str = "") -> Json:
+    """A model as /v1/models shows it, or another name of the one that is served here."""
+    model = {"id": name, "object": "model", "created": created_unix_s, "owned_by": "dedgeai"}
+    return {**model, "alias_of": alias_of} if alias_of else model
 
 
 def _progress(step: int, steps: int) -> int:

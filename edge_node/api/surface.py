@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from fastapi import Request
 
 from edge_node.api import schemas
 from edge_node.api.front_desk_port import FrontDeskPort
+from edge_node.api.openai_request import Habits
 from edge_node.api.request_body import BodyLimits
 from edge_node.api.uploads import Upload, Uploads
 from edge_node.domain import TaskId
@@ -23,6 +24,7 @@ class Surface:
     Attributes:
         body_limits: of requests without an init image.
         uploads: init images on their way in.
+        habits: by which OpenAI's surface is read now.
         keep_alive_s: silence on an event stream after which a comment is sent.
         started_unix_s: shown as the age of the models.
     """
@@ -31,6 +33,7 @@ class Surface:
     metrics: NodeMetrics
     body_limits: BodyLimits
     uploads: Uploads
+    habits: Callable[[], Habits]
     keep_alive_s: float
     started_unix_s: int
     _farewells: set[asyncio.Task[None]] = field(default_factory=set)

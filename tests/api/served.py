@@ -14,12 +14,15 @@ from edge_node.access.keys import ANYBODY, Client
 from edge_node.api.app import create_app
 from edge_node.api.connections import ConnectionLimits, Connections
 from edge_node.api.listener import Server, settings
+from edge_node.api.openai_request import Habits
 from edge_node.api.request_body import BodyLimits
 from edge_node.api.uploads import UploadLimits
+from edge_node.config import NodeConfig
 from edge_node.telemetry.metrics import NodeMetrics
 from tests.api.memory_front_desk import MemoryFrontDesk
 
 REQUEST_BYTES_MAX = 20_000
+HABITS = Habits.of(NodeConfig())
 BODIES = BodyLimits(bytes_max=REQUEST_BYTES_MAX, arrival_s_max=15.0)
 CONNECTIONS = ConnectionLimits(
     connections_max=50, per_address_max=50, header_s_max=15.0, body_s_max=15.0
@@ -51,6 +54,7 @@ async def served(
     body_limits: BodyLimits = BODIES,
     connection_limits: ConnectionLimits = CONNECTIONS,
     hosts: Collection[str] = (),
+    habits: Habits = HABITS,
     client_of_key: Callable[[str | None], Client | None] = lambda key: ANYBODY,
 ) -> AsyncIterator[Served]:
     front_desk = front_desk or MemoryFrontDesk()
@@ -60,6 +64,7 @@ async def served(
         body_limits=body_limits,
         upload_limits=upload_limits,
         hosts=hosts,
+        habits=lambda: habits,
         client_of_key=client_of_key,
         keep_alive_s=keep_alive_s,
     )

@@ -47,15 +47,11 @@ BAD_FIELDS: list[tuple[dict[str, Any], str, str]] = [
     ({"prompt": None}, "prompt", "valid string"),
     ({"prompt": ["a"]}, "prompt", "valid string"),
     ({"negative_prompt": "x" * 201}, "negative_prompt", "at most 200"),
-    ({"size": "65x64"}, "size", "multiples of 16"),
-    ({"size": "16x64"}, "size", "from 32 to 128"),
-    ({"size": "4096x64"}, "size", "from 32 to 128"),
     ({"size": "64"}, "size", "WIDTHxHEIGHT"),
     ({"size": "64x-64"}, "size", "WIDTHxHEIGHT"),
     ({"size": 64}, "size", "valid string"),
     ({"num_inference_steps": 0}, "num_inference_steps", "from 1 to 50"),
     ({"num_inference_steps": 10000}, "num_inference_steps", "from 1 to 50"),
-    ({"num_inference_steps": "10"}, "num_inference_steps", "valid integer"),
     ({"num_inference_steps": 10.5}, "num_inference_steps", "valid integer"),
     ({"num_inference_steps": True}, "num_inference_steps", "valid integer"),
     ({"guidance_scale": -1}, "guidance_scale", "from 0.0 to 30.0"),
@@ -63,7 +59,6 @@ BAD_FIELDS: list[tuple[dict[str, Any], str, str]] = [
     ({"guidance_scale": "NaN"}, "guidance_scale", "valid number"),
     ({"n": 0}, "n", "from 1 to 10"),
     ({"n": 11}, "n", "from 1 to 10"),
-    ({"seed": -1}, "seed", "from 0 to"),
     ({"seed": 2**63}, "seed", "from 0 to"),
     ({"seed": 2**64}, "seed", "from 0 to"),
     ({"partial_images": 4}, "partial_images", "from 0 to 3"),
@@ -75,14 +70,24 @@ BAD_FIELDS: list[tuple[dict[str, Any], str, str]] = [
 ]
 
 
+# What OpenAI's surface takes for what was meant.
+BAD_FOR_TASKS: list[tuple[dict[str, Any], str, str]] = [
+    ({"size": "65x64"}, "size", "multiples of 16"),
+    ({"size": "16x64"}, "size", "from 32 to 128"),
+    ({"size": "4096x64"}, "size", "from 32 to 128"),
+    ({"num_inference_steps": "10"}, "num_inference_steps", "valid integer"),
+    ({"seed": -1}, "seed", "from 0 to"),
+]
+
+
 def test_every_bad_field_is_named_with_its_range() -> None:
+    bad = [(path, *one) for path in SURFACES for one in BAD_FIELDS]
+    bad += [("/v1/tasks", *one) for one in BAD_FOR_TASKS]
     requests = [
         ("POST", path, {"json": {"prompt": "a boat", **fields} if fields else {}})
-        for path in SURFACES
-        for fields, _, _ in BAD_FIELDS
+        for path, fields, _, _ in bad
     ]
-    answers = ask(*requests)
-    for response, (_, param, said) in zip(answers, BAD_FIELDS * 2, strict=True):
+    for response, (_, _, param, said) in zip(ask(*requests), bad, strict=True):
         message = check(response, status=400, code="invalid_request", param=param)
         assert f"`{param}`" in message
         assert said in message
