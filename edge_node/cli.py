@@ -233,8 +233,18 @@ def _add_certs(commands: Commands) -> None:
 
 def _add_keys(commands: Commands) -> None:
     parser = commands.add_parser("keys", help="API keys: from the first on, requests need one")
-    parser.add_argument("action", choices=("add", "list", "revoke"))
+    parser.add_argument("action", choices=("add", "list", "revoke", "push"))
     parser.add_argument("key", nargs="?", help="add: whose it is; revoke: its name or its id")
+    parser.add_argument(
+        "--folder", type=Path, help="of the cluster's authority, which signs the list; certs"
+    )
+    parser.add_argument(
+        "--to",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="REST surface of a node that gets the list, and passes it on; may be repeated",
+    )
     parser.add_argument(
         "--scopes",
         default="generate,read",

@@ -57,8 +57,9 @@ class NodeConfig(RequestConfig):
     )
     keys_file: Path | None = setting(
         None,
-        "API keys, as `dedgeai keys` writes them; keys.json in data_folder if not set. Without the "
-        "file no keys are asked for",
+        "API keys, as `dedgeai keys` writes them; keys.json in data_folder if not set. With "
+        "tls_folder they are signed, and a later list from another node is written here, too. "
+        "Without the file no keys are asked for",
     )
     grpc_host: str = setting("127.0.0.1", "where other nodes reach this one; 0.0.0.0 for everyone")
     grpc_port: int = setting(9080, "port for other nodes", ge=0, le=65535)

@@ -8,31 +8,12 @@ from __future__ import annotations
 import enum
 import sys
 from dataclasses import dataclass, field
-from typing import NamedTuple, NewType, TypeVar
+from typing import NamedTuple, NewType
 
 NodeId = NewType("NodeId", str)
 TaskId = NewType("TaskId", str)
 JobId = NewType("JobId", str)
 ModelFingerprint = NewType("ModelFingerprint", str)
-Value = TypeVar("Value")
-
-
-def changed(value: Value, **fields: object) -> Value:
-    """A frozen dataclass with other values of some fields, as `dataclasses.replace` gives it.
-
-    That one calls the constructor, which sets each of twenty fields anew: where a task is changed
-    with every step, it is several times as slow. No word here checks its fields when it is made.
-
-    Raises:
-        TypeError: it has no such field.
-    """
-    other = object.__new__(type(value))
-    other.__dict__.update(value.__dict__)
-    other.__dict__.update(fields)
-    if len(other.__dict__) != len(value.__dict__):
-        unknown = ", ".join(fields.keys() - value.__dict__.keys())
-        raise TypeError(f"{type(value).__name__} has no field {unknown}")
-    return other
 
 
 def origin_of(identifier: str) -> NodeId:
@@ -572,6 +553,7 @@ class NodeState:
         learning: None from a node of version 0.1.0, which learns for itself.
         sent_unix_s: what its machine's clock of the day said when this was sent; 0 from a node
             that does not say.
+        keys: version and digest of the signed list of API keys that it holds.
     """
 
     node_id: NodeId
@@ -597,3 +579,4 @@ class NodeState:
     serves: tuple[ServedModel, ...] = ()
     learning: Learning | None = None
     sent_unix_s: float = 0.0
+    keys: tuple[int, str] = (0, "")

@@ -19,6 +19,8 @@ from functools import partial
 from pathlib import Path
 
 from edge_node.access.key_file import KeyFile, path_of
+from edge_node.access.key_sharing import KeySharing
+from edge_node.access.signed_list import SignedKeys, verified
 from edge_node.api.app import create_app
 from edge_node.api.listener import listen
 from edge_node.api.openai_request import Habits
@@ -32,16 +34,16 @@ from edge_node.config import NodeConfig
 from edge_node.dispatch.dead_letters import DeadLetterDesk
 from edge_node.dispatch.dispatcher import Dispatcher, DispatcherSettings
 from edge_node.dispatch.front_desk import FrontDesk, FrontDeskSettings
-from edge_node.dispatch.own_node import Identity
-from edge_node.domain import NodeId, TaskRecord
-from edge_node.errors import StoreUnavailable
+from edge_node.dispatch.own_node import Identity, OwnNode
+from edge_node.domain import NodeId, NodeState, TaskRecord
+from edge_node.errors import MalformedMessage, StoreUnavailable
 from edge_node.garbage import collect_seldom, return_large_blocks
 from edge_node.guard.deciding import guard_settings, policy_of
 from edge_node.guard.feed import keep_up_to_date
 from edge_node.in_the_way import put_aside
 from edge_node.lasting import Loops, Run, both
 from edge_node.learning.sharing import LearningShare, SharingSettings
-from edge_node.peering.caller import PeerConduct
+from edge_node.peering.caller import Caller, PeerConduct
 from edge_node.peering.client import PeerClient
 from edge_node.peering.discovery import Discovery, DiscoverySettings, require_zeroconf
 from edge_node.peering.peer_links import PeerLinks
@@ -227,7 +229,7 @@ class _Node:
         await worker.start()
         self._stack.push_async_callback(worker.stop)
         share = await self._start_sharing(store_url, dispatcher, view)
-        links, server = await self._start_peering(dispatcher, share)
+        links, server, keys = await self._start_peering(dispatcher, share)
         dispatcher.start(links, [record.task for record in recovered])
         self._stack.push_async_callback(dispatcher.stop)
         self._stack.push_async_callback(links.say_goodbye)
@@ -250,7 +252,7 @@ class _Node:
         )
         self._reloader.tell(lambda new: front_desk.reconfigure(FrontDeskSettings.of(new)))
         self._background("gRPC health", partial(server.follow, front_desk.readiness), vital=True)
-        await self._serve(front_desk, dispatcher)
+        await self._serve(front_desk, dispatcher, keys)
 
     # The parts.
 
@@ -410,11 +412,12 @@ class _Node:
 
     async def _start_peering(
         self, dispatcher: Dispatcher, share: LearningShare
-    ) -> tuple[PeerLinks, PeerServer]:
+    ) -> tuple[PeerLinks, PeerServer, KeyFile]:
         config = self._config
         conduct = PeerConduct(self._clock, on_broken=self._metrics.rule_broken)
         self._metrics.watch_conduct(lambda: conduct.count_aside)
         tls = NodeTls.of(config)
+        keys = self._start_keys(tls, dispatcher.own_node)
         if tls is not None:
             self._metrics.watch_certificate(lambda: tls.expires_unix_s() - self._clock.wall_s())
         links = PeerLinks(
@@ -430,7 +433,7 @@ class _Node:
         )
         self._reloader.tell(lambda new: links.reconfigure(MembershipSettings.of(new)))
         servicer = NodeServicer(
-            PeerService(dispatcher, links, share),
+            PeerService(dispatcher, links, share, signed_keys=keys.signed),
             version=importlib.metadata.version("dedgeai"),
             conduct=conduct,
             tls=tls,
@@ -441,7 +444,38 @@ class _Node:
         await links.start()
         self._stack.push_async_callback(links.stop)
         self._background("sharing what is learned", partial(share.run, links))
-        return links, server
+        if tls is not None:
+            self._share_keys(keys, tls, links, conduct)
+        return links, server, keys
+
+    def _start_keys(self, tls: NodeTls | None, own_node: OwnNode) -> KeyFile:
+        """Of REST's clients; with certificates those that the cluster's authority has signed."""
+
+        def signed_by(tls: NodeTls, text: bytes) -> SignedKeys:
+            authorities = tls.material().authorities.decode()
+            return verified(text, authorities=authorities, cluster_name=tls.cluster_name)
+
+        keys = KeyFile(
+            path_of(self._config),
+            verify=None if tls is None else partial(signed_by, tls),
+            on_changed=own_node.keys_changed,
+        )
+        own_node.keys_changed(keys.passed_on)
+        self._background("reading the keys", keys.run)
+        return keys
+
+    def _share_keys(
+        self, keys: KeyFile, tls: NodeTls, links: PeerLinks, conduct: PeerConduct
+    ) -> None:
+        def states() -> list[NodeState]:
+            view = self._view
+            return [] if view is None else [v.state for v in view.views(now_s=self._clock.now_s())]
+
+        def broken(node_id: NodeId, error: MalformedMessage) -> None:
+            conduct.broke(Caller(node_id=node_id).who, "FetchKeys", error)
+
+        sharing = KeySharing(keys, states=states, on_broken=broken, material=tls.material)
+        self._background("sharing the keys", partial(sharing.run, links))
 
     def _discover(self, links: PeerLinks) -> None:
         if self._config.discovery == "mdns":
@@ -451,10 +485,8 @@ class _Node:
             )
             self._background("discovery", discovery.run)
 
-    async def _serve(self, front_desk: FrontDesk, dispatcher: Dispatcher) -> None:
+    async def _serve(self, front_desk: FrontDesk, dispatcher: Dispatcher, keys: KeyFile) -> None:
         config = self._config
-        keys = KeyFile(path_of(config))
-        self._background("reading the keys", keys.run)
         app = create_app(
             front_desk,
             metrics=self._metrics,
@@ -463,6 +495,7 @@ class _Node:
             hosts=config.rest_hosts,
             habits=lambda: Habits.of(self._config),
             client_of_key=keys.client,
+            keys=keys,
         )
 
         async def drain() -> None:

@@ -177,6 +177,10 @@ class Peer(Protocol):
         """Learned weights that it holds; raises WeightsGone, or InvalidRequest above the bound."""
         ...
 
+    async def fetch_keys(self) -> bytes:
+        """The signed list of API keys that it holds, not looked into; empty without one."""
+        ...
+
 
 class Peers(Protocol):
     """The links to all other nodes: peering.peer_links."""

@@ -18,10 +18,12 @@ LONG_WITH_A_REASON = Path("edge_node/worker/tiny_sd3/train.py")
 
 # Each part of the tree and what of this project it may import: docs/architecture.md, "Rooms".
 PURE = {
+    "changing",
     "requests",
     "snapshot",
     "domain",
     "errors",
+    "handshake",
     "image_header",
     "in_the_way",
     "json_text",
@@ -47,6 +49,8 @@ ALLOWED = {
     "scheduler.guard.verdict": set(),
     "edge_node.domain": set(),
     "edge_node.errors": set(),
+    "edge_node.changing": set(),
+    "edge_node.handshake": set(),
     "edge_node.image_header": set(),
     "edge_node.clock": set(),
     "edge_node.config": {"request_config", "setting"},
@@ -84,7 +88,7 @@ ALLOWED = {
     "edge_node.peering": PURE
     | {"peering", "dispatch", "grpc_health", "tasks.conduct", "tasks.membership"},
     "edge_node.access": PURE | {"access"},
-    "edge_node.api": PURE | {"access.keys", "api", "telemetry", "scheduler.guard.status"},
+    "edge_node.api": PURE | {"access", "api", "telemetry", "scheduler.guard.status"},
     "edge_node.worker": PURE | {"worker", "grpc_health", "peering.codec", "scheduler.longest_wait"},
     # Clients of a running node: they reach it over HTTP, like everyone else.
     "edge_node.console": PURE | {"console", "supervision.launcher", "worker.tiny_sd3.scenes"},
@@ -92,10 +96,11 @@ ALLOWED = {
     "edge_node.console.doctor": PURE | {"console", "telemetry.jetson"},
     "edge_node.console.doctor_checks": PURE
     | {"console", "peering.link_probe", "peering.tls", "telemetry.jetson", "worker"},
-    "edge_node.console.certs": PURE | {"console", "peering.tls"},
+    "edge_node.console.certs": PURE | {"access", "console", "peering.tls"},
     "edge_node.console.deploy": PURE | {"console", "peering.tls"},
     "edge_node.console.configuration": PURE | {"console", "peering.tls", "scheduler"},
-    "edge_node.console.keys": PURE | {"access"},
+    "edge_node.console.keys": PURE | {"access", "console"},
+    "edge_node.console.cluster_keys": PURE | {"access", "console"},
     "edge_node.console.health": PURE | {"console", "child_options", "supervision.worker_client"},
     "edge_node.console.simulate": PURE | {"console", "scheduler"},
     "edge_node.console.train": PURE | {"console", "scheduler"},

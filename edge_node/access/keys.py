@@ -15,7 +15,7 @@ import re
 import secrets
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 FORMAT = 1
 _PREFIX = "dedgeai"
@@ -34,6 +34,21 @@ class Scope(enum.StrEnum):
     GENERATE = "generate"
     READ = "read"
     OPERATE = "operate"
+
+
+class KeysHeld(NamedTuple):
+    """Which list of keys a node holds; of two the greater stands.
+
+    Attributes:
+        version: only grows; 0 without a list.
+        sha256: of the list without its signature, in hex.
+    """
+
+    version: int
+    sha256: str
+
+
+NO_KEYS = KeysHeld(0, "")
 
 
 class UnreadableKeys(ValueError):

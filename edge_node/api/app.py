@@ -10,8 +10,9 @@ from fastapi import FastAPI
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.types import ASGIApp
 
+from edge_node.access.key_file import KeyFile
 from edge_node.access.keys import ANYBODY, Client
-from edge_node.api import image_tasks, openai_images, operations
+from edge_node.api import cluster_keys, image_tasks, openai_images, operations
 from edge_node.api.error_responses import RequestFrame, add_error_handlers
 from edge_node.api.front_desk_port import FrontDeskPort
 from edge_node.api.gate import Gate
@@ -63,6 +64,7 @@ def create_app(
     hosts: Collection[str] = (),
     habits: Callable[[], Habits] = lambda: Habits.of(NodeConfig()),
     client_of_key: Callable[[str | None], Client | None] = lambda key: ANYBODY,
+    keys: KeyFile | None = None,
     keep_alive_s: float = 15.0,
 ) -> FastAPI:
     """The application; it starts nothing and needs no lifespan.
@@ -75,6 +77,7 @@ def create_app(
         hosts: names that the node goes by, beside those that cannot be another's.
         habits: by which OpenAI's surface is read now.
         client_of_key: who asks with an API key, or with none; None for nobody who may.
+        keys: takes a signed list of keys that is handed to the node.
         keep_alive_s: silence on an event stream after which a comment is sent.
     """
     app = _Application(metrics=metrics, hosts=hosts, client_of_key=client_of_key)
@@ -86,9 +89,10 @@ def create_app(
         habits=habits,
         keep_alive_s=keep_alive_s,
         started_unix_s=int(time.time()),
+        keys=keys,
     )
     # As they are, not included: FastAPI would go by its own way to a function again.
-    for module in (openai_images, image_tasks, operations):
+    for module in (openai_images, image_tasks, operations, cluster_keys):
         app.router.routes.extend(module.router.routes)
     add_error_handlers(app)
     return app

@@ -16,8 +16,9 @@ from edge_node.api.error_responses import error_response
 from edge_node.domain import TaskRecord
 from edge_node.errors import DEdgeAIError, TaskNotFound
 
-# For those who keep a node running, and say nothing of anybody's tasks.
-_OPEN = frozenset({"/livez", "/readyz", "/metrics"})
+# For those who keep a node running, and say nothing of anybody's tasks; and a list of keys, which
+# proves itself.
+_OPEN = frozenset({"/livez", "/readyz", "/metrics", "/v1/keys"})
 _OPERATED = "/v1/dead_letters"
 _READING = frozenset({"GET", "HEAD"})
 

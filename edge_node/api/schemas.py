@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from edge_node.api import usage
 from edge_node.api.init_image import fitted_size_px
+from edge_node.changing import changed
 from edge_node.domain import (
     Drawing,
     JobId,
@@ -27,7 +28,6 @@ from edge_node.domain import (
     TaskEvent,
     TaskRecord,
     TaskStatus,
-    changed,
 )
 from edge_node.errors import InvalidRequest, ModelNotFound
 from edge_node.requests import DrawingLimits

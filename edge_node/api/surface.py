@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from fastapi import Request
 
+from edge_node.access.key_file import KeyFile
 from edge_node.api import schemas
 from edge_node.api.front_desk_port import FrontDeskPort
 from edge_node.api.openai_request import Habits
@@ -22,6 +23,7 @@ class Surface:
     """The node behind the REST surface and the surface's own bounds.
 
     Attributes:
+        keys: of the node, where it can be handed some.
         body_limits: of requests without an init image.
         uploads: init images on their way in.
         habits: by which OpenAI's surface is read now.
@@ -36,6 +38,7 @@ class Surface:
     habits: Callable[[], Habits]
     keep_alive_s: float
     started_unix_s: int
+    keys: KeyFile | None = None
     _farewells: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def order(

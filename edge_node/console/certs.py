@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import hashlib
 import importlib.util
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edge_node.access.signed_list import joined, list_uri
 from edge_node.errors import InvalidRequest
 from edge_node.peering.tls import (
     ANY_NODE,
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from cryptography import x509
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
+DEFAULT_FOLDER = Path("certs")
 AUTHORITY_DAYS = 3650
 # Clocks of devices may be behind.
 _BEFORE = datetime.timedelta(hours=1)
@@ -53,6 +56,7 @@ def run_certs(options: argparse.Namespace) -> int:
     authority = Authority(folder)
     if options.action == "rotate" and options.authority == "new":
         authority.renew_itself()
+        _sign_keys_again(authority)
         print("Bring ca.pem to every node; then rotate the certificates.")
         return 0
     if options.action == "rotate" and options.authority == "only-new":
@@ -65,6 +69,19 @@ def run_certs(options: argparse.Namespace) -> int:
         made = authority.issue(node_id, days=options.days)
         print(f"{made}: tls_folder of {node_id}, for it alone")
     return 0
+
+
+def has_authority(folder: Path) -> bool:
+    """Whether an authority is in a folder."""
+    return (folder / _AUTHORITY_KEY).exists()
+
+
+def _sign_keys_again(authority: Authority) -> None:
+    from edge_node.console.cluster_keys import ClusterKeys
+
+    if ClusterKeys(authority).sign_again():
+        print("The list of API keys is signed anew: once every node has that ca.pem, hand it over")
+        print(f"with: dedgeai keys push --folder {authority.folder} --to http://NODE:8080")
 
 
 class Authority:
@@ -103,7 +120,7 @@ class Authority:
         """
         _require_cryptography()
         _check_name(cluster_name)
-        if (folder / _AUTHORITY_KEY).exists():
+        if has_authority(folder):
             raise InvalidRequest(
                 f"There is an authority in {folder} already. Renew it with: dedgeai certs rotate "
                 "--authority new, or choose another folder."
@@ -138,7 +155,7 @@ class Authority:
             raise InvalidRequest(f"--days is {days}; it may be 1 to {AUTHORITY_DAYS}.")
         folder = self.folder / "nodes" / node_id
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        key, certificate = self._certified(node_id, days=days)
+        key, certificate = self._certified_node(node_id, days=days)
         self._write_trusted(folder)
         _write(folder / KEY, _key_pem(key), mode=0o600)
         _write(folder / CERTIFICATE, _pem(certificate), mode=0o644)
@@ -176,28 +193,58 @@ class Authority:
     def _write_trusted(self, folder: Path) -> None:
         _write(folder / AUTHORITIES, b"".join(map(_pem, self._trusted)), mode=0o644)
 
-    def _certified(
+    @property
+    def authorities(self) -> str:
+        """PEM of what nodes trust."""
+        return b"".join(map(_pem, self._trusted)).decode()
+
+    def sign_keys(self, listed: bytes) -> bytes:
+        """The list of API keys with the signature that nodes look for: `access.signed_list`."""
+        from cryptography import x509
+        from cryptography.x509.oid import ExtendedKeyUsageOID
+
+        uri = list_uri(self.cluster_name, hashlib.sha256(listed).hexdigest())
+        key, certificate = self._certified(
+            "list of API keys",
+            names=[x509.UniformResourceIdentifier(uri)],
+            # As it is shown to who trusts the authority; nobody calls with it.
+            uses=[ExtendedKeyUsageOID.SERVER_AUTH],
+            days=AUTHORITY_DAYS,
+        )
+        return joined(listed, _key_pem(key) + _pem(certificate))
+
+    def _certified_node(
         self, node_id: str, *, days: int
     ) -> tuple[EllipticCurvePrivateKey, x509.Certificate]:
         from cryptography import x509
-        from cryptography.hazmat.primitives import hashes
-        from cryptography.hazmat.primitives.asymmetric import ec
         from cryptography.x509.oid import ExtendedKeyUsageOID
 
-        key = ec.generate_private_key(ec.SECP256R1())
         names = [
             x509.UniformResourceIdentifier(node_uri(self.cluster_name, node_id)),
             x509.DNSName(ANY_NODE),
             x509.DNSName(server_name(node_id)),
         ]
+        uses = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+        return self._certified(node_id, names=names, uses=uses, days=days)
+
+    def _certified(
+        self,
+        subject: str,
+        *,
+        names: list[x509.GeneralName],
+        uses: list[x509.ObjectIdentifier],
+        days: int,
+    ) -> tuple[EllipticCurvePrivateKey, x509.Certificate]:
+        from cryptography import x509
+        from cryptography.hazmat.primitives import hashes
+        from cryptography.hazmat.primitives.asymmetric import ec
+
+        key = ec.generate_private_key(ec.SECP256R1())
         issuer = self._trusted[0]
         end = min(_now() + datetime.timedelta(days=days), issuer.not_valid_after_utc)
-        uses = x509.ExtendedKeyUsage(
-            [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
-        )
         builder = (
             x509.CertificateBuilder()
-            .subject_name(_subject(self.cluster_name, node_id))
+            .subject_name(_subject(self.cluster_name, subject))
             .issuer_name(issuer.subject)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())

@@ -10,6 +10,7 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from edge_node.changing import changed
 from edge_node.clock import Clock
 from edge_node.config import NodeConfig
 from edge_node.domain import (
@@ -18,7 +19,6 @@ from edge_node.domain import (
     NodeState,
     ServedModel,
     WorkerDescription,
-    changed,
 )
 from edge_node.errors import NodeNotReady
 from edge_node.ports import Worker
@@ -118,6 +118,7 @@ class OwnNode:
         self._clock = clock
         self._push: Callable[[], None] = lambda: None
         self._learning: Learning | None = None
+        self._keys = (0, "")
         self._sequence = 0
         self._changed_s = 0.0
         self._draining = False
@@ -221,6 +222,7 @@ class OwnNode:
             sent_s=now_s,
             learning=self._learning,
             sent_unix_s=self._clock.wall_s(),
+            keys=self._keys,
         )
 
     def _as_described(self) -> NodeState:
@@ -276,6 +278,12 @@ class OwnNode:
         """Its part in learning: others should know if it is another one."""
         if learning != self._learning:
             self._learning = learning
+            self.changed()
+
+    def keys_changed(self, keys: tuple[int, str]) -> None:
+        """The signed list of API keys that it passes on: others should know of another one."""
+        if keys != self._keys:
+            self._keys = keys
             self.changed()
 
     def doubt_worker(self) -> None:

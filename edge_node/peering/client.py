@@ -274,6 +274,13 @@ class PeerClient:
         async with self._heard("OfferVerdict") as stub:
             await stub.OfferVerdict(request, timeout=CALL_S_MAX)
 
+    async def fetch_keys(self) -> bytes:
+        """The signed list of API keys that the peer holds, not looked into; empty without one."""
+        async with self._heard("FetchKeys") as stub:
+            response = await stub.FetchKeys(node_pb2.FetchKeysRequest(), timeout=CALL_S_MAX)
+            message_rules.check(response)
+            return response.signed_list
+
     @asynccontextmanager
     async def _heard(self, rpc: str) -> AsyncIterator[Stub]:
         """A call whose failures are ours; one that breaks a rule is told of.

@@ -125,6 +125,8 @@ def anything(value: object) -> str:
     return ""
 
 
+# A list of API keys and its signature; `access` bounds what is made.
+SIGNED_LIST_BYTES_MAX = 2**20
 # Far above 0.1.0's and this version's bounds of settings, far below what memory or JSON minds.
 _IMAGE_BYTES_MAX = 64 * 2**20
 _PREVIEW_BYTES_MAX = 2 * 2**20
@@ -195,6 +197,7 @@ _STATE: dict[str, Check] = {
     "serves": listed(64),
     "learning": anything,
     "sent_at": _CLOCK_S,
+    "keys": anything,
 }
 _VIEW: dict[str, Check] = {
     "task_id": _TASK,
@@ -350,6 +353,9 @@ RULES: dict[str, dict[str, Check]] = {
     "OfferWeightsResponse": {},
     "OfferVerdictRequest": {"format": _SHORT, "verdict": content(8 * 2**20)},
     "OfferVerdictResponse": {},
+    "KeysHeld": {"version": _BIG_COUNT, "sha256": _SHA256_OR_NONE},
+    "FetchKeysRequest": {},
+    "FetchKeysResponse": {"signed_list": content(SIGNED_LIST_BYTES_MAX)},
     "TaskView": _VIEW,
 }
 

@@ -88,6 +88,7 @@ def _state_to_proto(state: NodeState) -> node_pb2.NodeState:
         serves=[served_to_proto(served) for served in state.serves],
         learning=None if state.learning is None else learning_to_proto(state.learning),
         sent_at=state.sent_unix_s,
+        keys=_keys_to_proto(*state.keys),
     )
 
 
@@ -121,7 +122,12 @@ def state_from_proto(message: node_pb2.NodeState) -> NodeState:
         serves=tuple(map(_served, message.serves)),
         learning=learning_from_proto(message.learning) if message.HasField("learning") else None,
         sent_unix_s=message.sent_at,
+        keys=(message.keys.version, message.keys.sha256),
     )
+
+
+def _keys_to_proto(version: int, sha256: str) -> node_pb2.KeysHeld | None:
+    return node_pb2.KeysHeld(version=version, sha256=sha256) if version else None
 
 
 def learning_to_proto(learning: Learning) -> node_pb2.Learning:

@@ -213,6 +213,12 @@ class NodeServicer(node_pb2_grpc.NodeServiceServicer):
             await self._service.offer_verdict(request.format, request.verdict)
             return node_pb2.OfferVerdictResponse()
 
+    async def FetchKeys(
+        self, request: node_pb2.FetchKeysRequest, context: Context
+    ) -> node_pb2.FetchKeysResponse:
+        async with self._call("FetchKeys", context):
+            return node_pb2.FetchKeysResponse(signed_list=self._service.signed_keys())
+
 
 def caller_host(peer: str) -> str | None:
     """IP address in gRPC's name of a caller, `ipv4:10.0.0.2:4711` or `ipv6:%5B::1%5D:4711`."""

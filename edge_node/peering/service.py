@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import ExitStack, aclosing
 
 from edge_node.dispatch.dispatcher import Dispatcher
@@ -45,9 +45,18 @@ class PeerService:
     """The other end of every PeerConnection that leads here.
 
     Its generators are to be closed when the caller hangs up or dies; see `contextlib.aclosing`.
+    `signed_keys` gives the list of API keys to pass on, empty where there is none.
     """
 
-    def __init__(self, dispatcher: Dispatcher, links: PeerLinks, learning: LearningDesk) -> None:
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        links: PeerLinks,
+        learning: LearningDesk,
+        *,
+        signed_keys: Callable[[], bytes] = bytes,
+    ) -> None:
+        self.signed_keys = signed_keys
         self._dispatcher = dispatcher
         self._links = links
         self._learning = learning

@@ -25,6 +25,7 @@ import grpc.aio
 from edge_node.config import NodeConfig
 from edge_node.domain import NodeId
 from edge_node.errors import InvalidRequest, NotTheCaller
+from edge_node.handshake import told_by_itself, uris_of
 
 log = logging.getLogger(__name__)
 
@@ -151,7 +152,9 @@ class NodeTls:
         )
         again = f"Make them with: dedgeai certs issue {self.node_id}."
         try:
-            told = _told_by_itself(certificate, key, authorities)
+            told = told_by_itself(
+                certificate, key, authorities=authorities.read_text(), both_ways=True
+            )
             found = Material(
                 certificate=certificate.read_bytes(),
                 key=key.read_bytes(),
@@ -165,7 +168,7 @@ class NodeTls:
                 f"{again}",
                 param="tls_folder",
             ) from None
-        uris = [value for kind, value in told.get("subjectAltName", ()) if kind == "URI"]
+        uris = uris_of(told)
         wanted = node_uri(self.cluster_name, self.node_id)
         if wanted not in uris:
             raise InvalidRequest(
@@ -189,33 +192,3 @@ def channel(
     )
     named = [*options, ("grpc.ssl_target_name_override", name)]
     return grpc.aio.secure_channel(address, credentials, options=named)
-
-
-def _told_by_itself(certificate: Path, key: Path, authorities: Path) -> dict[str, Any]:
-    """What the certificate says, after a handshake with itself, in memory.
-
-    So key, chain, dates and uses are found to go together by what will look at them again.
-
-    Raises:
-        OSError, ValueError: they do not.
-    """
-    sides = []
-    for purpose in (ssl.Purpose.SERVER_AUTH, ssl.Purpose.CLIENT_AUTH):
-        context = ssl.create_default_context(purpose, cafile=str(authorities))
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_REQUIRED
-        context.load_cert_chain(str(certificate), str(key))
-        sides.append(context)
-    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
-    client = sides[0].wrap_bio(to_client, to_server)
-    server = sides[1].wrap_bio(to_server, to_client, server_side=True)
-    for _ in range(4):  # a flight each way, twice
-        for side in (client, server):
-            try:
-                side.do_handshake()
-            except ssl.SSLWantReadError:
-                continue
-    told = client.getpeercert()
-    if not told:
-        raise ValueError("a handshake with itself fails")
-    return dict(told)

@@ -16,7 +16,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain, islice
 
-from edge_node.domain import Durability, TaskId, TaskRecord, changed
+from edge_node.changing import changed
+from edge_node.domain import Durability, TaskId, TaskRecord
 
 
 @dataclass(frozen=True, kw_only=True)

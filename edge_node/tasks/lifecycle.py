@@ -18,6 +18,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from edge_node.changing import changed
 from edge_node.clock import Moment
 from edge_node.domain import (
     WORKER_DIED,
@@ -38,7 +39,6 @@ from edge_node.domain import (
     TaskId,
     TaskRecord,
     TaskStatus,
-    changed,
     owner,
 )
 from edge_node.tasks.fate import END_KINDS, Fate, Phase, StoryLine

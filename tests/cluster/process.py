@@ -184,6 +184,12 @@ class Connection:
 
         return await self._once(fetch)
 
+    async def fetch_keys(self) -> bytes:
+        async def fetch(process: NodeProcess) -> bytes:
+            return process.service.signed_keys()
+
+        return await self._once(fetch)
+
     async def _stream(
         self, serve: Callable[[NodeProcess], AsyncGenerator[T, None]], *, wild: bool = False
     ) -> AsyncGenerator[T, None]:

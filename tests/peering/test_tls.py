@@ -21,7 +21,7 @@ from edge_node.peering import tls as tls_module
 from edge_node.peering.client import PeerClient
 from edge_node.peering.server import NodeServicer, PeerServer
 from edge_node.peering.service import PeerService
-from edge_node.peering.tls import ANY_NODE, NodeTls, channel, server_name
+from edge_node.peering.tls import ANY_NODE, Material, NodeTls, channel, server_name
 from tests.peering.nothing_learned import NothingLearned
 from tests.security.attacker import Attacked, offload_message, refused
 from tests.security.test_attacks import OFFLOAD
@@ -264,3 +264,35 @@ def test_a_stranger_of_the_same_authority_is_no_node(authority: Authority) -> No
     context: Any = type("Context", (), {"auth_context": lambda _: {"peer_uri": [b"spiffe://x/y"]}})
     with pytest.raises(NotTheCaller, match="no node of the cluster lab"):
         tls_of(authority, "own").caller_id(context())
+
+
+def test_the_certificate_of_a_list_of_keys_lets_nobody_in(
+    authority: Authority, tmp_path: Path
+) -> None:
+    """Every node holds it with its key: it may be good for nothing but the list."""
+    signature = authority.sign_keys(b"{}").partition(b"{}\n")[2]
+    own = tls_of(authority, "own")
+    signed = Material(
+        certificate=signature,
+        key=signature,
+        authorities=own.material().authorities,
+        expires_unix_s=0.0,
+    )
+
+    async def story() -> None:
+        async with listening(Attacked(), own) as address:
+            with refused(AWAY):
+                async with channel(address, signed, name=ANY_NODE, options=[]) as opened:
+                    await node_pb2_grpc.NodeServiceStub(opened).Describe(ASK, timeout=2.0)
+        # Nor does it listen in anybody's place.
+        server = grpc.aio.server()
+        pairs = [(signature, signature)]
+        port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials(pairs))
+        await server.start()
+        client = PeerClient(f"127.0.0.1:{port}", tls=own)
+        with pytest.raises(OriginUnavailable):
+            await client.ping()
+        await client.close()
+        await server.stop(None)
+
+    run(story)

@@ -92,6 +92,7 @@ class Liar:
     ExchangeState = Offload = WatchTask = FetchImage = _stream
     ReadExperience = FetchWeights = _stream
     Describe = GetTask = GetJob = CancelTask = CancelOffload = OfferWeights = OfferVerdict = _one
+    FetchKeys = _one
 
     @contextlib.asynccontextmanager
     async def listening(self) -> AsyncIterator[str]:

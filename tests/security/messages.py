@@ -80,6 +80,7 @@ def _bases() -> dict[str, Message]:
     state.serves.append(served)
     state.learning.policy = "lad_ts"
     state.learning.weights.generation = 3
+    state.keys.version, state.keys.sha256 = 3, "ab" * 32
     offload = node_pb2.OffloadRequest(
         task_id="peer-01ARZ3NDEKTSV4RRFFQ69G5FAV", origin=PEER, dispatch=1, work=4.0
     )

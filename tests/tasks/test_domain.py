@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from edge_node import domain
+from edge_node.changing import changed
 from edge_node.domain import (
     Drawing,
     Durability,
@@ -22,7 +23,6 @@ from edge_node.domain import (
     TaskStatus,
     WorkerDescription,
     WorkModel,
-    changed,
 )
 
 DRAWING = Drawing(
@@ -66,7 +66,7 @@ def defaults(kind: Any) -> dict[str, Any]:
         (TaskRecord, {"status": TaskStatus.QUEUED}),
         (TaskEvent, {}),
         (Offload, {}),
-        (NodeState, {"dispatches_seen": {}}),
+        (NodeState, {"dispatches_seen": {}, "keys": (0, "")}),
     ],
 )
 def test_what_nobody_names_is_nothing_but_for_these(kind: Any, others: dict[str, Any]) -> None:

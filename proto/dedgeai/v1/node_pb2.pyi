@@ -30,7 +30,7 @@ class NodeServiceDescribeResponse(_message.Message):
     def __init__(self, node_id: _Optional[str] = ..., version: _Optional[str] = ..., model: _Optional[str] = ..., model_fingerprint: _Optional[str] = ..., rest_url: _Optional[str] = ..., device: _Optional[str] = ..., emulated_device: _Optional[str] = ...) -> None: ...
 
 class NodeState(_message.Message):
-    __slots__ = ("node_id", "incarnation", "sequence", "backlog", "capacity", "model", "model_fingerprint", "accepting", "queued", "running", "dispatches_seen", "rest_url", "device", "emulated_device", "grpc_address", "accepted_work_s", "changed_s", "sent_s", "cluster_name", "leaving", "serves", "learning", "sent_at")
+    __slots__ = ("node_id", "incarnation", "sequence", "backlog", "capacity", "model", "model_fingerprint", "accepting", "queued", "running", "dispatches_seen", "rest_url", "device", "emulated_device", "grpc_address", "accepted_work_s", "changed_s", "sent_s", "cluster_name", "leaving", "serves", "learning", "sent_at", "keys")
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
@@ -54,6 +54,7 @@ class NodeState(_message.Message):
     SERVES_FIELD_NUMBER: _ClassVar[int]
     LEARNING_FIELD_NUMBER: _ClassVar[int]
     SENT_AT_FIELD_NUMBER: _ClassVar[int]
+    KEYS_FIELD_NUMBER: _ClassVar[int]
     node_id: str
     incarnation: int
     sequence: int
@@ -77,7 +78,16 @@ class NodeState(_message.Message):
     serves: _containers.RepeatedCompositeFieldContainer[ServedModel]
     learning: Learning
     sent_at: float
-    def __init__(self, node_id: _Optional[str] = ..., incarnation: _Optional[int] = ..., sequence: _Optional[int] = ..., backlog: _Optional[float] = ..., capacity: _Optional[float] = ..., model: _Optional[str] = ..., model_fingerprint: _Optional[str] = ..., accepting: _Optional[bool] = ..., queued: _Optional[int] = ..., running: _Optional[int] = ..., dispatches_seen: _Optional[_Iterable[_Union[DispatchSeen, _Mapping]]] = ..., rest_url: _Optional[str] = ..., device: _Optional[str] = ..., emulated_device: _Optional[str] = ..., grpc_address: _Optional[str] = ..., accepted_work_s: _Optional[float] = ..., changed_s: _Optional[float] = ..., sent_s: _Optional[float] = ..., cluster_name: _Optional[str] = ..., leaving: _Optional[bool] = ..., serves: _Optional[_Iterable[_Union[ServedModel, _Mapping]]] = ..., learning: _Optional[_Union[Learning, _Mapping]] = ..., sent_at: _Optional[float] = ...) -> None: ...
+    keys: KeysHeld
+    def __init__(self, node_id: _Optional[str] = ..., incarnation: _Optional[int] = ..., sequence: _Optional[int] = ..., backlog: _Optional[float] = ..., capacity: _Optional[float] = ..., model: _Optional[str] = ..., model_fingerprint: _Optional[str] = ..., accepting: _Optional[bool] = ..., queued: _Optional[int] = ..., running: _Optional[int] = ..., dispatches_seen: _Optional[_Iterable[_Union[DispatchSeen, _Mapping]]] = ..., rest_url: _Optional[str] = ..., device: _Optional[str] = ..., emulated_device: _Optional[str] = ..., grpc_address: _Optional[str] = ..., accepted_work_s: _Optional[float] = ..., changed_s: _Optional[float] = ..., sent_s: _Optional[float] = ..., cluster_name: _Optional[str] = ..., leaving: _Optional[bool] = ..., serves: _Optional[_Iterable[_Union[ServedModel, _Mapping]]] = ..., learning: _Optional[_Union[Learning, _Mapping]] = ..., sent_at: _Optional[float] = ..., keys: _Optional[_Union[KeysHeld, _Mapping]] = ...) -> None: ...
+
+class KeysHeld(_message.Message):
+    __slots__ = ("version", "sha256")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    sha256: str
+    def __init__(self, version: _Optional[int] = ..., sha256: _Optional[str] = ...) -> None: ...
 
 class Learning(_message.Message):
     __slots__ = ("policy", "willing", "learner", "weights")
@@ -375,6 +385,16 @@ class OfferVerdictRequest(_message.Message):
 class OfferVerdictResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class FetchKeysRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class FetchKeysResponse(_message.Message):
+    __slots__ = ("signed_list",)
+    SIGNED_LIST_FIELD_NUMBER: _ClassVar[int]
+    signed_list: bytes
+    def __init__(self, signed_list: _Optional[bytes] = ...) -> None: ...
 
 class TaskView(_message.Message):
     __slots__ = ("task_id", "job_id", "status", "drawing", "origin", "executor", "attempt", "step", "queue_position", "eta_s", "durability", "created_at", "started_at", "finished_at", "error_code", "error_message", "image_bytes", "emulated_device", "queue_s", "compute_s", "policy", "work", "deadline_at", "priority", "policy_reason", "prompt_tokens", "prompt_tokens_drawn", "client")

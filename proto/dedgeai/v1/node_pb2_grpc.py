@@ -99,6 +99,11 @@ class NodeServiceStub:
                 request_serializer=dedgeai_dot_v1_dot_node__pb2.OfferVerdictRequest.SerializeToString,
                 response_deserializer=dedgeai_dot_v1_dot_node__pb2.OfferVerdictResponse.FromString,
                 _registered_method=True)
+        self.FetchKeys = channel.unary_unary(
+                '/dedgeai.v1.NodeService/FetchKeys',
+                request_serializer=dedgeai_dot_v1_dot_node__pb2.FetchKeysRequest.SerializeToString,
+                response_deserializer=dedgeai_dot_v1_dot_node__pb2.FetchKeysResponse.FromString,
+                _registered_method=True)
 
 
 class NodeServiceServicer:
@@ -192,6 +197,13 @@ class NodeServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FetchKeys(self, request, context):
+        """The list of API keys that this node holds, as the cluster's authority signed it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_NodeServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -259,6 +271,11 @@ def add_NodeServiceServicer_to_server(servicer, server):
                     servicer.OfferVerdict,
                     request_deserializer=dedgeai_dot_v1_dot_node__pb2.OfferVerdictRequest.FromString,
                     response_serializer=dedgeai_dot_v1_dot_node__pb2.OfferVerdictResponse.SerializeToString,
+            ),
+            'FetchKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.FetchKeys,
+                    request_deserializer=dedgeai_dot_v1_dot_node__pb2.FetchKeysRequest.FromString,
+                    response_serializer=dedgeai_dot_v1_dot_node__pb2.FetchKeysResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -612,6 +629,33 @@ class NodeService:
             '/dedgeai.v1.NodeService/OfferVerdict',
             dedgeai_dot_v1_dot_node__pb2.OfferVerdictRequest.SerializeToString,
             dedgeai_dot_v1_dot_node__pb2.OfferVerdictResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FetchKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dedgeai.v1.NodeService/FetchKeys',
+            dedgeai_dot_v1_dot_node__pb2.FetchKeysRequest.SerializeToString,
+            dedgeai_dot_v1_dot_node__pb2.FetchKeysResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -55,6 +55,8 @@ class NodeServiceStub:
     """A learner beside the nodes brings weights; refused with a sentence if the node cannot use them."""
     OfferVerdict: _grpc.UnaryUnaryMultiCallable[_node_pb2.OfferVerdictRequest, _node_pb2.OfferVerdictResponse]
     """The learner has replayed this node's own decisions."""
+    FetchKeys: _grpc.UnaryUnaryMultiCallable[_node_pb2.FetchKeysRequest, _node_pb2.FetchKeysResponse]
+    """The list of API keys that this node holds, as the cluster's authority signed it."""
 
 @_typing.type_check_only
 class NodeServiceAsyncStub(NodeServiceStub):
@@ -83,6 +85,8 @@ class NodeServiceAsyncStub(NodeServiceStub):
     """A learner beside the nodes brings weights; refused with a sentence if the node cannot use them."""
     OfferVerdict: _aio.UnaryUnaryMultiCallable[_node_pb2.OfferVerdictRequest, _node_pb2.OfferVerdictResponse]  # type: ignore[assignment]
     """The learner has replayed this node's own decisions."""
+    FetchKeys: _aio.UnaryUnaryMultiCallable[_node_pb2.FetchKeysRequest, _node_pb2.FetchKeysResponse]  # type: ignore[assignment]
+    """The list of API keys that this node holds, as the cluster's authority signed it."""
 
 class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -186,5 +190,13 @@ class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_node_pb2.OfferVerdictResponse, _abc.Awaitable[_node_pb2.OfferVerdictResponse]]:
         """The learner has replayed this node's own decisions."""
+
+    @_abc_1.abstractmethod
+    def FetchKeys(
+        self,
+        request: _node_pb2.FetchKeysRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_pb2.FetchKeysResponse, _abc.Awaitable[_node_pb2.FetchKeysResponse]]:
+        """The list of API keys that this node holds, as the cluster's authority signed it."""
 
 def add_NodeServiceServicer_to_server(servicer: NodeServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
