@@ -68,6 +68,11 @@ class NodeConfig(RequestConfig):
         "node.pem, node.key and ca.pem from `dedgeai certs issue`: nodes prove to each other who "
         "they are, and nobody else is let in or reads along; renewed files count without a restart",
     )
+    allow_open_rest: bool = setting(
+        False,
+        "true: other machines may reach rest_host though no API key is given out, and draw, read "
+        "and cancel as they like; once there is a key, it is asked for",
+    )
     allow_insecure_peering: bool = setting(
         False,
         "true: other machines may reach grpc_host without tls_folder, though anyone on the network "

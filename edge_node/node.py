@@ -18,9 +18,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from edge_node.access.key_file import KeyFile, path_of
 from edge_node.access.key_sharing import KeySharing
-from edge_node.access.signed_list import SignedKeys, verified
 from edge_node.api.app import create_app
 from edge_node.api.listener import listen
 from edge_node.api.openai_request import Habits
@@ -34,7 +32,7 @@ from edge_node.config import NodeConfig
 from edge_node.dispatch.dead_letters import DeadLetterDesk
 from edge_node.dispatch.dispatcher import Dispatcher, DispatcherSettings
 from edge_node.dispatch.front_desk import FrontDesk, FrontDeskSettings
-from edge_node.dispatch.own_node import Identity, OwnNode
+from edge_node.dispatch.own_node import Identity
 from edge_node.domain import NodeId, NodeState, TaskRecord
 from edge_node.errors import MalformedMessage, StoreUnavailable
 from edge_node.garbage import collect_seldom, return_large_blocks
@@ -43,6 +41,7 @@ from edge_node.guard.feed import keep_up_to_date
 from edge_node.in_the_way import put_aside
 from edge_node.lasting import Loops, Run, both
 from edge_node.learning.sharing import LearningShare, SharingSettings
+from edge_node.node_keys import open_keys
 from edge_node.peering.caller import Caller, PeerConduct
 from edge_node.peering.client import PeerClient
 from edge_node.peering.discovery import Discovery, DiscoverySettings, require_zeroconf
@@ -162,6 +161,8 @@ class _Node:
         self._folder = make_data_folder(config.data_folder, parts=needed_parts(config))
         self._sockets = socket_folder(self._folder)
         self._sockets.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._tls = NodeTls.of(config)
+        self._keys = open_keys(config, self._tls)
         self._policy = policy_of(config, clock=self._clock, shared_s=self._shared_s)
         if isinstance(guard := self._policy, Guard):
             reloader.tell(lambda new: guard.reconfigure(guard_settings(new)))
@@ -229,7 +230,7 @@ class _Node:
         await worker.start()
         self._stack.push_async_callback(worker.stop)
         share = await self._start_sharing(store_url, dispatcher, view)
-        links, server, keys = await self._start_peering(dispatcher, share)
+        links, server = await self._start_peering(dispatcher, share)
         dispatcher.start(links, [record.task for record in recovered])
         self._stack.push_async_callback(dispatcher.stop)
         self._stack.push_async_callback(links.say_goodbye)
@@ -252,7 +253,7 @@ class _Node:
         )
         self._reloader.tell(lambda new: front_desk.reconfigure(FrontDeskSettings.of(new)))
         self._background("gRPC health", partial(server.follow, front_desk.readiness), vital=True)
-        await self._serve(front_desk, dispatcher, keys)
+        await self._serve(front_desk, dispatcher)
 
     # The parts.
 
@@ -412,12 +413,13 @@ class _Node:
 
     async def _start_peering(
         self, dispatcher: Dispatcher, share: LearningShare
-    ) -> tuple[PeerLinks, PeerServer, KeyFile]:
+    ) -> tuple[PeerLinks, PeerServer]:
         config = self._config
         conduct = PeerConduct(self._clock, on_broken=self._metrics.rule_broken)
         self._metrics.watch_conduct(lambda: conduct.count_aside)
-        tls = NodeTls.of(config)
-        keys = self._start_keys(tls, dispatcher.own_node)
+        tls, keys = self._tls, self._keys
+        keys.tell(dispatcher.own_node.keys_changed)
+        self._background("reading the keys", keys.run)
         if tls is not None:
             self._metrics.watch_certificate(lambda: tls.expires_unix_s() - self._clock.wall_s())
         links = PeerLinks(
@@ -445,28 +447,10 @@ class _Node:
         self._stack.push_async_callback(links.stop)
         self._background("sharing what is learned", partial(share.run, links))
         if tls is not None:
-            self._share_keys(keys, tls, links, conduct)
-        return links, server, keys
+            self._share_keys(tls, links, conduct)
+        return links, server
 
-    def _start_keys(self, tls: NodeTls | None, own_node: OwnNode) -> KeyFile:
-        """Of REST's clients; with certificates those that the cluster's authority has signed."""
-
-        def signed_by(tls: NodeTls, text: bytes) -> SignedKeys:
-            authorities = tls.material().authorities.decode()
-            return verified(text, authorities=authorities, cluster_name=tls.cluster_name)
-
-        keys = KeyFile(
-            path_of(self._config),
-            verify=None if tls is None else partial(signed_by, tls),
-            on_changed=own_node.keys_changed,
-        )
-        own_node.keys_changed(keys.passed_on)
-        self._background("reading the keys", keys.run)
-        return keys
-
-    def _share_keys(
-        self, keys: KeyFile, tls: NodeTls, links: PeerLinks, conduct: PeerConduct
-    ) -> None:
+    def _share_keys(self, tls: NodeTls, links: PeerLinks, conduct: PeerConduct) -> None:
         def states() -> list[NodeState]:
             view = self._view
             return [] if view is None else [v.state for v in view.views(now_s=self._clock.now_s())]
@@ -474,7 +458,7 @@ class _Node:
         def broken(node_id: NodeId, error: MalformedMessage) -> None:
             conduct.broke(Caller(node_id=node_id).who, "FetchKeys", error)
 
-        sharing = KeySharing(keys, states=states, on_broken=broken, material=tls.material)
+        sharing = KeySharing(self._keys, states=states, on_broken=broken, material=tls.material)
         self._background("sharing the keys", partial(sharing.run, links))
 
     def _discover(self, links: PeerLinks) -> None:
@@ -485,7 +469,7 @@ class _Node:
             )
             self._background("discovery", discovery.run)
 
-    async def _serve(self, front_desk: FrontDesk, dispatcher: Dispatcher, keys: KeyFile) -> None:
+    async def _serve(self, front_desk: FrontDesk, dispatcher: Dispatcher) -> None:
         config = self._config
         app = create_app(
             front_desk,
@@ -494,8 +478,8 @@ class _Node:
             upload_limits=UploadLimits.of(config),
             hosts=config.rest_hosts,
             habits=lambda: Habits.of(self._config),
-            client_of_key=keys.client,
-            keys=keys,
+            client_of_key=self._keys.client,
+            keys=self._keys,
         )
 
         async def drain() -> None:

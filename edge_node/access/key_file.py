@@ -4,8 +4,8 @@ A node without the file asks for no keys. One that has had it goes on with the l
 could read, whatever becomes of the file: that somebody damages or removes it opens nothing.
 
 Where the cluster has certificates a list counts that its authority has signed, and of two the
-greater one, wherever it comes from: the file, another node, whoever operates. So it is written to
-the file in the place of what is less.
+greater one, wherever it comes from: the file, what came with the certificate, another node, whoever
+operates. So it is written to the file in the place of what is less.
 """
 
 from __future__ import annotations
@@ -52,24 +52,23 @@ class KeyFile:
     Args:
         path: of the file.
         verify: where only signed lists count.
-        on_changed: told which signed list is passed on from now on.
+        beside: another file, looked at and never written.
 
     Raises:
         InvalidRequest: there is a file, and it cannot be read.
     """
 
     def __init__(
-        self,
-        path: Path,
-        *,
-        verify: Verify | None = None,
-        on_changed: Callable[[KeysHeld], None] = lambda held: None,
+        self, path: Path, *, verify: Verify | None = None, beside: Path | None = None
     ) -> None:
         self._path = path
         self._verify = verify
-        self._on_changed = on_changed
-        self._seen = _stamp(path)
-        self._found = None if self._seen is None else self._read()
+        self._on_changed: Callable[[KeysHeld], None] = lambda held: None
+        paths = (path,) if beside is None else (path, beside)
+        self._seen = {one: _stamp(one) for one in paths}
+        there = {one: self._read(one) for one, seen in self._seen.items() if seen is not None}
+        self._found = max(there.values(), key=lambda found: found.held, default=None)
+        self._behind = there.get(path) is not self._found
         self._passed_on = self._found is not None
 
     @property
@@ -87,6 +86,11 @@ class KeyFile:
         """Which signed list others can have of this node."""
         return self.held if self._passed_on else NO_KEYS
 
+    def tell(self, on_changed: Callable[[KeysHeld], None]) -> None:
+        """From now on, and now, `on_changed` is told which signed list is passed on."""
+        self._on_changed = on_changed
+        on_changed(self.passed_on)
+
     def signed(self) -> bytes:
         """The list in force with its signature; empty where others can have none."""
         return b"" if self._found is None or not self._passed_on else self._found.text
@@ -99,28 +103,37 @@ class KeyFile:
 
     async def run(self) -> None:
         """Looks for another list until it is cancelled."""
+        if self._behind:
+            self._write_back()
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
             self.look()
 
     def look(self) -> None:
-        """Takes the list up if the file has changed, or writes the one in force over a lesser."""
-        stamp = _stamp(self._path)
-        if stamp == self._seen:
-            return
-        self._seen = stamp
+        """Takes the list up if a file has changed, or writes the one in force over a lesser."""
+        for path, seen in self._seen.items():
+            stamp = _stamp(path)
+            if stamp != seen:
+                self._seen[path] = stamp
+                self._look_at(path)
+
+    def _look_at(self, path: Path) -> None:
+        own = path == self._path
         try:
-            found = self._read()
+            found = self._read(path)
         except InvalidRequest as error:
             log.error("the keys stay as they are: %s", error.message)
-            self._write_back()
+            if own:
+                self._write_back()
             return
         if self._verify is None or found.held > self.held:
             self._take(found)
-        elif found.held < self.held:
+            if not own:
+                self._write_back()
+        elif own and found.held < self.held:
             log.error(
                 "the keys stay as they are: those in %s are older (version %d, not %d)",
-                self._path,
+                path,
                 found.held.version,
                 self.held.version,
             )
@@ -169,22 +182,22 @@ class KeyFile:
                 _write(self._path, self._found.text)
         except OSError as problem:
             log.error("the keys in force cannot be written to %s: %s", self._path, problem)
-        self._seen = _stamp(self._path)
+        self._seen[self._path] = _stamp(self._path)
 
-    def _read(self) -> _Found:
+    def _read(self, path: Path) -> _Found:
         if self._verify is None:
-            return _Found(read(self._path))
+            return _Found(read(path))
         try:
-            signed = self._verify(self._path.read_bytes())
+            signed = self._verify(path.read_bytes())
         except NotSigned as problem:
             raise InvalidRequest(
-                f"The API keys in {self._path} do not count, because {problem}. Nodes with "
+                f"The API keys in {path} do not count, because {problem}. Nodes with "
                 "certificates take a list that the cluster's authority has signed: give keys out "
                 "with dedgeai keys where the authority is.",
                 param="keys_file",
             ) from None
         except (OSError, UnreadableKeys) as problem:
-            raise _unreadable(self._path, problem) from None
+            raise _unreadable(path, problem) from None
         return _Found(signed.keys, signed.held, signed.text)
 
 

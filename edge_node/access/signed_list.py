@@ -17,6 +17,8 @@ from pathlib import Path
 from edge_node.access.keys import KeyList, KeysHeld
 from edge_node.handshake import told_by_itself, uris_of
 
+# Of the file, beside the authority and beside each certificate that it gave.
+LIST_NAME = "keys.json"
 # Of a list with its signature; a thousand keys take less than half of it.
 SIGNED_BYTES_MAX = 2**20
 _SIGNATURE_BYTES_MAX = 8192

@@ -16,7 +16,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge_node.access.signed_list import joined, list_uri
+from edge_node.access.signed_list import LIST_NAME, joined, list_uri
 from edge_node.errors import InvalidRequest
 from edge_node.peering.tls import (
     ANY_NODE,
@@ -157,6 +157,8 @@ class Authority:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         key, certificate = self._certified_node(node_id, days=days)
         self._write_trusted(folder)
+        if (self.folder / LIST_NAME).exists():
+            _write(folder / LIST_NAME, (self.folder / LIST_NAME).read_bytes(), mode=0o644)
         _write(folder / KEY, _key_pem(key), mode=0o600)
         _write(folder / CERTIFICATE, _pem(certificate), mode=0o644)
         return folder
@@ -184,6 +186,13 @@ class Authority:
         """Trusts the newest authority alone: certificates of a former one are good no more."""
         self._trusted = self._trusted[:1]
         self._tell_trusted()
+
+    def tell_keys(self) -> None:
+        """Puts the signed list of API keys beside every node's certificate."""
+        listed = (self.folder / LIST_NAME).read_bytes()
+        for node_id in self.node_ids:
+            # No secret: nobody makes a key of it.
+            _write(self.folder / "nodes" / node_id / LIST_NAME, listed, mode=0o644)
 
     def _tell_trusted(self) -> None:
         _write(self.folder / _AUTHORITY, b"".join(map(_pem, self._trusted)), mode=0o644)

@@ -1,7 +1,8 @@
 """The list of API keys of a cluster, where its authority is: changed, signed, and handed to a node.
 
 Owns `keys.json` in the authority's folder, of which there is one: what another copy of the folder
-signs later takes its place everywhere. Nodes pass it on among themselves.
+signs later takes its place everywhere. A copy is beside every node's certificate, so that a node
+that is set up begins with it; nodes pass it on among themselves.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ from pathlib import Path
 import httpx
 
 from edge_node.access import key_file
-from edge_node.access.keys import KeyList, UnreadableKeys
-from edge_node.access.signed_list import NotSigned, verified
+from edge_node.access.keys import KeyList, Scope, UnreadableKeys
+from edge_node.access.signed_list import LIST_NAME, NotSigned, verified
 from edge_node.console.certs import Authority
 from edge_node.errors import InvalidRequest
 
-_LIST = "keys.json"
+# The operator's, as a deployment begins.
+FIRST_NAME, FIRST_KEY = "operator", "operator.key"
 _ANSWER_S_MAX = 10.0
 
 
@@ -28,7 +30,7 @@ class ClusterKeys:
 
     def __init__(self, authority: Authority) -> None:
         self._authority = authority
-        self.path = authority.folder / _LIST
+        self.path = authority.folder / LIST_NAME
 
     def read(self) -> KeyList | None:
         """The list; None before there is one. Raises InvalidRequest where it cannot be used."""
@@ -50,6 +52,24 @@ class ClusterKeys:
             return keys, self._authority.sign_keys(keys.encode())
 
         key_file.rewrite(self.path, signed)
+        self._authority.tell_keys()
+
+    def give_first(self) -> Path | None:
+        """Gives out a key for everything where there is no list; returns the file that holds it.
+
+        None where there is a list already.
+        """
+        if self.path.exists():
+            return None
+        path = self._authority.folder / FIRST_KEY
+        keys, text = KeyList.empty().with_new(
+            FIRST_NAME, scopes={Scope.OPERATE}, now_unix_s=time.time()
+        )
+        # Before the list: a list that nobody has a key of would shut everybody out.
+        path.touch(mode=0o600)
+        path.write_text(text + "\n")
+        self.change(lambda known: keys)
+        return path
 
     def sign_again(self) -> bool:
         """Signs the list anew, for the authority is another; whether there is one."""

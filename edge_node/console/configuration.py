@@ -62,7 +62,7 @@ def problems(config: NodeConfig) -> list[str]:
         *_addresses(config),
         *_folders(config),
         *_files(config),
-        *_certificate(config),
+        *_certificate_and_keys(config),
         *_packages(config),
         *_policy(config),
     ]
@@ -81,11 +81,12 @@ def _addresses(config: NodeConfig) -> Iterator[str]:
         yield f"peers names {address} more than once."
 
 
-def _certificate(config: NodeConfig) -> Iterator[str]:
+def _certificate_and_keys(config: NodeConfig) -> Iterator[str]:
+    from edge_node.node_keys import open_keys
     from edge_node.peering.tls import NodeTls
 
     try:
-        NodeTls.of(config)
+        open_keys(config, NodeTls.of(config))
     except InvalidRequest as problem:
         yield problem.message
 

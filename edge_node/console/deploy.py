@@ -15,7 +15,7 @@ import tarfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from rich.console import Console
 
@@ -23,6 +23,9 @@ from edge_node.console.inventory import TLS_FOLDER, DeviceFiles, read_inventory,
 from edge_node.console.rest_client import RestClient
 from edge_node.errors import DEdgeAIError, InvalidRequest
 from edge_node.peering.tls import KEY
+
+if TYPE_CHECKING:
+    from edge_node.console.certs import Authority
 
 # ssh's own exit code, by its manual; every other one is the script's.
 _SSH_FAILED = 255
@@ -109,10 +112,11 @@ def deploy(request: DeployRequest, *, console: Console) -> int:
     inventory = read_inventory(request.inventory)
     rendered = render(inventory, request.inventory.parent)
     wanted = _wanted(rendered, request.only)
-    if not request.dry_run:
-        wanted = [_certified(files, request.inventory.parent / CERTS_FOLDER) for files in wanted]
+    certs = request.inventory.parent / CERTS_FOLDER
     if request.dry_run and any(files.certified for files in wanted):
-        _say(console, f"certificates would be in {request.inventory.parent / CERTS_FOLDER}")
+        _say(console, f"certificates would be in {certs}")
+    if not request.dry_run:
+        wanted = [_certified(files, certs, console=console) for files in wanted]
     devices: _Devices = _Shown(console) if request.dry_run else _OverSsh()
     for files in wanted:
         _say(console, f"{files.device.node_id}: look")
@@ -129,8 +133,8 @@ def deploy(request: DeployRequest, *, console: Console) -> int:
     return 0
 
 
-def _certified(files: DeviceFiles, folder: Path) -> DeviceFiles:
-    """With a certificate that is good for a while yet; the authority is made with the first."""
+def _certified(files: DeviceFiles, folder: Path, *, console: Console) -> DeviceFiles:
+    """With a certificate good for a while yet; authority and keys are made with the first."""
     if not files.certified:
         return files
     from edge_node.console.certs import Authority
@@ -146,9 +150,24 @@ def _certified(files: DeviceFiles, folder: Path) -> DeviceFiles:
         )
     if authority.left_days(node_id) < RENEW_LEFT_DAYS:
         authority.issue(node_id, days=CERTIFICATE_DAYS)
+    if files.needs_keys:
+        _give_first_key(authority, console)
     made = folder / "nodes" / node_id
     tls = {f"{TLS_FOLDER}/{path.name}": path for path in sorted(made.iterdir())}
     return replace(files, copied={**files.copied, **tls})
+
+
+def _give_first_key(authority: Authority, console: Console) -> None:
+    """Nodes start with keys, or not at all: the operator's, beside the authority that signs it."""
+    from edge_node.console.cluster_keys import ClusterKeys
+
+    path = ClusterKeys(authority).give_first()
+    if path is not None:
+        _say(
+            console,
+            f"REST asks for API keys: {path} holds the first, which may do everything. Give out "
+            f"others with: dedgeai keys add NAME --folder {authority.folder} --to URL",
+        )
 
 
 def look(files: DeviceFiles) -> OnDevice:

@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from edge_node.config import NodeConfig
+from edge_node.config import LOOPBACK_HOSTS, NodeConfig
 from edge_node.config_sources import load_config
 from edge_node.console.toml_text import toml_value
 from edge_node.errors import InvalidRequest
@@ -100,6 +100,13 @@ class DeviceFiles:
     def certified(self) -> bool:
         """Whether the node proves who it is, with what deploy makes for it."""
         return self.config.tls_folder == Path(_TLS_IN_CONTAINER)
+
+    @property
+    def needs_keys(self) -> bool:
+        """Whether the node starts only with keys."""
+        config = self.config
+        reached = config.rest_host not in LOOPBACK_HOSTS
+        return self.certified and reached and not config.allow_open_rest
 
     @property
     def rest_url(self) -> str:
@@ -202,10 +209,24 @@ def _settings(device: Device, inventory: Inventory) -> dict[str, Any]:
         if other is not device
     ]
     own: dict[str, Any] = {"node_id": device.node_id, "peers": peers}
+    _demand_word_for_open_rest(device)
     # Unless the operator says in so many words that nobody has to prove anything.
     if not device.settings.get("allow_insecure_peering", False):
         own["tls_folder"] = _TLS_IN_CONTAINER
     return {**own, **_FIXED_SETTINGS, **_USUAL_SETTINGS, **device.settings}
+
+
+def _demand_word_for_open_rest(device: Device) -> None:
+    """In clear no list of keys is passed on, and deploy gives out none: someone has to mean it."""
+    settings = device.settings
+    in_clear = settings.get("allow_insecure_peering", False)
+    told = {"allow_open_rest", "keys_file", "rest_host"} & settings.keys()
+    if in_clear and not told:
+        raise InvalidRequest(
+            f"node {device.node_id}: with allow_insecure_peering nobody is asked for a key, so "
+            "anyone who reaches REST may draw: say so with allow_open_rest = true in settings. "
+            "Without both, deploy makes certificates and a first key."
+        )
 
 
 def _port(device: Device, key: str) -> int:

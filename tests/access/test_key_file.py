@@ -182,9 +182,8 @@ def test_what_the_authority_signs_no_more_is_in_force_and_not_passed_on(tmp_path
     def verify(text: bytes) -> SignedKeys:
         return verify_by(authority)(text)
 
-    known = KeyFile(
-        tmp_path / "keys.json", verify=verify, on_changed=lambda held: told.append(held.version)
-    )
+    known = KeyFile(tmp_path / "keys.json", verify=verify)
+    known.tell(lambda held: told.append(held.version))
     asyncio.run(known.offer(signed(authority, 7, "alice")))
     authority.renew_itself()
     asyncio.run(known.check_again())
@@ -197,4 +196,4 @@ def test_what_the_authority_signs_no_more_is_in_force_and_not_passed_on(tmp_path
     assert (known.passed_on, known.signed()) == (NO_KEYS, b"")
     asyncio.run(known.offer(signed(authority, 8, "alice")))
     assert known.passed_on.version == 8
-    assert told == [7, 0, 8]
+    assert told == [0, 7, 0, 8]

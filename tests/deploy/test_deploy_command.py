@@ -23,10 +23,13 @@ import pytest
 from rich.console import Console
 
 from edge_node import cli
+from edge_node.access.keys import Scope
+from edge_node.config_sources import load_config
 from edge_node.console.certs import Authority
 from edge_node.console.deploy import AwaitReady, DeployFailed, DeployRequest, OnDevice, deploy, plan
 from edge_node.console.inventory import read_inventory, render, toml_of
 from edge_node.errors import InvalidRequest
+from edge_node.node_keys import open_keys
 from edge_node.peering.tls import NodeTls
 
 from .files import DEPLOY
@@ -215,7 +218,8 @@ def test_every_node_gets_a_certificate_of_its_own_and_keeps_it(fleet: Fleet) -> 
         folder = project / "config" / "tls"
         NodeTls(folder, node_id=f"orin-{index}", cluster_name="dedgeai")
         assert (folder / "node.key").stat().st_mode & 0o777 == 0o440
-        assert {path.name for path in folder.iterdir()} == {"node.pem", "node.key", "ca.pem"}
+        names = {"node.pem", "node.key", "ca.pem", "keys.json"}
+        assert {path.name for path in folder.iterdir()} == names
         assert not (project / "last-good" / "config" / "tls").exists()
     made = fleet.folder / "source" / "certs"
     assert (made / "authority.key").stat().st_mode & 0o777 == 0o600
@@ -232,12 +236,51 @@ def test_every_node_gets_a_certificate_of_its_own_and_keeps_it(fleet: Fleet) -> 
 def test_who_says_so_in_so_many_words_goes_without(fleet: Fleet) -> None:
     path = fleet.inventory()
     insecure = "[defaults.settings]\nallow_insecure_peering = true"
-    path.write_text(path.read_text().replace("[defaults.settings]", insecure))
+    text = path.read_text()
+    path.write_text(text.replace("[defaults.settings]", insecure))
+    with pytest.raises(InvalidRequest, match=r"node orin-1: .*allow_open_rest = true"):
+        run(path, only=("orin-1",))
+    insecure += "\nallow_open_rest = true"
+    path.write_text(text.replace("[defaults.settings]", insecure))
     run(path, only=("orin-1",))
     settings = tomllib.loads((fleet.project(1) / "config" / "dedgeai.toml").read_text())
     assert "tls_folder" not in settings
     assert not (fleet.project(1) / "config" / "tls").exists()
     assert not (fleet.folder / "source" / "certs").exists()
+
+
+def test_the_first_deployment_gives_out_the_operators_key(fleet: Fleet) -> None:
+    path = fleet.inventory()
+    certs = fleet.folder / "source" / "certs"
+    said = run(path)
+    assert said.count(f"{certs}/operator.key holds the first") == 1
+    key = (certs / "operator.key").read_text().strip()
+    assert (certs / "operator.key").stat().st_mode & 0o777 == 0o600
+    for index in range(1, 6):
+        folder = fleet.project(index) / "config" / "tls"
+        config = load_config(
+            fleet.project(index) / "config" / "dedgeai.toml",
+            {"node_id": f"orin-{index}", "rest_port": "8080"}
+            | {"tls_folder": str(folder), "data_folder": str(fleet.folder / f"data-{index}")},
+        )
+        client = open_keys(config, NodeTls.of(config)).client(key)
+        assert client is not None
+        assert client.may(Scope.OPERATE)
+    assert "operator.key" not in run(path)
+    listed = (certs / "keys.json").read_bytes()
+    assert (fleet.project(5) / "config" / "tls" / "keys.json").read_bytes() == listed
+
+
+def test_an_open_deployment_gives_out_no_key(fleet: Fleet) -> None:
+    path = fleet.inventory()
+    text = path.read_text()
+    path.write_text(
+        text.replace("[defaults.settings]", "[defaults.settings]\nallow_open_rest = true")
+    )
+    run(path, only=("orin-1",))
+    assert not (fleet.folder / "source" / "certs" / "keys.json").exists()
+    settings = tomllib.loads((fleet.project(1) / "config" / "dedgeai.toml").read_text())
+    assert settings["allow_open_rest"] is True
 
 
 def test_one_authority_is_for_one_cluster(fleet: Fleet) -> None:

@@ -212,6 +212,7 @@ class LanCluster(LocalCluster):
             "DEDGEAI_REST_HOST": address,
             "DEDGEAI_REST_PORT": str(REST_PORT),
             "DEDGEAI_GRPC_HOST": address,
+            "DEDGEAI_ALLOW_OPEN_REST": "true",
             "DEDGEAI_GRPC_PORT": str(GRPC_PORT),
             "DEDGEAI_TLS_FOLDER": str(self.folder / "certs" / "nodes" / self.node_ids[index]),
             "DEDGEAI_PEERS": ",".join(ways),

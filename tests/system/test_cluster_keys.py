@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -54,8 +55,14 @@ async def answering(http: httpx.AsyncClient, url: str) -> None:
 def test_a_change_handed_to_one_node_is_in_force_at_all(tmp_path: Path, capsys: Any) -> None:
     folder = tmp_path / "certs"
     authority = Authority.begin(folder, cluster_name="dedgeai")
+    # As on devices of their own: what the authority writes later does not reach them by itself.
     settings = [
-        {**EMULATED, "tls_folder": str(authority.issue(f"node-{index}", days=1))}
+        {
+            **EMULATED,
+            "tls_folder": str(
+                shutil.copytree(authority.issue(f"node-{index}", days=1), tmp_path / f"tls-{index}")
+            ),
+        }
         for index in range(3)
     ]
     signing = ("--folder", str(folder))
