@@ -123,6 +123,14 @@ class NodeConfig(RequestConfig):
         gt=0,
         allow_inf_nan=True,
     )
+    prompt_keep_s: float | None = setting(
+        None,
+        "how long after its end a task keeps its prompts and what it started from, in its record, "
+        "in its image's metadata and among dead letters; as long as the record if not set",
+        unit="s",
+        reload=True,
+        gt=0,
+    )
     image_bytes_total_max: int = setting(
         10 * 2**30,
         "of all finished images; the oldest go first",

@@ -53,6 +53,14 @@ class TaskNotFound(DEdgeAIError):
     grpc_status = "NOT_FOUND"
 
 
+class TaskErased(DEdgeAIError):
+    """The task was there, and its content was erased."""
+
+    code = "task_erased"
+    http_status = 410
+    grpc_status = "NOT_FOUND"
+
+
 class ImageNotReady(DEdgeAIError):
     """The task has no image yet, or never will."""
 

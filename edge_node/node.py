@@ -220,6 +220,7 @@ class _Node:
             ledger=ledger,
             images=images,
             init_images=init_images,
+            erasures=ledger.erasures,
             worker=worker,
             metrics=self._metrics,
             clock=self._clock,
@@ -235,10 +236,27 @@ class _Node:
         self._stack.push_async_callback(dispatcher.stop)
         self._stack.push_async_callback(links.say_goodbye)
         self._discover(links)
-        self._keep_house(ledger, images, init_images)
+        self._keep_house(ledger, images, init_images, dispatcher)
         self._watch_space(ledger, images, dispatcher, parts=(pool.fill, latents.fill))
         letters = DeadLetterDesk(ledger, own_tasks=dispatcher.own_tasks, init_images=init_images)
-        front_desk = FrontDesk(
+        front_desk = self._front_desk(dispatcher, view, links, worker, ledger, letters, share)
+        self._reloader.tell(lambda new: front_desk.reconfigure(FrontDeskSettings.of(new)))
+        self._background("gRPC health", partial(server.follow, front_desk.readiness), vital=True)
+        await self._serve(front_desk, dispatcher)
+
+    # The parts.
+
+    def _front_desk(
+        self,
+        dispatcher: Dispatcher,
+        view: ClusterView,
+        links: PeerLinks,
+        worker: WorkerProcess,
+        ledger: TaskLedger,
+        letters: DeadLetterDesk,
+        share: LearningShare,
+    ) -> FrontDesk:
+        return FrontDesk(
             FrontDeskSettings.of(self._config),
             dispatcher=dispatcher,
             view=view,
@@ -251,11 +269,6 @@ class _Node:
             given_up=lambda: self._loops.given_up,
             clock_notes=self._clock.notes,
         )
-        self._reloader.tell(lambda new: front_desk.reconfigure(FrontDeskSettings.of(new)))
-        self._background("gRPC health", partial(server.follow, front_desk.readiness), vital=True)
-        await self._serve(front_desk, dispatcher)
-
-    # The parts.
 
     async def _start_store(self) -> str:
         return self._config.redis_url or await self._start_embedded_store()
@@ -301,7 +314,14 @@ class _Node:
         await init_images.start(shift_s=clock.beginning.shift_s)
         return images, init_images
 
-    def _keep_house(self, ledger: TaskLedger, images: ImageFiles, init_images: InitImages) -> None:
+    def _keep_house(
+        self,
+        ledger: TaskLedger,
+        images: ImageFiles,
+        init_images: InitImages,
+        dispatcher: Dispatcher,
+    ) -> None:
+        self._background("erasing", dispatcher.eraser.run)
         housekeeper = Housekeeper(
             ledger=ledger,
             images=images,

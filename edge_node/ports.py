@@ -25,6 +25,7 @@ from edge_node.domain import (
     WorkerDescription,
     WorkerLoad,
 )
+from edge_node.erasure import Owed
 from edge_node.requests import AlreadyAccepted, Appended, Idempotency
 from edge_node.tasks.slots import LatentSnapshot
 from scheduler.experience import RecordedDecision
@@ -57,12 +58,44 @@ class Ledger(Protocol):
         """Writes an end; when it raises StoreUnavailable, the end is held and written later."""
         ...
 
+    async def written(self, task_id: TaskId) -> None:
+        """Returns when what waits of a task is written, or raises StoreUnavailable."""
+        ...
+
     async def read(self, task_id: TaskId) -> TaskRecord | None:
         """What the ledger knows of a task."""
         ...
 
     async def read_job(self, job_id: JobId) -> tuple[TaskId, ...] | None:
         """The tasks of a job."""
+        ...
+
+
+class Erasures(Protocol):
+    """What has to leave the store, and is owed elsewhere: store.erasures; StoreUnavailable."""
+
+    async def begin(self) -> None:
+        """Takes in what a former version left."""
+        ...
+
+    async def erase(self, record: TaskRecord) -> Owed:
+        """Leaves of a task that is over only that it was there, durably; what is owed beside."""
+        ...
+
+    async def take_words(self, *, finished_before_unix_s: float) -> list[TaskId]:
+        """Takes the words out of the oldest records that ended earlier; some of them at a time."""
+        ...
+
+    async def owed(self) -> list[Owed]:
+        """All that is still owed."""
+        ...
+
+    async def settled(self, task_ids: Sequence[TaskId]) -> None:
+        """Nothing is owed of these any more."""
+        ...
+
+    async def rewrite_file(self) -> None:
+        """Sees to it that what was taken out leaves the store's file, too, when it is time."""
         ...
 
 
@@ -93,6 +126,14 @@ class Images(Protocol):
         """Content and media type, or raises ImageGone."""
         ...
 
+    async def remove(self, task_ids: Sequence[TaskId]) -> None:
+        """Removes the images that are there of these tasks."""
+        ...
+
+    async def forget_words(self, task_ids: Sequence[TaskId]) -> None:
+        """Takes the prompts out of the images that are there of these tasks."""
+        ...
+
 
 class InitImages(Protocol):
     """The images that tasks start from: store.init_images."""
@@ -105,6 +146,10 @@ class InitImages(Protocol):
 
     async def read(self, sha256: str) -> bytes:
         """The image, or raises InitImageGone."""
+        ...
+
+    async def forget(self, sha256: str) -> bool:
+        """Removes an image that nobody needs; whether it is gone."""
         ...
 
 
@@ -165,6 +210,14 @@ class Peer(Protocol):
         """Cancels a task of that origin."""
         ...
 
+    async def erase_task(self, task_id: TaskId) -> None:
+        """Erases a task of that origin."""
+        ...
+
+    async def forget_task(self, task_id: TaskId, *, init_image_sha256: str) -> bool:
+        """Has it forget what it drew a task of this node from; whether nothing is left there."""
+        ...
+
     def watch_task(self, task_id: TaskId, *, after: int) -> AsyncGenerator[TaskEvent, None]:
         """Events of a task of that origin."""
         ...
@@ -212,7 +265,7 @@ class LatentStore(Protocol):
 
 
 class ExperiencePool(Protocol):
-    """What the learner reads: store.experience_pool. Neither method waits or raises."""
+    """What the learner reads: store.experience_pool. To note neither waits nor raises."""
 
     def note_decision(self, recorded: RecordedDecision) -> None:
         """Takes a decision that was just made."""
@@ -220,6 +273,10 @@ class ExperiencePool(Protocol):
 
     def note_outcome(self, outcome: Outcome) -> None:
         """Takes what became of an earlier decision, joined by its id."""
+        ...
+
+    async def forget(self, task_id: str) -> None:
+        """Removes what names a task, or raises StoreUnavailable."""
         ...
 
 

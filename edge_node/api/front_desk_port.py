@@ -43,6 +43,10 @@ class FrontDeskPort(Protocol):
         """Cancels any node's task; one that is final stays as it is."""
         ...
 
+    async def erase_task(self, task_id: TaskId) -> None:
+        """Erases any node's task, which ends it."""
+        ...
+
     def watch_task(self, task_id: TaskId, *, after: int = 0) -> AsyncGenerator[TaskEvent, None]:
         """Events with a sequence above `after`, to the final one; raises on first use."""
         ...

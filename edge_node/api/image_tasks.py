@@ -21,6 +21,7 @@ from edge_node.api.request_body import idempotency_of, read_json_with_image
 from edge_node.api.surface import Surface, surface_of
 from edge_node.api.uploads import Upload, UploadPlace, kept_on_disk
 from edge_node.domain import JobId, TaskEvent, TaskId, TaskRecord
+from edge_node.erasure import refuse_erased
 from edge_node.errors import DEdgeAIError, InvalidRequest
 from edge_node.requests import Idempotency
 
@@ -131,6 +132,18 @@ async def cancel_task(task_id: str, request: Request) -> JSONResponse:
     return JSONResponse(schemas.task_object(record))
 
 
+@router.post("/v1/tasks/{task_id}/erase", response_model=None)
+async def erase_task(task_id: str, request: Request) -> JSONResponse:
+    """Ends a task and erases what was wanted, what was drawn and what was kept of it, anywhere.
+
+    From then on all but this is answered 410. What it needs to reach other nodes follows by itself.
+    """
+    front_desk = surface_of(request).front_desk
+    demand_own(request, await front_desk.read_task(TaskId(task_id)))
+    await front_desk.erase_task(TaskId(task_id))
+    return JSONResponse({"id": task_id, "object": "image.task", "erased": True})
+
+
 @router.get("/v1/jobs/{job_id}", response_model=None)
 async def read_job(job_id: str, request: Request) -> JSONResponse:
     """Any node's job."""
@@ -174,6 +187,7 @@ async def _own_task(request: Request, task_id: str) -> TaskRecord:
     """The task, if it is there for who asks."""
     record = await surface_of(request).front_desk.read_task(TaskId(task_id))
     demand_own(request, record)
+    refuse_erased(record)
     return record
 
 

@@ -29,6 +29,7 @@ from edge_node.domain import (
     TaskRecord,
     TaskStatus,
 )
+from edge_node.erasure import is_erased
 from edge_node.errors import InvalidRequest, ModelNotFound
 from edge_node.requests import DrawingLimits
 from edge_node.snapshot import ClusterSnapshot, LearnerProgress
@@ -343,7 +344,7 @@ def _with_own_seeds(drawing: Drawing, count: int) -> tuple[Drawing, ...]:
 def task_object(record: TaskRecord) -> Json:
     """A task as /v1/tasks shows it. Times are unix seconds, `progress` is 0..100."""
     task, drawing = record.task, record.task.drawing
-    completed = record.status is TaskStatus.COMPLETED
+    completed = record.status is TaskStatus.COMPLETED and not is_erased(record)
     steps = drawing.denoising_steps
     document: Json = {
         "id": task.id,
@@ -361,7 +362,7 @@ def task_object(record: TaskRecord) -> Json:
         "eta_s": 0.0 if record.status.is_final else round(record.eta_s, 3),
         "durability": task.durability.value,
         "model": drawing.model,
-        "prompt": drawing.prompt,
+        "prompt": drawing.prompt or None,  # removed after its time
         "negative_prompt": drawing.negative_prompt,
         "size": f"{drawing.width_px}x{drawing.height_px}",
         "num_inference_steps": drawing.steps,

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from edge_node.dispatch.own_tasks import OwnTasks
 from edge_node.domain import DEAD_LETTER_CODES, TaskId, TaskRecord
-from edge_node.errors import InvalidRequest
+from edge_node.erasure import has_words
+from edge_node.errors import InvalidRequest, TaskErased
 from edge_node.ports import DeadLetters, InitImages
 from edge_node.requests import Idempotency
 
@@ -39,6 +40,7 @@ class DeadLetterDesk:
 
         Raises:
             TaskNotFound, InvalidRequest: there is no such task, or it was not given up.
+            TaskErased: its prompt is no longer kept.
             InitImageGone: what it starts from is no longer kept.
             NodeNotReady, AdmissionRefused, StoreUnavailable: not now.
         """
@@ -47,6 +49,11 @@ class DeadLetterDesk:
             raise InvalidRequest(
                 f"Task {task_id} is no dead letter: only what was tried and given up can be "
                 "retried. GET /v1/dead_letters lists them."
+            )
+        if not has_words(record):
+            raise TaskErased(
+                f"Task {task_id} is known, and its prompt was removed after its time "
+                "(prompt_keep_s). Submit it anew."
             )
         drawing = record.task.drawing
         named = drawing.init_image_sha256

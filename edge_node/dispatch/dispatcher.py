@@ -15,6 +15,7 @@ from ulid import ULID
 
 from edge_node.clock import Clock
 from edge_node.config import NodeConfig
+from edge_node.dispatch.eraser import Eraser, EraserSettings, Holders
 from edge_node.dispatch.executor import Executor
 from edge_node.dispatch.inbox import Inbox
 from edge_node.dispatch.offloads import Offloads
@@ -24,7 +25,16 @@ from edge_node.dispatch.placer import Placer
 from edge_node.dispatch.timekeeper import Timekeeper, TimekeeperSettings
 from edge_node.domain import AttemptFailed, NodeId, NodeState, Task
 from edge_node.lasting import Loops
-from edge_node.ports import ExperiencePool, Images, InitImages, LatentStore, Ledger, Peers, Worker
+from edge_node.ports import (
+    Erasures,
+    ExperiencePool,
+    Images,
+    InitImages,
+    LatentStore,
+    Ledger,
+    Peers,
+    Worker,
+)
 from edge_node.tasks import hosting as hosted
 from edge_node.tasks import lifecycle_protocol as life
 from edge_node.tasks.cluster_view import ClusterView
@@ -44,6 +54,7 @@ class DispatcherSettings:
     own_tasks: OwnTasksSettings
     time: TimekeeperSettings
     drawing: DrawingDefaults
+    erasing: EraserSettings
 
     @classmethod
     def of(cls, config: NodeConfig) -> DispatcherSettings:
@@ -52,6 +63,7 @@ class DispatcherSettings:
             own_tasks=OwnTasksSettings.of(config),
             time=TimekeeperSettings.of(config),
             drawing=DrawingDefaults.of(config),
+            erasing=EraserSettings.of(config),
         )
 
 
@@ -66,6 +78,7 @@ class Dispatcher:
         policy: decides placements.
         memory: its latents by slot.
         ledger, images, init_images: what outlives the node.
+        erasures: the ledger's part in what must not.
         worker: draws.
         metrics: of the node.
         clock: of the node.
@@ -88,6 +101,7 @@ class Dispatcher:
         ledger: Ledger,
         images: Images,
         init_images: InitImages,
+        erasures: Erasures,
         worker: Worker,
         metrics: NodeMetrics,
         clock: Clock,
@@ -134,28 +148,51 @@ class Dispatcher:
             init_images=init_images,
             clock=clock,
         )
+        holders = Holders(ledger, erasures, images, init_images, pool)
+        self.eraser = self._eraser(settings.erasing, holders, lifecycle)
         self._offloads = Offloads(
             node=node, inbox=inbox, view=view, init_images=init_images, clock=clock
         )
-        self._timekeeper = Timekeeper(
-            settings.time,
-            node=node,
-            inbox=inbox,
+        self._timekeeper = self._timekeeper_of(settings.time, lifecycle, ledger, metrics)
+        inbox.connect(obey=self._obey, hosting_changed=node.changed)
+
+    def _eraser(self, settings: EraserSettings, holders: Holders, lifecycle: Lifecycle) -> Eraser:
+        return Eraser(
+            settings,
+            holders=holders,
+            own_tasks=self.own_tasks,
             lifecycle=lifecycle,
-            view=view,
+            hosting=self._hosting,
+            inbox=self._inbox,
+            clock=self._clock,
+        )
+
+    def _timekeeper_of(
+        self,
+        settings: TimekeeperSettings,
+        lifecycle: Lifecycle,
+        ledger: Ledger,
+        metrics: NodeMetrics,
+    ) -> Timekeeper:
+        return Timekeeper(
+            settings,
+            node=self.own_node,
+            inbox=self._inbox,
+            lifecycle=lifecycle,
+            view=self._view,
             placer=self.placer,
             ledger=ledger,
             metrics=metrics,
-            clock=clock,
+            clock=self._clock,
             loops=self._loops,
         )
-        inbox.connect(obey=self._obey, hosting_changed=node.changed)
 
     # Start, change and stop, called by node.py.
 
     def start(self, peers: Peers, recovered: Sequence[Task]) -> None:
         """Begins to work: takes up what a former life owed, and lets time pass."""
         self._offloads.start(peers)
+        self.eraser.start(peers)
         self.own_node.tell_peers_by(peers.push_state)
         self._inbox.apply(life.TasksRecovered(tasks=tuple(recovered)))
         self._looking.append(self._loops.start("the clock", self._timekeeper.run, vital=True))
@@ -169,6 +206,7 @@ class Dispatcher:
         self.own_node.reconfigure(settings.drawing)
         self.own_tasks.settings = settings.own_tasks
         self._timekeeper.settings = settings.time
+        self.eraser.settings = settings.erasing
 
     async def drain(self, *, timeout_s: float) -> None:
         """Refuses new work and waits for what is under way, `timeout_s` at most."""

@@ -175,6 +175,14 @@ class FrontDesk:
             return await self._dispatcher.own_tasks.cancel(task_id)
         return await owning.cancel_task(task_id)
 
+    async def erase_task(self, task_id: TaskId) -> None:
+        """Erases any node's task, which ends it; raises TaskNotFound or StoreUnavailable."""
+        owning = self._owner(task_id)
+        if owning is None:
+            await self._dispatcher.eraser.erase(task_id)
+        else:
+            await owning.erase_task(task_id)
+
     async def watch_task(
         self, task_id: TaskId, *, after: int = 0
     ) -> AsyncGenerator[TaskEvent, None]:

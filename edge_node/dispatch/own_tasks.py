@@ -32,6 +32,7 @@ from edge_node.domain import (
     TaskRecord,
     TaskStatus,
 )
+from edge_node.erasure import refuse_erased
 from edge_node.errors import (
     AdmissionRefused,
     DEdgeAIError,
@@ -195,6 +196,7 @@ class OwnTasks:
             self._answers.pop(first, None)
         if earlier is not None:
             records = [await self.read_task(task_id) for task_id in earlier.task_ids]
+            refuse_erased(*records)
             return Submission(job_id=earlier.job_id, records=tuple(records), replayed=True)
         self._metrics.tasks_accepted(len(tasks))
         self._remember_job(tasks)
@@ -274,6 +276,7 @@ class OwnTasks:
     async def read_image(self, task_id: TaskId) -> tuple[bytes, str]:
         """The image of a task accepted here."""
         record = await self.read_task(task_id)
+        refuse_erased(record)
         if record.status is not TaskStatus.COMPLETED:
             raise ImageNotReady(
                 f"Task {task_id} is {record.status.value}; its image can be fetched once it is "

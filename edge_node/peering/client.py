@@ -187,6 +187,20 @@ class PeerClient:
             response = await stub.CancelTask(request, timeout=CALL_S_MAX)
             return _record_of(response.task, task_id)
 
+    async def erase_task(self, task_id: TaskId) -> None:
+        """Erases a task at its origin."""
+        request = node_pb2.EraseTaskRequest(task_id=task_id)
+        async with self._heard("EraseTask") as stub:
+            await stub.EraseTask(request, timeout=4 * CALL_S_MAX)
+
+    async def forget_task(self, task_id: TaskId, *, init_image_sha256: str) -> bool:
+        """Has the peer forget what it drew an own task from; whether nothing is left there."""
+        request = node_pb2.ForgetTaskRequest(task_id=task_id, init_image_sha256=init_image_sha256)
+        async with self._heard("ForgetTask") as stub:
+            answer = await stub.ForgetTask(request, timeout=CALL_S_MAX)
+            message_rules.check(answer)
+            return answer.forgotten
+
     async def watch_task(self, task_id: TaskId, *, after: int) -> AsyncGenerator[TaskEvent, None]:
         """Events of a task at its origin, to the final one."""
         async with self._heard("WatchTask") as stub:

@@ -152,6 +152,26 @@ class NodeServicer(node_pb2_grpc.NodeServiceServicer):
             record = await self._service.cancel_task(TaskId(request.task_id))
             return node_pb2.CancelTaskResponse(task=node_codec.record_to_proto(record))
 
+    async def EraseTask(
+        self, request: node_pb2.EraseTaskRequest, context: Context
+    ) -> node_pb2.EraseTaskResponse:
+        async with self._call("EraseTask", context):
+            message_rules.check(request)
+            await self._service.erase_task(TaskId(request.task_id))
+            return node_pb2.EraseTaskResponse()
+
+    async def ForgetTask(
+        self, request: node_pb2.ForgetTaskRequest, context: Context
+    ) -> node_pb2.ForgetTaskResponse:
+        async with self._call("ForgetTask", context) as caller:
+            message_rules.check(request)
+            forgotten = await self._service.forget_task(
+                TaskId(request.task_id),
+                init_image_sha256=request.init_image_sha256,
+                caller=caller,
+            )
+            return node_pb2.ForgetTaskResponse(forgotten=forgotten)
+
     async def WatchTask(
         self, request: node_pb2.WatchTaskRequest, context: Context
     ) -> AsyncIterator[node_pb2.WatchTaskResponse]:

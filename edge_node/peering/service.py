@@ -151,6 +151,17 @@ class PeerService:
         """Cancels a task of this node, or TaskNotFound."""
         return await self._dispatcher.own_tasks.cancel(task_id)
 
+    async def erase_task(self, task_id: TaskId) -> None:
+        """Erases a task of this node, or TaskNotFound, or StoreUnavailable."""
+        await self._dispatcher.eraser.erase(task_id)
+
+    async def forget_task(
+        self, task_id: TaskId, *, init_image_sha256: str, caller: Caller = NOBODY_KNOWN
+    ) -> bool:
+        """Forgets what another node's task was drawn from; raises NotTheCaller."""
+        self._check_owner(task_id, caller)
+        return await self._dispatcher.eraser.forget_hosted(task_id, init_image_sha256)
+
     def watch_task(self, task_id: TaskId, *, after: int) -> AsyncGenerator[TaskEvent, None]:
         """Events of a task of this node, to the final one; raises TaskNotFound on the way."""
         return self._dispatcher.own_tasks.watch(task_id, after=after)

@@ -27,6 +27,7 @@ _CLASSES: dict[str, type[DEdgeAIError]] = {
         errors.InvalidRequest,
         errors.ModelNotFound,
         errors.TaskNotFound,
+        errors.TaskErased,
         errors.ImageNotReady,
         errors.ImageGone,
         errors.AdmissionRefused,

@@ -143,6 +143,23 @@ class StoreConnection:
             raise self.unavailable()
         return replies
 
+    async def told(self, command: Command) -> str:
+        """Runs a command that the store may refuse; its refusal, or empty.
+
+        Raises:
+            StoreUnavailable: nothing is known of it.
+        """
+        if not self.available:
+            raise self.unavailable()
+        pipeline = self._client.pipeline(transaction=False)
+        pipeline.execute_command(*command)
+        try:
+            (reply,) = await cancellable(pipeline.execute(raise_on_error=False))
+        except (RedisError, OSError, TimeoutError) as problem:
+            self._went_away(f"{type(problem).__name__}: {problem}")
+            raise self.unavailable() from problem
+        return str(reply) if isinstance(reply, ResponseError) else ""
+
     def unavailable(self) -> StoreUnavailable:
         """The error to raise while the store is away."""
         return StoreUnavailable(

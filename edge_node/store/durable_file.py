@@ -37,7 +37,7 @@ def write_synced(temporary: Path, content: bytes, *, modified_unix_s: float) -> 
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
     try:
-        descriptor = os.open(temporary, flags, 0o666)
+        descriptor = os.open(temporary, flags, 0o600)
         try:
             rest = memoryview(content)
             while rest:

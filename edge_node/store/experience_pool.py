@@ -125,6 +125,25 @@ class ExperiencePool:
         while self._waiting:
             await self._writer.write_once()
 
+    async def forget(self, task_id: str) -> None:
+        """Removes what names a task: a reader sees a gap.
+
+        Raises:
+            StoreUnavailable: the store is away.
+        """
+        await self.flush()
+        of_task, last_id = f"{task_id}/".encode(), FIRST_ID
+        while True:
+            read: Command = ("XRANGE", self._settings.key, f"({last_id}", "+", "COUNT", 1000)
+            found = (await self._connection.execute([read], durable=False))[0]
+            if not found:
+                return
+            last_id = found[-1][0].decode()
+            named = [one for one, fields in found if fields.get(b"id", b"").startswith(of_task)]
+            if named:
+                forget: Command = ("XDEL", self._settings.key, *named)
+                await self._connection.execute([forget], durable=False)
+
     async def fill(self) -> PartFill:
         """How full the stream is.
 

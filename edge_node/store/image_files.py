@@ -22,6 +22,7 @@ from edge_node.clock import Clock
 from edge_node.config import NodeConfig
 from edge_node.domain import Image, TaskId
 from edge_node.errors import ImageGone
+from edge_node.image_header import without_parameters
 from edge_node.store.durable_file import TEMPORARY_SUFFIX, FolderSync, write_synced
 
 # For which an image stays that was just stored, though the disk is full.
@@ -144,6 +145,14 @@ class ImageFiles:
         """Removes the images that are there of these tasks."""
         await self._in_thread(self._remove, task_ids)
 
+    async def forget_words(self, task_ids: Sequence[TaskId]) -> None:
+        """Takes the prompts out of the images that are there of these tasks, durably.
+
+        Raises:
+            OSError: the disk is full or failing.
+        """
+        await self._in_thread(self._forget_words, task_ids)
+
     async def _in_thread(
         self,
         function: Callable[Arguments, Returned],
@@ -185,9 +194,7 @@ class ImageFiles:
         stored = _StoredImage(
             format=image.format, size_bytes=len(image.content), written_unix_s=now_unix_s
         )
-        # Numbered, so that two attempts of one task cannot share the temporary file.
-        mark = f"{_TEMPORARY_MARK}{next(self._temporaries)}{TEMPORARY_SUFFIX}"
-        temporary = path.with_name(path.name + mark)
+        temporary = self._temporary(path)
         write_synced(temporary, image.content, modified_unix_s=now_unix_s)
         try:
             with self._index_lock:
@@ -252,6 +259,37 @@ class ImageFiles:
             with self._index_lock:
                 if task_id in self._stored:
                     self._discard(task_id)
+
+    def _forget_words(self, task_ids: Sequence[TaskId]) -> None:
+        for task_id in task_ids:
+            stored = self._stored.get(task_id)
+            if stored is None or stored.format != "png":
+                continue
+            path = self._path(task_id, stored.format)
+            try:
+                content = path.read_bytes()
+            except FileNotFoundError:
+                continue
+            without = without_parameters(content)
+            if without == content:
+                continue
+            temporary = self._temporary(path)
+            write_synced(temporary, without, modified_unix_s=stored.written_unix_s)
+            with self._index_lock:
+                if self._stored.get(task_id) is not stored:  # evicted or erased meanwhile
+                    temporary.unlink(missing_ok=True)
+                    continue
+                temporary.replace(path)
+                self._forget(task_id)
+                self._bytes_stored += len(without) - stored.size_bytes
+                # In its place, for the order is that of age.
+                self._stored[task_id] = stored._replace(size_bytes=len(without))
+        self._folder_sync.sync()
+
+    def _temporary(self, path: Path) -> Path:
+        """Numbered, so that two attempts of one task cannot share the temporary file."""
+        mark = f"{_TEMPORARY_MARK}{next(self._temporaries)}{TEMPORARY_SUFFIX}"
+        return path.with_name(path.name + mark)
 
     def _discard(self, task_id: TaskId) -> None:
         stored = self._stored.pop(task_id)

@@ -24,6 +24,8 @@ from edge_node.store.durable_file import TEMPORARY_SUFFIX, touch_durably, write_
 
 _FILE_NAME = re.compile(r"([0-9a-f]{64})\.png(?:\.partial)?")
 _DISK_RETRY_S = 5.0
+# Who has just named an image is about to say that he needs it.
+JUST_NAMED_S = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +66,7 @@ class InitImages:
         self._clock = clock
         # Changed by worker threads: a cancelled caller must not leave a file uncounted.
         self._kept: dict[str, _KeptImage] = {}
+        self._named_s: dict[str, float] = {}
         self._bytes_stored = 0
         self._index_lock = threading.Lock()
 
@@ -113,6 +116,13 @@ class InitImages:
         """Removes what no task can need any more."""
         await asyncio.to_thread(self._evict)
 
+    async def forget(self, sha256: str) -> bool:
+        """Removes an image before its time; whether it is gone.
+
+        Nobody that is known of needs it, says the caller; one that was named just now stays.
+        """
+        return await asyncio.to_thread(self._forget, sha256)
+
     def _take_up(self, shift_s: float) -> None:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for path in self._folder.iterdir():
@@ -141,6 +151,7 @@ class InitImages:
         with self._index_lock:
             try:
                 self._keep(sha256, content, until_unix_s)
+                self._named_s[sha256] = self._clock.now_s()
             except OSError as problem:
                 raise StoreUnavailable(
                     f"The init image could not be stored: {problem}. Free space in {self._folder}, "
@@ -206,7 +217,18 @@ class InitImages:
             if kept.needed_until_unix_s < now_unix_s:
                 self._discard(sha256)
 
+    def _forget(self, sha256: str) -> bool:
+        with self._index_lock:
+            if sha256 not in self._kept:
+                return True
+            named_s = self._named_s.get(sha256)
+            if named_s is not None and self._clock.now_s() - named_s < JUST_NAMED_S:
+                return False
+            self._discard(sha256)
+            return True
+
     def _discard(self, sha256: str) -> None:
+        self._named_s.pop(sha256, None)
         self._bytes_stored -= self._kept.pop(sha256).size_bytes
         self._path(sha256).unlink(missing_ok=True)
 

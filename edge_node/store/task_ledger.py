@@ -15,6 +15,9 @@ Keys, all under one prefix:
     job:<id>           sorted set of the ids of a job's tasks, by their place in it
     key:<sha256>       JSON of an idempotency key's digest and ids; expires late, see `keys`
     keys               sorted set of these, by the unix second of their use: when they really expire
+    prompted           sorted set of final tasks that still have their words, by their end
+    erasing            hash: what still has to go of a task that was erased or lost its words
+    rewrite, aged      counters of what was taken out, at once or by age, and is in the file yet
     refused:<id>       the acceptance that began with this task was taken back; expires
     redated            hash: jump of the clock for which times were moved last, and in which term
 """
@@ -48,7 +51,9 @@ from edge_node.lasting import Loops
 from edge_node.requests import AlreadyAccepted, Appended, Idempotency
 from edge_node.store.background_writer import BackgroundWriter
 from edge_node.store.connection import Command, StoreConnection, StoreSettings
+from edge_node.store.erasures import Erasures
 from edge_node.store.key_lives import FORGET_KEYS, KEY_LIVES, KEYS_AT_ONCE
+from edge_node.store.ledger_scripts import ACCEPT, FORGET, KEEP, RETRACT
 from edge_node.store.pending_writes import Acceptance, PendingWrite, PendingWrites
 from edge_node.store.record_codec import UnreadableRecord, decode_record, encode_record
 from edge_node.store.redating import REDATE, Redating, redated
@@ -62,72 +67,6 @@ _REFUSED_S = 3600
 # Between two writes that nobody waits for: a task that is quickly done is written once, and a round
 # trip serves all that came meanwhile.
 _WRITE_BEHIND_S = 0.05
-
-# KEYS: open, key record ('' without), job ('' without), refusal, keys
-# ARGV: value of the key record, its life in s, prefix of tasks, unix second, then id and record of
-# each task
-# Two connections need not be served in the order in which they were written to: an acceptance may
-# come after its own retraction, and its client has long been told no.
-_ACCEPT = """
-if redis.call('EXISTS', KEYS[4]) == 1 then return false end
-if KEYS[2] ~= '' then
-  local earlier = redis.call('GET', KEYS[2])
-  if earlier then return earlier end
-  redis.call('SET', KEYS[2], ARGV[1], 'EX', ARGV[2])
-  redis.call('ZADD', KEYS[5], ARGV[4], KEYS[2])
-end
-for i = 5, #ARGV, 2 do
-  local task = ARGV[3] .. ARGV[i]
-  redis.call('HSET', task, 'record', ARGV[i + 1], 'job', KEYS[3])
-  if KEYS[2] ~= '' then redis.call('HSET', task, 'keyed', '1') end
-  redis.call('SADD', KEYS[1], ARGV[i])
-  if KEYS[3] ~= '' then redis.call('ZADD', KEYS[3], (i - 5) / 2, ARGV[i]) end
-end
-return false
-"""
-
-
-# KEYS: open, key record ('' without), job ('' without), refusal, keys
-# ARGV: value of the key record, prefix of tasks, life of the refusal in s, then the ids
-_RETRACT = """
-redis.call('SET', KEYS[4], '1', 'EX', ARGV[3])
-if KEYS[2] ~= '' and redis.call('GET', KEYS[2]) == ARGV[1] then
-  redis.call('DEL', KEYS[2])
-  redis.call('ZREM', KEYS[5], KEYS[2])
-end
-for i = 4, #ARGV do
-  redis.call('DEL', ARGV[2] .. ARGV[i])
-  redis.call('SREM', KEYS[1], ARGV[i])
-  if KEYS[3] ~= '' then redis.call('ZREM', KEYS[3], ARGV[i]) end
-end
-return 1
-"""
-
-# KEYS: open, finished, task, job ('' without), dead
-# ARGV: id, record, unix second of its end ('' while open), place in its job, '1' for a dead letter
-# A state that comes after the end is ignored; NX keeps the place that the acceptance gave.
-_KEEP = """
-if ARGV[3] == '' and redis.call('ZSCORE', KEYS[2], ARGV[1]) then return 0 end
-redis.call('HSET', KEYS[3], 'record', ARGV[2], 'job', KEYS[4])
-if KEYS[4] ~= '' then redis.call('ZADD', KEYS[4], 'NX', ARGV[4], ARGV[1]) end
-if ARGV[3] == '' then
-  redis.call('SADD', KEYS[1], ARGV[1])
-else
-  redis.call('SREM', KEYS[1], ARGV[1])
-  redis.call('ZADD', KEYS[2], ARGV[3], ARGV[1])
-  if ARGV[5] == '1' then redis.call('ZADD', KEYS[5], ARGV[3], ARGV[1]) end
-end
-return 1
-"""
-
-# KEYS: finished, task, dead; ARGV: id
-_FORGET = """
-local job = redis.call('HGET', KEYS[2], 'job')
-if job and job ~= '' then redis.call('ZREM', job, ARGV[1]) end
-redis.call('DEL', KEYS[2])
-redis.call('ZREM', KEYS[3], ARGV[1])
-return redis.call('ZREM', KEYS[1], ARGV[1])
-"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,6 +134,7 @@ class TaskLedger:
             vital=True,
         )
         self._together = Together(self._connection)
+        self.erasures = Erasures(self._connection, key_prefix=settings.key_prefix, clock=clock)
 
     @property
     def available(self) -> bool:
@@ -255,7 +195,7 @@ class TaskLedger:
         for task in tasks:
             arguments += [task.id, encode_record(TaskRecord(task=task))]
         try:
-            accept: Command = ("EVAL", _ACCEPT, len(keys), *keys, *arguments)
+            accept: Command = ("EVAL", ACCEPT, len(keys), *keys, *arguments)
             earlier = await self._together.execute(accept)
         except (StoreUnavailable, asyncio.CancelledError):
             self._retractions.append(
@@ -286,10 +226,18 @@ class TaskLedger:
             StoreUnavailable: it is held, and will be written when the store is back.
         """
         self._hold(record, durable=True)
-        held = self._pending.get(record.task.id)
+        await self.written(record.task.id)
+
+    async def written(self, task_id: TaskId) -> None:
+        """Returns when what waits of a task now is written.
+
+        Raises:
+            StoreUnavailable: it is held, and will be written when the store is back.
+        """
+        held = self._pending.get(task_id)
 
         def is_held() -> bool:
-            return held is not None and self._pending.get(record.task.id) is held
+            return held is not None and self._pending.get(task_id) is held
 
         while is_held():
             # Of all that wait for the write under way, the first writes for the others.
@@ -339,7 +287,8 @@ class TaskLedger:
             StoreUnavailable: the store is away.
         """
         prefix = self._settings.key_prefix
-        keys = (f"{prefix}redated", f"{prefix}finished", self._dead, f"{prefix}keys")
+        dated = (f"{prefix}finished", self._dead, f"{prefix}keys", f"{prefix}prompted")
+        keys = (f"{prefix}redated", *dated)
         move: Command = ("EVAL", REDATE, len(keys), *keys, jump, term, repr(shift_s))
         (since,) = await self._connection.execute([move], durable=True)
         return Redating(shift_s=shift_s, before_term=int(since))
@@ -430,11 +379,13 @@ class TaskLedger:
         members = (await self._connection.execute([oldest], durable=False))[0]
         task_ids = [TaskId(member.decode()) for member in members]
         if task_ids:
+            prefix = self._settings.key_prefix
             forget: list[Command] = [
-                ("EVAL", _FORGET, 3, finished, self._task_key(task_id), self._dead, task_id)
+                ("EVAL", FORGET, 4, finished, key, self._dead, f"{prefix}prompted", task_id)
                 for task_id in task_ids
+                for key in (self._task_key(task_id),)
             ]
-            await self._connection.execute(forget, durable=False)
+            await self._connection.execute([*forget, ("INCR", f"{prefix}aged")], durable=False)
         return task_ids
 
     async def forget_keys(self) -> None:
@@ -523,11 +474,12 @@ class TaskLedger:
             self._task_key(task.id),
             self._job_key(task.job_id),
             self._dead,
+            f"{prefix}prompted",
         )
         index = acceptance.job_index if acceptance else 0
         dead = record.error is not None and record.error.code in DEAD_LETTER_CODES
         text = encode_record(record)
-        return ("EVAL", _KEEP, len(keys), *keys, task.id, text, ended, index, int(dead))
+        return ("EVAL", KEEP, len(keys), *keys, task.id, text, ended, index, int(dead))
 
     @property
     def _dead(self) -> str:
@@ -543,7 +495,7 @@ class TaskLedger:
             f"{prefix}keys",
         )
         head = (retraction.key_value, f"{prefix}task:", _REFUSED_S)
-        return ("EVAL", _RETRACT, len(keys), *keys, *head, *retraction.task_ids)
+        return ("EVAL", RETRACT, len(keys), *keys, *head, *retraction.task_ids)
 
     def _key_record(
         self,

@@ -189,6 +189,11 @@ class Hosting:
         hosted = self._hosted.get(task_id)
         return hosted is not None and hosted.offload.fence == fence
 
+    def needs(self, init_image_sha256: str) -> bool:
+        """Whether an attempt that is queued or running starts from that image."""
+        drawings = (one.offload.drawing for one in self._hosted.values())
+        return any(one.init_image_sha256 == init_image_sha256 for one in drawings)
+
     def hosted(self) -> tuple[tuple[TaskId, Fence], ...]:
         """Every (task, attempt) queued or running."""
         return tuple((task_id, h.offload.fence) for task_id, h in self._hosted.items())

@@ -71,6 +71,7 @@ from edge_node.tasks.lifecycle_protocol import (
     StoreImage,
     TaskEnded,
     TasksAppended,
+    TasksForgotten,
     TasksRecovered,
     TasksSubmitted,
 )
@@ -137,6 +138,11 @@ class Lifecycle:
         seen = max(0, after - entry.sequence_before)
         return entry.events[seen if seen <= len(entry.events) else 0 :]
 
+    def needs(self, init_image_sha256: str) -> bool:
+        """Whether a task that is not over starts from that image."""
+        fates = self._live.values()
+        return any(one.task.drawing.init_image_sha256 == init_image_sha256 for one in fates)
+
     def story(self, task_id: TaskId) -> tuple[StoryLine, ...]:
         """The latest lines of a task's story, oldest first; none of a task not in memory."""
         entry = self._find(task_id)
@@ -191,6 +197,8 @@ class Lifecycle:
                 return self._image_store_failed(event, at)
             case FinalRecorded():
                 return self._final_recorded(event.task_id, at)
+            case TasksForgotten():
+                return self._forget(event)
             case ClockAdvanced():
                 return self._clock_advanced(at)
 
@@ -527,6 +535,15 @@ class Lifecycle:
         return [*instructions, TaskEnded(record=entry.record, fences=fences)]
 
     # Small parts.
+
+    def _forget(self, event: TasksForgotten) -> list[Instruction]:
+        before_unix_s = event.ended_before_unix_s
+        ends = ((one, fate.record.finished_unix_s) for one, fate in self._finished.items())
+        older = [one for one, end_unix_s in ends if end_unix_s and end_unix_s < before_unix_s]
+        for task_id in (*event.task_ids, *older):
+            entry = self._finished.pop(task_id, None)
+            self._finished_bytes -= 0 if entry is None else entry.kept_bytes
+        return []
 
     def _drop_live(self, task_id: TaskId) -> None:
         dropped = self._live.pop(task_id, None)

@@ -101,6 +101,14 @@ class CancelRequested:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TasksForgotten:
+    """What is left of these finished tasks, and of all that ended earlier, the ledger tells."""
+
+    task_ids: tuple[TaskId, ...] = ()
+    ended_before_unix_s: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class ImageStored:
     """The image file is on disk."""
 
@@ -144,6 +152,7 @@ Event = (
     | ImageStored
     | ImageStoreFailed
     | FinalRecorded
+    | TasksForgotten
     | ClockAdvanced
 )
 

@@ -23,6 +23,7 @@ from edge_node.domain import (
     TaskRecord,
     TaskStatus,
 )
+from edge_node.erasure import erased
 from edge_node.errors import (
     DEdgeAIError,
     IdempotencyConflict,
@@ -199,6 +200,9 @@ class MemoryFrontDesk:
         if not record.status.is_final:
             await self.end(task_id, TaskStatus.CANCELLED)
         return self._records[task_id]
+
+    async def erase_task(self, task_id: TaskId) -> None:
+        self._records[task_id] = erased(await self.cancel_task(task_id))
 
     async def watch_task(
         self, task_id: TaskId, *, after: int = 0

@@ -9,6 +9,7 @@ from typing import Any
 from edge_node.domain import TaskEventKind, TaskId
 from tests.api.memory_front_desk import PNG, MemoryFrontDesk
 from tests.api.served import served
+from tests.api.test_bad_input import check
 
 Event = dict[str, str]
 
@@ -157,5 +158,36 @@ def test_operators_see_the_cluster_and_the_metrics() -> None:
             assert counted % "/v1/tasks/{task_id}" in metrics.text
             assert counted % "none" in metrics.text
             assert "01J0" not in metrics.text
+
+    asyncio.run(story())
+
+
+def test_of_an_erased_task_it_is_said_that_it_was() -> None:
+    async def story() -> None:
+        async with served() as node:
+            body = {"prompt": "a boat", "n": 2}
+            key = {"Idempotency-Key": "k"}
+            job = (await node.http.post("/v1/tasks", json=body, headers=key)).json()
+            one, other = (task["id"] for task in job["tasks"])
+            for _ in range(2):
+                answer = await node.http.post(f"/v1/tasks/{one}/erase")
+                assert answer.json() == {"id": one, "object": "image.task", "erased": True}
+            for path in ("", "/image", "/events"):
+                gone = await node.http.get(f"/v1/tasks/{one}{path}")
+                check(gone, status=410, code="task_erased")
+            check(await node.http.delete(f"/v1/tasks/{one}"), status=410, code="task_erased")
+            left, whole = (await node.http.get(f"/v1/jobs/{job['id']}")).json()["tasks"]
+            assert (left["prompt"], left["image_url"], left["error"]["code"]) == (
+                None,
+                None,
+                "erased",
+            )
+            assert whole["id"] == other
+            assert whole["prompt"] == "a boat"
+            check(
+                await node.http.post("/v1/tasks/orin-a-none/erase"),
+                status=404,
+                code="task_not_found",
+            )
 
     asyncio.run(story())

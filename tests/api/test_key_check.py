@@ -129,14 +129,17 @@ def test_tasks_are_there_for_who_asked_for_them_and_for_operators() -> None:
             ("GET", f"/v1/tasks/{task}/events"),
             ("GET", f"/v1/jobs/{job}"),
             ("DELETE", f"/v1/tasks/{task}"),
+            ("POST", f"/v1/tasks/{task}/erase"),
         ]
         for method, path in asked:
             check(await site.ask("bob", method, path), status=404, code="task_not_found")
         for who in ("alice", "operator"):
             for method, path in asked:
                 answer = await site.ask(who, method, path)
-                # It has no image where it was cancelled before.
-                assert answer.status_code in (200, 409), (who, path, answer.text)
+                # What is left of it where it was erased before.
+                erased = who == "operator" and task in path and "erase" not in path
+                assert answer.status_code == (410 if erased else 200), (who, path, answer.text)
+        check(await site.ask("bob", "GET", f"/v1/tasks/{task}"), status=404, code="task_not_found")
 
     on_site(story)
 

@@ -187,6 +187,10 @@ class SimulatedLedger:
             raise StoreUnavailable("The store is away.")
         self._write_all()
 
+    async def written(self, task_id: TaskId) -> None:
+        while any(record.task.id == task_id for record in self._behind):
+            await asyncio.sleep(0.01)
+
     async def read(self, task_id: TaskId) -> TaskRecord | None:
         for record in reversed(self._behind):
             if record.task.id == task_id:
@@ -246,6 +250,13 @@ class SimulatedImages:
     async def shed(self, bytes_wanted: int) -> int:
         return 0
 
+    async def remove(self, task_ids: Sequence[TaskId]) -> None:
+        for task_id in task_ids:
+            self._disk.images.pop(task_id, None)
+
+    async def forget_words(self, task_ids: Sequence[TaskId]) -> None:
+        """What is drawn here has none."""
+
     async def read(self, task_id: TaskId) -> tuple[bytes, str]:
         await self._mount.work()
         if task_id not in self._disk.images:
@@ -276,3 +287,7 @@ class SimulatedInitImages:
         if sha256 not in self._disk.init_images:
             raise InitImageGone("It is not kept here. Submit the task again.")
         return self._disk.init_images[sha256]
+
+    async def forget(self, sha256: str) -> bool:
+        self._disk.init_images.pop(sha256, None)
+        return True

@@ -57,6 +57,7 @@ from tests.cluster.disk import (
 from tests.cluster.network import Broken, Network
 from tests.cluster.virtual_time import VirtualTime, process_loop
 from tests.cluster.worker import SimulatedWorker
+from tests.dispatch.nothing_erased import FOR_EVER, NothingErased
 from tests.peering.nothing_learned import NothingLearned
 
 TICK_S = 0.25
@@ -171,6 +172,17 @@ class Connection:
 
     async def cancel_task(self, task_id: TaskId) -> TaskRecord:
         return await self._once(lambda p: p.service.cancel_task(task_id))
+
+    async def erase_task(self, task_id: TaskId) -> None:
+        await self._once(lambda p: p.service.erase_task(task_id))
+
+    async def forget_task(self, task_id: TaskId, *, init_image_sha256: str) -> bool:
+        def forget(process: NodeProcess) -> Awaitable[bool]:
+            return process.service.forget_task(
+                task_id, init_image_sha256=init_image_sha256, caller=self._caller
+            )
+
+        return await self._once(forget)
 
     def watch_task(self, task_id: TaskId, *, after: int) -> AsyncGenerator[TaskEvent, None]:
         return self._stream(lambda p: p.service.watch_task(task_id, after=after))
@@ -306,6 +318,7 @@ class NodeProcess:
                     guidance_scale_max=10.0,
                     strength_default=0.5,
                 ),
+                erasing=FOR_EVER,
             ),
             lifecycle=self.lifecycle,
             hosting=self.hosting,
@@ -315,6 +328,7 @@ class NodeProcess:
             ledger=self.ledger,
             images=SimulatedImages(mount),
             init_images=SimulatedInitImages(mount),
+            erasures=NothingErased(),
             worker=self.worker,
             metrics=NodeMetrics(),
             clock=self.clock,
@@ -379,6 +393,7 @@ class NodeProcess:
             self.worker.start()
             await self.links.start()
             self.dispatcher.start(self.links, [record.task for record in recovered])
+            self._erasing = asyncio.create_task(self.dispatcher.eraser.run())
             self.started = True
 
         self.spawn(run())

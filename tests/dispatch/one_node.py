@@ -41,6 +41,7 @@ from edge_node.telemetry.metrics import NodeMetrics
 from scheduler.experience import RecordedDecision
 from scheduler.policy import Outcome
 from scheduler.registry import create
+from tests.dispatch.nothing_erased import FOR_EVER, NothingErased
 
 OWN, PEER = NodeId("own"), NodeId("peer")
 PNG = b"\x89PNG" + bytes(96)
@@ -147,6 +148,9 @@ class Pool:
     def note_outcome(self, outcome: Outcome) -> None:
         self.outcomes.append(outcome)
 
+    async def forget(self, task_id: str) -> None:
+        self.decisions = [one for one in self.decisions if task_id not in one.decision_id]
+
 
 class Snapshots(list[LatentSnapshot]):
     """A store of latents that only counts what it is given."""
@@ -183,6 +187,7 @@ class Node:
             ),
             time=TimekeeperSettings(tick_s=0.01, heartbeat_s=0.05, lease_s=5.0),
             drawing=DEFAULTS,
+            erasing=FOR_EVER,
         )
         self.view = ClusterView(own_id=OWN, incarnation=1, began_s=clock.now_s())
         self.policy = create(policy, rng=np.random.default_rng(1))
@@ -197,6 +202,7 @@ class Node:
             ledger=stores,
             images=images or stores,
             init_images=self.init_images,
+            erasures=NothingErased(),
             worker=self.own_device,
             metrics=self.metrics,
             clock=clock,

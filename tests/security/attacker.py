@@ -93,6 +93,7 @@ class Liar:
     ReadExperience = FetchWeights = _stream
     Describe = GetTask = GetJob = CancelTask = CancelOffload = OfferWeights = OfferVerdict = _one
     FetchKeys = _one
+    EraseTask = ForgetTask = _one
 
     @contextlib.asynccontextmanager
     async def listening(self) -> AsyncIterator[str]:

@@ -282,3 +282,24 @@ def test_an_announcement_is_read_as_it_was_made(valkey: ValkeyProcess, tmp_path:
         await connection.close()
 
     asyncio.run(scenario())
+
+
+def test_what_names_a_task_is_forgotten_and_leaves_a_gap(valkey: ValkeyProcess) -> None:
+    pooled = settings(valkey)
+
+    async def story() -> None:
+        pool = ExperiencePool(pooled, clock=SystemClock())
+        await pool.start()
+        for number in (1, 2, 11):
+            pool.note_decision(recorded(number))
+            pool.note_outcome(outcome(number))
+        await pool.forget("task-1")
+        await pool.close()
+        entries, _ = await read_all(pooled)
+        decisions = [one for one in entries if isinstance(one, PooledDecision)]
+        named = [one.recorded.decision_id for one in decisions]
+        assert named == ["task-2/1", "task-11/1"]
+        assert [one.sequence for one in decisions] == [1, 2]
+        assert len(entries) == 4
+
+    asyncio.run(story())

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import stat
 import threading
@@ -10,6 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from PIL import Image as PillowImage
+from PIL.PngImagePlugin import PngInfo
 
 from edge_node.domain import Image, TaskId
 from edge_node.errors import ImageGone
@@ -235,5 +238,28 @@ def test_the_oldest_make_room_but_for_those_just_stored(tmp_path: Path) -> None:
         assert await files.shed(1000) == 0  # the others are younger than a minute
         clock.now += 20.0
         assert await files.shed(1000) == 10
+
+    run(tmp_path, story)
+
+
+def test_words_leave_an_image_that_is_as_old_as_before(tmp_path: Path) -> None:
+    info = PngInfo()
+    info.add_text("parameters", "a boat")
+    buffer = io.BytesIO()
+    PillowImage.new("RGB", (8, 8), "red").save(buffer, "PNG", pnginfo=info)
+    told = Image(content=buffer.getvalue(), format="png", width_px=8, height_px=8)
+
+    async def story(files: ImageFiles, clock: SetClock) -> None:
+        await files.write(task_id(1), told)
+        await files.write(task_id(2), image(20, image_format="webp"))
+        clock.now += 60.0
+        await files.forget_words([task_id(1), task_id(2), task_id(3)])
+        content, _ = await files.read(task_id(1))
+        assert b"a boat" not in content
+        assert (tmp_path / f"{task_id(1)}.png").read_bytes() == content
+        assert len(list(tmp_path.iterdir())) == 2
+        assert files.bytes_stored == len(content) + 20
+        clock.now += 41.0
+        assert await files.evict() == (task_id(1), task_id(2)), "in the order of their age"
 
     run(tmp_path, story)

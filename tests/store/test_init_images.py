@@ -11,7 +11,7 @@ import pytest
 
 from edge_node.errors import InitImageGone, InitImagesFull, InvalidRequest, StoreUnavailable
 from edge_node.store.durable_file import write_durably
-from edge_node.store.init_images import InitImages
+from edge_node.store.init_images import JUST_NAMED_S, InitImages
 from tests.set_clock import SetClock
 
 KEEP_S_MAX = 1000.0
@@ -238,3 +238,24 @@ def test_a_write_that_fails_leaves_the_file_that_was_there(
         write_durably(path, b"new", modified_unix_s=6.0)
     assert (path.read_bytes(), path.stat().st_mtime) == (b"old", 5.0)
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_one_is_forgotten_before_its_time_but_not_while_somebody_takes_it_up(
+    tmp_path: Path,
+) -> None:
+    sha256, made = content(1)
+
+    async def story(images: InitImages, clock: SetClock) -> None:
+        assert await images.forget(sha256), "it is not here"
+        await images.write(sha256, made, needed_until_unix_s=None)
+        assert not await images.forget(sha256)
+        clock.now += JUST_NAMED_S
+        await images.write(sha256, made, needed_until_unix_s=None)
+        assert not await images.forget(sha256), "named again"
+        clock.now += JUST_NAMED_S
+        assert await images.forget(sha256)
+        with pytest.raises(InitImageGone):
+            await images.read(sha256)
+        assert not list(tmp_path.iterdir())
+
+    run(tmp_path, story)

@@ -708,3 +708,26 @@ def test_patience_goes_by_what_was_expected_and_by_what_is_left(
     eta_s: float, deadline_s: float | None, patience_s: float
 ) -> None:
     assert LifecycleLimits().until_overdue_s(eta_s, deadline_s) == patience_s
+
+
+def test_what_is_to_be_forgotten_is_no_longer_told_and_what_goes_on_is() -> None:
+    machine = submitted()
+    machine.handle(life.TasksForgotten(task_ids=(TASK_ID,), ended_before_unix_s=1e12), at(0.5))
+    assert machine.record(TASK_ID) is not None, "it is not over"
+    machine.handle(life.CancelRequested(task_id=TASK_ID), at(1.0))
+    machine.handle(life.FinalRecorded(task_id=TASK_ID), at(1.0))
+    machine.handle(life.TasksForgotten(ended_before_unix_s=1001.0), at(2.0))
+    assert machine.record(TASK_ID) is not None, "it ended then"
+    machine.handle(life.TasksForgotten(ended_before_unix_s=1001.5), at(2.0))
+    assert machine.record(TASK_ID) is None
+    machine.handle(life.TasksForgotten(task_ids=(TASK_ID,)), at(2.0))
+    machine.validate()
+
+
+def test_an_init_image_is_needed_until_the_task_is_over() -> None:
+    machine = submitted(drawing=replace(DRAWING, init_image_sha256="ab"))
+    assert machine.needs("ab")
+    assert not machine.needs("cd")
+    machine.handle(life.CancelRequested(task_id=TASK_ID), at(1.0))
+    machine.handle(life.FinalRecorded(task_id=TASK_ID), at(1.0))
+    assert not machine.needs("ab")

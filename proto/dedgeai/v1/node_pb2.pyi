@@ -269,6 +269,30 @@ class CancelTaskResponse(_message.Message):
     task: TaskView
     def __init__(self, task: _Optional[_Union[TaskView, _Mapping]] = ...) -> None: ...
 
+class EraseTaskRequest(_message.Message):
+    __slots__ = ("task_id",)
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    task_id: str
+    def __init__(self, task_id: _Optional[str] = ...) -> None: ...
+
+class EraseTaskResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ForgetTaskRequest(_message.Message):
+    __slots__ = ("task_id", "init_image_sha256")
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    INIT_IMAGE_SHA256_FIELD_NUMBER: _ClassVar[int]
+    task_id: str
+    init_image_sha256: str
+    def __init__(self, task_id: _Optional[str] = ..., init_image_sha256: _Optional[str] = ...) -> None: ...
+
+class ForgetTaskResponse(_message.Message):
+    __slots__ = ("forgotten",)
+    FORGOTTEN_FIELD_NUMBER: _ClassVar[int]
+    forgotten: bool
+    def __init__(self, forgotten: _Optional[bool] = ...) -> None: ...
+
 class WatchTaskRequest(_message.Message):
     __slots__ = ("task_id", "after")
     TASK_ID_FIELD_NUMBER: _ClassVar[int]

@@ -54,6 +54,11 @@ class NodeServiceStub:
                 request_serializer=dedgeai_dot_v1_dot_node__pb2.CancelOffloadRequest.SerializeToString,
                 response_deserializer=dedgeai_dot_v1_dot_node__pb2.CancelOffloadResponse.FromString,
                 _registered_method=True)
+        self.ForgetTask = channel.unary_unary(
+                '/dedgeai.v1.NodeService/ForgetTask',
+                request_serializer=dedgeai_dot_v1_dot_node__pb2.ForgetTaskRequest.SerializeToString,
+                response_deserializer=dedgeai_dot_v1_dot_node__pb2.ForgetTaskResponse.FromString,
+                _registered_method=True)
         self.GetTask = channel.unary_unary(
                 '/dedgeai.v1.NodeService/GetTask',
                 request_serializer=dedgeai_dot_v1_dot_node__pb2.GetTaskRequest.SerializeToString,
@@ -68,6 +73,11 @@ class NodeServiceStub:
                 '/dedgeai.v1.NodeService/CancelTask',
                 request_serializer=dedgeai_dot_v1_dot_node__pb2.CancelTaskRequest.SerializeToString,
                 response_deserializer=dedgeai_dot_v1_dot_node__pb2.CancelTaskResponse.FromString,
+                _registered_method=True)
+        self.EraseTask = channel.unary_unary(
+                '/dedgeai.v1.NodeService/EraseTask',
+                request_serializer=dedgeai_dot_v1_dot_node__pb2.EraseTaskRequest.SerializeToString,
+                response_deserializer=dedgeai_dot_v1_dot_node__pb2.EraseTaskResponse.FromString,
                 _registered_method=True)
         self.WatchTask = channel.unary_stream(
                 '/dedgeai.v1.NodeService/WatchTask',
@@ -137,6 +147,13 @@ class NodeServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ForgetTask(self, request, context):
+        """A task of the caller was erased, or lost its words: what it was drawn from here is to go.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetTask(self, request, context):
         """The rest is answered by the origin of the task, on behalf of a client of another node.
         """
@@ -152,6 +169,13 @@ class NodeServiceServicer:
 
     def CancelTask(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EraseTask(self, request, context):
+        """Ends a task and leaves nothing of it; a node of version 0.1.0 does not have it.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -227,6 +251,11 @@ def add_NodeServiceServicer_to_server(servicer, server):
                     request_deserializer=dedgeai_dot_v1_dot_node__pb2.CancelOffloadRequest.FromString,
                     response_serializer=dedgeai_dot_v1_dot_node__pb2.CancelOffloadResponse.SerializeToString,
             ),
+            'ForgetTask': grpc.unary_unary_rpc_method_handler(
+                    servicer.ForgetTask,
+                    request_deserializer=dedgeai_dot_v1_dot_node__pb2.ForgetTaskRequest.FromString,
+                    response_serializer=dedgeai_dot_v1_dot_node__pb2.ForgetTaskResponse.SerializeToString,
+            ),
             'GetTask': grpc.unary_unary_rpc_method_handler(
                     servicer.GetTask,
                     request_deserializer=dedgeai_dot_v1_dot_node__pb2.GetTaskRequest.FromString,
@@ -241,6 +270,11 @@ def add_NodeServiceServicer_to_server(servicer, server):
                     servicer.CancelTask,
                     request_deserializer=dedgeai_dot_v1_dot_node__pb2.CancelTaskRequest.FromString,
                     response_serializer=dedgeai_dot_v1_dot_node__pb2.CancelTaskResponse.SerializeToString,
+            ),
+            'EraseTask': grpc.unary_unary_rpc_method_handler(
+                    servicer.EraseTask,
+                    request_deserializer=dedgeai_dot_v1_dot_node__pb2.EraseTaskRequest.FromString,
+                    response_serializer=dedgeai_dot_v1_dot_node__pb2.EraseTaskResponse.SerializeToString,
             ),
             'WatchTask': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchTask,
@@ -397,6 +431,33 @@ class NodeService:
             _registered_method=True)
 
     @staticmethod
+    def ForgetTask(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dedgeai.v1.NodeService/ForgetTask',
+            dedgeai_dot_v1_dot_node__pb2.ForgetTaskRequest.SerializeToString,
+            dedgeai_dot_v1_dot_node__pb2.ForgetTaskResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def GetTask(request,
             target,
             options=(),
@@ -467,6 +528,33 @@ class NodeService:
             '/dedgeai.v1.NodeService/CancelTask',
             dedgeai_dot_v1_dot_node__pb2.CancelTaskRequest.SerializeToString,
             dedgeai_dot_v1_dot_node__pb2.CancelTaskResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EraseTask(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dedgeai.v1.NodeService/EraseTask',
+            dedgeai_dot_v1_dot_node__pb2.EraseTaskRequest.SerializeToString,
+            dedgeai_dot_v1_dot_node__pb2.EraseTaskResponse.FromString,
             options,
             channel_credentials,
             insecure,

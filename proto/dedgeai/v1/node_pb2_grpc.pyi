@@ -39,10 +39,14 @@ class NodeServiceStub:
     """Places one task on this node. Ending the call early cancels it."""
     CancelOffload: _grpc.UnaryUnaryMultiCallable[_node_pb2.CancelOffloadRequest, _node_pb2.CancelOffloadResponse]
     """Ends an offloaded attempt whose stream may be gone."""
+    ForgetTask: _grpc.UnaryUnaryMultiCallable[_node_pb2.ForgetTaskRequest, _node_pb2.ForgetTaskResponse]
+    """A task of the caller was erased, or lost its words: what it was drawn from here is to go."""
     GetTask: _grpc.UnaryUnaryMultiCallable[_node_pb2.GetTaskRequest, _node_pb2.GetTaskResponse]
     """The rest is answered by the origin of the task, on behalf of a client of another node."""
     GetJob: _grpc.UnaryUnaryMultiCallable[_node_pb2.GetJobRequest, _node_pb2.GetJobResponse]
     CancelTask: _grpc.UnaryUnaryMultiCallable[_node_pb2.CancelTaskRequest, _node_pb2.CancelTaskResponse]
+    EraseTask: _grpc.UnaryUnaryMultiCallable[_node_pb2.EraseTaskRequest, _node_pb2.EraseTaskResponse]
+    """Ends a task and leaves nothing of it; a node of version 0.1.0 does not have it."""
     WatchTask: _grpc.UnaryStreamMultiCallable[_node_pb2.WatchTaskRequest, _node_pb2.WatchTaskResponse]
     FetchImage: _grpc.UnaryStreamMultiCallable[_node_pb2.FetchImageRequest, _node_pb2.FetchImageResponse]
     ReadExperience: _grpc.UnaryStreamMultiCallable[_node_pb2.ReadExperienceRequest, _node_pb2.ReadExperienceResponse]
@@ -69,10 +73,14 @@ class NodeServiceAsyncStub(NodeServiceStub):
     """Places one task on this node. Ending the call early cancels it."""
     CancelOffload: _aio.UnaryUnaryMultiCallable[_node_pb2.CancelOffloadRequest, _node_pb2.CancelOffloadResponse]  # type: ignore[assignment]
     """Ends an offloaded attempt whose stream may be gone."""
+    ForgetTask: _aio.UnaryUnaryMultiCallable[_node_pb2.ForgetTaskRequest, _node_pb2.ForgetTaskResponse]  # type: ignore[assignment]
+    """A task of the caller was erased, or lost its words: what it was drawn from here is to go."""
     GetTask: _aio.UnaryUnaryMultiCallable[_node_pb2.GetTaskRequest, _node_pb2.GetTaskResponse]  # type: ignore[assignment]
     """The rest is answered by the origin of the task, on behalf of a client of another node."""
     GetJob: _aio.UnaryUnaryMultiCallable[_node_pb2.GetJobRequest, _node_pb2.GetJobResponse]  # type: ignore[assignment]
     CancelTask: _aio.UnaryUnaryMultiCallable[_node_pb2.CancelTaskRequest, _node_pb2.CancelTaskResponse]  # type: ignore[assignment]
+    EraseTask: _aio.UnaryUnaryMultiCallable[_node_pb2.EraseTaskRequest, _node_pb2.EraseTaskResponse]  # type: ignore[assignment]
+    """Ends a task and leaves nothing of it; a node of version 0.1.0 does not have it."""
     WatchTask: _aio.UnaryStreamMultiCallable[_node_pb2.WatchTaskRequest, _node_pb2.WatchTaskResponse]  # type: ignore[assignment]
     FetchImage: _aio.UnaryStreamMultiCallable[_node_pb2.FetchImageRequest, _node_pb2.FetchImageResponse]  # type: ignore[assignment]
     ReadExperience: _aio.UnaryStreamMultiCallable[_node_pb2.ReadExperienceRequest, _node_pb2.ReadExperienceResponse]  # type: ignore[assignment]
@@ -122,6 +130,14 @@ class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
         """Ends an offloaded attempt whose stream may be gone."""
 
     @_abc_1.abstractmethod
+    def ForgetTask(
+        self,
+        request: _node_pb2.ForgetTaskRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_pb2.ForgetTaskResponse, _abc.Awaitable[_node_pb2.ForgetTaskResponse]]:
+        """A task of the caller was erased, or lost its words: what it was drawn from here is to go."""
+
+    @_abc_1.abstractmethod
     def GetTask(
         self,
         request: _node_pb2.GetTaskRequest,
@@ -142,6 +158,14 @@ class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _node_pb2.CancelTaskRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_node_pb2.CancelTaskResponse, _abc.Awaitable[_node_pb2.CancelTaskResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def EraseTask(
+        self,
+        request: _node_pb2.EraseTaskRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_pb2.EraseTaskResponse, _abc.Awaitable[_node_pb2.EraseTaskResponse]]:
+        """Ends a task and leaves nothing of it; a node of version 0.1.0 does not have it."""
 
     @_abc_1.abstractmethod
     def WatchTask(
