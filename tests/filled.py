@@ -38,6 +38,7 @@ PLAUSIBLE: dict[str, object] = {
     "code": "seen",
     "steps": 64,
     "dispatches_seen": {"orin-e": (5, 6)},
+    "keys": (7, "ef" * 32),
 }
 
 
