@@ -4,12 +4,14 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 TOOLS := out/tools
 
-# Two processes share the tests out, file by file: first those that start no nodes, which fill both
-# cores, then the others, whose nodes wait for each other most of the time. As they come: to begin with
-# the files of most tests would leave the longest tests for the end, and for one process.
+# First the tests that start no nodes, which fill both cores: two processes share them out, file by
+# file. As they come: to begin with the files of most tests would leave the longest tests for the end,
+# and for one process. Then the others, whose nodes wait for each other most of the time: four processes,
+# and who is done early takes over what another has not begun.
 NODELESS := $(addprefix tests/,api benchmarks cluster deploy dispatch guard learning mutants proto \
 	scheduler security store tasks telemetry worker)
-SHARED_OUT := --numprocesses 2 --dist loadfile --no-loadscope-reorder
+FILLING := --numprocesses 2 --dist loadfile --no-loadscope-reorder
+WAITING := --numprocesses 4 --dist worksteal
 
 .PHONY: demo test test-newest mutants seeds trial lint type proto bench figures lock validate-deploy bundle clean install
 
@@ -39,8 +41,8 @@ test: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest $(SHARED_OUT) $(NODELESS)
-	$(BIN)/python -m pytest $(SHARED_OUT) $(addprefix --ignore=,$(NODELESS))
+	$(BIN)/python -m pytest $(FILLING) $(NODELESS)
+	$(BIN)/python -m pytest $(WAITING) $(addprefix --ignore=,$(NODELESS))
 
 # Small defects that no test finds: in files changed against main, or in FILES="...", or of a sample
 # over all rooms: make mutants ARGS="--sample 300 --seed 1 --out benchmarks/results/mutants.json".

@@ -33,7 +33,7 @@ def test_a_key_is_known_until_it_is_revoked_and_nothing_else_ever() -> None:
 def test_what_is_kept_makes_no_key() -> None:
     keys, text = KeyList.empty().with_new("alice", scopes=OWN, now_unix_s=1.0)
     kept = keys.encode().decode()
-    secret = text.rpartition("_")[2]
+    secret = text.split("_", 2)[2]  # it may hold underscores itself
     assert secret not in kept
     assert KeyList.decode(kept.encode()) == keys
     other = KeyList(version=keys.version, secret=KeyList.empty().secret, keys=keys.keys)

@@ -20,7 +20,9 @@ pytestmark = pytest.mark.system
 MIB = 2**20
 BOUND = 6 * MIB
 LONG = "\N{FOX FACE}" * 32_000
+# Two and a half times the bound.
 TASKS = 120
+AT_ONCE = 12
 
 
 async def gauge(http: httpx.AsyncClient, url: str, name: str) -> float:
@@ -36,14 +38,15 @@ def test_a_store_that_would_be_full_takes_on_and_starts_again(tmp_path: Path) ->
     async def test(cluster: LocalCluster, http: httpx.AsyncClient) -> None:
         url = cluster.urls[0]
         last: dict[str, Any] = {}
-        for start in range(0, TASKS, 6):
-            tasks = [
-                await submit(http, url, LONG, num_inference_steps=1, seed=seed)
-                for seed in range(start, start + 6)
-            ]
-            for one in tasks:
-                last = await wait_for(http, url, one["id"])
-                assert last["status"] == "completed"
+
+        async def draw(seed: int) -> dict[str, Any]:
+            task = await submit(http, url, LONG, num_inference_steps=1, seed=seed)
+            return await wait_for(http, url, task["id"])
+
+        for start in range(0, TASKS, AT_ONCE):
+            drawn = await asyncio.gather(*map(draw, range(start, start + AT_ONCE)))
+            assert {one["status"] for one in drawn} == {"completed"}
+            last = drawn[-1]
         await asyncio.sleep(2.0)
         assert await gauge(http, url, 'dedgeai_store_bytes{part="memory"}') < 1.3 * BOUND
         for part in ("memory", "file", "experience", "latents"):
@@ -55,7 +58,7 @@ def test_a_store_that_would_be_full_takes_on_and_starts_again(tmp_path: Path) ->
         cluster.start_node(0)
         async with RestClient(timeout_s=5) as client:
             await cluster.wait_ready(client, 0)
-        assert time.monotonic() - start_s < 10.0
+        assert time.monotonic() - start_s < 30.0  # three at rest
         assert (await http.get(f"{url}/v1/tasks/{last['id']}")).json()["status"] == "completed"
 
     settings = {**EMULATED, "time_scale": 1000, "store_bytes_max": BOUND}

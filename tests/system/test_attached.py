@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import io
 import json
 import signal
 import subprocess
@@ -17,6 +18,7 @@ import pytest
 
 from edge_node import start_note
 from edge_node.child_options import attached_worker
+from edge_node.cli import main
 from edge_node.config_sources import load_config
 from edge_node.console.deploy import DeployFailed, _await_ready
 from tests.store.valkey_process import ValkeyProcess
@@ -38,8 +40,10 @@ def running(name: str, config: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def healthy(config: Path, *arguments: str) -> bool:
-    code, said = asyncio.run(command("health", "--config", str(config), *arguments))
-    assert (code in (0, 1), said.count("\n")) == (True, 1), said
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        code = main(("health", "--config", str(config), *arguments))
+    assert (code in (0, 1), said.getvalue().count("\n")) == (True, 1), said.getvalue()
     return code == 0
 
 

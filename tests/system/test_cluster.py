@@ -150,7 +150,7 @@ def test_the_openai_sdk_on_a_real_model(tmp_path: Path) -> None:
 
 @pytest.mark.model
 def test_200_concurrent_requests_end_as_their_own_image_or_a_429(tmp_path: Path) -> None:
-    settings = {"torch_threads": 1, "tasks_in_flight_max": 60}
+    settings = {"torch_threads": 1, "tasks_in_flight_max": 30}
 
     async def test(cluster: LocalCluster, http: httpx.AsyncClient) -> None:
         async def one(index: int) -> tuple[int, str, httpx.Response]:
@@ -159,11 +159,11 @@ def test_200_concurrent_requests_end_as_their_own_image_or_a_429(tmp_path: Path)
             url = f"{cluster.urls[index % 2]}/v1/images/generations"
             return index, prompt, await http.post(url, json=body)
 
-        # Twice 100, but a node holds 60.
+        # Twice 100, but a node holds 30.
         answers = await asyncio.gather(*(one(index) for index in range(200)))
         codes = Counter(response.status_code for *_, response in answers)
         assert set(codes) == {200, 429}, codes
-        assert codes[200] >= 120
+        assert codes[200] >= 60
         for index, prompt, response in answers:
             if response.status_code == 429:
                 assert int(response.headers["retry-after"]) >= 1

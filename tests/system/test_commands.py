@@ -92,9 +92,14 @@ def test_a_node_that_is_not_there_is_a_sentence() -> None:
     assert "Traceback" not in said
 
 
-def test_cluster_says_when_it_is_ready_and_stops_on_ctrl_c(tmp_path: Path) -> None:
+def test_cluster_says_when_it_is_ready_and_stops_on_ctrl_c(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     arguments = ["cluster", "--nodes", "2", "--engine", "emulated", "--time-scale", "20"]
     arguments += ["--port", str(free_port(2)), "--data", str(tmp_path)]
+    # A shell's job in the background has Ctrl-C ignored, and so would what it starts.
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, former))
     with subprocess.Popen([*DEDGEAI, *arguments], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         said = ""
