@@ -108,8 +108,8 @@ lock: install
 # DEPLOY_TOOLS: a tool that is missing fails its test, which skips itself in `make test`.
 validate-deploy: install
 	deploy/validate/install-tools.sh $(TOOLS)
-	PATH="$(CURDIR)/$(TOOLS)/usr/bin:$$PATH" DEPLOY_TOOLS=required DEPLOY_BUILD_IMAGE=1 \
-		$(BIN)/python -m pytest tests/deploy
+	PATH="$(CURDIR)/$(TOOLS)/usr/bin:$(CURDIR)/$(TOOLS)/usr/sbin:$$PATH" \
+		DEPLOY_TOOLS=required DEPLOY_BUILD_IMAGE=1 $(BIN)/python -m pytest tests/deploy
 
 # For devices without internet: out/dedgeai-<version>-aarch64.tar.
 bundle: install

@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 
 from edge_node.access.key_sharing import KeySharing
+from edge_node.api.addressing import Addresses
 from edge_node.api.app import create_app
 from edge_node.api.listener import listen
 from edge_node.api.openai_request import Habits
@@ -497,6 +498,8 @@ class _Node:
             body_limits=BodyLimits.of(config),
             upload_limits=UploadLimits.of(config),
             hosts=config.rest_hosts,
+            addresses=Addresses.of(config),
+            origins=config.cors_origins,
             habits=lambda: Habits.of(self._config),
             client_of_key=self._keys.client,
             keys=self._keys,

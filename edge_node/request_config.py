@@ -5,9 +5,10 @@ Part of `config.py`'s NodeConfig, which checks them.
 
 from __future__ import annotations
 
+import ipaddress
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
 
 from edge_node.setting import pairs, setting, split
 
@@ -21,8 +22,16 @@ _ALIASES = (
 _QUALITIES = {"low": 0.5, "medium": 1.0, "standard": 1.0, "high": 1.5, "hd": 1.5}
 
 
+def _network(text: str) -> str:
+    """The same; raises ValueError where it is no address and no network."""
+    return str(ipaddress.ip_network(text))
+
+
+_Origin = Annotated[str, Field(pattern=r"^https?://[^/\s]+$")]
+
+
 class RequestConfig(BaseModel):
-    """How the surfaces that others invented are read."""
+    """How the surfaces that others invented are read, and what clients may stand behind."""
 
     model_aliases: Annotated[tuple[str, ...], BeforeValidator(split)] = setting(
         _ALIASES,
@@ -44,4 +53,21 @@ class RequestConfig(BaseModel):
         "low=0.5,high=1.5; num_inference_steps goes before",
         unit="times",
         reload=True,
+    )
+    public_url: str | None = setting(
+        None,
+        "where clients reach this node, as https://images.example.com/draw: links in answers begin "
+        "with it; if not set, with what the request or a trusted proxy says",
+        pattern=r"^https?://[^/\s?#]+(/[^\s?#]*)?$",
+    )
+    trusted_proxies: Annotated[
+        tuple[Annotated[str, AfterValidator(_network)], ...], BeforeValidator(split)
+    ] = setting(
+        ("127.0.0.0/8", "::1/128"),
+        "addresses and networks of proxies whose X-Forwarded-Host, -Proto and -Prefix are believed",
+    )
+    cors_origins: Annotated[tuple[_Origin, ...], BeforeValidator(split)] = setting(
+        (),
+        "origins, as https://app.example.com, whose pages may use the REST surface from a browser; "
+        "others may not",
     )

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Tools for `make validate-deploy` that pip does not have, from Debian's packages: Prometheus with
-# promtool, unpacked into the folder given (not installed: nothing is started, no user is made), and
-# systemd-analyze, buildah and debootstrap, which only root can install.
+# promtool and nginx, unpacked into the folder given (not installed: nothing is started, no user is
+# made), and systemd-analyze, buildah and debootstrap, which only root can install.
 set -eu
 folder="$1"
 
@@ -19,14 +19,21 @@ refresh() {
     fi
 }
 
+packages="$(mktemp --directory)"
+trap 'rm -rf "$packages"' EXIT
+unpack() {
+    get() { (cd "$packages" && apt-get download --quiet=2 -o APT::Sandbox::User=root "$1"); }
+    get "$1" 2>/dev/null || { refresh && get "$1"; }
+    mkdir -p "$folder"
+    dpkg-deb --extract "$packages/$1"_*.deb "$folder"
+}
+
 if ! { command -v promtool && command -v prometheus; } >/dev/null \
     && ! [ -x "$folder/usr/bin/promtool" ]; then
-    packages="$(mktemp --directory)"
-    trap 'rm -rf "$packages"' EXIT
-    get() { (cd "$packages" && apt-get download --quiet=2 -o APT::Sandbox::User=root prometheus); }
-    get 2>/dev/null || { refresh && get; }
-    mkdir -p "$folder"
-    dpkg-deb --extract "$packages"/prometheus_*.deb "$folder"
+    unpack prometheus
+fi
+if ! command -v nginx >/dev/null && ! [ -x "$folder/usr/sbin/nginx" ]; then
+    unpack nginx
 fi
 
 missing=

@@ -7,12 +7,14 @@ import time
 from collections.abc import Callable, Collection
 
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.types import ASGIApp
 
 from edge_node.access.key_file import KeyFile
 from edge_node.access.keys import ANYBODY, Client
 from edge_node.api import cluster_keys, image_tasks, openai_images, operations
+from edge_node.api.addressing import Addresses, Addressing
 from edge_node.api.error_responses import RequestFrame, add_error_handlers
 from edge_node.api.front_desk_port import FrontDeskPort
 from edge_node.api.gate import Gate
@@ -24,6 +26,18 @@ from edge_node.api.uploads import UploadLimits, Uploads
 from edge_node.config import NodeConfig
 from edge_node.telemetry.metrics import NodeMetrics
 
+# What a page of another origin may send, and read of an answer besides what every page may.
+_CORS_METHODS = ("GET", "HEAD", "POST", "DELETE")
+_CORS_REQUEST_HEADERS = (
+    *("authorization", "content-type", "idempotency-key", "last-event-id", "x-request-id"),
+    *("range", "if-none-match"),
+)
+_CORS_HEADERS = (
+    *("location", "retry-after", "x-request-id", "x-should-retry", "idempotent-replayed", "etag"),
+    *("x-dedgeai-task-id", "x-dedgeai-job-id", "x-dedgeai-executor", "x-dedgeai-durability"),
+    *("x-dedgeai-size", "x-dedgeai-size-asked", "x-dedgeai-emulated-device"),
+)
+
 
 class _Application(FastAPI):
     """Without the layers for which requests have a frame and bodies bounds of their own here."""
@@ -33,6 +47,8 @@ class _Application(FastAPI):
         *,
         metrics: NodeMetrics,
         hosts: Collection[str],
+        addresses: Addresses,
+        origins: Collection[str],
         client_of_key: Callable[[str | None], Client | None],
     ) -> None:
         # No interactive pages: they load their scripts from outside, where an edge LAN may not
@@ -45,14 +61,25 @@ class _Application(FastAPI):
             redirect_slashes=False,
         )
         self._metrics = metrics
-        self._hosts = hosts
+        self._hosts = (*hosts, *addresses.hosts)
+        self._addresses = addresses
+        self._origins = tuple(origins)
         self._client_of_key = client_of_key
 
     def build_middleware_stack(self) -> ASGIApp:
         """What every request passes, from the outside in."""
         known = ExceptionMiddleware(self.router, handlers=self.exception_handlers)
         checked = KeyCheck(known, client_of_key=self._client_of_key)
-        return RequestFrame(Gate(checked, hosts=self._hosts), metrics=self._metrics)
+        gated: ASGIApp = Gate(checked, hosts=self._hosts, origins=self._origins)
+        if self._origins:
+            gated = CORSMiddleware(
+                gated,
+                allow_origins=self._origins,
+                allow_methods=_CORS_METHODS,
+                allow_headers=_CORS_REQUEST_HEADERS,
+                expose_headers=_CORS_HEADERS,
+            )
+        return Addressing(RequestFrame(gated, metrics=self._metrics), self._addresses)
 
 
 def create_app(
@@ -62,6 +89,8 @@ def create_app(
     body_limits: BodyLimits,
     upload_limits: UploadLimits,
     hosts: Collection[str] = (),
+    addresses: Addresses | None = None,
+    origins: Collection[str] = (),
     habits: Callable[[], Habits] = lambda: Habits.of(NodeConfig()),
     client_of_key: Callable[[str | None], Client | None] = lambda key: ANYBODY,
     keys: KeyFile | None = None,
@@ -75,12 +104,20 @@ def create_app(
         body_limits: of requests without an init image; beyond them is 413 or 408.
         upload_limits: of init images.
         hosts: names that the node goes by, beside those that cannot be another's.
+        addresses: what stands before the node, and is believed.
+        origins: of pages of others that may use it from a browser.
         habits: by which OpenAI's surface is read now.
         client_of_key: who asks with an API key, or with none; None for nobody who may.
         keys: takes a signed list of keys that is handed to the node.
         keep_alive_s: silence on an event stream after which a comment is sent.
     """
-    app = _Application(metrics=metrics, hosts=hosts, client_of_key=client_of_key)
+    app = _Application(
+        metrics=metrics,
+        hosts=hosts,
+        addresses=addresses or Addresses(),
+        origins=origins,
+        client_of_key=client_of_key,
+    )
     app.state.surface = Surface(
         front_desk=front_desk,
         metrics=metrics,

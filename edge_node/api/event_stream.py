@@ -9,6 +9,7 @@ from typing import Any
 
 from fastapi.responses import StreamingResponse
 
+EVENT_STREAM = "text/event-stream"
 KEEP_ALIVE = b": keep-alive\n\n"
 
 
@@ -25,7 +26,7 @@ def event_response(
     """Streams `events`, with a comment whenever `keep_alive_s` pass without one."""
     return StreamingResponse(
         _with_pulse(events, interval_s=keep_alive_s),
-        media_type="text/event-stream",
+        media_type=EVENT_STREAM,
         # The second is for nginx, which would hold events back.
         headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
     )

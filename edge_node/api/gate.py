@@ -56,10 +56,14 @@ class Gate:
     Args:
         app: what is behind it.
         hosts: names that are served beside those that cannot be another's.
+        origins: of pages that may ask for changes, whatever site they are of.
     """
 
-    def __init__(self, app: ASGIApp, *, hosts: Collection[str]) -> None:
+    def __init__(
+        self, app: ASGIApp, *, hosts: Collection[str], origins: Collection[str] = ()
+    ) -> None:
         self._app = app
+        self._origins = frozenset(origin.lower().encode() for origin in origins)
         self._hosts = frozenset(host.lower().rstrip(".") for host in hosts)
         self._passed: set[bytes | None] = {None}  # a client without a host is no browser
 
@@ -93,7 +97,7 @@ class Gate:
             return None
         return CrossSiteRequest(
             "A page of another site may only read here. Where the page is the operator's own, its "
-            "host belongs into rest_hosts."
+            "host belongs into rest_hosts; another's that may, into cors_origins."
         )
 
     def _is_served(self, name: str) -> bool:
@@ -105,6 +109,8 @@ class Gate:
 
     def _is_cross_site(self, site: bytes | None, origin: bytes | None, host: bytes) -> bool:
         if site in _OWN_SITES or (site is None and origin is None):
+            return False
+        if (origin or b"").lower() in self._origins:
             return False
         # A proxy may have put a host of its own in place of the one that the page has.
         _, _, at = (origin or b"").partition(b"://")

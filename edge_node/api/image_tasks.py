@@ -13,9 +13,11 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from edge_node.api import schemas
+from edge_node.api.addressing import path_prefix_of, wants_head_alone
 from edge_node.api.direct_route import DirectRoute
 from edge_node.api.error_responses import error_body, remember_acceptance
-from edge_node.api.event_stream import encode_event, event_response
+from edge_node.api.event_stream import EVENT_STREAM, encode_event, event_response
+from edge_node.api.image_response import image_response
 from edge_node.api.key_check import client_of, demand_own
 from edge_node.api.request_body import idempotency_of, read_json_with_image
 from edge_node.api.surface import Surface, surface_of
@@ -54,12 +56,13 @@ async def submit_task(request: Request) -> JSONResponse:
     )
     records = submission.records
     remember_acceptance(request, {"x-dedgeai-durability": records[0].task.durability.value})
+    prefix = path_prefix_of(request)
     if submission.job_id is None:
-        body = schemas.task_object(records[0])
-        location = f"/v1/tasks/{records[0].task.id}"
+        body = schemas.task_object(records[0], prefix=prefix)
+        location = f"{prefix}/v1/tasks/{records[0].task.id}"
     else:
-        body = schemas.job_object(submission.job_id, records)
-        location = f"/v1/jobs/{submission.job_id}"
+        body = schemas.job_object(submission.job_id, records, prefix=prefix)
+        location = f"{prefix}/v1/jobs/{submission.job_id}"
     headers = {"Location": location}
     if submission.replayed:
         headers["Idempotent-Replayed"] = "true"
@@ -121,7 +124,7 @@ def _upload_of(wanted: schemas.TaskRequest, place: UploadPlace) -> Upload | None
 async def read_task(task_id: str, request: Request) -> JSONResponse:
     """Any node's task."""
     record = await _own_task(request, task_id)
-    return JSONResponse(schemas.task_object(record))
+    return JSONResponse(schemas.task_object(record, prefix=path_prefix_of(request)))
 
 
 @router.delete("/v1/tasks/{task_id}", response_model=None)
@@ -129,7 +132,7 @@ async def cancel_task(task_id: str, request: Request) -> JSONResponse:
     """Cancels a task; one that is final stays as it is."""
     await _own_task(request, task_id)
     record = await surface_of(request).front_desk.cancel_task(TaskId(task_id))
-    return JSONResponse(schemas.task_object(record))
+    return JSONResponse(schemas.task_object(record, prefix=path_prefix_of(request)))
 
 
 @router.post("/v1/tasks/{task_id}/erase", response_model=None)
@@ -149,7 +152,8 @@ async def read_job(job_id: str, request: Request) -> JSONResponse:
     """Any node's job."""
     records = await surface_of(request).front_desk.read_job(JobId(job_id))
     demand_own(request, *records)
-    return JSONResponse(schemas.job_object(JobId(job_id), records))
+    prefix = path_prefix_of(request)
+    return JSONResponse(schemas.job_object(JobId(job_id), records, prefix=prefix))
 
 
 @router.get("/v1/tasks/{task_id}/image", response_model=None)
@@ -157,8 +161,7 @@ async def read_image(task_id: str, request: Request) -> Response:
     """The finished image itself."""
     await _own_task(request, task_id)
     content, media_type = await surface_of(request).front_desk.read_image(TaskId(task_id))
-    headers = {"Cache-Control": "private, max-age=31536000, immutable"}
-    return Response(content, media_type=media_type, headers=headers)
+    return image_response(request, content, media_type=media_type)
 
 
 @router.get("/v1/tasks/{task_id}/events", response_model=None)
@@ -170,6 +173,8 @@ async def follow_task(task_id: str, request: Request) -> Response:
     surface = surface_of(request)
     after = _last_event_id(request)
     record = await _own_task(request, task_id)
+    if wants_head_alone(request):
+        return Response(media_type=EVENT_STREAM)
     if not record.status.is_final:
         events = surface.front_desk.watch_task(record.task.id, after=after)
         return event_response(_encoded(surface, events), keep_alive_s=surface.keep_alive_s)

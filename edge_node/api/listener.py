@@ -82,6 +82,7 @@ def settings(app: ASGIApp, connections: Connections, **more: Any) -> uvicorn.Con
         ws="none",
         log_config=None,
         access_log=False,
+        proxy_headers=False,  # addressing.py reads them
         server_header=False,
         lifespan="off",
         timeout_keep_alive=KEEP_ALIVE_S,

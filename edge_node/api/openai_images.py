@@ -18,6 +18,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from edge_node.api import schemas, usage
+from edge_node.api.addressing import public_url_of
 from edge_node.api.direct_route import DirectRoute
 from edge_node.api.error_responses import (
     CLIENT_CLOSED_REQUEST,
@@ -265,7 +266,7 @@ async def _answer(
     for record in records:
         image = {"seed": record.task.drawing.seed, "task_id": record.task.id}
         if accepted.wanted.response_format == "url":
-            image["url"] = f"{request.base_url}v1/tasks/{record.task.id}/image"
+            image["url"] = f"{public_url_of(request)}/v1/tasks/{record.task.id}/image"
         else:
             content, _ = await accepted.surface.front_desk.read_image(record.task.id)
             image["b64_json"] = base64.b64encode(content).decode()

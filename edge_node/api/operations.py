@@ -6,6 +6,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from edge_node.api import schemas
+from edge_node.api.addressing import path_prefix_of
 from edge_node.api.direct_route import DirectRoute
 from edge_node.api.error_responses import error_body
 from edge_node.api.surface import surface_of
@@ -28,7 +29,8 @@ async def read_cluster(request: Request) -> JSONResponse:
 async def read_dead_letters(request: Request) -> JSONResponse:
     """Tasks of this node that were tried and given up, newest first."""
     records = await surface_of(request).front_desk.dead_letters()
-    data = [schemas.task_object(record) for record in records]
+    prefix = path_prefix_of(request)
+    data = [schemas.task_object(record, prefix=prefix) for record in records]
     return JSONResponse({"object": "list", "data": data})
 
 
@@ -36,8 +38,10 @@ async def read_dead_letters(request: Request) -> JSONResponse:
 async def retry_dead_letter(task_id: str, request: Request) -> JSONResponse:
     """Accepts its drawing as a new task; the same one however often it is asked for."""
     record = await surface_of(request).front_desk.retry_dead_letter(TaskId(task_id))
-    headers = {"Location": f"/v1/tasks/{record.task.id}"}
-    return JSONResponse(schemas.task_object(record), status_code=202, headers=headers)
+    prefix = path_prefix_of(request)
+    headers = {"Location": f"{prefix}/v1/tasks/{record.task.id}"}
+    shown = schemas.task_object(record, prefix=prefix)
+    return JSONResponse(shown, status_code=202, headers=headers)
 
 
 @router.get("/livez", response_model=None)

@@ -341,8 +341,11 @@ def _with_own_seeds(drawing: Drawing, count: int) -> tuple[Drawing, ...]:
 # Responses of our own surface.
 
 
-def task_object(record: TaskRecord) -> Json:
-    """A task as /v1/tasks shows it. Times are unix seconds, `progress` is 0..100."""
+def task_object(record: TaskRecord, *, prefix: str = "") -> Json:
+    """A task as /v1/tasks shows it. Times are unix seconds, `progress` is 0..100.
+
+    Paths begin with `prefix`, of whatever stands before the node.
+    """
     task, drawing = record.task, record.task.drawing
     completed = record.status is TaskStatus.COMPLETED and not is_erased(record)
     steps = drawing.denoising_steps
@@ -380,7 +383,7 @@ def task_object(record: TaskRecord) -> Json:
         "prompt_tokens": record.prompt_tokens.counted or None,
         "warnings": usage.warnings([record]),
         "image_bytes": record.image_bytes,
-        "image_url": f"/v1/tasks/{task.id}/image" if completed else None,
+        "image_url": f"{prefix}/v1/tasks/{task.id}/image" if completed else None,
         "error": error_of(record),
     }
     if drawing.init_image_sha256:
@@ -389,12 +392,12 @@ def task_object(record: TaskRecord) -> Json:
     return document
 
 
-def job_object(job_id: JobId, records: Sequence[TaskRecord]) -> Json:
-    """A job as /v1/jobs shows it."""
+def job_object(job_id: JobId, records: Sequence[TaskRecord], *, prefix: str = "") -> Json:
+    """A job as /v1/jobs shows it; `prefix` as in `task_object`."""
     return {
         "id": job_id,
         "object": "image.job",
-        "tasks": [task_object(record) for record in records],
+        "tasks": [task_object(record, prefix=prefix) for record in records],
     }
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import httpx
 
 from edge_node.access.keys import ANYBODY, Client
+from edge_node.api.addressing import Addresses
 from edge_node.api.app import create_app
 from edge_node.api.connections import ConnectionLimits, Connections
 from edge_node.api.listener import Server, settings
@@ -22,6 +23,7 @@ from edge_node.telemetry.metrics import NodeMetrics
 from tests.api.memory_front_desk import MemoryFrontDesk
 
 REQUEST_BYTES_MAX = 20_000
+ADDRESSES = Addresses.of(NodeConfig())
 HABITS = Habits.of(NodeConfig())
 BODIES = BodyLimits(bytes_max=REQUEST_BYTES_MAX, arrival_s_max=15.0)
 CONNECTIONS = ConnectionLimits(
@@ -54,6 +56,8 @@ async def served(
     body_limits: BodyLimits = BODIES,
     connection_limits: ConnectionLimits = CONNECTIONS,
     hosts: Collection[str] = (),
+    addresses: Addresses = ADDRESSES,
+    origins: Collection[str] = (),
     habits: Habits = HABITS,
     client_of_key: Callable[[str | None], Client | None] = lambda key: ANYBODY,
 ) -> AsyncIterator[Served]:
@@ -64,6 +68,8 @@ async def served(
         body_limits=body_limits,
         upload_limits=upload_limits,
         hosts=hosts,
+        addresses=addresses,
+        origins=origins,
         habits=lambda: habits,
         client_of_key=client_of_key,
         keep_alive_s=keep_alive_s,

@@ -167,7 +167,7 @@ def test_unknown_things_are_404_and_wrong_verbs_405() -> None:
     unknown = "orin-a-01J00000000000000000000009"
     answers = ask(
         ("GET", "/nothing/here", {}),
-        ("GET", "/v1/tasks/", {}),
+        ("GET", "/v1/nothing/", {}),
         ("DELETE", "/v1/images/generations", {}),
         ("GET", f"/v1/tasks/{unknown}", {}),
         ("DELETE", f"/v1/tasks/{unknown}", {}),

@@ -139,7 +139,7 @@ BAD_FORMS: list[tuple[dict[str, Any], str, str]] = [
     ({"data": {"prompt": "a", "strength": "0"}, "files": FILE}, "strength", "more than 0"),
     ({"data": {"prompt": "a", "strength": "-1"}, "files": FILE}, "strength", "more than 0"),
     ({"data": {"prompt": "a", "strength": "1.01"}, "files": FILE}, "strength", "at most 1"),
-    ({"data": {"prompt": "a", "strength": "NaN"}, "files": FILE}, "strength", "at most 1"),
+    ({"data": {"prompt": "a", "strength": "NaN"}, "files": FILE}, "strength", "valid number"),
     ({"data": {"prompt": "a", "strength": "much"}, "files": FILE}, "strength", "valid number"),
     (
         {"data": {"prompt": "a", "strength": "1e-20", "num_inference_steps": "10"}, "files": FILE},
