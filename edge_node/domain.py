@@ -439,6 +439,7 @@ class Offload:
         dispatch: number of this dispatch among all from this origin to this executor.
         incarnation: the origin's, which numbered the dispatch.
         deadline_s: seconds left, None when there is no deadline.
+        client: who asked for the task, as in Task.
     """
 
     task_id: TaskId
@@ -450,6 +451,7 @@ class Offload:
     work: float
     priority: int = 0
     deadline_s: float | None = None
+    client: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

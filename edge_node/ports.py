@@ -180,6 +180,7 @@ class Worker(Protocol):
         priority: int,
         init_image: bytes,
         deadline_s: float | None,
+        client: str,
     ) -> AsyncGenerator[AttemptReport, None]:
         """Draws one image; raises WorkerUnavailable when the process is gone."""
         ...

@@ -164,6 +164,7 @@ class Executor:
                 priority=start.priority,
                 init_image=await init_image_of(start.drawing, self._init_images),
                 deadline_s=start.deadline_s,
+                client=start.client,
             )
             async with aclosing(drawing) as reports:
                 async for report in reports:

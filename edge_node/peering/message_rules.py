@@ -254,6 +254,7 @@ _OFFLOAD: dict[str, Check] = {
     "priority": anything,
     "deadline_s": Number(0, 1e9),
     "init_image": content(_IMAGE_BYTES_MAX),
+    "client": _SHORT,
 }
 _WEIGHTS: dict[str, Check] = {
     "policy": _SHORT,

@@ -295,6 +295,7 @@ def offload_to_proto(offload: Offload, *, init_image: bytes = b"") -> node_pb2.O
         work=offload.work,
         priority=offload.priority,
         deadline_s=codec.deadline_to_proto(offload.deadline_s),
+        client=offload.client,
         init_image=init_image,
     )
 
@@ -318,6 +319,7 @@ def offload_from_proto(message: node_pb2.OffloadRequest) -> Offload:
         work=message.work,
         priority=message.priority,
         deadline_s=message.deadline_s or None,
+        client=message.client,
     )
 
 

@@ -76,6 +76,7 @@ class WorkerClient:
         priority: int = 0,
         init_image: bytes = b"",
         deadline_s: float | None = None,
+        client: str = "",
     ) -> AsyncGenerator[AttemptReport, None]:
         """Draws and yields what happens; closing the generator cancels the drawing.
 
@@ -88,6 +89,7 @@ class WorkerClient:
             priority: larger is served first.
             init_image: PNG of the drawing's size that it names as the one to start from.
             deadline_s: seconds left until the image is of no use; None when it always is.
+            client: who wants it; clients who wait share the device.
 
         Raises:
             WorkerUnavailable: the worker is not ready, or the connection broke on the way.
@@ -101,6 +103,7 @@ class WorkerClient:
             priority=priority,
             init_image=init_image,
             deadline_s=codec.deadline_to_proto(deadline_s),
+            client=client,
         )
         del init_image  # the call keeps the request to its end: one copy is enough
         self.given += 1

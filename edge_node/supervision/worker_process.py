@@ -185,6 +185,7 @@ class WorkerProcess:
         priority: int = 0,
         init_image: bytes = b"",
         deadline_s: float | None = None,
+        client: str = "",
     ) -> AsyncGenerator[AttemptReport, None]:
         """As WorkerClient.draw; raises WorkerUnavailable at once while it is not ready."""
         if self._client is None or not self.ready:
@@ -196,6 +197,7 @@ class WorkerProcess:
             priority=priority,
             init_image=init_image,
             deadline_s=deadline_s,
+            client=client,
         )
 
     def _why_not_ready(self) -> str:

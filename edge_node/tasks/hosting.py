@@ -99,6 +99,7 @@ class StartDrawing:
     drawing: Drawing
     priority: int
     deadline_s: float | None
+    client: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -278,6 +279,7 @@ class Hosting:
             drawing=offload.drawing,
             priority=offload.priority,
             deadline_s=offload.deadline_s,
+            client=offload.client,
         )
         return [*instructions, start]
 

@@ -280,6 +280,7 @@ class Lifecycle:
             work=task.work,
             priority=task.priority,
             deadline_s=deadline_s,
+            client=task.client,
         )
         return [
             *self._publish(entry, TaskEventKind.PLACED, at),

@@ -36,15 +36,23 @@ def task_to_move(
 ) -> TaskId | None:
     """The task that gains most seconds by a move, if any gains enough.
 
-    Looked at is the last that was sent to each executor, which is served last there.
+    Looked at is the one that each executor serves last: where clients take turns, it is of the
+    client with the most work there, and of that one's the last that was sent.
     """
-    last: dict[NodeId, WaitingAttempt] = {}
+    lines: dict[NodeId, dict[str, list[WaitingAttempt]]] = {}
     for one in waiting:
-        if one.executor not in last or one.dispatch > last[one.executor].dispatch:
-            last[one.executor] = one
-    gains_s = {one.task.id: _gain_s(one, view=view, now_s=now_s) for one in last.values()}
+        lines.setdefault(one.executor, {}).setdefault(one.task.client, []).append(one)
+    last = [
+        max(max(clients.values(), key=_work), key=lambda one: one.dispatch)
+        for clients in lines.values()
+    ]
+    gains_s = {one.task.id: _gain_s(one, view=view, now_s=now_s) for one in last}
     best = max(gains_s, key=lambda task_id: gains_s[task_id], default=None)
     return best if best is not None and gains_s[best] > 0.0 else None
+
+
+def _work(line: Iterable[WaitingAttempt]) -> float:
+    return sum(one.task.work for one in line)
 
 
 def _gain_s(waiting: WaitingAttempt, *, view: ClusterView, now_s: float) -> float:

@@ -7,12 +7,13 @@ the engine guards it with its lock, and passes in the time.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
 
 from edge_node.worker import memory_guard, queue_order
 from edge_node.worker.attempts import Attempt, AttemptBook
 from edge_node.worker.calibration import Calibration, CapacityTracker
+from edge_node.worker.fair_shares import FairShares
 from edge_node.worker.queue_order import Entry, Order
 from scheduler import longest_wait
 
@@ -32,6 +33,7 @@ class ActiveRows(Generic[Row]):
 
     Attributes:
         order: who comes first at present; where it follows the load, each arrival may change it.
+        shares: of the clients.
 
     Args:
         book: all drawings.
@@ -56,6 +58,7 @@ class ActiveRows(Generic[Row]):
         self._order = order
         # As the longest wait lately makes it; the same as configured unless it follows the load.
         self.order = order.at(0.0)
+        self.shares = FairShares()
         self._longest_wait_s, self._arrival_s = 0.0, 0.0
         self._calibration = calibration
         self._started_max = calibration.rows_max + parked_max
@@ -97,12 +100,15 @@ class ActiveRows(Generic[Row]):
         a newcomer nothing.
         """
         before = [one.entry for one in self._active if not one.over]
-        in_order = queue_order.ranked([*before, attempt.entry], order=self.order, now_s=now_s)
+        in_order = self._ranked([*before, attempt.entry], now_s)
         if len(before) < self._width.rows or in_order[-1] is not attempt.entry:
             self.choose_again_s = -math.inf
             return
         change_s = queue_order.next_change_s([attempt.entry], order=self.order, now_s=now_s)
         self.choose_again_s = min(self.choose_again_s, change_s)
+
+    def _ranked(self, entries: Iterable[Entry], now_s: float) -> list[Entry]:
+        return queue_order.ranked(entries, order=self.order, now_s=now_s, shares=self.shares)
 
     def image_gone(self) -> None:
         """An image is about to be on its way: who could not begin because of it may now."""
@@ -116,7 +122,7 @@ class ActiveRows(Generic[Row]):
         full = len(self._book.finishing) >= ENCODING_MAX
         candidates = (entry for entry in entries if entry.started or not full)
         chosen = queue_order.active(
-            queue_order.ranked(candidates, order=self.order, now_s=now_s),
+            self._ranked(candidates, now_s),
             places=self._width.rows,
             started_max=self._started_max,
         )

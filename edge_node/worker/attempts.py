@@ -57,6 +57,7 @@ class Attempt(Generic[Row]):
         priority: int,
         submitted_s: float,
         deadline_s: float | None,
+        client: str,
         work_model: WorkModel,
         unit_s: float,
         on_report: Callable[[Report], None],
@@ -69,6 +70,7 @@ class Attempt(Generic[Row]):
         self.priority = priority
         self.submitted_s = submitted_s
         self.deadline_s = deadline_s
+        self.client = client
         self.on_report = on_report
         self.started_s: float | None = None
         self.begin_s = 0.0
@@ -106,6 +108,7 @@ class Attempt(Generic[Row]):
             left_s=self.work_left * unit_s,
             deadline_s=self.deadline_s,
             started=self.started_s is not None,
+            client=self.client,
         )
 
     def is_late(self, now_s: float) -> bool:

@@ -85,6 +85,7 @@ def submit(
         init_image=request.init_image,
         priority=request.priority,
         deadline_s=request.deadline_s or None,
+        client=request.client,
         on_report=on_report,
     )
 

@@ -14,6 +14,9 @@ The order, the most decisive first:
 5. under sjf the least whole and under srpt the least remaining seconds, less ageing x age;
 6. who came first.
 
+That is among the drawings of one client. Several clients take turns (`fair_shares`), whatever their
+drawings are: none gets ahead of another by priorities, deadlines, or many small drawings.
+
 Times are the worker's own seconds, also where an emulated device runs many times faster than the
 one it stands for.
 """
@@ -25,6 +28,8 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
+
+from edge_node.worker.fair_shares import FairShares
 
 Discipline = Literal["fcfs", "sjf", "srpt"]
 
@@ -85,6 +90,7 @@ class Entry:
         left_s: those of them that are still to come.
         deadline_s: time at which the image is of no use any more, None when it always is.
         started: it holds a latent; it is active or parked.
+        client: who wants it.
     """
 
     arrival: int
@@ -95,11 +101,15 @@ class Entry:
     left_s: float
     deadline_s: float | None = None
     started: bool = False
+    client: str = ""
 
 
-def ranked(entries: Iterable[Entry], *, order: Order, now_s: float) -> list[Entry]:
-    """All entries, first to be served first."""
-    return sorted(entries, key=_ranks(order, now_s))
+def ranked(
+    entries: Iterable[Entry], *, order: Order, now_s: float, shares: FairShares | None = None
+) -> list[Entry]:
+    """All entries, first to be served first; without `shares` as those of one client."""
+    in_order = sorted(entries, key=_ranks(order, now_s))
+    return in_order if shares is None else shares.in_turns(in_order)
 
 
 def _ranks(order: Order, now_s: float) -> Callable[[Entry], tuple[float, ...]]:
@@ -132,10 +142,12 @@ def _ranks(order: Order, now_s: float) -> Callable[[Entry], tuple[float, ...]]:
     return rank
 
 
-def positions(entries: Iterable[Entry], *, order: Order, now_s: float) -> dict[int, int]:
+def positions(
+    entries: Iterable[Entry], *, order: Order, now_s: float, shares: FairShares | None = None
+) -> dict[int, int]:
     """Place among those that have not begun, by arrival number, counted from 1."""
     waiting = (entry for entry in entries if not entry.started)
-    in_line = ranked(waiting, order=order, now_s=now_s)
+    in_line = ranked(waiting, order=order, now_s=now_s, shares=shares)
     return {entry.arrival: place for place, entry in enumerate(in_line, start=1)}
 
 

@@ -172,6 +172,7 @@ class StepEngine(Generic[Row]):
         init_image: bytes = b"",
         priority: int,
         deadline_s: float | None = None,
+        client: str = "",
         on_report: Callable[[Report], None],
     ) -> int:
         """Queues a drawing and returns its arrival number, by which it can be cancelled.
@@ -183,6 +184,7 @@ class StepEngine(Generic[Row]):
             init_image: PNG to start from, or empty.
             priority: larger is served first.
             deadline_s: seconds from now after which the image is of no use.
+            client: who wants it; clients who wait share the device.
             on_report: called with what becomes of it.
 
         Raises:
@@ -212,6 +214,7 @@ class StepEngine(Generic[Row]):
                 priority=priority,
                 submitted_s=now_s,
                 deadline_s=None if deadline_s is None else now_s + deadline_s,
+                client=client,
                 work_model=self._description.work_model,
                 unit_s=self._ready_rows.unit_s,
                 on_report=on_report,
@@ -277,6 +280,7 @@ class StepEngine(Generic[Row]):
             (attempt.entry for attempt in waiting.values()),
             order=self._ready_rows.order,
             now_s=now_s,
+            shares=self._ready_rows.shares,
         )
         for arrival, position in places.items():
             attempt = waiting[arrival]
@@ -385,6 +389,7 @@ class StepEngine(Generic[Row]):
             if attempt.over:
                 return
             begun_s = self._clock.now_s()
+            self._ready_rows.shares.begun(attempt.client, attempt.entry.service_s)
             self._book.begin(attempt, now_s=begun_s)
             self._report_positions()
             self._reporter.send(attempt, AttemptStarted())

@@ -102,6 +102,7 @@ class SimulatedWorker:
         priority: int,
         init_image: bytes,
         deadline_s: float | None,
+        client: str,
     ) -> AsyncGenerator[AttemptReport, None]:
         if not self._ready:
             raise WorkerUnavailable("the worker is not there yet")

@@ -31,7 +31,7 @@ ID, FENCE = OFFERED.task_id, OFFERED.fence
 RECEIVED = hosted.OffloadReceived(offload=OFFERED)
 CANCELLED = hosted.OffloadCancelled(task_id=ID, fence=FENCE)
 START = hosted.StartDrawing(
-    task_id=ID, fence=FENCE, drawing=OFFERED.drawing, priority=3, deadline_s=9.0
+    task_id=ID, fence=FENCE, drawing=OFFERED.drawing, priority=3, deadline_s=9.0, client="alice"
 )
 
 
@@ -158,6 +158,7 @@ def test_the_worker_is_asked_for_all_and_its_reports_are_heard(tmp_path: Path) -
             "priority": 3,
             "init_image": b"",
             "deadline_s": 9.0,
+            "client": "alice",
         }
         assert drawn.worker.closed == 1
 

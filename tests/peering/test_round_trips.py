@@ -38,7 +38,11 @@ RECORD = filled(TaskRecord, task=SHOWN)
 
 Word = tuple[Any, Callable[[Any], Any], Callable[[Any], Any]]
 WORDS: list[Word] = [
-    (filled(NodeState), node_codec.state_to_proto, node_codec.state_from_proto),
+    (
+        filled(NodeState, keys=(7, "ab" * 32)),
+        node_codec.state_to_proto,
+        node_codec.state_from_proto,
+    ),
     (RECORD, node_codec.record_to_proto, node_codec.record_from_proto),
     (filled(TaskEvent), node_codec.event_to_proto, node_codec.event_from_proto),
     (
@@ -185,7 +189,7 @@ def test_a_report_that_this_version_does_not_know_is_none() -> None:
 
 
 def test_a_node_of_the_version_before_does_not_say_what_it_serves() -> None:
-    message = node_codec.state_to_proto(filled(NodeState))
+    message = node_codec.state_to_proto(filled(NodeState, keys=(7, "ab" * 32)))
     message.ClearField("serves")
     assert node_codec.state_from_proto(message).serves == ()
 

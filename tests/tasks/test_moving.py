@@ -13,9 +13,9 @@ from tests.tasks.test_cluster_view import OTHER, OWN, PEER, state, task, view_of
 
 
 def waiting(
-    name: str, executor: NodeId, *, dispatch: int = 1, input_bits: int = 1000
+    name: str, executor: NodeId, *, dispatch: int = 1, input_bits: int = 1000, client: str = ""
 ) -> WaitingAttempt:
-    one = replace(task(work=10.0, input_bits=input_bits), id=TaskId(name))
+    one = replace(task(work=10.0, input_bits=input_bits), id=TaskId(name), client=client)
     return WaitingAttempt(task=one, executor=executor, dispatch=dispatch)
 
 
@@ -35,6 +35,16 @@ def test_the_last_of_the_longest_queue_goes_first() -> None:
         waiting("shorter queue", PEER, dispatch=9),
     ]
     assert task_to_move(there, view=view, now_s=100.0) == "late"
+
+
+def test_where_clients_take_turns_the_last_is_of_who_has_the_most_there() -> None:
+    view = view_of(state(OWN), state(PEER, backlog=40.0))
+    there = [
+        waiting("one", PEER, dispatch=1, client="a"),
+        waiting("two", PEER, dispatch=2, client="a"),
+        waiting("quick", PEER, dispatch=3, client="b"),
+    ]
+    assert task_to_move(there, view=view, now_s=100.0) == "two"
 
 
 def test_what_takes_long_to_send_stays() -> None:

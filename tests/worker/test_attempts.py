@@ -27,6 +27,7 @@ def attempt(number: int = 1, *, drawing: Drawing = DRAWING, **changes: Any) -> A
         "priority": 3,
         "submitted_s": 10.0,
         "deadline_s": None,
+        "client": "",
         "work_model": MODEL,
         "unit_s": 0.5,
         "on_report": lambda _: None,

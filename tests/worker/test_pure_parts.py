@@ -450,6 +450,7 @@ def attempt_of(arrival: int, **changes: object) -> Attempt[str]:
         priority=0,
         submitted_s=float(arrival),
         deadline_s=None,
+        client="",
         work_model=CALIBRATION.work_model,
         unit_s=0.14,
         on_report=lambda report: None,

@@ -206,6 +206,7 @@ class Bench:
         attempt: int = 1,
         priority: int = 0,
         deadline_s: float | None = None,
+        client: str = "",
         **changes: Any,
     ) -> None:
         key = name if attempt == 1 else f"{name} again {attempt}"
@@ -216,6 +217,7 @@ class Bench:
             drawing=drawing(**changes),
             priority=priority,
             deadline_s=deadline_s,
+            client=client,
             on_report=self.reports[key].append,
         )
 
@@ -844,3 +846,15 @@ def test_previews_are_evenly_spaced_and_never_the_last_step() -> None:
     assert preview_steps(steps=12, previews=3) == {3, 6, 9}
     assert preview_steps(steps=4, previews=9) == {1, 2, 3}
     assert preview_steps(steps=1, previews=3) == set()
+
+
+def test_another_clients_first_waits_for_what_is_drawn_and_not_for_a_queue() -> None:
+    with serving(ScriptedDenoiser(rows_max=1)) as bench:
+        for seed in range(6):
+            bench.submit(f"a-{seed}", seed=seed, client="a")
+        bench.until_entered(1)
+        for seed in (100, 101):
+            bench.submit(f"b-{seed}", seed=seed, client="b")
+        bench.denoiser.go_on.set()
+        bench.check_images(*bench.reports)
+    assert bench.denoiser.begun == [0, 100, 1, 101, 2, 3, 4, 5]

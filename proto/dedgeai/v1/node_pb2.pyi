@@ -166,7 +166,7 @@ class ExchangeStateResponse(_message.Message):
     def __init__(self, state: _Optional[_Union[NodeState, _Mapping]] = ...) -> None: ...
 
 class OffloadRequest(_message.Message):
-    __slots__ = ("task_id", "attempt", "origin", "origin_incarnation", "dispatch", "drawing", "work", "priority", "deadline_s", "init_image", "fence")
+    __slots__ = ("task_id", "attempt", "origin", "origin_incarnation", "dispatch", "drawing", "work", "priority", "deadline_s", "init_image", "fence", "client")
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     ORIGIN_FIELD_NUMBER: _ClassVar[int]
@@ -178,6 +178,7 @@ class OffloadRequest(_message.Message):
     DEADLINE_S_FIELD_NUMBER: _ClassVar[int]
     INIT_IMAGE_FIELD_NUMBER: _ClassVar[int]
     FENCE_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_FIELD_NUMBER: _ClassVar[int]
     task_id: str
     attempt: int
     origin: str
@@ -189,7 +190,8 @@ class OffloadRequest(_message.Message):
     deadline_s: float
     init_image: bytes
     fence: _worker_pb2.Fence
-    def __init__(self, task_id: _Optional[str] = ..., attempt: _Optional[int] = ..., origin: _Optional[str] = ..., origin_incarnation: _Optional[int] = ..., dispatch: _Optional[int] = ..., drawing: _Optional[_Union[_worker_pb2.Drawing, _Mapping]] = ..., work: _Optional[float] = ..., priority: _Optional[int] = ..., deadline_s: _Optional[float] = ..., init_image: _Optional[bytes] = ..., fence: _Optional[_Union[_worker_pb2.Fence, _Mapping]] = ...) -> None: ...
+    client: str
+    def __init__(self, task_id: _Optional[str] = ..., attempt: _Optional[int] = ..., origin: _Optional[str] = ..., origin_incarnation: _Optional[int] = ..., dispatch: _Optional[int] = ..., drawing: _Optional[_Union[_worker_pb2.Drawing, _Mapping]] = ..., work: _Optional[float] = ..., priority: _Optional[int] = ..., deadline_s: _Optional[float] = ..., init_image: _Optional[bytes] = ..., fence: _Optional[_Union[_worker_pb2.Fence, _Mapping]] = ..., client: _Optional[str] = ...) -> None: ...
 
 class OffloadResponse(_message.Message):
     __slots__ = ("queued", "started", "step_finished", "finished", "failed", "heartbeat")

@@ -141,7 +141,7 @@ class Fence(_message.Message):
     def __init__(self, term: _Optional[int] = ..., attempt: _Optional[int] = ...) -> None: ...
 
 class DrawRequest(_message.Message):
-    __slots__ = ("task_id", "attempt", "drawing", "priority", "init_image", "deadline_s", "fence")
+    __slots__ = ("task_id", "attempt", "drawing", "priority", "init_image", "deadline_s", "fence", "client")
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     DRAWING_FIELD_NUMBER: _ClassVar[int]
@@ -149,6 +149,7 @@ class DrawRequest(_message.Message):
     INIT_IMAGE_FIELD_NUMBER: _ClassVar[int]
     DEADLINE_S_FIELD_NUMBER: _ClassVar[int]
     FENCE_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_FIELD_NUMBER: _ClassVar[int]
     task_id: str
     attempt: int
     drawing: Drawing
@@ -156,7 +157,8 @@ class DrawRequest(_message.Message):
     init_image: bytes
     deadline_s: float
     fence: Fence
-    def __init__(self, task_id: _Optional[str] = ..., attempt: _Optional[int] = ..., drawing: _Optional[_Union[Drawing, _Mapping]] = ..., priority: _Optional[int] = ..., init_image: _Optional[bytes] = ..., deadline_s: _Optional[float] = ..., fence: _Optional[_Union[Fence, _Mapping]] = ...) -> None: ...
+    client: str
+    def __init__(self, task_id: _Optional[str] = ..., attempt: _Optional[int] = ..., drawing: _Optional[_Union[Drawing, _Mapping]] = ..., priority: _Optional[int] = ..., init_image: _Optional[bytes] = ..., deadline_s: _Optional[float] = ..., fence: _Optional[_Union[Fence, _Mapping]] = ..., client: _Optional[str] = ...) -> None: ...
 
 class DrawResponse(_message.Message):
     __slots__ = ("queued", "started", "step_finished", "finished", "failed")
