@@ -474,6 +474,28 @@ class NodeConfig(RequestConfig):
         60.0, "that an upload may take to arrive", unit="s", gt=0
     )
 
+    # Moderation.
+    moderation_command: Annotated[tuple[str, ...], BeforeValidator(split)] = setting(
+        (),
+        "program and arguments of an operator's judge, asked before a request is accepted and "
+        "before an image is delivered; JSON in and out, see docs/security.md",
+    )
+    moderation_url: str | None = setting(
+        None, "the same, asked by POST", pattern=r"^https?://[^\s]+$"
+    )
+    moderation_timeout_s: float = setting(
+        5.0, "that one answer of the judge may take", unit="s", gt=0, le=300
+    )
+    moderation_on_failure: Literal["refuse", "allow"] = setting(
+        "refuse", "what becomes of what the judge does not answer for"
+    )
+    moderation_at_once_max: int = setting(
+        4, "of requests and of images each", unit="questions", gt=0, le=64
+    )
+    moderation_init_images: bool = setting(
+        True, "the judge is shown the images that drawings start from"
+    )
+
     # Time between things.
     heartbeat_s: float = setting(0.5, "at least how often a node sends its state", unit="s", gt=0)
     suspect_s: float = setting(
@@ -550,6 +572,8 @@ class NodeConfig(RequestConfig):
                 "queue_order fcfs goes by age already: leave queue_ageing, queue_promotion and "
                 "queue_promotion_load out, or choose sjf or srpt."
             )
+        if self.moderation_command and self.moderation_url:
+            problems.append("moderation_command and moderation_url are two judges: leave one out.")
         if self.guidance_interval is not None:
             low, high = self.guidance_interval
             if not 0.0 <= low < high <= 1.0:

@@ -419,7 +419,7 @@ class AttemptFailed:
 WORKER_DIED = "worker_died"
 WORKER_DIED_SHARED = "worker_died_shared"
 # Codes of tasks that were tried and given up: an operator can list and retry them.
-DEAD_LETTER_CODES = frozenset({"poisoned", "attempts_exhausted"})
+DEAD_LETTER_CODES = frozenset({"poisoned", "attempts_exhausted", "moderation_unavailable"})
 
 AttemptReport = (
     AttemptQueued

@@ -83,6 +83,26 @@ class InitImageGone(DEdgeAIError):
     code = "init_image_gone"
 
 
+class ModerationBlocked(DEdgeAIError):
+    """The operator's judge refuses the request, or the image that was drawn."""
+
+    code = "moderation_blocked"
+    http_status = 400
+    grpc_status = "FAILED_PRECONDITION"
+
+
+class ModerationUnavailable(DEdgeAIError):
+    """The operator's judge does not answer, without whom nothing is delivered."""
+
+    code = "moderation_unavailable"
+    http_status = 503
+    grpc_status = "UNAVAILABLE"
+
+
+class ModerationBusy(ModerationUnavailable):
+    """More waits to be judged than may."""
+
+
 class WeightsGone(DEdgeAIError):
     """The node does not hold these learned weights, or no longer."""
 
@@ -211,3 +231,5 @@ class TaskFailed(DEdgeAIError):
         self.code = code
         if code == "deadline_exceeded":
             self.http_status = 504
+        elif code == ModerationBlocked.code:
+            self.http_status = ModerationBlocked.http_status

@@ -42,6 +42,7 @@ from edge_node.guard.feed import keep_up_to_date
 from edge_node.in_the_way import put_aside
 from edge_node.lasting import Loops, Run, both
 from edge_node.learning.sharing import LearningShare, SharingSettings
+from edge_node.moderation.opening import open_moderator
 from edge_node.node_keys import open_keys
 from edge_node.peering.caller import Caller, PeerConduct
 from edge_node.peering.client import PeerClient
@@ -233,6 +234,7 @@ class _Node:
         self._stack.push_async_callback(worker.stop)
         share = await self._start_sharing(store_url, dispatcher, view)
         links, server = await self._start_peering(dispatcher, share)
+        await self._open_moderator(dispatcher)
         dispatcher.start(links, [record.task for record in recovered])
         self._stack.push_async_callback(dispatcher.stop)
         self._stack.push_async_callback(links.say_goodbye)
@@ -396,6 +398,10 @@ class _Node:
             keep = partial(keep_learner, command, folder=self._folder)
             self._background("keeping the learner", keep)
         return pool
+
+    async def _open_moderator(self, dispatcher: Dispatcher) -> None:
+        opened = open_moderator(self._config, on_judged=self._metrics.moderated)
+        dispatcher.own_tasks.moderator = await self._stack.enter_async_context(opened)
 
     def _worker(self) -> WorkerProcess:
         settings = WorkerSettings.of(

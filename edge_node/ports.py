@@ -153,6 +153,22 @@ class InitImages(Protocol):
         ...
 
 
+class Moderation(Protocol):
+    """The operator's judge: moderation.moderator. Refusals and failures are raised."""
+
+    async def judge_request(
+        self, drawings: Sequence[Drawing], *, init_image: bytes, client: str
+    ) -> None:
+        """Whether a request may be drawn: else ModerationBlocked or ModerationUnavailable."""
+        ...
+
+    async def judge_image(
+        self, image: Image, *, task_id: TaskId, drawing: Drawing, client: str
+    ) -> None:
+        """Whether an image may be delivered: else ModerationBlocked or ModerationUnavailable."""
+        ...
+
+
 class Worker(Protocol):
     """This node's worker process: supervision.worker_process."""
 

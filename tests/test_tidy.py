@@ -90,6 +90,7 @@ ALLOWED = {
     "edge_node.peering": PURE
     | {"peering", "dispatch", "grpc_health", "tasks.conduct", "tasks.membership"},
     "edge_node.access": PURE | {"access"},
+    "edge_node.moderation": PURE | {"moderation"},
     "edge_node.api": PURE | {"access", "api", "telemetry", "scheduler.guard.status"},
     "edge_node.worker": PURE | {"worker", "grpc_health", "peering.codec", "scheduler.longest_wait"},
     # Clients of a running node: they reach it over HTTP, like everyone else.

@@ -12,7 +12,7 @@ import logging
 from collections import OrderedDict, defaultdict
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edge_node.clock import Clock
 from edge_node.config import NodeConfig
@@ -37,11 +37,13 @@ from edge_node.errors import (
     AdmissionRefused,
     DEdgeAIError,
     ImageNotReady,
+    ModerationBlocked,
+    ModerationUnavailable,
     NodeNotReady,
     StoreUnavailable,
     TaskNotFound,
 )
-from edge_node.ports import Images, InitImages, Ledger
+from edge_node.ports import Images, InitImages, Ledger, Moderation
 from edge_node.requests import AlreadyAccepted, Idempotency, Submission
 from edge_node.tasks import lifecycle_protocol as life
 from edge_node.tasks.admission import AdmissionLimits, admit
@@ -134,6 +136,7 @@ class OwnTasks:
         self._writing: Background[TaskId] = Background()
         self._held_bytes = 0
         self.refusal: Callable[[], DEdgeAIError | None] = lambda: None
+        self.moderator: Moderation | None = None
 
     async def stop(self) -> None:
         """Ends all writing; the ledger knows what is owed."""
@@ -170,17 +173,28 @@ class OwnTasks:
 
         Raises:
             NodeNotReady, AdmissionRefused, StoreUnavailable, IdempotencyConflict, DiskLow.
+            ModerationBlocked, ModerationUnavailable: the operator's judge.
         """
-        tasks = self._new_tasks(
-            drawings,
-            durable=durable,
-            init_image_bytes=len(init_image),
-            deadline_s=deadline_s,
-            priority=priority,
-            client=client,
-        )
-        self._refuse_without_room(len(tasks))
-        self._admit(tasks)
+        if self.moderator is not None:  # who watches sees nothing before it was judged
+            drawings = [replace(drawing, previews=0) for drawing in drawings]
+
+        def let_in() -> tuple[Task, ...]:
+            tasks = self._new_tasks(
+                drawings,
+                durable=durable,
+                init_image_bytes=len(init_image),
+                deadline_s=deadline_s,
+                priority=priority,
+                client=client,
+            )
+            self._refuse_without_room(len(tasks))
+            self._admit(tasks)
+            return tasks
+
+        tasks = let_in()
+        if self.moderator is not None:
+            await self._judge_request(self.moderator, drawings, init_image, client)
+            tasks = let_in()  # again, because the node and its queues are others by now
         if init_image:
             await self._keep_init_image(init_image, tasks)
             self._admit(tasks)  # again, because others came in while it was written
@@ -369,6 +383,14 @@ class OwnTasks:
 
     async def _store_image(self, wanted: life.StoreImage) -> None:
         task_id, fence, size = wanted.task_id, wanted.fence, len(wanted.image.content)
+        try:
+            await self._judge_image(wanted)
+        except (ModerationBlocked, ModerationUnavailable) as error:
+            refused = life.ImageStoreFailed(
+                task_id=task_id, fence=fence, code=error.code, message=error.message
+            )
+            self._inbox.apply(refused)
+            return
         self._held_bytes += size
         try:
             await self._written(task_id, wanted.image)
@@ -381,6 +403,31 @@ class OwnTasks:
         finally:
             self._held_bytes -= size
         self._inbox.apply(life.ImageStored(task_id=task_id, fence=fence, image_bytes=size))
+
+    async def _judge_request(
+        self,
+        moderator: Moderation,
+        drawings: Sequence[Drawing],
+        init_image: bytes,
+        client: str,
+    ) -> None:
+        try:
+            await moderator.judge_request(drawings, init_image=init_image, client=client)
+        except DEdgeAIError as error:
+            self._metrics.tasks_refused(len(drawings), code=error.code)
+            raise
+
+    async def _judge_image(self, wanted: life.StoreImage) -> None:
+        """Before it is anywhere where a client, or a later life of this node, could find it."""
+        record = self._lifecycle.record(wanted.task_id)
+        if self.moderator is None or record is None:
+            return
+        await self.moderator.judge_image(
+            wanted.image,
+            task_id=wanted.task_id,
+            drawing=record.task.drawing,
+            client=record.task.client,
+        )
 
     async def _written(self, task_id: TaskId, image: Image) -> None:
         """Stores an image, which waits in memory while the disk refuses it and old ones go.

@@ -491,7 +491,7 @@ class Lifecycle:
         entry = self._live.get(event.task_id)
         if entry is None or entry.phase is not Phase.STORING:
             return []
-        error = TaskError(code="image_store_failed", message=event.message)
+        error = TaskError(code=event.code, message=event.message)
         return self._end(entry, TaskStatus.FAILED, at, error=error)
 
     def _end(

@@ -119,11 +119,12 @@ class ImageStored:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageStoreFailed:
-    """The image file could not be written."""
+    """The image file could not be written, or may not be; `code` is what the task ends with."""
 
     task_id: TaskId
     fence: Fence
     message: str
+    code: str = "image_store_failed"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -138,6 +138,10 @@ class NodeMetrics:
         """This origin said no."""
         self._tasks_refused.labels(code).inc(count)
 
+    def moderated(self, stage: str, verdict: str) -> None:
+        """The operator's judge was asked of a request or an image, or could not be."""
+        self._moderated.labels(stage, verdict).inc()
+
     def task_ended(
         self,
         *,
@@ -314,6 +318,9 @@ class NodeMetrics:
     def _define_tasks(self) -> None:
         self._tasks_accepted = self._counter("tasks_accepted_total", "Tasks accepted")
         self._tasks_refused = self._counter("tasks_refused_total", "Tasks refused", "code")
+        self._moderated = self._counter(
+            "moderated_total", "Requests and images that were to be judged", "stage", "verdict"
+        )
         self._tasks_finished = self._counter(
             "tasks_finished_total", "Tasks that became final", "status", "code"
         )
