@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from edge_node import cli
-from edge_node.api import image_tasks, openai_images, operations
+from edge_node.api import image_tasks, openai_edits, openai_images, operations
 from edge_node.config import SETTINGS
 from edge_node.console.inventory import Device, read_inventory, render
 
@@ -299,8 +299,8 @@ def test_every_metric_is_exported() -> None:
 
 
 def test_every_path_of_the_api_is_served() -> None:
-    routers = (image_tasks.router, openai_images.router, operations.router)
-    served = {route.path for router in routers for route in router.routes}  # type: ignore[attr-defined]
+    modules = (image_tasks, openai_edits, openai_images, operations)
+    served = {route.path for one in modules for route in one.router.routes}  # type: ignore[attr-defined]
     named = re.findall(r"(?<!:9090)(/(?:v1/[\w/]+|livez|readyz|metrics))\b", RUNBOOK.read_text())
     assert {"/v1/cluster", "/readyz", "/metrics"} <= set(named)
     assert set(named) <= served
