@@ -13,7 +13,7 @@ from starlette.types import ASGIApp
 
 from edge_node.access.key_file import KeyFile
 from edge_node.access.keys import ANYBODY, Client
-from edge_node.api import cluster_keys, image_tasks, openai_images, operations
+from edge_node.api import cluster_keys, image_tasks, openai_edits, openai_images, operations
 from edge_node.api.addressing import Addresses, Addressing
 from edge_node.api.error_responses import RequestFrame, add_error_handlers
 from edge_node.api.front_desk_port import FrontDeskPort
@@ -129,7 +129,7 @@ def create_app(
         keys=keys,
     )
     # As they are, not included: FastAPI would go by its own way to a function again.
-    for module in (openai_images, image_tasks, operations, cluster_keys):
+    for module in (openai_images, openai_edits, image_tasks, operations, cluster_keys):
         app.router.routes.extend(module.router.routes)
     add_error_handlers(app)
     return app

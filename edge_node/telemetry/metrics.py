@@ -6,6 +6,7 @@ Work is in work units (domain.WorkModel). No prompt and no identifier is ever a 
 |---|---|---|
 | tasks_accepted_total | tasks | tasks that this origin said yes to |
 | tasks_refused_total | tasks; code | tasks refused by admission or store before acceptance |
+| moderated_total | requests and images; stage, verdict | that an operator's judge was asked about |
 | tasks_finished_total | tasks; status, code | tasks of this origin that became final |
 | tasks_in_flight | tasks | accepted here and not final |
 | service_delay_seconds | s; executor | arrival at the origin to the stored image, if completed |
