@@ -174,7 +174,7 @@ def _add_generate(commands: Commands) -> None:
     parser.add_argument("--seed", type=int)
     parser.add_argument("--size", help="WIDTHxHEIGHT in pixels")
     parser.add_argument(
-        "--init-image", type=Path, help="PNG, JPEG or WebP to start from instead of noise"
+        "--init-image", type=Path, help="PNG, JPEG, WebP or GIF to start from instead of noise"
     )
     parser.add_argument("--strength", type=float, help="how far from it to go, up to 1")
     parser.set_defaults(run=_generate)

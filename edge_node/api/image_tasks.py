@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -20,8 +19,9 @@ from edge_node.api.event_stream import EVENT_STREAM, encode_event, event_respons
 from edge_node.api.image_response import image_response
 from edge_node.api.key_check import client_of, demand_own
 from edge_node.api.request_body import idempotency_of, read_json_with_image
+from edge_node.api.sent_image import file_of_base64
 from edge_node.api.surface import Surface, surface_of
-from edge_node.api.uploads import Upload, UploadPlace, kept_on_disk
+from edge_node.api.uploads import Upload, UploadPlace
 from edge_node.domain import JobId, TaskEvent, TaskId, TaskRecord
 from edge_node.erasure import refuse_erased
 from edge_node.errors import DEdgeAIError, InvalidRequest
@@ -42,6 +42,7 @@ async def submit_task(request: Request) -> JSONResponse:
             limits=surface.body_limits,
             uploads=surface.uploads,
             place=place,
+            images_in=lambda document: (document["init_image"],),
             understand=partial(_understood, request, place),
         )
         order = await surface.order(asked.wanted, previews_wanted=True, upload=asked.upload)
@@ -98,25 +99,7 @@ def _upload_of(wanted: schemas.TaskRequest, place: UploadPlace) -> Upload | None
                 param="strength",
             )
         return None
-    if text.startswith("data:"):
-        head, _, text = text.partition(",")
-        if not head.endswith(";base64"):
-            raise InvalidRequest(
-                "`init_image` must begin data:image/png;base64, if it is a URL at all; no other "
-                "is fetched.",
-                param="init_image",
-            )
-    try:
-        content = base64.b64decode(text, validate=True)
-    except ValueError as problem:
-        raise InvalidRequest(
-            f"`init_image` must be a PNG, JPEG or WebP image in base64: {problem}.",
-            param="init_image",
-        ) from None
-    place.take(len(content))
-    file = place.file()
-    with kept_on_disk():
-        file.write(content)
+    file = file_of_base64(text, place=place, param="init_image")
     return Upload(file=file, param="init_image", strength=wanted.strength)
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from PIL import Image as PillowImage
 
 # Pillow reads dozens more, with decoders that few have ever looked at.
-FORMATS = ("PNG", "JPEG", "WEBP")
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
 
 _EXIF_ORIENTATION = 0x0112
 # What turns the stored pixels upright, by EXIF orientation; from 5 on width and height change
@@ -185,7 +185,7 @@ def _opened(content: bytes | IO[bytes], *, param: str) -> Iterator[PillowImage.I
     except Exception as problem:
         why = "" if isinstance(problem, UnidentifiedImageError) else f" ({problem})"
         raise InvalidRequest(
-            f"`{param}` cannot be read{why}; it must be a whole PNG, JPEG or WebP image.",
+            f"`{param}` cannot be read{why}; it must be a whole PNG, JPEG, WebP or GIF image.",
             param=param,
         ) from problem
 

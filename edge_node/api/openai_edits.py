@@ -1,8 +1,11 @@
-"""OpenAI's surface for images that start from one: /v1/images/edits."""
+"""OpenAI's surface for images that start from one: /v1/images/edits and /v1/images/variations."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import IO, Any, cast
 
 from fastapi import APIRouter, Request
@@ -12,71 +15,151 @@ from edge_node.api import schemas
 from edge_node.api.direct_route import DirectRoute
 from edge_node.api.openai_request import adapted, meant
 from edge_node.api.openai_serving import Accepted, serve, submit
-from edge_node.api.request_body import Form, idempotency_of, read_form
+from edge_node.api.request_body import (
+    Form,
+    idempotency_of,
+    is_json,
+    read_form,
+    read_json_with_image,
+)
+from edge_node.api.sent_image import file_of_base64
 from edge_node.api.surface import surface_of
-from edge_node.api.uploads import Upload
+from edge_node.api.uploads import Upload, UploadPlace
 from edge_node.errors import InvalidRequest
+from edge_node.requests import Idempotency
 
 router = APIRouter(route_class=DirectRoute)
 
-# Names under which the SDK sends what is to be edited: one image, or a list.
-_IMAGE_FIELDS = ("image", "image[]")
+# Names under which clients send what is to be edited: one image, or a list.
+_IMAGE_FIELDS = ("image", "image[]", "images")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    """A request with its image in a file; `images` came, of which the first counts."""
+
+    wanted: schemas.ImageEditRequest
+    file: IO[bytes]
+    images: int
+    idempotency: Idempotency | None
 
 
 @router.post("/v1/images/edits", response_model=None)
 async def edit_image(request: Request) -> Response:
-    """Draws n images that start from the one sent, and answers as `generate_images`."""
-    return await serve(await _accept_edit(request), request)
+    """Draws n images that start from the one sent, and answers as for images from text."""
+    return await serve(await _accept(request, schemas.ImageEditRequest), request)
 
 
-async def _accept_edit(request: Request) -> Accepted:
+@router.post("/v1/images/variations", response_model=None)
+async def vary_image(request: Request) -> Response:
+    """The same without a prompt."""
+    return await serve(await _accept(request, schemas.ImageVariationRequest), request)
+
+
+async def _accept(request: Request, schema: type[schemas.ImageEditRequest]) -> Accepted:
     """Apart from the waiting for its end, so that nothing holds the upload that long."""
     surface = surface_of(request)
     with surface.uploads.place() as place:
-        form = await read_form(
-            request,
-            limits=surface.body_limits,
-            uploads=surface.uploads,
-            place=place,
-        )
-        file = _sole_image(form)
-        file.seek(0)
-        image_sha256 = hashlib.file_digest(cast(Any, file), "sha256").hexdigest()
-        idempotency = idempotency_of(request, {**form.fields, "image": image_sha256})
-        wanted = schemas.parse(schemas.ImageEditRequest, meant(form.fields))
-        asked = adapted(wanted, surface.front_desk.limits(), surface.habits())
-        upload = Upload(file=file, param="image", strength=wanted.strength)
+        if is_json(request):
+            asked = await read_json_with_image(
+                request,
+                limits=surface.body_limits,
+                uploads=surface.uploads,
+                place=place,
+                images_in=_texts,
+                understand=partial(_of_json, request, schema, place),
+            )
+        else:
+            form = await read_form(
+                request, limits=surface.body_limits, uploads=surface.uploads, place=place
+            )
+            asked = _of_form(request, schema, form)
+        wanted = asked.wanted
+        found = adapted(wanted, surface.front_desk.limits(), surface.habits())
+        if asked.images > 1:
+            note = f"{asked.images} images came; the drawing starts from the first."
+            found = replace(found, notes=(*found.notes, note))
+        upload = Upload(file=asked.file, param="image", strength=wanted.strength)
         order = await surface.order(
-            asked.wanted, previews_wanted=bool(wanted.stream), upload=upload
+            found.wanted, previews_wanted=bool(wanted.stream), upload=upload
         )
     return Accepted(
         surface=surface,
         kind="image_edit",
-        adapted=asked,
-        submission=await submit(request, order, idempotency),
-        keyed=idempotency is not None,
+        adapted=found,
+        submission=await submit(request, order, asked.idempotency),
+        keyed=asked.idempotency is not None,
     )
 
 
-def _sole_image(form: Form) -> IO[bytes]:
-    """The image to start from.
+def _of_form(request: Request, schema: type[schemas.ImageEditRequest], form: Form) -> _Asked:
+    _refuse_mask(form.files.get("mask") or form.fields.get("mask"))
+    files = [file for name in _IMAGE_FIELDS for file in form.files.get(name, ())]
+    if not files:
+        as_text = any(name in form.fields for name in _IMAGE_FIELDS)
+        raise _no_image("must be sent as a file" if as_text else "is required")
+    digests = list(map(_sha256, files))
+    sent = {**form.fields, "image": digests[0] if len(digests) == 1 else digests}
+    return _Asked(
+        wanted=schemas.parse(schema, meant(form.fields)),
+        file=files[0],
+        images=len(files),
+        idempotency=idempotency_of(request, sent),
+    )
+
+
+def _of_json(
+    request: Request,
+    schema: type[schemas.ImageEditRequest],
+    place: UploadPlace,
+    document: Any,
+) -> _Asked:
+    texts = _texts(document)
+    _refuse_mask(document.get("mask"))
+    if not texts:
+        raise _no_image("is required, in base64")
+    fields = {name: value for name, value in document.items() if name not in _IMAGE_FIELDS}
+    return _Asked(
+        wanted=schemas.parse(schema, meant(fields)),
+        file=file_of_base64(texts[0], place=place, param="image"),
+        images=len(texts),
+        idempotency=idempotency_of(request, document),
+    )
+
+
+def _texts(document: Any) -> Sequence[str]:
+    """The images of a document: a text, a list of texts, or of objects with an `image_url`.
 
     Raises:
-        InvalidRequest: there is none or more than one, or a mask, which this model has no use for.
+        InvalidRequest: one is something else, or the document is.
     """
-    if form.files.get("mask") or form.fields.get("mask"):
+    if not isinstance(document, Mapping):
+        raise InvalidRequest("The body must be a JSON object.")
+    found: list[str] = []
+    for name in _IMAGE_FIELDS:
+        sent = document.get(name)
+        for one in sent if isinstance(sent, list) else [] if sent is None else [sent]:
+            text = one.get("image_url") if isinstance(one, Mapping) else one
+            text = text.get("url") if isinstance(text, Mapping) else text
+            if not isinstance(text, str):
+                raise _no_image("must be an image in base64, or an object with it as `image_url`")
+            found.append(text)
+    return found
+
+
+def _refuse_mask(mask: object) -> None:
+    if mask:
         raise InvalidRequest(
             "`mask` is not supported: the whole image is drawn again, as far from it as `strength` "
             "says. Leave it out.",
             param="mask",
         )
-    images = [file for name in _IMAGE_FIELDS for file in form.files.get(name, ())]
-    if len(images) > 1:
-        raise InvalidRequest(
-            f"`image` holds {len(images)} images; this model starts from one.", param="image"
-        )
-    if not images:
-        as_text = any(name in form.fields for name in _IMAGE_FIELDS)
-        said = "must be sent as a file" if as_text else "is required"
-        raise InvalidRequest(f"`image` {said}.", param="image")
-    return images[0]
+
+
+def _no_image(said: str) -> InvalidRequest:
+    return InvalidRequest(f"`image` {said}.", param="image")
+
+
+def _sha256(file: IO[bytes]) -> str:
+    file.seek(0)
+    return hashlib.file_digest(cast(Any, file), "sha256").hexdigest()

@@ -10,7 +10,8 @@ import asyncio
 import contextlib
 import hashlib
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+import zlib
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import IO, Any, TypeVar
@@ -29,6 +30,8 @@ _KEY_CHARS_MAX = 255
 # OpenAI allows 16 images and a mask: more than one is refused in words, not by the parser.
 _FORM_FILES_MAX = 17
 _FORM_FIELDS_MAX = 100
+# zlib's word for gzip's header with the largest window.
+_GZIP_WBITS = 31
 Made = TypeVar("Made")
 
 _SMALLER_IMAGE = "Send a smaller image, or raise init_image_upload_s_max."
@@ -77,18 +80,20 @@ async def read_json_with_image(
     limits: BodyLimits,
     uploads: Uploads,
     place: UploadPlace,
+    images_in: Callable[[Any], Iterable[str]],
     understand: Callable[[Any], Made],
 ) -> Made:
-    """What is understood of a body in JSON whose field `init_image` may hold an upload in base64.
+    """What is understood of a body in JSON that may hold uploads in base64.
 
     A large one waits in a file for its turn, and is understood in a thread while no other is.
 
     Args:
         request: not read yet.
-        limits: of all but `init_image`.
-        uploads: of that.
+        limits: of all but the images.
+        uploads: of these, together.
+        images_in: their texts in a document; may raise LookupError or TypeError where none is.
         place: taken when the body is longer than `bytes_max`, or does not say how long it is.
-        understand: makes something of the document that does not hold its `init_image`.
+        understand: makes something of the document that does not hold its images.
 
     Raises:
         UnsupportedMediaType, RequestTooLarge, InvalidRequest: as read_json; and what
@@ -98,16 +103,17 @@ async def read_json_with_image(
         UploadTooSlow: it did not arrive in time.
     """
     bytes_max, declared_bytes = limits.bytes_max, _declared_bytes(request)
-    if declared_bytes is not None and declared_bytes <= bytes_max:
+    packed = "content-encoding" in request.headers  # or it would be as long as it says
+    if declared_bytes is not None and declared_bytes <= bytes_max and not packed:
         return understand(await read_json(request, limits=limits))
     _demand_json(request)
     async with _in_time(uploads.limits.arrival_s_max, _SMALLER_IMAGE):
         read_bytes_max = bytes_max + _base64_bytes(uploads.limits.bytes_max)
-        place.take(_at_most(declared_bytes, read_bytes_max))
+        place.take(_at_most(None if packed else declared_bytes, read_bytes_max))
         file = place.file()
         with kept_on_disk():
             await _read_into(file, request, bytes_max=read_bytes_max)
-    return await uploads.read_alone(partial(_understood, file, bytes_max, understand))
+    return await uploads.read_alone(partial(_understood, file, bytes_max, images_in, understand))
 
 
 async def read_form(
@@ -132,8 +138,8 @@ async def read_form(
     async with _in_time(uploads.limits.arrival_s_max, _SMALLER_IMAGE):
         if _media_type(request) != "multipart/form-data":
             raise UnsupportedMediaType(
-                f"{request.url.path} takes multipart/form-data, as the OpenAI SDK sends it. For "
-                "JSON, POST /v1/tasks with `init_image` in base64."
+                f"{request.url.path} takes multipart/form-data, as the OpenAI SDK sends it, or "
+                "JSON with the image in base64."
             )
         read_bytes_max = limits.bytes_max + uploads.limits.bytes_max
         place.take(_at_most(_declared_bytes(request), read_bytes_max))
@@ -187,12 +193,18 @@ async def hung_up(request: Request) -> None:
 
 def _demand_json(request: Request) -> None:
     """A page of another site can have a browser send any text, but nothing that is called JSON."""
-    media_type = _media_type(request)
-    if media_type != "application/json" and not media_type.endswith("+json"):
+    if not is_json(request):
+        media_type = _media_type(request)
         said = f"is {media_type}" if media_type else "has no Content-Type"
         raise UnsupportedMediaType(
             f"The body {said}: send JSON, with the header Content-Type: application/json."
         )
+
+
+def is_json(request: Request) -> bool:
+    """Whether the body says that it is JSON."""
+    media_type = _media_type(request)
+    return media_type == "application/json" or media_type.endswith("+json")
 
 
 def _media_type(request: Request) -> str:
@@ -217,18 +229,27 @@ async def _read_into(file: IO[bytes], request: Request, *, bytes_max: int) -> No
     await asyncio.to_thread(file.write, pending)
 
 
-def _understood(file: IO[bytes], bytes_max: int, understand: Callable[[Any], Made]) -> Made:
+def _understood(
+    file: IO[bytes],
+    bytes_max: int,
+    images_in: Callable[[Any], Iterable[str]],
+    understand: Callable[[Any], Made],
+) -> Made:
     size_bytes = file.tell()
     file.seek(0)
+    without = " without its image"
     try:
         document = _json(file.read())
-        rest_bytes = size_bytes - len(document["init_image"])
+    except InvalidRequest:
+        if size_bytes > bytes_max:  # of whatever it is, none is an image
+            raise _too_large(bytes_max, without=without) from None
+        raise
+    try:
+        image_bytes = sum(map(len, images_in(document)))
     except (InvalidRequest, LookupError, TypeError):
-        if size_bytes <= bytes_max:
-            raise
-        rest_bytes = size_bytes  # of whatever it is, none is an init image
-    if rest_bytes > bytes_max:
-        raise _too_large(bytes_max, without=" without its `init_image`")
+        image_bytes = 0
+    if size_bytes - image_bytes > bytes_max:
+        raise _too_large(bytes_max, without=without)
     return understand(document)
 
 
@@ -237,11 +258,39 @@ async def _chunks(request: Request, *, bytes_max: int) -> AsyncGenerator[bytes, 
     if (_declared_bytes(request) or 0) > bytes_max:
         raise _too_large(bytes_max)
     received_bytes = 0
-    async for chunk in request.stream():
+    async for chunk in _plain(request, bytes_max=bytes_max):
         received_bytes += len(chunk)
         if received_bytes > bytes_max:
             raise _too_large(bytes_max)
         yield chunk
+
+
+async def _plain(request: Request, *, bytes_max: int) -> AsyncGenerator[bytes, None]:
+    """The body without its Content-Encoding, never more than a little beyond `bytes_max` at once.
+
+    Raises:
+        UnsupportedMediaType: it is compressed otherwise than by gzip.
+        InvalidRequest: it is no gzip, or ends too soon.
+    """
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding in ("identity", ""):
+        async for chunk in request.stream():
+            yield chunk
+        return
+    if encoding not in ("gzip", "x-gzip"):
+        raise UnsupportedMediaType(
+            f"The body is encoded as {encoding[:40]}: send it as it is, or compressed by gzip."
+        )
+    unpacking = zlib.decompressobj(wbits=_GZIP_WBITS)
+    try:
+        async for chunk in request.stream():
+            while chunk and not unpacking.eof:
+                yield unpacking.decompress(chunk, bytes_max + 1)
+                chunk = unpacking.unconsumed_tail
+    except zlib.error as problem:
+        raise InvalidRequest(f"The body is not valid gzip: {problem}.") from None
+    if not unpacking.eof:
+        raise InvalidRequest("The body is not valid gzip: it ends too soon.")
 
 
 def _at_most(declared_bytes: int | None, bytes_max: int) -> int:

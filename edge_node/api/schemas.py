@@ -13,7 +13,7 @@ import re
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -60,6 +60,7 @@ class _DrawingFields(BaseModel):
     """What both surfaces have in common. Strict: "10" is no number and 1 no boolean."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
+    prompt_needed: ClassVar[bool] = True
 
     prompt: str
     model: str | None = None
@@ -85,7 +86,7 @@ class TaskRequest(_DrawingFields):
 
     model_config = ConfigDict(extra="forbid")
 
-    # PNG, JPEG or WebP in base64, as it is or as a data: URL.
+    # PNG, JPEG, WebP or GIF in base64, as it is or as a data: URL.
     init_image: str | None = None
     strength: float | None = None
 
@@ -107,6 +108,13 @@ class ImageEditRequest(ImageGenerationRequest):
     """POST /v1/images/edits: the same, and how much of the image may change."""
 
     strength: float | None = None
+
+
+class ImageVariationRequest(ImageEditRequest):
+    """POST /v1/images/variations: OpenAI's has no prompt, and the image says it all."""
+
+    prompt: str = ""
+    prompt_needed: ClassVar[bool] = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,7 +274,7 @@ def _strength(strength: float | None, limits: DrawingLimits) -> float:
 
 
 def _check_prompts(request: _DrawingFields, limits: DrawingLimits) -> None:
-    if not request.prompt.strip():
+    if request.prompt_needed and not request.prompt.strip():
         raise InvalidRequest("`prompt` must not be empty.", param="prompt")
     prompts = {"prompt": request.prompt, "negative_prompt": request.negative_prompt or ""}
     for name, prompt in prompts.items():

@@ -107,12 +107,10 @@ def test_a_streamed_edit_by_the_sdk() -> None:
 
 def test_what_this_model_cannot_edit_is_said() -> None:
     async def story(node: Served, client: AsyncOpenAI) -> None:
-        with pytest.raises(BadRequestError, match="holds 2 images; this model starts from one"):
-            await client.images.edit(image=[("a", PHOTO), ("b", PHOTO)], prompt="a")
         with pytest.raises(BadRequestError, match="`mask` is not supported") as refused:
             await client.images.edit(image=("a", PHOTO), mask=("m", PHOTO), prompt="a")
         assert refused.value.param == "mask"
-        with pytest.raises(BadRequestError, match="whole PNG, JPEG or WebP") as refused:
+        with pytest.raises(BadRequestError, match="whole PNG, JPEG, WebP or GIF") as refused:
             await client.images.edit(image=("a", PHOTO[:300]), prompt="a")
         assert refused.value.param == "image"
         assert node.front_desk.submitted == []
@@ -167,10 +165,9 @@ def test_every_bad_form_names_its_field() -> None:
 def test_what_is_no_form_is_refused() -> None:
     async def story() -> None:
         async with served() as node:
-            as_json = await node.http.post(EDITS, json={"prompt": "a"})
-            message = check(as_json, status=415, code="unsupported_media_type")
+            as_text = await node.http.post(EDITS, content=b"a", headers={"Content-Type": "text/a"})
+            message = check(as_text, status=415, code="unsupported_media_type")
             assert "multipart/form-data" in message
-            assert "/v1/tasks" in message
             form = {"Content-Type": "multipart/form-data; boundary=b"}
             damaged = await node.http.post(EDITS, content=b"nothing", headers=form)
             assert "multipart/form-data" in check(damaged, status=400, code="invalid_request")
