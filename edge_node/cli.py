@@ -264,6 +264,9 @@ def _add_deploy(commands: Commands) -> None:
         "--dry-run", action="store_true", help="print every command and file, and do nothing"
     )
     parser.add_argument(
+        "--certificates", action="store_true", help="these and API keys only; restarts nothing"
+    )
+    parser.add_argument(
         "--ready-timeout", type=float, default=900.0, help="seconds until a node would draw"
     )
     parser.set_defaults(run=_deploy)
@@ -497,6 +500,7 @@ def _deploy(options: argparse.Namespace) -> int:
         inventory=options.inventory,
         only=tuple(options.only),
         dry_run=options.dry_run,
+        certificates_only=options.certificates,
         ready_s_max=options.ready_timeout,
     )
     return deploy(request, console=Console())

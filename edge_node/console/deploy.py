@@ -12,6 +12,7 @@ import io
 import shlex
 import subprocess
 import tarfile
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -57,12 +58,14 @@ class DeployRequest:
         inventory: TOML, beside compose.yaml.
         only: node ids to bring up to date; all of them when empty.
         dry_run: print, and neither connect nor change anything.
+        certificates_only: bring running nodes their certificates and API keys, and restart nothing.
         ready_s_max: how long a node may take until it would draw.
     """
 
     inventory: Path
     only: tuple[str, ...] = ()
     dry_run: bool = False
+    certificates_only: bool = False
     ready_s_max: float = 900.0
 
 
@@ -112,6 +115,8 @@ def deploy(request: DeployRequest, *, console: Console) -> int:
     inventory = read_inventory(request.inventory)
     rendered = render(inventory, request.inventory.parent)
     wanted = _wanted(rendered, request.only)
+    if request.certificates_only:
+        _refuse_uncertified(wanted)
     certs = request.inventory.parent / CERTS_FOLDER
     if request.dry_run and any(files.certified for files in wanted):
         _say(console, f"certificates would be in {certs}")
@@ -123,7 +128,12 @@ def deploy(request: DeployRequest, *, console: Console) -> int:
         _carry_out(devices, files, look(files), done=[], untouched=wanted)
     for index, files in enumerate(wanted):
         done = [one.device.node_id for one in wanted[:index]]
-        for step in plan(files, ready_s_max=request.ready_s_max):
+        steps = (
+            [_renew_step(files)]
+            if request.certificates_only
+            else plan(files, ready_s_max=request.ready_s_max)
+        )
+        for step in steps:
             _say(console, f"{files.device.node_id}: {step.what}")
             _carry_out(devices, files, step, done=done, untouched=wanted[index + 1 :])
     said = (
@@ -298,22 +308,54 @@ def _image_steps(files: DeviceFiles) -> Iterable[OnDevice]:
 
 
 def _key_steps(files: DeviceFiles) -> Iterable[OnDevice]:
-    """The key is for the containers' user alone; and for the ssh user's group, who replaces it."""
     if not files.certified:
         return
-    script = f"""\
-cd {shlex.quote(files.device.folder)}
-chmod 440 {TLS_FOLDER}/{KEY}
+    folder = shlex.quote(files.device.folder)
+    yield OnDevice(
+        what="give the key to the containers' user",
+        script=f"cd {folder}\n{_give_key(TLS_FOLDER, files.device.image)}",
+        if_it_fails="Its containers were left as they are.",
+    )
+
+
+def _give_key(folder: str, image: str) -> str:
+    """The key is for the containers' user alone; and for the ssh user's group, who replaces it."""
+    return f"""\
+chmod 440 {folder}/{KEY}
 if [ "$(id -u)" != {_CONTAINER_UID} ]; then
     docker run --rm --user 0:0 --network none --entrypoint chown \
-        --volume "$PWD/{TLS_FOLDER}:/tls" {files.device.image} \\
+        --volume "$PWD/{folder}:/tls" {image} \\
         "{_CONTAINER_UID}:$(id -g)" /tls/{KEY}
 fi
 """
-    yield OnDevice(
-        what="give the key to the containers' user",
+
+
+def _refuse_uncertified(wanted: Sequence[DeviceFiles]) -> None:
+    for files in wanted:
+        if not files.certified:
+            raise InvalidRequest(
+                f"{files.device.node_id} speaks in clear (allow_insecure_peering): it has no "
+                "certificate to be renewed."
+            )
+
+
+def _renew_step(files: DeviceFiles) -> OnDevice:
+    """A running node takes up what lies in its folder; what is put there it can read already."""
+    script = f"""\
+cd {shlex.quote(files.device.folder)}
+[ -d {TLS_FOLDER} ] || {{ echo "it is not deployed yet" >&2; exit 1; }}
+rm -rf incoming
+mkdir incoming
+tar -x -f - -C incoming
+{_give_key(f"incoming/{TLS_FOLDER}", files.device.image)}\
+cp -a --remove-destination incoming/{TLS_FOLDER}/. {TLS_FOLDER}/
+rm -rf incoming
+"""
+    return OnDevice(
+        what="renew its certificate and API keys",
         script=script,
-        if_it_fails="Its containers were left as they are.",
+        stdin={name: path for name, path in files.copied.items() if name.startswith(TLS_FOLDER)},
+        if_it_fails="It goes on with the former ones.",
     )
 
 
@@ -453,6 +495,7 @@ def _tar(files: Mapping[str, str | Path]) -> bytes:
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         for name, content in sorted(files.items()):
             entry = tarfile.TarInfo(name)
+            entry.mtime = time.time()
             data = content.read_bytes() if isinstance(content, Path) else content.encode()
             mode = content.stat().st_mode if isinstance(content, Path) else 0o644
             entry.size, entry.mode = len(data), 0o755 if mode & 0o100 else 0o644

@@ -143,8 +143,9 @@ class NodeTls:
         raise NotTheCaller(f"The certificate is of no node of the cluster {self.cluster_name}.")
 
     def _look(self) -> tuple[int, ...]:
+        """Changes with the files, and with who may read them: not so when they were written."""
         paths = (self._folder / name for name in (CERTIFICATE, KEY, AUTHORITIES))
-        return tuple(path.stat().st_mtime_ns if path.exists() else 0 for path in paths)
+        return tuple(path.stat().st_ctime_ns if path.exists() else 0 for path in paths)
 
     def _read(self) -> Material:
         certificate, key, authorities = (

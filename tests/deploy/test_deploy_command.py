@@ -233,6 +233,37 @@ def test_every_node_gets_a_certificate_of_its_own_and_keeps_it(fleet: Fleet) -> 
     assert renewed.expires_unix_s() - time.time() > 300 * 86_400
 
 
+def test_certificates_alone_are_brought_without_a_restart(fleet: Fleet) -> None:
+    path = fleet.inventory()
+    with pytest.raises(DeployFailed, match=r"orin-1: renew .* it is not deployed yet"):
+        run(path, certificates_only=True)
+    assert fleet.docker_said() == []
+    run(path)
+    (fleet.folder / "docker.log").unlink()
+    made = fleet.folder / "source" / "certs"
+    Authority(made).issue("orin-2", days=365)
+    settings = fleet.project(2) / "config" / "dedgeai.toml"
+    settings.write_text("as somebody left it")
+    run(path, certificates_only=True)
+    assert {line.split()[1] for line in fleet.docker_said()} <= {"run"}
+    assert settings.read_text() == "as somebody left it"
+    for index in range(1, 6):
+        project = fleet.project(index)
+        folder = project / "config" / "tls"
+        for name in ("node.pem", "node.key", "ca.pem", "keys.json"):
+            of_node = made / "nodes" / f"orin-{index}" / name
+            assert (folder / name).read_bytes() == of_node.read_bytes()
+        assert (folder / "node.key").stat().st_mode & 0o777 == 0o440
+        assert not (project / "incoming").exists()
+    said = run(path, certificates_only=True, dry_run=True)
+    assert "orin-5: renew its certificate and API keys" in said
+    assert "compose" not in said.partition("orin-1: renew")[2]
+    in_clear = "allow_insecure_peering = true\nallow_open_rest = true"
+    path.write_text(path.read_text().replace("rest_port", f"{in_clear}\nrest_port", 1))
+    with pytest.raises(InvalidRequest, match=r"orin-1 speaks in clear \(allow_insecure_peering\)"):
+        run(path, certificates_only=True)
+
+
 def test_who_says_so_in_so_many_words_goes_without(fleet: Fleet) -> None:
     path = fleet.inventory()
     insecure = "[defaults.settings]\nallow_insecure_peering = true"
