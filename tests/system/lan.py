@@ -165,8 +165,9 @@ class LanCluster(LocalCluster):
     ) -> None:
         super().__init__(settings, rest_port=REST_PORT, folder=folder)
         self._lan = lan
-        self._authority = Authority.begin(folder / "certs", cluster_name="dedgeai")
-        self.renew_certificates()
+        authority = Authority.begin(folder / "certs", cluster_name="dedgeai")
+        for node_id in self.node_ids:
+            authority.issue(node_id, days=1)
         self._ways = {
             (i, j): DelayedWay(
                 port=self._way_port(i, j), target=(lan.address(j), GRPC_PORT), delay_s=delay_s
@@ -180,11 +181,6 @@ class LanCluster(LocalCluster):
     def urls(self) -> list[str]:
         """REST surfaces as a client on the bridge reaches them."""
         return [f"http://{self._lan.address(i)}:{REST_PORT}" for i in range(self._lan.nodes)]
-
-    def renew_certificates(self) -> None:
-        """Makes every node another key and certificate."""
-        for node_id in self.node_ids:
-            self._authority.issue(node_id, days=1)
 
     async def start(self, *, ready_s_max: float = 180.0) -> None:
         """Starts the proxies, then the nodes."""
