@@ -556,6 +556,7 @@ class NodeState:
         sent_unix_s: what its machine's clock of the day said when this was sent; 0 from a node
             that does not say.
         keys: version and digest of the signed list of API keys that it holds.
+        clients: who have tasks there, waiting or drawn, and take turns.
     """
 
     node_id: NodeId
@@ -582,3 +583,4 @@ class NodeState:
     learning: Learning | None = None
     sent_unix_s: float = 0.0
     keys: tuple[int, str] = (0, "")
+    clients: int = 0

@@ -124,6 +124,7 @@ class Dispatcher:
             memory=memory,
             metrics=metrics,
             clock=clock,
+            load=lifecycle.load,
             latent_store=latent_store,
             pool=pool,
         )

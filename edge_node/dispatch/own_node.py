@@ -223,6 +223,7 @@ class OwnNode:
             learning=self._learning,
             sent_unix_s=self._clock.wall_s(),
             keys=self._keys,
+            clients=hosting.clients,
         )
 
     def _as_described(self) -> NodeState:

@@ -46,7 +46,7 @@ from edge_node.errors import (
 from edge_node.ports import Images, InitImages, Ledger, Moderation
 from edge_node.requests import AlreadyAccepted, Idempotency, Submission
 from edge_node.tasks import lifecycle_protocol as life
-from edge_node.tasks.admission import AdmissionLimits, admit
+from edge_node.tasks.admission import AdmissionLimits, TurnTaker, admit
 from edge_node.tasks.cluster_view import ClusterView
 from edge_node.tasks.fate import END_KINDS
 from edge_node.tasks.lifecycle import Lifecycle
@@ -511,6 +511,7 @@ class OwnTasks:
     def _admit(self, tasks: tuple[Task, ...]) -> None:
         backlog, capacity = self._view.backlog_and_capacity(now_s=self._clock.now_s())
         refusal = admit(
+            turns=self._turns_of(tasks[0].client),
             works=tuple(task.work for task in tasks),
             in_flight=self._lifecycle.in_flight,
             backlog=backlog,
@@ -522,13 +523,20 @@ class OwnTasks:
             raise AdmissionRefused(refusal.message, retry_after_s=refusal.retry_after_s)
         more_bytes = sum(task.drawing.prompt_bytes for task in tasks)
         bound = self.settings.in_flight_bytes_max
-        if self._lifecycle.in_flight_bytes + more_bytes > bound:
+        if self._lifecycle.load.prompt_bytes + more_bytes > bound:
             self._metrics.tasks_refused(len(tasks))
             raise AdmissionRefused(
                 f"The prompts of tasks that are not finished would take more than {bound} bytes "
                 "(tasks_in_flight_bytes_max). Come back after the time in Retry-After.",
                 retry_after_s=max(1.0, backlog / capacity if capacity > 0.0 else 1.0),
             )
+
+    def _turns_of(self, client: str) -> TurnTaker | None:
+        if not client:
+            return None
+        load = self._lifecycle.load.of(client)
+        clients = self._view.clients(now_s=self._clock.now_s())
+        return TurnTaker(load=load, others=max(0, clients - (load.tasks > 0)))
 
     async def _keep_init_image(self, init_image: bytes, tasks: tuple[Task, ...]) -> None:
         """On disk before the tasks are accepted: an accepted task must survive a crash."""

@@ -6,16 +6,18 @@ Owns the policy's slots and the tasks' decision records; which node is chosen is
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from functools import partial
 
 from edge_node.clock import Clock, moment
 from edge_node.dispatch.inbox import Inbox
 from edge_node.dispatch.own_node import OwnNode
-from edge_node.domain import Fence, TaskRecord, TaskStatus
+from edge_node.domain import Fence, Task, TaskRecord, TaskStatus
 from edge_node.ports import ExperiencePool, LatentStore
 from edge_node.tasks import lifecycle_protocol as life
 from edge_node.tasks.cluster_view import ClusterView
+from edge_node.tasks.in_flight import InFlight, work_ahead
 from edge_node.tasks.placement import Placement, place
 from edge_node.tasks.slots import Place, SlotMemory
 from edge_node.telemetry.metrics import NodeMetrics
@@ -44,6 +46,7 @@ class Placer:
         memory: latents by slot.
         metrics: counts decisions.
         clock: times them.
+        load: what each client has in flight.
         latent_store: keeps latents across restarts, if any does.
         pool: keeps decisions and outcomes for a learner, if any does.
     """
@@ -58,6 +61,7 @@ class Placer:
         memory: SlotMemory,
         metrics: NodeMetrics,
         clock: Clock,
+        load: InFlight,
         latent_store: LatentStore | None = None,
         pool: ExperiencePool | None = None,
     ) -> None:
@@ -68,6 +72,7 @@ class Placer:
         self._memory = memory
         self._metrics = metrics
         self._clock = clock
+        self._load = load
         self._latent_store = latent_store
         self._pool = pool
         # Kinds of failure that were logged; a failing policy fails for every task.
@@ -110,9 +115,20 @@ class Placer:
                 dispatch=placement.dispatch,
                 policy=placement.decision.policy,
                 policy_reason=placement.decision.reason,
-                eta_s=placement.eta_s,
+                eta_s=self._eta_s(task, placement),
             )
         )
+
+    def _eta_s(self, task: Task, placement: Placement) -> float:
+        """What is expected of the queue, and no more than turns take where clients have keys."""
+        if not task.client:
+            return placement.eta_s
+        others = self._view.clients(now_s=self._clock.now_s())
+        own = max(task.work, self._load.of(task.client).work)
+        seen = placement.observation
+        choice = placement.decision.choice
+        in_turns_s = work_ahead(math.inf, own=own, others=others) / seen.capacity_B[choice]
+        return min(placement.eta_s, float(in_turns_s + seen.link_s_B[choice]))
 
     def _nth(self, now_s: float) -> Place | None:
         """The decision's place in its slot; None where no account of slots can be kept."""

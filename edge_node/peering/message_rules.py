@@ -198,6 +198,7 @@ _STATE: dict[str, Check] = {
     "learning": anything,
     "sent_at": _CLOCK_S,
     "keys": anything,
+    "clients": Number(0, 10_000_000),
 }
 _VIEW: dict[str, Check] = {
     "task_id": _TASK,

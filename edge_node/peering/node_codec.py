@@ -89,6 +89,7 @@ def _state_to_proto(state: NodeState) -> node_pb2.NodeState:
         learning=None if state.learning is None else learning_to_proto(state.learning),
         sent_at=state.sent_unix_s,
         keys=_keys_to_proto(*state.keys),
+        clients=state.clients,
     )
 
 
@@ -123,6 +124,7 @@ def state_from_proto(message: node_pb2.NodeState) -> NodeState:
         learning=learning_from_proto(message.learning) if message.HasField("learning") else None,
         sent_unix_s=message.sent_at,
         keys=(message.keys.version, message.keys.sha256),
+        clients=message.clients,
     )
 
 

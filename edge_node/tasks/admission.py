@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edge_node.config import NodeConfig
+from edge_node.tasks.in_flight import ClientLoad, work_ahead
+
+# Of the places at a node, for all tasks of one key: others find some, however many it asks for.
+CLIENT_SHARE_MAX = 0.75
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +32,19 @@ class AdmissionLimits:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TurnTaker:
+    """The client of a request, where clients have keys and take turns at devices.
+
+    Attributes:
+        load: what it has in flight here.
+        others: further clients who have tasks at one device, as many as at any.
+    """
+
+    load: ClientLoad
+    others: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Refusal:
     """Why not now, and in how many seconds a place is expected."""
 
@@ -42,6 +59,7 @@ def admit(
     backlog: float,
     capacity: float,
     limits: AdmissionLimits,
+    turns: TurnTaker | None = None,
 ) -> Refusal | None:
     """Judges a request of `len(works)` tasks.
 
@@ -51,6 +69,7 @@ def admit(
         backlog: work units in front of all live candidates.
         capacity: their work units per second; 0 when none is ready.
         limits: the bounds.
+        turns: who asks; None where no keys are asked for.
 
     Returns:
         None to let it in, or the refusal. The time named is when enough of the work held now will
@@ -58,6 +77,21 @@ def admit(
     """
     if capacity <= 0:
         return None  # nobody can draw at present; the deadline decides, not the queue
+    if turns is not None:
+        share = max(1, int(CLIENT_SHARE_MAX * limits.tasks_in_flight_max))
+        over = turns.load.tasks + len(works) - share
+        if over > 0:
+            held = max(turns.load.tasks, 1)
+            task_s = turns.load.work / held * (1 + turns.others) / capacity
+            return Refusal(
+                message=f"This key has {turns.load.tasks} tasks at this node that are not "
+                f"finished, of at most {share}. Come back after the time in Retry-After, or ask "
+                "another node.",
+                retry_after_s=max(1.0, over * task_s),
+            )
+        if turns.others:
+            own = turns.load.work + sum(works)
+            backlog = work_ahead(backlog, own=own, others=turns.others)
     wait_s = backlog / capacity
     surplus = in_flight + len(works) - limits.tasks_in_flight_max
     if surplus > 0:

@@ -371,6 +371,11 @@ class ClusterView:
         backlog = sum(min(ahead, rate * wait_s_max) for ahead, rate in queues)
         return backlog, sum(rate for _, rate in queues)
 
+    def clients(self, *, now_s: float) -> int:
+        """Clients who take turns at one live node, as many as at any."""
+        live = (peer for peer in self._peers.values() if self._may_take(peer, now_s=now_s))
+        return max((peer.state.clients for peer in live), default=0)
+
     def service_s(self, *, now_s: float) -> float | None:
         """Seconds that a mean task takes on a mean live node; None where nothing was measured."""
         mean_work = self._accepted.mean_work()

@@ -7,7 +7,7 @@ tasks come through here too: the local case is the remote case without the wire.
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -153,6 +153,7 @@ class Hosting:
         # Sums over `_hosted`, as they are told to every peer after every step.
         self._backlog = 0.0
         self._started = 0
+        self._clients: Counter[str] = Counter()
         self._fence_highest: OrderedDict[TaskId, Fence] = OrderedDict()
         self._dispatches_seen: OrderedDict[NodeId, tuple[int, int]] = OrderedDict()
         self._stories: OrderedDict[TaskId, deque[HostedLine]] = OrderedDict()
@@ -179,6 +180,11 @@ class Hosting:
     def running(self) -> int:
         """Attempts on the device."""
         return self._started
+
+    @property
+    def clients(self) -> int:
+        """Clients whose attempts are queued or running."""
+        return len(self._clients)
 
     @property
     def dispatches_seen(self) -> dict[NodeId, tuple[int, int]]:
@@ -211,6 +217,8 @@ class Hosting:
         backlog = sum(one.work_left for one in hosted)
         assert abs(self._backlog - backlog) < 1e-6, f"{self._backlog} is not the work of {backlog}"
         assert hosted or self._backlog == 0.0, "work of nobody"
+        clients = Counter(one.offload.client for one in hosted)
+        assert self._clients == clients, "clients are miscounted"
         for task_id, one in self._hosted.items():
             assert one.offload.task_id == task_id, f"{task_id} is another task"
             stale = one.offload.fence != self._fence_highest.get(task_id)
@@ -271,6 +279,7 @@ class Hosting:
             message = f"The queue holds {self._limits.hosted_max} tasks."
             return [*instructions, self._refusal(offload, "queue_full", message)]
         self._hosted[offload.task_id] = _Hosted(offload=offload)
+        self._clients[offload.client] += 1
         self._backlog += offload.work
         self._changes += 1
         start = StartDrawing(
@@ -288,6 +297,10 @@ class Hosting:
         dropped = self._hosted.pop(task_id, None)
         if dropped is not None:
             self._started -= dropped.started
+            client = dropped.offload.client
+            self._clients[client] -= 1
+            if not self._clients[client]:
+                del self._clients[client]
             # Nothing hosted is exactly no work, whatever the sums were rounded to.
             self._backlog = self._backlog - dropped.work_left if self._hosted else 0.0
         return dropped

@@ -42,6 +42,7 @@ from edge_node.domain import (
     owner,
 )
 from edge_node.tasks.fate import END_KINDS, Fate, Phase, StoryLine
+from edge_node.tasks.in_flight import InFlight
 from edge_node.tasks.lifecycle_limits import LifecycleLimits
 from edge_node.tasks.lifecycle_protocol import (
     AnswerAccepted,
@@ -100,7 +101,9 @@ class Lifecycle:
         self._term = term
         self._live: dict[TaskId, Fate] = {}
         self._finished: OrderedDict[TaskId, Fate] = OrderedDict()
-        self._live_bytes = self._finished_bytes = 0
+        self._finished_bytes = 0
+        # Sums over `_live`; read by all, and changed here alone.
+        self.load = InFlight()
 
     # What can be read.
 
@@ -108,11 +111,6 @@ class Lifecycle:
     def in_flight(self) -> int:
         """Number of tasks accepted, or about to be, and not final."""
         return len(self._live)
-
-    @property
-    def in_flight_bytes(self) -> int:
-        """That their prompts take in memory, and about as much again on disk."""
-        return self._live_bytes
 
     def record(self, task_id: TaskId) -> TaskRecord | None:
         """The task as it stands; None if it is unknown here or only the ledger knows it."""
@@ -152,7 +150,7 @@ class Lifecycle:
         """Asserts what holds after every event; for tests, because it looks at every task."""
         assert not self._live.keys() & self._finished.keys(), "a task is live and finished"
         live = sum(entry.task.drawing.prompt_bytes for entry in self._live.values())
-        assert self._live_bytes == live, "bytes in flight are miscounted"
+        assert self.load.prompt_bytes == live, "bytes in flight are miscounted"
         assert self._finished or not self._finished_bytes, "bytes of nobody"
         assert len(self._finished) <= self._limits.finished_kept_max, "too many finished tasks"
         for task_id, entry in self._live.items():
@@ -233,7 +231,7 @@ class Lifecycle:
     def _take_up(self, task: Task, at: Moment) -> Fate:
         entry = Fate(record=TaskRecord(task=task), phase=Phase.APPENDING, attempt=0)
         self._live[task.id] = entry
-        self._live_bytes += task.drawing.prompt_bytes
+        self.load.add(task)
         entry.tell(at, "taken up")
         return entry
 
@@ -549,7 +547,7 @@ class Lifecycle:
     def _drop_live(self, task_id: TaskId) -> None:
         dropped = self._live.pop(task_id, None)
         if dropped is not None:
-            self._live_bytes -= dropped.task.drawing.prompt_bytes
+            self.load.remove(dropped.task)
 
     def _find(self, task_id: TaskId) -> Fate | None:
         return self._live.get(task_id) or self._finished.get(task_id)

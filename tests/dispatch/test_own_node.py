@@ -61,6 +61,7 @@ def test_its_state_says_all_that_others_count_on() -> None:
         accepting=True,
         queued=1,
         running=1,
+        clients=1,
         dispatches_seen={PEER: (1, 2)},
         rest_url="http://own",
         grpc_address="own:9080",

@@ -13,6 +13,7 @@ import pytest
 from edge_node.dispatch.placer import Placer
 from edge_node.domain import Fence, NodeId, Task, TaskId, TaskRecord, TaskStatus
 from edge_node.tasks import lifecycle_protocol as life
+from edge_node.tasks.in_flight import InFlight
 from edge_node.tasks.slots import SlotMemory, SlotSettings
 from edge_node.telemetry.metrics import NodeMetrics
 from scheduler.experience import RecordedDecision
@@ -87,6 +88,7 @@ class Chosen:
         self.clock, self.heard = HandClock(), Heard()
         self.view, self.metrics = a_view(self.clock), NodeMetrics()
         self.memory = SlotMemory(SlotSettings(slot_s=2.0), now_s=100.0)
+        self.load = InFlight()
         self.pool, self.snapshots = Pool(), Snapshots()
         self.outcomes: list[Outcome] = []
         self.decision = DECIDED
@@ -102,6 +104,7 @@ class Chosen:
             memory=self.memory,
             metrics=self.metrics,
             clock=self.clock,
+            load=self.load,
             latent_store=self.snapshots if store else None,
             pool=self.pool if store else None,
         )
@@ -296,3 +299,22 @@ def test_a_rule_needs_no_guard_and_a_guard_is_told_and_shown() -> None:
     status = chosen.placer.guard_status()
     assert status is not None
     assert status.decisions == 1
+
+
+def test_who_takes_turns_expects_his_own_and_as_much_of_each_other() -> None:
+    chosen = Chosen()
+    busy = replace(chosen.node.state(), sequence=9, backlog=1000.0, clients=2)
+    chosen.view.state_received(busy, now_s=100.0)
+    capacity = busy.capacity
+    anybody = wanted()
+    known = replace(anybody, task=replace(anybody.task, client="alice"))
+    asked = (anybody, known)
+    chosen.node.look = lambda: None  # type: ignore[method-assign]
+    for one in asked:
+        chosen.placer.place(one)
+    chosen.load.add(replace(known.task, id=TaskId("own-2"), work=45.0))
+    chosen.load.add(known.task)
+    chosen.placer.place(known)
+    expected_s = [event.eta_s * capacity for event in chosen.heard]
+    assert expected_s[0] > 1000.0
+    assert expected_s[1:] == pytest.approx([5.0 * 3, 50.0 * 3], rel=0.01)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from edge_node.tasks.admission import AdmissionLimits, Refusal, admit
+from edge_node.tasks.admission import AdmissionLimits, Refusal, TurnTaker, admit
+from edge_node.tasks.in_flight import ClientLoad
 
 LIMITS = AdmissionLimits(tasks_in_flight_max=10, wait_s_max=60.0)
 
@@ -69,3 +72,34 @@ def test_a_full_node_does_not_wait_for_a_cluster_that_draws_nothing() -> None:
     slow = judge(tasks=1, in_flight=10, backlog=10.0, capacity=0.5)
     assert slow is not None
     assert slow.retry_after_s == pytest.approx(2.0)
+
+
+def judge_client(*, held: int, others: int, tasks: int = 1, backlog: float = 5000.0) -> Any:
+    """One whose tasks are of 10 units; at 5 units/s a wait of 60 s is a backlog of 300."""
+    load = ClientLoad(tasks=held, work=10.0 * held)
+    return admit(
+        works=(10.0,) * tasks,
+        in_flight=held,
+        backlog=backlog,
+        capacity=5.0,
+        limits=AdmissionLimits(tasks_in_flight_max=100, wait_s_max=60.0),
+        turns=TurnTaker(load=load, others=others),
+    )
+
+
+def test_who_takes_turns_waits_for_his_own_and_as_much_of_each_other() -> None:
+    assert judge_client(held=0, others=1) is None
+    assert judge_client(held=14, others=1) is None
+    assert judge_client(held=15, others=1) is not None
+    assert judge_client(held=6, others=3) is None
+    assert judge_client(held=7, others=3) is not None
+    assert judge_client(held=0, others=0) is not None, "the queue is his own, at another node"
+    assert judge_client(held=74, others=2, backlog=100.0) is None, "no more than there is"
+
+
+def test_one_client_leaves_places_for_others() -> None:
+    assert judge_client(held=74, others=0, backlog=100.0) is None
+    refusal = judge_client(held=74, others=1, tasks=4, backlog=100.0)
+    assert refusal is not None
+    assert "This key has 74 tasks" in refusal.message
+    assert refusal.retry_after_s == pytest.approx(3 * 10.0 * 2 / 5.0)

@@ -58,6 +58,14 @@ def view_of(*states: NodeState) -> ClusterView:
     return view
 
 
+def test_clients_who_take_turns_are_those_of_the_node_with_most() -> None:
+    assert view_of().clients(now_s=100.0) == 0
+    view = view_of(state(OWN, clients=1), state(PEER, clients=3), state(OTHER, clients=2))
+    assert view.clients(now_s=100.0) == 3
+    view = view_of(state(OWN, clients=1), state(PEER, clients=9, accepting=False))
+    assert view.clients(now_s=100.0) == 1
+
+
 def test_backlog_is_extrapolated_at_capacity_and_never_negative() -> None:
     view = view_of(state(OWN), state(PEER, backlog=5.0))
     seen = view.observation(task(), avoided=frozenset(), now_s=101.0)

@@ -63,6 +63,7 @@ def offload(
             model="m",
         ),
         work=work,
+        client=f"client-{number % 3}",
     )
 
 
@@ -112,6 +113,7 @@ def test_sums_follow_every_history(seed: int) -> None:
         assert hosting.backlog == pytest.approx(expected, abs=1e-9)
         assert hosting.running == sum(done >= 0 for _, _, done in left.values())
         assert hosting.queued == len(left) - hosting.running
+        assert hosting.clients == len({number % 3 for number in left})
         hosting.validate()
     for number, (attempt, *_) in left.items():
         hosting.handle(OffloadCancelled(task_id=TaskId(f"task-{number}"), fence=nth(attempt)))
@@ -193,6 +195,7 @@ def test_a_later_attempt_takes_the_place_of_the_earlier_and_a_full_queue_keeps_n
             drawing=offload(0, attempt=1).drawing,
             priority=0,
             deadline_s=None,
+            client="client-0",
         )
     ]
     stop, start = receive(hosting, 0, attempt=3, work=7.0)

@@ -144,10 +144,10 @@ def test_what_is_kept_of_finished_tasks_is_bounded_in_bytes() -> None:
     for task_id in ids:
         one = task(id=task_id, drawing=long, durability=Durability.NONE)
         machine.handle(life.TasksSubmitted(tasks=(one,)), at(0.0))
-        assert machine.in_flight_bytes > 64_000
+        assert machine.load.prompt_bytes > 64_000
         machine.handle(life.PlacementImpossible(task_id=task_id, fence=nth(1)), at(0.0))
         machine.handle(life.CancelRequested(task_id=task_id), at(1.0))
-        assert machine.in_flight_bytes == 0
+        assert machine.load.prompt_bytes == 0
         machine.validate()
     assert [task_id for task_id in ids if machine.record(task_id)] == ids[-4:]
 
