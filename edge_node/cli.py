@@ -233,8 +233,8 @@ def _add_certs(commands: Commands) -> None:
 
 def _add_keys(commands: Commands) -> None:
     parser = commands.add_parser("keys", help="API keys: from the first on, requests need one")
-    parser.add_argument("action", choices=("add", "list", "revoke", "push"))
-    parser.add_argument("key", nargs="?", help="add: whose it is; revoke: its name or its id")
+    parser.add_argument("action", choices=("add", "list", "limit", "revoke", "push"))
+    parser.add_argument("key", nargs="?", help="add: whose it is; else: its name or its id")
     parser.add_argument(
         "--folder", type=Path, help="of the cluster's authority, which signs the list; certs"
     )
@@ -245,6 +245,14 @@ def _add_keys(commands: Commands) -> None:
         metavar="URL",
         help="REST surface of a node that gets the list, and passes it on; may be repeated",
     )
+    for name, what in (
+        ("requests-per-minute", "at each node"),
+        ("images-per-day", "at all nodes together, by UTC"),
+        ("open-tasks", "that are not finished, at all nodes together"),
+    ):
+        parser.add_argument(
+            f"--{name}", type=int, metavar="N", help=f"add, limit: {what}; no limit if not given"
+        )
     parser.add_argument(
         "--scopes",
         default="generate,read",

@@ -557,6 +557,7 @@ class NodeState:
             that does not say.
         keys: version and digest of the signed list of API keys that it holds.
         clients: who have tasks there, waiting or drawn, and take turns.
+        key_use: of clients with limits: id, day since 1970, images accepted that day, open tasks.
     """
 
     node_id: NodeId
@@ -584,3 +585,4 @@ class NodeState:
     sent_unix_s: float = 0.0
     keys: tuple[int, str] = (0, "")
     clients: int = 0
+    key_use: tuple[tuple[str, int, int, int], ...] = ()

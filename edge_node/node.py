@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 
 from edge_node.access.key_sharing import KeySharing
+from edge_node.access.key_use import KeyUse
 from edge_node.api.addressing import Addresses
 from edge_node.api.app import create_app
 from edge_node.api.listener import listen
@@ -477,15 +478,38 @@ class _Node:
             self._share_keys(tls, links, conduct)
         return links, server
 
-    def _share_keys(self, tls: NodeTls, links: PeerLinks, conduct: PeerConduct) -> None:
-        def states() -> list[NodeState]:
-            view = self._view
-            return [] if view is None else [v.state for v in view.views(now_s=self._clock.now_s())]
+    def _states(self) -> list[NodeState]:
+        """What all nodes said last."""
+        view = self._view
+        return [] if view is None else [v.state for v in view.views(now_s=self._clock.now_s())]
 
+    def _count_use(self, dispatcher: Dispatcher) -> KeyUse:
+        in_flight_of = dispatcher.own_tasks.in_flight_of
+
+        def task_s(client: str) -> float:
+            load = in_flight_of(client)
+            capacity = sum(state.capacity for state in self._states())
+            return load.work / load.tasks / capacity if load.tasks and capacity > 0.0 else 1.0
+
+        use = KeyUse(
+            self._folder / "key_use.json",
+            own_id=NodeId(self._config.node_id),
+            clock=self._clock,
+            open_tasks=lambda client: in_flight_of(client).tasks,
+            states=self._states,
+            task_s=task_s,
+        )
+        dispatcher.own_node.key_use = use.told
+        self._background("keeping what keys have used", use.run)
+        return use
+
+    def _share_keys(self, tls: NodeTls, links: PeerLinks, conduct: PeerConduct) -> None:
         def broken(node_id: NodeId, error: MalformedMessage) -> None:
             conduct.broke(Caller(node_id=node_id).who, "FetchKeys", error)
 
-        sharing = KeySharing(self._keys, states=states, on_broken=broken, material=tls.material)
+        sharing = KeySharing(
+            self._keys, states=self._states, on_broken=broken, material=tls.material
+        )
         self._background("sharing the keys", partial(sharing.run, links))
 
     def _discover(self, links: PeerLinks) -> None:
@@ -498,6 +522,7 @@ class _Node:
 
     async def _serve(self, front_desk: FrontDesk, dispatcher: Dispatcher) -> None:
         config = self._config
+        key_use = self._count_use(dispatcher)
         app = create_app(
             front_desk,
             metrics=self._metrics,
@@ -509,6 +534,7 @@ class _Node:
             habits=lambda: Habits.of(self._config),
             client_of_key=self._keys.client,
             keys=self._keys,
+            key_use=key_use,
         )
 
         async def drain() -> None:

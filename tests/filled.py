@@ -39,6 +39,7 @@ PLAUSIBLE: dict[str, object] = {
     "steps": 64,
     "dispatches_seen": {"orin-e": (5, 6)},
     "keys": (7, "ef" * 32),
+    "key_use": (("ab12", 20_000, 8, 9),),
 }
 
 

@@ -15,6 +15,7 @@ import re
 import secrets
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 FORMAT = 1
@@ -56,6 +57,31 @@ class UnreadableKeys(ValueError):
 
 
 @dataclass(frozen=True, kw_only=True)
+class KeyLimits:
+    """How much a key may ask for; None is as much as there is room for.
+
+    Attributes:
+        requests_per_minute: of any kind, at each node; as many at once after a minute without.
+        images_per_day: accepted at all nodes within a day of UTC.
+        open_tasks_max: of all nodes that are not finished.
+    """
+
+    requests_per_minute: int | None = None
+    images_per_day: int | None = None
+    open_tasks_max: int | None = None
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for what is no limit."""
+        for name, value in vars(self).items():
+            if value is not None and not 1 <= value <= LIMIT_MAX:
+                raise ValueError(f"{name} is {value}: give 1 to {LIMIT_MAX}")
+
+
+LIMIT_MAX = 10**9
+NO_LIMITS = KeyLimits()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Client:
     """Who asks.
 
@@ -65,6 +91,7 @@ class Client:
 
     id: str
     scopes: frozenset[Scope]
+    limits: KeyLimits = NO_LIMITS
 
     def may(self, scope: Scope) -> bool:
         """Whether a scope is allowed."""
@@ -95,6 +122,7 @@ class ApiKey:
     digest: str
     created_unix_s: float
     revoked_unix_s: float | None = None
+    limits: KeyLimits = NO_LIMITS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +144,12 @@ class KeyList:
         return cls(version=0, secret=secrets.token_hex(32))
 
     def with_new(
-        self, name: str, *, scopes: Collection[Scope], now_unix_s: float
+        self,
+        name: str,
+        *,
+        scopes: Collection[Scope],
+        now_unix_s: float,
+        limits: KeyLimits = NO_LIMITS,
     ) -> tuple[KeyList, str]:
         """The list with one more key, and the text of it, which is nowhere else.
 
@@ -136,6 +169,7 @@ class KeyList:
             scopes=frozenset(scopes),
             digest=self._digest(secret),
             created_unix_s=now_unix_s,
+            limits=limits,
         )
         longer = replace(self, version=self.version + 1, keys=(*self.keys, key))
         return longer, f"{_PREFIX}_{key_id}_{secret}"
@@ -146,14 +180,23 @@ class KeyList:
         Raises:
             ValueError: there is none that is in force.
         """
+        return self._with_changed(which, revoked_unix_s=now_unix_s)
+
+    def with_limits(self, which: str, limits: KeyLimits) -> KeyList:
+        """The list with other limits for a key, by its id or name.
+
+        Raises:
+            ValueError: there is none that is in force.
+        """
+        return self._with_changed(which, limits=limits)
+
+    def _with_changed(self, which: str, **fields: Any) -> KeyList:
         found = [
             key for key in self.keys if which in (key.id, key.name) and key.revoked_unix_s is None
         ]
         if not found:
             raise ValueError(f"no key in force has the id or name {which!r}")
-        keys = tuple(
-            replace(key, revoked_unix_s=now_unix_s) if key is found[0] else key for key in self.keys
-        )
+        keys = tuple(replace(key, **fields) if key is found[0] else key for key in self.keys)
         return replace(self, version=self.version + 1, keys=keys)
 
     def client(self, text: str) -> Client | None:
@@ -161,12 +204,16 @@ class KeyList:
         parts = _KEY.fullmatch(text)
         if parts is None:
             return None
-        key = next((key for key in self.keys if key.id == parts[1]), None)
+        key = self._by_id.get(parts[1])
         if key is None or key.revoked_unix_s is not None:
             return None
         if not hmac.compare_digest(key.digest, self._digest(parts[2])):
             return None
-        return Client(id=key.id, scopes=key.scopes)
+        return Client(id=key.id, scopes=key.scopes, limits=key.limits)
+
+    @cached_property
+    def _by_id(self) -> dict[str, ApiKey]:
+        return {key.id: key for key in self.keys}
 
     def encode(self) -> bytes:
         """JSON of the list."""
@@ -174,7 +221,10 @@ class KeyList:
             "format": FORMAT,
             "version": self.version,
             "secret": self.secret,
-            "keys": [{**vars(key), "scopes": sorted(key.scopes)} for key in self.keys],
+            "keys": [
+                {**vars(key), "scopes": sorted(key.scopes), "limits": vars(key.limits)}
+                for key in self.keys
+            ],
         }
         return json.dumps(document, indent=1).encode()
 
@@ -210,4 +260,5 @@ def _key(document: dict[str, Any]) -> ApiKey:
         digest=str(document["digest"]),
         created_unix_s=float(document["created_unix_s"]),
         revoked_unix_s=None if revoked is None else float(revoked),
+        limits=KeyLimits(**document.get("limits", {})),
     )

@@ -12,6 +12,7 @@ from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.types import ASGIApp
 
 from edge_node.access.key_file import KeyFile
+from edge_node.access.key_use import KeyUse
 from edge_node.access.keys import ANYBODY, Client
 from edge_node.api import cluster_keys, image_tasks, openai_edits, openai_images, operations
 from edge_node.api.addressing import Addresses, Addressing
@@ -50,6 +51,7 @@ class _Application(FastAPI):
         addresses: Addresses,
         origins: Collection[str],
         client_of_key: Callable[[str | None], Client | None],
+        ask: Callable[[Client], None],
     ) -> None:
         # No interactive pages: they load their scripts from outside, where an edge LAN may not
         # reach.
@@ -65,11 +67,12 @@ class _Application(FastAPI):
         self._addresses = addresses
         self._origins = tuple(origins)
         self._client_of_key = client_of_key
+        self._ask = ask
 
     def build_middleware_stack(self) -> ASGIApp:
         """What every request passes, from the outside in."""
         known = ExceptionMiddleware(self.router, handlers=self.exception_handlers)
-        checked = KeyCheck(known, client_of_key=self._client_of_key)
+        checked = KeyCheck(known, client_of_key=self._client_of_key, ask=self._ask)
         gated: ASGIApp = Gate(checked, hosts=self._hosts, origins=self._origins)
         if self._origins:
             gated = CORSMiddleware(
@@ -94,6 +97,7 @@ def create_app(
     habits: Callable[[], Habits] = lambda: Habits.of(NodeConfig()),
     client_of_key: Callable[[str | None], Client | None] = lambda key: ANYBODY,
     keys: KeyFile | None = None,
+    key_use: KeyUse | None = None,
     keep_alive_s: float = 15.0,
 ) -> FastAPI:
     """The application; it starts nothing and needs no lifespan.
@@ -109,6 +113,7 @@ def create_app(
         habits: by which OpenAI's surface is read now.
         client_of_key: who asks with an API key, or with none; None for nobody who may.
         keys: takes a signed list of keys that is handed to the node.
+        key_use: refuses what a key may not ask for.
         keep_alive_s: silence on an event stream after which a comment is sent.
     """
     app = _Application(
@@ -117,6 +122,7 @@ def create_app(
         addresses=addresses or Addresses(),
         origins=origins,
         client_of_key=client_of_key,
+        ask=(lambda client: None) if key_use is None else key_use.ask,
     )
     app.state.surface = Surface(
         front_desk=front_desk,
@@ -127,6 +133,7 @@ def create_app(
         keep_alive_s=keep_alive_s,
         started_unix_s=int(time.time()),
         keys=keys,
+        key_use=key_use,
     )
     # As they are, not included: FastAPI would go by its own way to a function again.
     for module in (openai_images, openai_edits, image_tasks, operations, cluster_keys):

@@ -20,6 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from edge_node.access.key_use import QuotaUsedUp
 from edge_node.errors import DEdgeAIError, IdempotencyConflict, InvalidRequest
 from edge_node.telemetry.metrics import NodeMetrics
 
@@ -69,8 +70,8 @@ def error_response(error: DEdgeAIError) -> JSONResponse:
     headers = {}
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
-    if isinstance(error, IdempotencyConflict):
-        headers["x-should-retry"] = "false"  # SDKs repeat a 409 otherwise
+    if isinstance(error, IdempotencyConflict | QuotaUsedUp):
+        headers["x-should-retry"] = "false"  # SDKs repeat a 409 or a 429 otherwise
     return JSONResponse(error_body(error), status_code=error.http_status, headers=headers)
 
 

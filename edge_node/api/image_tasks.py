@@ -46,14 +46,8 @@ async def submit_task(request: Request) -> JSONResponse:
             understand=partial(_understood, request, place),
         )
         order = await surface.order(asked.wanted, previews_wanted=True, upload=asked.upload)
-    submission = await surface.front_desk.submit(
-        order.drawings,
-        durable=True,
-        init_image=order.init_image,
-        deadline_s=order.deadline_s,
-        priority=order.priority,
-        idempotency=asked.idempotency,
-        client=client_of(request).id,
+    submission = await surface.submit(
+        order, client=client_of(request), durable=True, idempotency=asked.idempotency
     )
     records = submission.records
     remember_acceptance(request, {"x-dedgeai-durability": records[0].task.durability.value})

@@ -45,13 +45,19 @@ class KeyCheck:
     Args:
         app: what is behind it.
         client_of_key: who asks with a key, or with none; None for nobody who may.
+        ask: told of every request that may pass; raises what it is refused with all the same.
     """
 
     def __init__(
-        self, app: ASGIApp, *, client_of_key: Callable[[str | None], Client | None]
+        self,
+        app: ASGIApp,
+        *,
+        client_of_key: Callable[[str | None], Client | None],
+        ask: Callable[[Client], None],
     ) -> None:
         self._app = app
         self._client_of_key = client_of_key
+        self._ask = ask
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Lets a request pass with its client, or says why not."""
@@ -59,7 +65,7 @@ class KeyCheck:
             await self._app(scope, receive, send)
             return
         client = self._client_of_key(_key_in(scope))
-        refusal = None if scope["path"] in _OPEN else _refusal(client, scope)
+        refusal = None if scope["path"] in _OPEN else self._why_not(client, scope)
         if refusal is None:
             scope.setdefault("state", {})["client"] = client
             await self._app(scope, receive, send)
@@ -68,6 +74,15 @@ class KeyCheck:
         if client is None:
             response.headers["WWW-Authenticate"] = "Bearer"
         await response(scope, receive, send)
+
+    def _why_not(self, client: Client | None, scope: Scope) -> DEdgeAIError | None:
+        refusal = _refusal(client, scope)
+        if refusal is None and client is not None:
+            try:
+                self._ask(client)
+            except DEdgeAIError as error:
+                return error
+        return refusal
 
 
 def client_of(request: Request) -> Client:

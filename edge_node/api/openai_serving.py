@@ -66,15 +66,12 @@ class Accepted:
 async def submit(
     request: Request, order: schemas.Order, idempotency: Idempotency | None
 ) -> Submission:
-    """Accepts what was ordered; raises as FrontDeskPort.submit."""
-    return await surface_of(request).front_desk.submit(
-        order.drawings,
+    """Accepts what was ordered; raises as Surface.submit."""
+    return await surface_of(request).submit(
+        order,
+        client=client_of(request),
         durable=idempotency is not None,
-        init_image=order.init_image,
-        deadline_s=order.deadline_s,
-        priority=order.priority,
         idempotency=idempotency,
-        client=client_of(request).id,
     )
 
 

@@ -9,12 +9,15 @@ from dataclasses import dataclass, field
 from fastapi import Request
 
 from edge_node.access.key_file import KeyFile
+from edge_node.access.key_use import KeyUse
+from edge_node.access.keys import Client
 from edge_node.api import schemas
 from edge_node.api.front_desk_port import FrontDeskPort
 from edge_node.api.openai_request import Habits
 from edge_node.api.request_body import BodyLimits
 from edge_node.api.uploads import Upload, Uploads
 from edge_node.domain import TaskId
+from edge_node.requests import Idempotency, Submission
 from edge_node.telemetry.metrics import NodeMetrics
 
 
@@ -24,6 +27,7 @@ class Surface:
 
     Attributes:
         keys: of the node, where it can be handed some.
+        key_use: refuses what a key may not ask for.
         body_limits: of requests without an init image.
         uploads: init images on their way in.
         habits: by which OpenAI's surface is read now.
@@ -39,6 +43,7 @@ class Surface:
     keep_alive_s: float
     started_unix_s: int
     keys: KeyFile | None = None
+    key_use: KeyUse | None = None
     _farewells: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def order(
@@ -63,6 +68,38 @@ class Surface:
         drawing = order.drawings[0]
         size_px = (drawing.width_px, drawing.height_px)
         return schemas.started_from(order, await self.uploads.png_of_size(upload, size_px=size_px))
+
+    async def submit(
+        self,
+        order: schemas.Order,
+        *,
+        client: Client,
+        durable: bool,
+        idempotency: Idempotency | None,
+    ) -> Submission:
+        """Accepts what is wanted, as FrontDeskPort.submit, if the client may ask for so much.
+
+        Raises:
+            QuotaUsedUp, TooManyOpen: he may not.
+        """
+        images, accepted = len(order.drawings), False
+        if self.key_use is not None:
+            self.key_use.claim(client, images)
+        try:
+            submission = await self.front_desk.submit(
+                order.drawings,
+                durable=durable,
+                init_image=order.init_image,
+                deadline_s=order.deadline_s,
+                priority=order.priority,
+                idempotency=idempotency,
+                client=client.id,
+            )
+            accepted = not submission.replayed
+        finally:
+            if self.key_use is not None:
+                self.key_use.settle(client, images, accepted=accepted)
+        return submission
 
     def say_client_gone(self, task_ids: Sequence[TaskId]) -> None:
         """Tells the node without waiting: the request that finds out is being cancelled itself."""

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edge_node.access import key_file
-from edge_node.access.keys import ApiKey, KeyList, Scope
+from edge_node.access.keys import ApiKey, KeyLimits, KeyList, Scope
 from edge_node.config import NodeConfig
 from edge_node.console.certs import DEFAULT_FOLDER, Authority, has_authority
 from edge_node.console.cluster_keys import ClusterKeys
@@ -46,7 +46,7 @@ def run_keys(options: argparse.Namespace, config: NodeConfig) -> int:
         return _list(keys)
     if options.key is None:
         raise InvalidRequest(f"dedgeai keys {options.action} whose? Give a name.")
-    return {"add": _add, "revoke": _revoke}[options.action](options, keys)
+    return {"add": _add, "limit": _limit, "revoke": _revoke}[options.action](options, keys)
 
 
 def _authority_folder(given: Path | None, config: NodeConfig, *, names_node: bool) -> Path | None:
@@ -112,11 +112,28 @@ def _add(options: argparse.Namespace, keys: _OneNode | _Cluster) -> int:
 
     def changed(known: KeyList) -> KeyList:
         nonlocal text
-        longer, text = known.with_new(options.key, scopes=scopes, now_unix_s=time.time())
+        longer, text = known.with_new(
+            options.key, scopes=scopes, now_unix_s=time.time(), limits=_limits(options)
+        )
         return longer
 
     _change(keys, changed)
     print(text, flush=True)  # before anything can go wrong: it is nowhere else
+    keys.hand_over()
+    return 0
+
+
+def _limits(options: argparse.Namespace) -> KeyLimits:
+    return KeyLimits(
+        requests_per_minute=options.requests_per_minute,
+        images_per_day=options.images_per_day,
+        open_tasks_max=options.open_tasks,
+    )
+
+
+def _limit(options: argparse.Namespace, keys: _OneNode | _Cluster) -> int:
+    _change(keys, lambda known: known.with_limits(options.key, _limits(options)))
+    print(f"{options.key} may ask for {_told(_limits(options)) or 'as much as there is room for'}.")
     keys.hand_over()
     return 0
 
@@ -153,7 +170,18 @@ def _tell(sentence: str) -> None:
 def _line(key: ApiKey) -> str:
     given = _day(key.created_unix_s)
     state = "" if key.revoked_unix_s is None else f"  revoked {_day(key.revoked_unix_s)}"
-    return f"{key.id}  {','.join(sorted(key.scopes)):24}  {given}  {key.name}{state}"
+    limits = _told(key.limits)
+    limited = f"  ({limits})" if limits else ""
+    return f"{key.id}  {','.join(sorted(key.scopes)):24}  {given}  {key.name}{limited}{state}"
+
+
+def _told(limits: KeyLimits) -> str:
+    told = (
+        (limits.requests_per_minute, "requests a minute"),
+        (limits.images_per_day, "images a day"),
+        (limits.open_tasks_max, "open tasks"),
+    )
+    return ", ".join(f"{number} {what}" for number, what in told if number is not None)
 
 
 def _day(unix_s: float) -> str:

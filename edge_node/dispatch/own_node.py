@@ -119,6 +119,7 @@ class OwnNode:
         self._push: Callable[[], None] = lambda: None
         self._learning: Learning | None = None
         self._keys = (0, "")
+        self.key_use: Callable[[], tuple[tuple[str, int, int, int], ...]] = tuple
         self._sequence = 0
         self._changed_s = 0.0
         self._draining = False
@@ -224,6 +225,7 @@ class OwnNode:
             sent_unix_s=self._clock.wall_s(),
             keys=self._keys,
             clients=hosting.clients,
+            key_use=self.key_use(),
         )
 
     def _as_described(self) -> NodeState:

@@ -49,6 +49,7 @@ from edge_node.tasks import lifecycle_protocol as life
 from edge_node.tasks.admission import AdmissionLimits, TurnTaker, admit
 from edge_node.tasks.cluster_view import ClusterView
 from edge_node.tasks.fate import END_KINDS
+from edge_node.tasks.in_flight import ClientLoad
 from edge_node.tasks.lifecycle import Lifecycle
 from edge_node.telemetry.metrics import NodeMetrics
 
@@ -148,6 +149,10 @@ class OwnTasks:
     def in_flight(self) -> int:
         """Tasks accepted here and not final."""
         return self._lifecycle.in_flight
+
+    def in_flight_of(self, client: str) -> ClientLoad:
+        """What a client has accepted here and not final."""
+        return self._lifecycle.load.of(client)
 
     async def submit(
         self,

@@ -199,6 +199,7 @@ _STATE: dict[str, Check] = {
     "sent_at": _CLOCK_S,
     "keys": anything,
     "clients": Number(0, 10_000_000),
+    "key_use": listed(1000),
 }
 _VIEW: dict[str, Check] = {
     "task_id": _TASK,
@@ -360,6 +361,12 @@ RULES: dict[str, dict[str, Check]] = {
     "OfferVerdictRequest": {"format": _SHORT, "verdict": content(8 * 2**20)},
     "OfferVerdictResponse": {},
     "KeysHeld": {"version": _BIG_COUNT, "sha256": _SHA256_OR_NONE},
+    "KeyUse": {
+        "client": _SHORT,
+        "day": _COUNT,
+        "images": _BIG_COUNT,
+        "open_tasks": Number(0, 10_000_000),
+    },
     "FetchKeysRequest": {},
     "FetchKeysResponse": {"signed_list": content(SIGNED_LIST_BYTES_MAX)},
     "TaskView": _VIEW,

@@ -90,6 +90,10 @@ def _state_to_proto(state: NodeState) -> node_pb2.NodeState:
         sent_at=state.sent_unix_s,
         keys=_keys_to_proto(*state.keys),
         clients=state.clients,
+        key_use=[
+            node_pb2.KeyUse(client=client, day=day, images=images, open_tasks=open_tasks)
+            for client, day, images, open_tasks in state.key_use
+        ],
     )
 
 
@@ -125,6 +129,7 @@ def state_from_proto(message: node_pb2.NodeState) -> NodeState:
         sent_unix_s=message.sent_at,
         keys=(message.keys.version, message.keys.sha256),
         clients=message.clients,
+        key_use=tuple((one.client, one.day, one.images, one.open_tasks) for one in message.key_use),
     )
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 import pytest
 
-from edge_node.access.keys import ANYBODY, KeyList, Scope, UnreadableKeys
+from edge_node.access.keys import ANYBODY, KeyLimits, KeyList, Scope, UnreadableKeys
 
 OWN = {Scope.GENERATE, Scope.READ}
 
@@ -113,3 +114,26 @@ def test_who_operates_may_everything_of_everybody() -> None:
     assert not alice.owns("")
     assert bob.owns(alice.id)
     assert ANYBODY.owns(alice.id)
+
+
+def test_limits_are_kept_changed_and_checked() -> None:
+    keys, text = KeyList.empty().with_new(
+        "alice", scopes={Scope.READ}, now_unix_s=1.0, limits=KeyLimits(images_per_day=5)
+    )
+    client = KeyList.decode(keys.encode()).client(text)
+    assert client is not None
+    assert client.limits == KeyLimits(images_per_day=5)
+    other = KeyLimits(requests_per_minute=60, open_tasks_max=3)
+    changed = KeyList.decode(keys.with_limits("alice", other).encode())
+    assert changed.version == keys.version + 1
+    client = changed.client(text)
+    assert client is not None
+    assert client.limits == other
+    with pytest.raises(ValueError, match="no key in force"):
+        keys.with_limits("bob", other)
+    for wrong in (0, -1, 10**10):
+        with pytest.raises(ValueError, match="give 1 to"):
+            KeyLimits(open_tasks_max=wrong)
+    former = json.loads(keys.encode())
+    del former["keys"][0]["limits"]
+    assert KeyList.decode(json.dumps(former).encode()).keys[0].limits == KeyLimits()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import httpx
 
+from edge_node.access.key_use import KeyUse
 from edge_node.access.keys import ANYBODY, Client
 from edge_node.api.addressing import Addresses
 from edge_node.api.app import create_app
@@ -60,6 +61,7 @@ async def served(
     origins: Collection[str] = (),
     habits: Habits = HABITS,
     client_of_key: Callable[[str | None], Client | None] = lambda key: ANYBODY,
+    key_use: KeyUse | None = None,
 ) -> AsyncIterator[Served]:
     front_desk = front_desk or MemoryFrontDesk()
     app = create_app(
@@ -72,6 +74,7 @@ async def served(
         origins=origins,
         habits=lambda: habits,
         client_of_key=client_of_key,
+        key_use=key_use,
         keep_alive_s=keep_alive_s,
     )
     listener = socket.create_server(("127.0.0.1", 0))

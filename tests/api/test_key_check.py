@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from edge_node.access.keys import KeyList, Scope
+from edge_node.access.key_use import KeyUse
+from edge_node.access.keys import KeyLimits, KeyList, Scope
+from edge_node.domain import NodeId
 from tests.api.memory_front_desk import MemoryFrontDesk
 from tests.api.served import Served, served
 from tests.api.test_bad_input import check
+from tests.set_clock import SetClock
 
 TASK = {"prompt": "a boat"}
 
@@ -42,17 +46,23 @@ SCOPES = {
 
 
 def on_site(
-    story: Callable[[Site], Awaitable[None]], *, front_desk: MemoryFrontDesk | None = None
+    story: Callable[[Site], Awaitable[None]],
+    *,
+    front_desk: MemoryFrontDesk | None = None,
+    key_use: KeyUse | None = None,
+    **limits: int,
 ) -> None:
     async def run() -> None:
         keys, texts = KeyList.empty(), {"stranger": "dedgeai_" + "0" * 12 + "_" + "x" * 43}
         for who, scopes in SCOPES.items():
-            keys, texts[who] = keys.with_new(who, scopes=scopes, now_unix_s=1.0)
+            keys, texts[who] = keys.with_new(
+                who, scopes=scopes, now_unix_s=1.0, limits=KeyLimits(**limits)
+            )
 
         def client_of_key(key: str | None) -> Any:
             return None if key is None else keys.client(key)
 
-        async with served(front_desk, client_of_key=client_of_key) as node:
+        async with served(front_desk, client_of_key=client_of_key, key_use=key_use) as node:
             await story(Site(node, texts))
 
     asyncio.run(run())
@@ -172,3 +182,63 @@ def test_an_idempotency_key_is_its_clients_own() -> None:
         assert len(set(ids.values())) == 2
 
     on_site(story)
+
+
+def use_of(folder: Path) -> KeyUse:
+    return KeyUse(
+        folder / "key_use.json",
+        own_id=NodeId("own"),
+        clock=SetClock(20_000.5 * 86_400),
+        open_tasks=lambda client: 0,
+        states=lambda: (),
+        task_s=lambda client: 1.0,
+    )
+
+
+SURFACES = [("/v1/tasks", 202), ("/v1/images/generations", 200)]
+
+
+@pytest.mark.parametrize(("path", "good"), SURFACES)
+def test_who_asks_too_often_is_told_when_to_come_back(tmp_path: Path, path: str, good: int) -> None:
+    async def story(site: Site) -> None:
+        for _ in range(4):
+            assert (await site.ask("alice", "POST", path, json=TASK)).status_code == good
+        answer = await site.ask("alice", "POST", path, json=TASK)
+        assert "4 requests a minute" in check(answer, status=429, code="rate_limit_exceeded")
+        assert answer.headers["retry-after"] == "15"
+        assert (await site.ask("alice", "GET", "/v1/models")).status_code == 429
+        assert (await site.ask("alice", "GET", "/readyz")).status_code == 200
+        assert (await site.ask("bob", "POST", path, json=TASK)).status_code == good
+
+    on_site(story, key_use=use_of(tmp_path), requests_per_minute=4)
+
+
+@pytest.mark.parametrize(("path", "good"), SURFACES)
+def test_who_has_had_his_images_is_told_so_and_not_to_repeat_it(
+    tmp_path: Path, path: str, good: int
+) -> None:
+    async def story(site: Site) -> None:
+        assert (await site.ask("alice", "POST", path, json={**TASK, "n": 2})).status_code == good
+        answer = await site.ask("alice", "POST", path, json={**TASK, "n": 2})
+        assert "3 images a day" in check(answer, status=429, code="quota_used_up")
+        assert answer.headers["retry-after"] == str(12 * 3600)
+        assert answer.headers["x-should-retry"] == "false"
+        bad = await site.ask("alice", "POST", path, json={**TASK, "n": 99})
+        assert bad.status_code == 400
+        assert (await site.ask("alice", "POST", path, json=TASK)).status_code == good
+        assert (await site.ask("alice", "POST", path, json=TASK)).status_code == 429
+        assert (await site.ask("alice", "GET", "/v1/models")).status_code == 200
+
+    on_site(story, key_use=use_of(tmp_path), images_per_day=3)
+
+
+def test_what_comes_again_by_its_idempotency_key_is_counted_once(tmp_path: Path) -> None:
+    async def story(site: Site) -> None:
+        for key in ("a", "a", "a", "b"):
+            headers = {"Idempotency-Key": key}
+            answer = await site.ask("alice", "POST", "/v1/tasks", json=TASK, headers=headers)
+            assert answer.status_code == 202
+        answer = await site.ask("alice", "POST", "/v1/tasks", json={**TASK, "n": 2})
+        check(answer, status=429, code="quota_used_up")
+
+    on_site(story, key_use=use_of(tmp_path), images_per_day=3)

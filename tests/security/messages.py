@@ -81,6 +81,7 @@ def _bases() -> dict[str, Message]:
     state.learning.policy = "lad_ts"
     state.learning.weights.generation = 3
     state.keys.version, state.keys.sha256 = 3, "ab" * 32
+    state.key_use.add(client="ab12", day=20_000, images=1, open_tasks=1)
     offload = node_pb2.OffloadRequest(
         task_id="peer-01ARZ3NDEKTSV4RRFFQ69G5FAV", origin=PEER, dispatch=1, work=4.0
     )

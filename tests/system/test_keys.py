@@ -121,3 +121,40 @@ def test_what_cannot_be_a_key_is_said(tmp_path: Path, capsys: Any) -> None:
         assert cli.main(["keys", *arguments, *where]) != 0
         assert said in capsys.readouterr().err
     assert not (tmp_path / "keys.json").exists()
+
+
+def test_a_keys_images_of_the_day_are_those_of_all_nodes(tmp_path: Path, capsys: Any) -> None:
+    file = tmp_path / "keys.json"
+    where = ("--set", f"keys_file={file}")
+    settings = {**EMULATED, "keys_file": str(file)}
+
+    async def test(cluster: LocalCluster, http: httpx.AsyncClient) -> None:
+        alice = bearer(command(capsys, "add", "alice", "--images-per-day", "3", *where))
+        body = {"prompt": "a fox", "num_inference_steps": 1, "n": 2}
+
+        async def asked(url: str, **changes: Any) -> httpx.Response:
+            return await http.post(f"{url}/v1/tasks", json={**body, **changes}, headers=alice)
+
+        async with asyncio.timeout(5):
+            for url in cluster.urls:
+                while (await http.get(f"{url}/v1/models")).status_code != 401:
+                    await asyncio.sleep(0.1)
+        assert (await asked(cluster.urls[0])).status_code == 202
+        await asyncio.sleep(1.0)  # a few heartbeats
+        refused = await asked(cluster.urls[1])
+        assert refused.status_code == 429
+        assert "has asked for 2" in refused.json()["error"]["message"]
+        # Nor does a restart of the node at which they were asked for give them back.
+        cluster.signal_node(0, signal.SIGTERM)
+        await asyncio.to_thread(cluster.wait_node, 0)
+        cluster.start_node(0)
+        await ready(http, cluster.urls[0])
+        assert (await asked(cluster.urls[0])).status_code == 429
+        assert (await asked(cluster.urls[0], n=1)).status_code == 202
+        command(capsys, "limit", "alice", "--images-per-day", "5", *where)
+        async with asyncio.timeout(5):
+            while (await asked(cluster.urls[1])).status_code != 202:
+                await asyncio.sleep(0.1)
+        assert "(5 images a day)" in command(capsys, "list", *where)
+
+    on_cluster(tmp_path / "nodes", settings, settings, test=test)
