@@ -227,6 +227,12 @@ def _add_certs(commands: Commands) -> None:
     parser.add_argument("--folder", type=Path, default=Path("certs"), help="keep it secret")
     parser.add_argument("--cluster", default="dedgeai", metavar="NAME", help="init: cluster_name")
     parser.add_argument("--days", type=int, default=90, help="that a certificate is good for")
+    parser.add_argument(
+        "--host",
+        action="append",
+        metavar="NAME",
+        help="issue: by which clients reach the node's REST, too; kept when it is renewed",
+    )
     parser.add_argument("--authority", choices=("new", "only-new"), help="rotate: it instead")
     parser.set_defaults(run=_certs)
 

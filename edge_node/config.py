@@ -55,6 +55,15 @@ class NodeConfig(RequestConfig):
         "private network, as of a proxy before it: others are refused, for pages of the internet "
         "can have their names mean this node",
     )
+    rest_tls: bool = setting(
+        False,
+        "true: REST over TLS, with the pair below, or with that of tls_folder; a renewed one "
+        "counts without a restart",
+    )
+    rest_tls_certificate: Path | None = setting(
+        None, "PEM of a certificate for the names by which clients reach REST, its chain behind it"
+    )
+    rest_tls_key: Path | None = setting(None, "PEM of its key")
     keys_file: Path | None = setting(
         None,
         "API keys, as `dedgeai keys` writes them; keys.json in data_folder if not set. With "
@@ -474,28 +483,6 @@ class NodeConfig(RequestConfig):
         60.0, "that an upload may take to arrive", unit="s", gt=0
     )
 
-    # Moderation.
-    moderation_command: Annotated[tuple[str, ...], BeforeValidator(split)] = setting(
-        (),
-        "program and arguments of an operator's judge, asked before a request is accepted and "
-        "before an image is delivered; JSON in and out, see docs/security.md",
-    )
-    moderation_url: str | None = setting(
-        None, "the same, asked by POST", pattern=r"^https?://[^\s]+$"
-    )
-    moderation_timeout_s: float = setting(
-        5.0, "that one answer of the judge may take", unit="s", gt=0, le=300
-    )
-    moderation_on_failure: Literal["refuse", "allow"] = setting(
-        "refuse", "what becomes of what the judge does not answer for"
-    )
-    moderation_at_once_max: int = setting(
-        4, "of requests and of images each", unit="questions", gt=0, le=64
-    )
-    moderation_init_images: bool = setting(
-        True, "the judge is shown the images that drawings start from"
-    )
-
     # Time between things.
     heartbeat_s: float = setting(0.5, "at least how often a node sends its state", unit="s", gt=0)
     suspect_s: float = setting(
@@ -557,6 +544,16 @@ class NodeConfig(RequestConfig):
                 f"grpc_host {self.grpc_host} can be reached by other machines, and nothing proves "
                 "who they are: make certificates (dedgeai certs) and set tls_folder; on a network "
                 "that you trust say so with allow_insecure_peering = true; or use 127.0.0.1."
+            )
+        pair = (self.rest_tls_certificate, self.rest_tls_key)
+        if (None in pair and any(pair)) or (any(pair) and not self.rest_tls):
+            problems.append(
+                "rest_tls_certificate and rest_tls_key go together, and with rest_tls = true."
+            )
+        elif self.rest_tls and not any(pair) and self.tls_folder is None:
+            problems.append(
+                "rest_tls needs a certificate: set rest_tls_certificate and rest_tls_key, or "
+                "tls_folder (dedgeai certs issue NODE_ID --host NAME)."
             )
         if not self.heartbeat_s * 2 <= min(self.suspect_s, self.lease_s):
             problems.append("suspect_s and lease_s must each be at least twice heartbeat_s.")

@@ -19,6 +19,10 @@ from pydantic import ValidationError
 from edge_node.config import SETTINGS, NodeConfig
 from edge_node.errors import InvalidRequest
 
+# What commands that are clients of a node find there: an API key, if nodes ask for one, and a file
+# with the authorities of nodes that speak TLS, where these are not the public's. No settings.
+KEY_VARIABLE, AUTHORITIES_VARIABLE = "DEDGEAI_API_KEY", "DEDGEAI_CA_FILE"
+FOR_CLIENTS = (KEY_VARIABLE, AUTHORITIES_VARIABLE)
 ENVIRONMENT_PREFIX = "DEDGEAI_"
 
 
@@ -112,7 +116,7 @@ def _from_environment() -> dict[str, str]:
     return {
         name.removeprefix(ENVIRONMENT_PREFIX).lower(): text
         for name, text in os.environ.items()
-        if name.startswith(ENVIRONMENT_PREFIX) and text
+        if name.startswith(ENVIRONMENT_PREFIX) and text and name not in FOR_CLIENTS
     }
 
 

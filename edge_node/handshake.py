@@ -12,7 +12,12 @@ from typing import Any
 
 
 def told_by_itself(
-    chain: Path, key: Path | None, *, authorities: str, both_ways: bool
+    chain: Path,
+    key: Path | None,
+    *,
+    authorities: str,
+    both_ways: bool,
+    pinned: bool = False,
 ) -> dict[str, Any]:
     """The names and dates of a certificate that one of the authorities has given.
 
@@ -21,6 +26,7 @@ def told_by_itself(
         key: PEM of its key; None where it is in `chain`, too.
         authorities: PEM of those that are trusted.
         both_ways: whether it has to be good for who calls, beside who is called.
+        pinned: whether one of `authorities` may be the certificate itself.
 
     Raises:
         OSError, ValueError: it cannot be used, or is none of theirs. ssl.SSLError is an OSError.
@@ -29,6 +35,8 @@ def told_by_itself(
     for purpose in (ssl.Purpose.SERVER_AUTH, ssl.Purpose.CLIENT_AUTH):
         context = ssl.create_default_context(purpose, cadata=authorities)
         context.check_hostname = False
+        if pinned:
+            context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         asked = both_ways or purpose is ssl.Purpose.SERVER_AUTH
         context.verify_mode = ssl.CERT_REQUIRED if asked else ssl.CERT_NONE
         if both_ways or purpose is ssl.Purpose.CLIENT_AUTH:

@@ -53,6 +53,7 @@ from edge_node.peering.server import NodeServicer, PeerServer
 from edge_node.peering.service import PeerService
 from edge_node.peering.tls import NodeTls
 from edge_node.reloading import Reloader
+from edge_node.rest_tls import RestTls
 from edge_node.socket_path import socket_folder
 from edge_node.sole_owner import make_data_folder, sole_owner
 from edge_node.store.append_only import FOLDER as APPEND_ONLY_FOLDER
@@ -544,7 +545,14 @@ class _Node:
             await dispatcher.drain(timeout_s=config.drain_s)
 
         collect_seldom()
-        await listen(app, config, stopping=self._stopping, drain=drain, loops=self._loops)
+        await listen(
+            app,
+            config,
+            stopping=self._stopping,
+            drain=drain,
+            loops=self._loops,
+            tls=RestTls.of(config),
+        )
 
     def _give_up(self, name: str) -> None:
         """The node cannot do without what keeps failing: it ends, and a new life may do better."""

@@ -1,4 +1,4 @@
-"""Settings of how clients' requests are read: what names, sizes and qualities of others mean here.
+"""Settings of what clients ask for: what names, sizes and qualities of others mean, and who judges.
 
 Part of `config.py`'s NodeConfig, which checks them.
 """
@@ -70,4 +70,26 @@ class RequestConfig(BaseModel):
         (),
         "origins, as https://app.example.com, whose pages may use the REST surface from a browser; "
         "others may not",
+    )
+
+    # Moderation.
+    moderation_command: Annotated[tuple[str, ...], BeforeValidator(split)] = setting(
+        (),
+        "program and arguments of an operator's judge, asked before a request is accepted and "
+        "before an image is delivered; JSON in and out, see docs/security.md",
+    )
+    moderation_url: str | None = setting(
+        None, "the same, asked by POST", pattern=r"^https?://[^\s]+$"
+    )
+    moderation_timeout_s: float = setting(
+        5.0, "that one answer of the judge may take", unit="s", gt=0, le=300
+    )
+    moderation_on_failure: Literal["refuse", "allow"] = setting(
+        "refuse", "what becomes of what the judge does not answer for"
+    )
+    moderation_at_once_max: int = setting(
+        4, "of requests and of images each", unit="questions", gt=0, le=64
+    )
+    moderation_init_images: bool = setting(
+        True, "the judge is shown the images that drawings start from"
     )

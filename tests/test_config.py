@@ -15,7 +15,7 @@ from edge_node.child_options import (
     learner_command,
 )
 from edge_node.config import SETTINGS, NodeConfig
-from edge_node.config_sources import InvalidConfig, load, load_config
+from edge_node.config_sources import FOR_CLIENTS, InvalidConfig, load, load_config
 from edge_node.errors import InvalidRequest
 from edge_node.worker.__main__ import checked, command_line
 
@@ -205,3 +205,11 @@ def test_the_learner_proves_itself_as_its_node_does(tmp_path: Path) -> None:
     command = learner_command(load_config(None, given), "unix:///x")
     assert command[command.index("--tls") + 1] == "/etc/tls"
     assert command[command.index("--cluster-name") + 1] == "lab"
+
+
+def test_what_clients_find_in_the_environment_is_no_setting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in FOR_CLIENTS:
+        monkeypatch.setenv(name, "x")
+    assert load(None, {}).sources.keys() == SETTINGS.keys()

@@ -36,6 +36,9 @@ _SECURITY_HEADERS = (
     (b"referrer-policy", b"no-referrer"),
 )
 
+# Of what came over TLS: browsers ask this host in no other way for a year.
+_TRANSPORT_SECURITY = (b"strict-transport-security", b"max-age=31536000")
+
 _CLIENT_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -143,6 +146,8 @@ class RequestFrame:
         headers = MutableHeaders(scope=message)
         headers["x-request-id"] = request_id
         headers.raw.extend(_SECURITY_HEADERS)
+        if scope["scheme"] == "https":
+            headers.raw.append(_TRANSPORT_SECURITY)
         acceptance: dict[str, str] | None = scope.get("state", {}).get("acceptance_headers")
         if acceptance is not None:
             headers.update(acceptance)

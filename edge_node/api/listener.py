@@ -26,6 +26,7 @@ from edge_node.api.connections import (
 from edge_node.config import NodeConfig
 from edge_node.errors import InvalidRequest
 from edge_node.lasting import Loops
+from edge_node.rest_tls import LOOK_EVERY_S, RestTls
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ async def listen(
     stopping: asyncio.Event,
     drain: Callable[[], Awaitable[None]],
     loops: Loops,
+    tls: RestTls | None = None,
 ) -> None:
     """Serves `app` until `stopping`, then waits for `drain` and for what is still being answered.
 
@@ -56,11 +58,14 @@ async def listen(
             host=config.rest_host,
             port=config.rest_port,
             timeout_graceful_shutdown=int(config.drain_s) + 1,
-        )
+        ),
+        tls=tls,
+        greeting_s_max=config.request_header_s_max,
     )
     asyncio.get_running_loop().set_exception_handler(_TooManyFiles())
     serving = asyncio.create_task(server.serve())
     sweeping = loops.start("closing connections", connections.sweep, vital=False)
+    renewing = None if tls is None else loops.start("REST's TLS", partial(_look, tls), vital=False)
     stopped = asyncio.create_task(stopping.wait())
     try:
         await asyncio.wait([serving, stopped], return_when=asyncio.FIRST_COMPLETED)
@@ -71,6 +76,14 @@ async def listen(
     finally:
         stopped.cancel()
         sweeping.cancel()
+        if renewing is not None:
+            renewing.cancel()
+
+
+async def _look(tls: RestTls) -> None:
+    while True:
+        await asyncio.sleep(LOOK_EVERY_S)
+        await asyncio.to_thread(tls.look)
 
 
 def settings(app: ASGIApp, connections: Connections, **more: Any) -> uvicorn.Config:
@@ -91,19 +104,58 @@ def settings(app: ASGIApp, connections: Connections, **more: Any) -> uvicorn.Con
 
 
 class Server(uvicorn.Server):
-    """Leaves the signals to the node, which drains before it stops."""
+    """Leaves the signals to the node, which drains before it stops.
+
+    Args:
+        config: as `settings` makes it.
+        tls: what it proves with who it is; in clear if not given.
+        greeting_s_max: that a connection's handshake may take.
+    """
+
+    def __init__(
+        self, config: uvicorn.Config, *, tls: RestTls | None = None, greeting_s_max: float = 10.0
+    ) -> None:
+        super().__init__(config)
+        self._tls = tls
+        self._greeting_s_max = greeting_s_max
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Binds; raises InvalidRequest where uvicorn would end the process."""
         try:
-            await super().startup(sockets)
-        except SystemExit:
+            if self._tls is None:
+                await super().startup(sockets)
+            else:
+                await self._startup_over_tls(self._tls)
+        except (SystemExit, OSError):
             host, port = self.config.host, self.config.port
             raise InvalidRequest(
                 f"The port {port} on {host} for REST cannot be had: another process uses it, or "
                 "the address is not this machine's. Stop it, or set rest_host and rest_port.",
                 param="rest_port",
             ) from None
+
+    async def _startup_over_tls(self, tls: RestTls) -> None:
+        """As uvicorn does it, but with a context of ours, and with patience of ours."""
+        await self.lifespan.startup()
+        config = self.config
+        made: Any = config.http_protocol_class
+
+        def protocol() -> asyncio.Protocol:
+            return cast(
+                asyncio.Protocol,
+                made(config=config, server_state=self.server_state, app_state=self.lifespan.state),
+            )
+
+        listening = await asyncio.get_running_loop().create_server(
+            protocol,
+            host=config.host,
+            port=config.port,
+            backlog=config.backlog,
+            ssl=tls.context,
+            ssl_handshake_timeout=self._greeting_s_max,
+        )
+        self.servers = [listening]
+        self.started = True
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

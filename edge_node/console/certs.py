@@ -12,7 +12,9 @@ import argparse
 import datetime
 import hashlib
 import importlib.util
+import ipaddress
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +38,7 @@ AUTHORITY_DAYS = 3650
 # Clocks of devices may be behind.
 _BEFORE = datetime.timedelta(hours=1)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+_HOST = re.compile(r"[A-Za-z0-9*]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 _AUTHORITY, _AUTHORITY_KEY = "authority.pem", "authority.key"
 
 
@@ -66,7 +69,7 @@ def run_certs(options: argparse.Namespace) -> int:
     if options.action == "issue" and not options.node_ids:
         raise InvalidRequest("Name the nodes: dedgeai certs issue NODE_ID ...")
     for node_id in options.node_ids or authority.node_ids:
-        made = authority.issue(node_id, days=options.days)
+        made = authority.issue(node_id, days=options.days, hosts=options.host)
         print(f"{made}: tls_folder of {node_id}, for it alone")
     return 0
 
@@ -144,24 +147,42 @@ class Authority:
         """Nodes that it has given a certificate to."""
         return sorted(path.name for path in (self.folder / "nodes").glob("*") if path.is_dir())
 
-    def issue(self, node_id: str, *, days: int) -> Path:
+    def issue(self, node_id: str, *, days: int, hosts: Sequence[str] | None = None) -> Path:
         """Makes a key and a certificate for a node; returns the folder that is its tls_folder.
 
+        `hosts` are names and addresses by which clients reach its REST; those that its certificate
+        has already, if not given.
+
         Raises:
-            InvalidRequest: the name is none, or the days are.
+            InvalidRequest: a name is none, or the days are.
         """
         _check_name(node_id)
+        hosts = self.hosts(node_id) if hosts is None else hosts
         if not 1 <= days <= AUTHORITY_DAYS:
             raise InvalidRequest(f"--days is {days}; it may be 1 to {AUTHORITY_DAYS}.")
         folder = self.folder / "nodes" / node_id
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        key, certificate = self._certified_node(node_id, days=days)
+        key, certificate = self._certified_node(node_id, days=days, hosts=hosts)
         self._write_trusted(folder)
         if (self.folder / LIST_NAME).exists():
             _write(folder / LIST_NAME, (self.folder / LIST_NAME).read_bytes(), mode=0o644)
         _write(folder / KEY, _key_pem(key), mode=0o600)
         _write(folder / CERTIFICATE, _pem(certificate), mode=0o644)
         return folder
+
+    def hosts(self, node_id: str) -> list[str]:
+        """By which clients reach the node, as its certificate says."""
+        from cryptography import x509
+
+        try:
+            pem = (self.folder / "nodes" / node_id / CERTIFICATE).read_bytes()
+        except FileNotFoundError:
+            return []
+        certificate = x509.load_pem_x509_certificate(pem)
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        dns = names.get_values_for_type(x509.DNSName)
+        addresses = map(str, names.get_values_for_type(x509.IPAddress))
+        return [*(one for one in dns if not one.endswith(ANY_NODE)), *addresses]
 
     def left_days(self, node_id: str) -> float:
         """For how long a node's certificate is good yet; 0 where it has none."""
@@ -223,7 +244,7 @@ class Authority:
         return joined(listed, _key_pem(key) + _pem(certificate))
 
     def _certified_node(
-        self, node_id: str, *, days: int
+        self, node_id: str, *, days: int, hosts: Sequence[str]
     ) -> tuple[EllipticCurvePrivateKey, x509.Certificate]:
         from cryptography import x509
         from cryptography.x509.oid import ExtendedKeyUsageOID
@@ -232,6 +253,7 @@ class Authority:
             x509.UniformResourceIdentifier(node_uri(self.cluster_name, node_id)),
             x509.DNSName(ANY_NODE),
             x509.DNSName(server_name(node_id)),
+            *map(_named, hosts),
         ]
         uses = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
         return self._certified(node_id, names=names, uses=uses, days=days)
@@ -342,6 +364,19 @@ def _write(path: Path, content: bytes, *, mode: int) -> None:
     beside.touch(mode=mode)
     beside.write_bytes(content)
     beside.replace(path)
+
+
+def _named(host: str) -> x509.GeneralName:
+    """A host as a certificate has it; raises InvalidRequest."""
+    from cryptography import x509
+
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        pass
+    if not _HOST.fullmatch(host) or host.endswith(ANY_NODE):
+        raise InvalidRequest(f"--host {host!r} is neither a host's name nor an address.")
+    return x509.DNSName(host)
 
 
 def _check_name(name: str) -> None:

@@ -18,6 +18,7 @@ from edge_node.access import key_file
 from edge_node.access.keys import KeyList, Scope, UnreadableKeys
 from edge_node.access.signed_list import LIST_NAME, NotSigned, verified
 from edge_node.console.certs import Authority
+from edge_node.console.rest_client import trusted
 from edge_node.errors import InvalidRequest
 
 # The operator's, as a deployment begins.
@@ -90,7 +91,7 @@ class ClusterKeys:
             InvalidRequest: one did not take it; those before did.
         """
         text = self.path.read_text()
-        with httpx.Client(timeout=_ANSWER_S_MAX, trust_env=False) as http:
+        with httpx.Client(timeout=_ANSWER_S_MAX, trust_env=False, verify=trusted()) as http:
             for url in urls:
                 try:
                     answer = http.put(f"{url.rstrip('/')}/v1/keys", json={"signed_list": text})

@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx
 
-from edge_node.console.rest_client import key_header
+from edge_node.console.rest_client import key_header, trusted
 from edge_node.errors import InvalidRequest, OriginUnavailable
 
 ANSWER_S_MAX = 30.0
@@ -22,7 +22,11 @@ def dead_letters(node_url: str, *, retry: str | None) -> int:
     """
     try:
         with httpx.Client(
-            base_url=node_url, timeout=ANSWER_S_MAX, trust_env=False, headers=key_header()
+            base_url=node_url,
+            timeout=ANSWER_S_MAX,
+            trust_env=False,
+            verify=trusted(),
+            headers=key_header(),
         ) as http:
             if retry is None:
                 for task in _listed(http):

@@ -159,7 +159,8 @@ def _certified(files: DeviceFiles, folder: Path, *, console: Console) -> DeviceF
             f"of {config.cluster_name}. Keep a folder with an inventory for each."
         )
     if authority.left_days(node_id) < RENEW_LEFT_DAYS:
-        authority.issue(node_id, days=CERTIFICATE_DAYS)
+        hosts = dict.fromkeys([*authority.hosts(node_id), files.device.address])
+        authority.issue(node_id, days=CERTIFICATE_DAYS, hosts=list(hosts))
     if files.needs_keys:
         _give_first_key(authority, console)
     made = folder / "nodes" / node_id

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 from rich.progress import Progress
 
-from edge_node.console.rest_client import key_header
+from edge_node.console.rest_client import key_header, trusted
 from edge_node.errors import DEdgeAIError, InvalidRequest, OriginUnavailable, TaskFailed
 
 
@@ -23,7 +23,7 @@ async def generate(node_url: str, request: Mapping[str, Any], *, out: Path) -> i
     """
     try:
         async with httpx.AsyncClient(
-            base_url=node_url, timeout=30.0, trust_env=False, headers=key_header()
+            base_url=node_url, timeout=30.0, trust_env=False, verify=trusted(), headers=key_header()
         ) as http:
             task = _checked(await http.post("/v1/tasks", json=dict(request))).json()
             executor = await _follow(http, task["id"])

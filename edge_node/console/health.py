@@ -19,6 +19,7 @@ from edge_node.child_options import learner_alive_path
 from edge_node.config import NodeConfig
 from edge_node.errors import WorkerUnavailable
 from edge_node.json_text import parsed
+from edge_node.rest_tls import own_context
 from edge_node.sign_of_life import silence_s
 from edge_node.socket_path import socket_folder
 
@@ -49,8 +50,9 @@ def look(config: NodeConfig, process: str) -> Health:
 
 def _node(config: NodeConfig) -> Health:
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.rest_host, config.rest_host)
-    connection = http.client.HTTPConnection(host, config.rest_port, timeout=ANSWER_S_MAX)
+    connection = None
     try:
+        connection = _connection(config, host)
         connection.request("GET", "/livez")
         alive = _answered(connection)
         connection.request("GET", "/readyz")
@@ -59,13 +61,23 @@ def _node(config: NodeConfig) -> Health:
         line = f"node {config.node_id} does not answer at {host}:{config.rest_port}: {error}"
         return Health(alive=False, ready=False, line=line)
     finally:
-        connection.close()
+        if connection is not None:
+            connection.close()
     stuck, reasons = alive.get("reasons", []), ready.get("reasons", [])
     if stuck:
         line = f"node {config.node_id} is stuck: {'; '.join(stuck)}"
         return Health(alive=False, ready=False, line=line)
     line = f"node {config.node_id} is alive, and {'; '.join(reasons) or 'ready'}"
     return Health(alive=True, ready=not reasons, line=line)
+
+
+def _connection(config: NodeConfig, host: str) -> http.client.HTTPConnection:
+    context = own_context(config)
+    if context is None:
+        return http.client.HTTPConnection(host, config.rest_port, timeout=ANSWER_S_MAX)
+    return http.client.HTTPSConnection(
+        host, config.rest_port, timeout=ANSWER_S_MAX, context=context
+    )
 
 
 def _answered(connection: http.client.HTTPConnection) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from edge_node.config import LOOPBACK_HOSTS, NodeConfig
 from edge_node.config_sources import load_config
 from edge_node.console.toml_text import toml_value
 from edge_node.errors import InvalidRequest
+from edge_node.rest_tls import rest_scheme
 
 # What compose.yaml and the inventory settle; the same for every node of a deployment.
 _FIXED_SETTINGS = {
@@ -111,7 +112,7 @@ class DeviceFiles:
     @property
     def rest_url(self) -> str:
         """Of the device's node, from elsewhere."""
-        return f"http://{self.device.address}:{self.config.rest_port}"
+        return f"{rest_scheme(self.config)}://{self.device.address}:{self.config.rest_port}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,6 +234,11 @@ def _port(device: Device, key: str) -> int:
     return int(device.settings.get(key, NodeConfig.model_fields[key].default))
 
 
+def _scheme(device: Device) -> dict[str, str]:
+    """How Prometheus asks it, where that is not in clear."""
+    return {"__scheme__": "https"} if device.settings.get("rest_tls") else {}
+
+
 def _config(device: Device, inventory: Inventory) -> NodeConfig:
     """The device's settings, as the node itself will read them."""
     values = _settings(device, inventory)
@@ -310,7 +316,7 @@ def _targets(inventory: Inventory) -> dict[str, str]:
     nodes = [
         {
             "targets": [f"{device.address}:{_port(device, 'rest_port')}"],
-            "labels": {"node": device.node_id},
+            "labels": {"node": device.node_id, **_scheme(device)},
         }
         for device in inventory.devices
     ]

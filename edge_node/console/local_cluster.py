@@ -78,7 +78,11 @@ class LocalCluster:
     def urls(self) -> list[str]:
         """REST surfaces of the nodes, in order."""
         ports = range(self._rest_port, self._rest_port + len(self._settings))
-        return [f"http://127.0.0.1:{port}" for port in ports]
+        tls = (one.get("rest_tls") for one in self._settings)
+        return [
+            f"{'https' if over_tls else 'http'}://127.0.0.1:{port}"
+            for port, over_tls in zip(ports, tls, strict=True)
+        ]
 
     def pid(self, index: int) -> int:
         """Process of a node."""

@@ -7,20 +7,39 @@ from __future__ import annotations
 
 import base64
 import os
+import ssl
 import time
 from dataclasses import dataclass
 from typing import Any, Self
 
 import httpx
 
-# Where this project's own commands find an API key, if nodes ask for one.
-KEY_VARIABLE = "DEDGEAI_API_KEY"
+from edge_node.config_sources import AUTHORITIES_VARIABLE, KEY_VARIABLE
+from edge_node.errors import InvalidRequest
 
 
 def key_header() -> dict[str, str]:
     """The header with the API key that the environment holds; empty without one."""
     key = os.environ.get(KEY_VARIABLE, "")
     return {"Authorization": f"Bearer {key}"} if key else {}
+
+
+def trusted() -> ssl.SSLContext | bool:
+    """Whose certificates this project's commands believe: the public's, or a file's in PEM.
+
+    Raises:
+        InvalidRequest: the file that the environment names is none.
+    """
+    file = os.environ.get(AUTHORITIES_VARIABLE, "")
+    if not file:
+        return True
+    try:
+        return ssl.create_default_context(cafile=file)
+    except (OSError, ValueError) as problem:
+        raise InvalidRequest(
+            f"{AUTHORITIES_VARIABLE} is {file}, which cannot be used: {problem}. Name a PEM file "
+            "with the authority of the nodes' REST certificates, such as a cluster's ca.pem."
+        ) from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +72,11 @@ class RestClient:
             max_connections=connections_max, max_keepalive_connections=connections_max
         )
         self._http = httpx.AsyncClient(
-            timeout=timeout_s, limits=limits, trust_env=False, headers=key_header()
+            timeout=timeout_s,
+            limits=limits,
+            trust_env=False,
+            headers=key_header(),
+            verify=trusted(),
         )
 
     async def __aenter__(self) -> Self:

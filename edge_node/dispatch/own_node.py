@@ -22,6 +22,7 @@ from edge_node.domain import (
 )
 from edge_node.errors import NodeNotReady
 from edge_node.ports import Worker
+from edge_node.rest_tls import rest_scheme
 from edge_node.tasks.cluster_view import ClusterView
 from edge_node.tasks.hosting import Hosting
 
@@ -56,7 +57,7 @@ class Identity:
             node_id=NodeId(config.node_id),
             incarnation=incarnation,
             term=term,
-            rest_url=f"http://{advertised(config.rest_host)}:{config.rest_port}",
+            rest_url=f"{rest_scheme(config)}://{advertised(config.rest_host)}:{config.rest_port}",
             grpc_address=f"{advertised(config.grpc_host)}:{config.grpc_port}",
         )
 

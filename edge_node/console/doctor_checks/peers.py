@@ -6,6 +6,8 @@ they would share the link.
 
 from __future__ import annotations
 
+import contextlib
+import ssl
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,10 +18,11 @@ import httpx
 
 from edge_node.config import NodeConfig
 from edge_node.console.doctor_checks.finding import Finding
-from edge_node.console.rest_client import key_header
+from edge_node.console.rest_client import key_header, trusted
 from edge_node.errors import InvalidRequest, OriginUnavailable
 from edge_node.peering.link_probe import LinkMeasured, PeerFound, describe_peer, measure_link
 from edge_node.peering.tls import NodeTls
+from edge_node.rest_tls import own_context, rest_scheme
 
 # A link that carries less has fallen back to 100BASE-TX, is wireless, or is busy.
 _SLOW_BIT_S = 100e6
@@ -68,9 +71,11 @@ def certificate(config: NodeConfig) -> tuple[NodeTls | None, list[Finding]]:
 
 async def ask_own_node(config: NodeConfig, *, tls: NodeTls | None = None) -> OwnNode:
     """Looks for it at both its ports."""
-    rest = f"http://{_reachable(config.rest_host)}:{config.rest_port}"
-    async with _http() as http:
-        answered = await _ask(http, rest)
+    rest = f"{rest_scheme(config)}://{_reachable(config.rest_host)}:{config.rest_port}"
+    answered = None
+    with contextlib.suppress(OSError):  # no certificate there: the check of settings says so
+        async with _http(own_context(config)) as http:
+            answered = await _ask(http, rest)
     try:
         found: PeerFound | None = await describe_peer(
             f"{_reachable(config.grpc_host)}:{config.grpc_port}", tls=tls
@@ -156,7 +161,8 @@ async def _clock(address: str, peer: PeerFound, clocks: Mapping[str, float]) -> 
     if peer.node_id in clocks:
         return judged_skew(peer.node_id, clocks[peer.node_id], known_to_s=0.0)
     # By the name that reached it, which may be another than the peer knows itself by.
-    url = f"http://{address.rpartition(':')[0]}:{urlsplit(peer.rest_url).port}"
+    said = urlsplit(peer.rest_url)
+    url = f"{said.scheme}://{address.rpartition(':')[0]}:{said.port}"
     async with _http() as http:
         answered = await _ask(http, url)
     if answered is None or answered.node_id != peer.node_id:
@@ -212,8 +218,11 @@ async def _ask(http: httpx.AsyncClient, url: str) -> _Answer | None:
     return _Answer(node_id=node_id, skew_s=skew_s, peers=peers, clocks=clocks)
 
 
-def _http() -> httpx.AsyncClient:
-    return httpx.AsyncClient(timeout=_ANSWER_S_MAX, trust_env=False, headers=key_header())
+def _http(context: ssl.SSLContext | None = None) -> httpx.AsyncClient:
+    verify = trusted() if context is None else context
+    return httpx.AsyncClient(
+        timeout=_ANSWER_S_MAX, trust_env=False, headers=key_header(), verify=verify
+    )
 
 
 def _reachable(host: str) -> str:
