@@ -24,7 +24,7 @@ from edge_node.domain import JobId, NodeState, TaskId
 from edge_node.errors import DEdgeAIError, InvalidRequest, MalformedMessage, NotTheCaller
 from edge_node.grpc_health import Health
 from edge_node.peering import codec, message_rules, node_codec
-from edge_node.peering.caller import Caller, PeerConduct
+from edge_node.peering.caller import Caller, PeerConduct, is_loopback
 from edge_node.peering.client import KEEPALIVE_OPTIONS
 from edge_node.peering.service import PeerService
 from edge_node.peering.status import abort
@@ -249,7 +249,10 @@ def caller_host(peer: str) -> str | None:
 
 
 class PeerServer:
-    """The listener with NodeService, health and reflection; with `tls`, for its cluster only."""
+    """The listener with NodeService and health, and on loopback reflection.
+
+    With `tls` it is for its cluster only.
+    """
 
     def __init__(
         self, servicer: NodeServicer, *, host: str, port: int, tls: NodeTls | None = None
@@ -277,8 +280,9 @@ class PeerServer:
         )
         node_pb2_grpc.add_NodeServiceServicer_to_server(self._servicer, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, self._server)
+        if is_loopback(self._host):  # for whoever works on it; other machines need it to attack
+            names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            reflection.enable_server_reflection(names, self._server)
         try:
             address = f"{self._host}:{self._port}"
             if self._tls is None:

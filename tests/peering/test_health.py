@@ -10,6 +10,7 @@ from typing import Any
 import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from edge_node.peering.server import SERVICE_NAME, NodeServicer, PeerServer
 from edge_node.peering.service import PeerService
@@ -21,10 +22,10 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 class Node:
     """A listener, and a readiness that the test sets."""
 
-    def __init__(self) -> None:
+    def __init__(self, host: str = "127.0.0.1") -> None:
         rest: Any = None
         servicer = NodeServicer(PeerService(rest, rest, rest), version="0")
-        self.server = PeerServer(servicer, host="127.0.0.1", port=0)
+        self.server = PeerServer(servicer, host=host, port=0)
         self.reasons: tuple[str, ...] = ("the worker is starting",)
 
     def readiness(self) -> tuple[str, ...]:
@@ -105,3 +106,28 @@ def test_each_change_of_readiness_is_logged_once(caplog: pytest.LogCaptureFixtur
         "not ready: the worker is starting",
         "not ready: the worker failed: x; the store is away",
     ]
+
+
+@pytest.mark.parametrize(("host", "told"), [("127.0.0.1", True), ("0.0.0.0", False)])
+def test_only_on_loopback_a_listener_tells_what_it_can_be_asked(host: str, told: bool) -> None:
+    async def story() -> None:
+        node = Node(host)
+        port = await node.server.start()
+        try:
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+                asked = iter([reflection_pb2.ServerReflectionRequest(list_services="")])
+                stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+                names: set[str] = set()
+                try:
+                    async for listed in stub.ServerReflectionInfo(asked):
+                        names |= {one.name for one in listed.list_services_response.service}
+                except grpc.aio.AioRpcError as error:
+                    assert error.code() is grpc.StatusCode.UNIMPLEMENTED
+                assert (SERVICE_NAME in names) is told
+                request = health_pb2.HealthCheckRequest()
+                answer = await health_pb2_grpc.HealthStub(channel).Check(request)
+                assert answer.status == NOT_SERVING, "health is told anywhere"
+        finally:
+            await node.server.stop(grace_s=0)
+
+    asyncio.run(story())
