@@ -287,6 +287,9 @@ def _add_deploy(commands: Commands) -> None:
 
 
 def _node(options: argparse.Namespace) -> int:
+    from edge_node.garbage import collect_later
+
+    collect_later()
     import uvloop
 
     from edge_node.config_sources import load_config, parse_overrides

@@ -14,8 +14,14 @@ LARGE_BYTES_MIN = 2**20
 _M_MMAP_THRESHOLD = -3  # of mallopt(3)
 
 
+def collect_later() -> None:
+    """To be called before all that stays is loaded: looking through it again and again is slow."""
+    gc.disable()
+
+
 def collect_seldom() -> None:
     """To be called once all is there that stays: it is not looked at again."""
+    gc.enable()
     gc.collect()
     gc.freeze()
     gc.set_threshold(NEW_OBJECTS_MAX, *gc.get_threshold()[1:])
