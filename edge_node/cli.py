@@ -294,7 +294,9 @@ def _node(options: argparse.Namespace) -> int:
 
     from edge_node.config_sources import load_config, parse_overrides
     from edge_node.node import run_node
+    from edge_node.sole_owner import keep_to_oneself
 
+    keep_to_oneself()
     overrides = parse_overrides(options.set)
     return uvloop.run(run_node(lambda: load_config(options.config, overrides)))
 
@@ -320,14 +322,18 @@ def _worker(options: argparse.Namespace) -> int:
 
 def _learner(options: argparse.Namespace) -> int:
     from edge_node.child_options import attached_learner
+    from edge_node.sole_owner import keep_to_oneself
 
+    keep_to_oneself()
     command = attached_learner(_load_config(options))
     os.execv(command[0], command)
 
 
 def _learn(options: argparse.Namespace) -> int:
     from edge_node.console.learn import learn
+    from edge_node.sole_owner import keep_to_oneself
 
+    keep_to_oneself()
     nodes = [one.strip() for one in options.nodes.split(",") if one.strip()]
     return learn(_load_config(options), nodes)
 

@@ -1,4 +1,4 @@
-"""One node to a data folder: that it can be used, and its lock."""
+"""One node to a data folder: that it can be used, by one user and one node alone."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from edge_node.errors import InvalidRequest
+
+
+def keep_to_oneself() -> None:
+    """What this process and its children write from here on is for their user alone."""
+    os.umask(0o077)
 
 
 def make_data_folder(data_folder: Path, *, parts: Sequence[str] = ()) -> Path:
@@ -23,7 +28,7 @@ def make_data_folder(data_folder: Path, *, parts: Sequence[str] = ()) -> Path:
         InvalidRequest: it, or one of them, cannot be used.
     """
     try:
-        data_folder.mkdir(parents=True, exist_ok=True)
+        data_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         _require_access(data_folder)
         for part in parts:
             for path in data_folder.glob(part):
