@@ -512,6 +512,8 @@ def _node_object(state: NodeState | None) -> Json:
         "sequence": state.sequence,
         "rest_url": state.rest_url,
         "grpc_address": state.grpc_address,
+        # Of the list of API keys that nodes pass on.
+        "keys_version": state.keys[0] or None,
         "device": state.device,
         "emulated_device": state.emulated_device or None,
         "learning": _learning_object(state.learning),

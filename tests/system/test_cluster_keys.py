@@ -104,6 +104,60 @@ def test_a_change_handed_to_one_node_is_in_force_at_all(tmp_path: Path, capsys: 
     on_cluster(tmp_path / "nodes", *settings, test=test)
 
 
+def test_a_key_is_revoked_and_certificates_renewed_under_load_and_nobody_else_notices(
+    tmp_path: Path, capsys: Any
+) -> None:
+    folder = tmp_path / "certs"
+    authority = Authority.begin(folder, cluster_name="dedgeai")
+    settings = [
+        {**EMULATED, "tls_folder": str(authority.issue(f"node-{index}", days=1))}
+        for index in range(3)
+    ]
+    answers: dict[str, list[tuple[float, int]]] = {"alice": [], "bob": []}
+
+    async def test(cluster: LocalCluster, http: httpx.AsyncClient) -> None:
+        def changed(*arguments: str) -> str:
+            to = ("--folder", str(folder), "--to", cluster.urls[0])
+            return command(capsys, *arguments, *to)
+
+        keys = {name: await asyncio.to_thread(changed, "add", name) for name in answers}
+        for key in keys.values():
+            await everywhere(http, cluster.urls, key, 200, since_s=time.monotonic())
+
+        async def load(name: str, url: str) -> None:
+            headers = {"Authorization": f"Bearer {keys[name]}"}
+            while True:
+                body = {"prompt": name, "num_inference_steps": 1}
+                answer = await http.post(f"{url}/v1/tasks", json=body, headers=headers)
+                answers[name].append((time.monotonic(), answer.status_code))
+                await asyncio.sleep(0.05)
+
+        loads = [asyncio.create_task(load(name, url)) for name in answers for url in cluster.urls]
+        await asyncio.sleep(1.0)
+        for index in range(3):
+            authority.issue(f"node-{index}", days=1)
+        await asyncio.to_thread(changed, "revoke", "alice")
+        revoked_s = time.monotonic()
+        await asyncio.sleep(REACHED_S_MAX + 1.0)
+        assert not any(one.done() for one in loads)
+        for one in loads:
+            one.cancel()
+        await asyncio.gather(*loads, return_exceptions=True)
+        assert {code for _, code in answers["bob"]} == {202}
+        assert {code for _, code in answers["alice"]} == {202, 401}
+        late = [code for at_s, code in answers["alice"] if at_s > revoked_s + REACHED_S_MAX]
+        assert late
+        assert set(late) == {401}
+        shown = await http.get(
+            f"{cluster.urls[0]}/v1/cluster", headers={"Authorization": f"Bearer {keys['bob']}"}
+        )
+        nodes = [shown.json()["own"], *shown.json()["peers"]]
+        assert len({one["keys_version"] for one in nodes}) == 1
+        assert nodes[0]["keys_version"] > 1
+
+    on_cluster(tmp_path / "nodes", *settings, test=test)
+
+
 def test_the_list_of_a_cluster_is_signed_where_its_authority_is(
     tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
