@@ -70,6 +70,7 @@ class KeyFile:
         self._found = max(there.values(), key=lambda found: found.held, default=None)
         self._behind = there.get(path) is not self._found
         self._passed_on = self._found is not None
+        self._offering = asyncio.Lock()
 
     @property
     def asked_for(self) -> bool:
@@ -147,10 +148,11 @@ class KeyFile:
         """
         if self._verify is None:
             raise NotSigned("this node has no tls_folder by which a signature could be checked")
-        offered = await asyncio.to_thread(self._verify, text)
-        if offered.held > self.held:
-            self._take(_Found(offered.keys, offered.held, offered.text))
-            await asyncio.to_thread(self._write_back)
+        async with self._offering:  # anybody may offer: no more than one thread is busy with it
+            offered = await asyncio.to_thread(self._verify, text)
+            if offered.held > self.held:
+                self._take(_Found(offered.keys, offered.held, offered.text))
+                await asyncio.to_thread(self._write_back)
         return offered.held
 
     async def check_again(self) -> None:

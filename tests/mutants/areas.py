@@ -13,6 +13,7 @@ CLUSTER = "tests/cluster/test_simulated_cluster.py"
 # The longest prefix of a file counts. Every room here is in the sample; a file with a test of its
 # own name in the first folder is tested by that before all else.
 AREAS: dict[str, tuple[str, ...]] = {
+    "edge_node/access": ("tests/access", "tests/api/test_key_check.py"),
     "edge_node/dispatch": ("tests/dispatch", CLUSTER),
     "edge_node/domain.py": ("tests/tasks", "tests/dispatch", "tests/store", "tests/peering"),
     "edge_node/peering/codec.py": ("tests/peering", "tests/upgrade/test_golden.py"),
@@ -32,6 +33,7 @@ AREAS: dict[str, tuple[str, ...]] = {
         "tests/worker/test_pure_parts.py",
         "tests/worker/test_step_engine.py",
     ),
+    "edge_node/worker/fair_shares.py": ("tests/worker/test_fair_shares.py",),
     "edge_node/worker/queue_order.py": (
         "tests/worker/test_queue_order.py",
         "tests/worker/test_step_engine.py",
