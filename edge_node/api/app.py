@@ -14,7 +14,14 @@ from starlette.types import ASGIApp
 from edge_node.access.key_file import KeyFile
 from edge_node.access.key_use import KeyUse
 from edge_node.access.keys import ANYBODY, Client
-from edge_node.api import cluster_keys, image_tasks, openai_edits, openai_images, operations
+from edge_node.api import (
+    automatic1111,
+    cluster_keys,
+    image_tasks,
+    openai_edits,
+    openai_images,
+    operations,
+)
 from edge_node.api.addressing import Addresses, Addressing
 from edge_node.api.error_responses import RequestFrame, add_error_handlers
 from edge_node.api.front_desk_port import FrontDeskPort
@@ -38,6 +45,7 @@ _CORS_HEADERS = (
     *("x-dedgeai-task-id", "x-dedgeai-job-id", "x-dedgeai-executor", "x-dedgeai-durability"),
     *("x-dedgeai-size", "x-dedgeai-size-asked", "x-dedgeai-emulated-device"),
 )
+_SURFACES = (openai_images, openai_edits, automatic1111, image_tasks, operations, cluster_keys)
 
 
 class _Application(FastAPI):
@@ -136,7 +144,7 @@ def create_app(
         key_use=key_use,
     )
     # As they are, not included: FastAPI would go by its own way to a function again.
-    for module in (openai_images, openai_edits, image_tasks, operations, cluster_keys):
+    for module in _SURFACES:
         app.router.routes.extend(module.router.routes)
     add_error_handlers(app)
     return app

@@ -5,6 +5,7 @@ Owns which scope an address needs. Whose tasks are whose is asked where a task h
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable
 
 from starlette.requests import Request
@@ -129,6 +130,17 @@ def _needed(method: str, path: str) -> KeyScope:
 def _key_in(scope: Scope) -> str | None:
     for name, value in scope["headers"]:
         if name == b"authorization":
-            scheme, _, key = value.decode("latin-1").partition(" ")
-            return key.strip() if scheme.lower() == "bearer" else None
+            scheme, _, key = str(value.decode("latin-1")).partition(" ")
+            if scheme.lower() == "bearer":
+                return key.strip()
+            return _password(key.strip()) if scheme.lower() == "basic" else None
     return None
+
+
+def _password(pair: str) -> str | None:
+    """Of clients that know names and passwords: the key is the password, whatever the name."""
+    try:
+        name_and_password = base64.b64decode(pair, validate=True).decode()
+    except ValueError:
+        return None
+    return name_and_password.partition(":")[2]

@@ -15,6 +15,7 @@ from edge_node.api import schemas
 from edge_node.api.front_desk_port import FrontDeskPort
 from edge_node.api.openai_request import Habits
 from edge_node.api.request_body import BodyLimits
+from edge_node.api.sittings import Sittings
 from edge_node.api.uploads import Upload, Uploads
 from edge_node.domain import TaskId
 from edge_node.requests import Idempotency, Submission
@@ -32,6 +33,7 @@ class Surface:
         uploads: init images on their way in.
         habits: by which OpenAI's surface is read now.
         keep_alive_s: silence on an event stream after which a comment is sent.
+        sittings: requests of AUTOMATIC1111's surface that are under way.
         started_unix_s: shown as the age of the models.
     """
 
@@ -44,6 +46,7 @@ class Surface:
     started_unix_s: int
     keys: KeyFile | None = None
     key_use: KeyUse | None = None
+    sittings: Sittings = field(default_factory=Sittings)
     _farewells: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def order(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,8 @@ def on_site(
         ("POST", "/v1/tasks", Scope.GENERATE),
         ("POST", "/v1/images/generations", Scope.GENERATE),
         ("POST", "/v1/images/edits", Scope.GENERATE),
+        ("POST", "/sdapi/v1/txt2img", Scope.GENERATE),
+        ("GET", "/sdapi/v1/progress", Scope.READ),
         ("DELETE", "/v1/tasks/orin-a-x", Scope.GENERATE),
         ("GET", "/v1/tasks/orin-a-x", Scope.READ),
         ("GET", "/v1/tasks/orin-a-x/image", Scope.READ),
@@ -122,7 +125,8 @@ def test_a_key_comes_as_a_bearer(header: str) -> None:
         wrong = {"Authorization": header.format(key=key)}
         answer = await site.ask("", "GET", "/v1/models", headers=wrong)
         check(answer, status=401, code="invalid_api_key")
-        for right in (f"Bearer {key}", f"bearer {key}", f"BEARER  {key}"):
+        basic = base64.b64encode(f"any:{key}".encode()).decode()
+        for right in (f"Bearer {key}", f"bearer {key}", f"BEARER  {key}", f"Basic {basic}"):
             answer = await site.ask("", "GET", "/v1/models", headers={"Authorization": right})
             assert answer.status_code == 200
 
