@@ -177,13 +177,9 @@ def _runs(known: dict[str, Any]) -> bool:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """What deploy asks of `docker`."""
+    """What deploy asks of `docker`, beside what it is."""
     containers = Containers(Path(os.environ["CONTAINERS"]))
     match arguments:
-        case ["info", "--format", *_]:
-            print('{"nvidia":{}}')
-        case ["info"] | ["compose", "version"] | ["compose", "pull", *_]:
-            pass
         case ["run", *_, "--volume", volume, _, owner, path]:
             source, _, target = volume.rpartition(":")
             inside = Path(source) / Path(path).relative_to(target)

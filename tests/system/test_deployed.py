@@ -38,6 +38,10 @@ exec ip netns exec "$(cat "$FLEET/$host/namespace")" sh -c "$2"
 """
 DOCKER = f"""\
 #!/bin/sh
+case "$*" in
+"info --format"*) echo '{{"nvidia":{{}}}}' ; exit ;;
+info | "compose version" | "compose pull"*) exit ;;
+esac
 export PYTHONPATH={ROOT}
 exec {sys.executable} -m tests.system.containers "$@"
 """
