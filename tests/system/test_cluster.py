@@ -140,9 +140,10 @@ def test_the_openai_sdk_on_a_real_model(tmp_path: Path) -> None:
             "image_generation.completed",
         ]
         models = await client.models.list()
-        assert [model.id for model in models.data] == ["tiny-sd3"]
+        listed = [model.id for model in models.data]
+        assert listed.index("tiny-sd3") == 0  # others' names for it follow
         with pytest.raises(openai.BadRequestError, match="size"):
-            await client.images.generate(prompt="x", size="65x64")
+            await client.images.generate(prompt="x", size="large")
         await client.close()
 
     on_cluster(tmp_path, {"torch_threads": 1}, test=test)
