@@ -39,6 +39,8 @@ from tests.scheduler.learning.test_live_learner import TRUE_B
 NODE_ID = "a"
 # The node's clock went on from its former life, and the machine's was set ahead.
 NODE_BEHIND_S = 864_000.0
+# It loads and learns at idle priority, on a machine that may be busy.
+UNTIL_S_MAX = 180.0
 QUICK = ("actor_lr=0.003", "critic_lr=0.01")
 
 
@@ -145,7 +147,7 @@ def start(store_url: str, out: Path, *more: str) -> subprocess.Popen[str]:
 
 
 def until(found: Callable[[], object], process: subprocess.Popen[str]) -> None:
-    give_up_s = time.monotonic() + 180.0  # at idle priority, on a machine that may be busy
+    give_up_s = time.monotonic() + UNTIL_S_MAX
     while not found():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < give_up_s, "waited in vain"
@@ -248,7 +250,10 @@ def test_it_ends_itself_when_it_outgrows_its_memory(store_url: str, tmp_path: Pa
     announce(store_url, made(tmp_path, generation=1))
     tell(store_url)
     process = start(store_url, tmp_path, "--memory-max", str(64 << 20))
-    _, said = process.communicate(timeout=60.0)
+    try:
+        _, said = process.communicate(timeout=UNTIL_S_MAX)
+    finally:
+        process.kill()
     assert process.returncode == EXIT_OUTGROWN
     assert "MiB and may hold 64: it ends. Raise learner_memory_bytes_max" in said
 

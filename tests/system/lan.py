@@ -19,7 +19,8 @@ from typing import Any
 from edge_node.console.certs import Authority
 from edge_node.console.local_cluster import LocalCluster
 
-SUBNET = "10.217.93"
+# Of this process: others may have LANs of their own at the same time.
+SUBNET = f"10.217.{os.getpid() % 250}"
 BRIDGE_ADDRESS = f"{SUBNET}.254"
 REST_PORT, GRPC_PORT = 8080, 9080
 # Proxies for the way from node i to node j.

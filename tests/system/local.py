@@ -22,8 +22,11 @@ QUICK_LEASE = {"lease_s": 2.0}
 
 
 def free_port(count: int) -> int:
-    """First REST port of `count` nodes; a random one, so that runs keep out of each other's way."""
-    return free_rest_port(first=random.randrange(20_000, 40_000), nodes=count)
+    """First REST port of `count` nodes; a random one, so that runs keep out of each other's way.
+
+    Below those that the kernel gives to whoever calls out, also with what lies above for gRPC.
+    """
+    return free_rest_port(first=random.randrange(20_000, 31_000), nodes=count)
 
 
 def cluster_of(folder: Path, *settings: dict[str, Any]) -> LocalCluster:
