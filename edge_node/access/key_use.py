@@ -95,7 +95,6 @@ class KeyUse:
         left, counted_s = self._left.get(client.id, (float(per_minute), now_s))
         left = min(float(per_minute), left + (now_s - counted_s) * per_minute / 60.0)
         if left < 1.0:
-            self._left[client.id] = left, now_s
             raise RateExceeded(
                 f"This key may make {per_minute} requests a minute at a node. Come back after the "
                 "time in Retry-After.",

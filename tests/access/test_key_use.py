@@ -32,6 +32,7 @@ class Node:
     def __init__(self, folder: Path, clock: SetClock | None = None) -> None:
         self.clock = clock or SetClock(MORNING_UNIX_S)
         self.open = 0
+        self.task_s = 7.5
         self.states: list[NodeState] = []
         self.use = KeyUse(
             folder / "key_use.json",
@@ -39,7 +40,7 @@ class Node:
             clock=self.clock,
             open_tasks=lambda _: self.open,
             states=lambda: self.states,
-            task_s=lambda _: 7.5,
+            task_s=lambda _: self.task_s,
         )
 
     def hear(self, *key_use: tuple[str, int, int, int], node_id: NodeId = PEER) -> None:
@@ -110,6 +111,10 @@ def test_open_tasks_are_counted_at_all_nodes_and_while_they_are_accepted(tmp_pat
         node.use.claim(who, 2)
     assert refused.value.retry_after_s == 7.5
     node.use.settle(who, 1, accepted=True)
+    node.task_s = 0.1
+    with pytest.raises(TooManyOpen) as refused:
+        node.use.claim(who, 9)
+    assert refused.value.retry_after_s == 1.0
     node.open = 0
     node.accept(who, 3)
 
@@ -129,6 +134,10 @@ def test_a_restart_gives_nobody_his_day_again(tmp_path: Path) -> None:
     with pytest.raises(QuotaUsedUp):
         again.use.claim(who, 3)
     assert again.use.told() == (("ab12", 20_000, 8, 0),)
+    again.accept(who, 1)
+    again.use._write()
+    again.use._write()
+    assert Node(tmp_path, node.clock).use.told() == (("ab12", 20_000, 9, 0),)
     (tmp_path / "key_use.json").write_text("rubbish")
     Node(tmp_path, node.clock).use.claim(who, 10)
 
@@ -142,5 +151,10 @@ def test_a_state_tells_of_those_who_asked_for_most(tmp_path: Path) -> None:
         node.use.claim(who, number + 1)
         node.use.settle(who, number + 1, accepted=True)
     told = node.use.told()
+    node.open = 1
+    node.clock.now += DAY_S
+    assert {row[1:] for row in node.use.told()} == {(20_001, 0, 1)}, "of today"
+    node.open = 0
+    assert node.use.told() == ()
     assert len(told) == 200
     assert (told[0][0], told[-1][0]) == ("c299", "c100")

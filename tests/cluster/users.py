@@ -131,6 +131,7 @@ class Users:
                 deadline_s=deadline_s,
                 priority=int(self.rng.integers(-1, 2)),
                 idempotency=key,
+                client=client_of(drawing),
             )
             return submission
 
@@ -185,6 +186,7 @@ class Users:
                 idempotency=Idempotency(
                     key=f"k{first.records[0].task.drawing.seed}", request_digest="other"
                 ),
+                client=client_of(first.records[0].task.drawing),
             )
             return submission
 
@@ -322,6 +324,11 @@ class Users:
             init_image_sha256=hashlib.sha256(content).hexdigest() if kind == "init_image" else "",
             strength=0.5,
         )
+
+
+def client_of(drawing: Drawing) -> str:
+    """Whose drawing it is: whoever draws it has to be told the same."""
+    return f"client-{drawing.seed % 3}"
 
 
 def origin_of(task_id: TaskId) -> NodeId:

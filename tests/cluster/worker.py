@@ -109,6 +109,7 @@ class SimulatedWorker:
         if self.buggy_draws:
             self.buggy_draws -= 1
             raise PlantedBug("planted")
+        assert client == f"client-{drawing.seed % 3}", "drawn for another client than asked"
         assert bool(drawing.init_image_sha256) == bool(init_image), "drawn without its init image"
         assert (task_id, fence) not in self.drawing, f"{task_id}/{fence} is drawn twice"
         self.drawing[task_id, fence] = drawing

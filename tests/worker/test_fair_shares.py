@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_node.worker import queue_order
-from edge_node.worker.fair_shares import FairShares
+from edge_node.worker.fair_shares import CLIENTS_MAX, FairShares
 from edge_node.worker.queue_order import Entry, Order
 from tests.worker.test_queue_order import EXAMPLES, FCFS, ORDERS, SJF, SRPT, entry, queues
 
@@ -49,6 +49,16 @@ def test_who_was_away_has_nothing_saved_up_and_nothing_to_pay() -> None:
     others = [entry(arrival, client="a") for arrival in range(3)]
     back = [entry(10 + arrival, client="b") for arrival in range(3)]
     assert order_of([*others, *back], shares) == [10, 0, 11, 1, 12, 2]
+
+
+def test_names_that_somebody_invents_are_not_remembered_for_ever() -> None:
+    shares = FairShares()
+    for number in range(3 * CLIENTS_MAX):
+        shares.begun(f"invented {number}", 1.0 + number % 7)
+        assert len(shares._next_s) <= CLIENTS_MAX
+    for number in range(20):
+        shares.begun("a", 10.0 * (1 + number))
+    assert list(shares._next_s) == ["a"], "who has had his turn is forgotten"
 
 
 def test_neither_priority_nor_deadline_gets_ahead_of_another_client() -> None:
