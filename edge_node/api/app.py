@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import time
 from collections.abc import Callable, Collection
+from typing import Any
 
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
@@ -20,6 +21,7 @@ from edge_node.api import (
     image_tasks,
     openai_edits,
     openai_images,
+    openapi,
     operations,
 )
 from edge_node.api.addressing import Addresses, Addressing
@@ -76,6 +78,12 @@ class _Application(FastAPI):
         self._origins = tuple(origins)
         self._client_of_key = client_of_key
         self._ask = ask
+
+    def openapi(self) -> dict[str, Any]:
+        """The document that describes it, made once."""
+        if self.openapi_schema is None:
+            self.openapi_schema = openapi.completed(super().openapi())
+        return self.openapi_schema
 
     def build_middleware_stack(self) -> ASGIApp:
         """What every request passes, from the outside in."""

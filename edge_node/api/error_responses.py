@@ -18,6 +18,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edge_node.access.key_use import QuotaUsedUp
@@ -101,7 +102,10 @@ def add_error_handlers(app: FastAPI) -> None:
         }
         code, message = messages.get(error.status_code, ("http_error", str(error.detail)))
         body = _body(message, status=error.status_code, code=code, param=None)
-        return JSONResponse(body, status_code=error.status_code, headers=error.headers)
+        headers = dict(error.headers or {})
+        if error.status_code == 405:
+            headers["Allow"] = ", ".join(_methods_at(app, request.url.path))
+        return JSONResponse(body, status_code=error.status_code, headers=headers)
 
     async def hung_up(request: Request, error: Exception) -> Response:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
@@ -109,6 +113,12 @@ def add_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(DEdgeAIError, known)
     app.add_exception_handler(ClientDisconnect, hung_up)
     app.add_exception_handler(HTTPException, unroutable)
+
+
+def _methods_at(app: FastAPI, path: str) -> list[str]:
+    """All that an address takes: each of its routes knows its own alone."""
+    routes = [one for one in app.router.routes if isinstance(one, Route)]
+    return sorted({m for one in routes if one.path_regex.match(path) for m in one.methods or ()})
 
 
 class RequestFrame:

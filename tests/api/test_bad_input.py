@@ -176,6 +176,7 @@ def test_unknown_things_are_404_and_wrong_verbs_405() -> None:
         ("GET", f"/v1/jobs/{unknown}", {}),
         ("GET", "/v1/models/stabilityai/sd3", {}),
         ("POST", "/v1/tasks", {"json": {"prompt": "a", "model": "dall-e-3"}}),
+        ("PUT", f"/v1/tasks/{unknown}", {}),
     )
     check(answers[0], status=404, code="not_found")
     check(answers[1], status=404, code="not_found")
@@ -185,6 +186,8 @@ def test_unknown_things_are_404_and_wrong_verbs_405() -> None:
         check(response, status=404, code="task_not_found")
     check(answers[8], status=404, code="model_not_found", param="model")
     assert "'tiny-sd3'" in check(answers[9], status=404, code="model_not_found", param="model")
+    check(answers[10], status=405, code="method_not_allowed")
+    assert answers[10].headers["allow"] == "DELETE, GET", "of all its routes"
 
 
 def test_an_image_that_is_not_there_yet_and_a_bad_event_id() -> None:

@@ -1,0 +1,269 @@
+"""What /openapi.json says of the surface beside its addresses: bodies, headers, answers, keys.
+
+Routes here take the request itself, so that FastAPI knows nothing of it but its path. Owns the
+rest, as one table by address and method. Limits that an operator sets are not told here: beyond
+them is 400.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel
+
+from edge_node.api import schemas
+
+Json = dict[str, Any]
+
+_SCHEMAS = "#/components/schemas"
+_ERROR: Json = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "properties": {
+                "message": {"type": "string"},
+                "type": {
+                    "enum": ["invalid_request_error", "rate_limit_error", "server_error"],
+                },
+                "param": {"type": ["string", "null"]},
+                "code": {"type": "string"},
+            },
+        }
+    },
+}
+_TASK: Json = {
+    "type": "object",
+    "required": ["id", "object", "status", "progress", "prompt", "error"],
+    "properties": {
+        "id": {"type": "string"},
+        "object": {"const": "image.task"},
+        "status": {"enum": ["queued", "in_progress", "completed", "failed", "cancelled"]},
+        "progress": {"type": "integer", "minimum": 0, "maximum": 100},
+        "prompt": {"type": ["string", "null"]},
+        "error": {"type": ["object", "null"]},
+    },
+}
+_JOB: Json = {
+    "type": "object",
+    "required": ["id", "object", "tasks"],
+    "properties": {
+        "id": {"type": "string"},
+        "object": {"const": "image.job"},
+        "tasks": {"type": "array", "items": {"$ref": f"{_SCHEMAS}/Task"}},
+    },
+}
+_ERASED: Json = {
+    "type": "object",
+    "required": ["id", "object", "erased"],
+    "properties": {"erased": {"const": True}},
+}
+_IMAGES: Json = {
+    "type": "object",
+    "required": ["created", "data"],
+    "properties": {"data": {"type": "array", "items": {"type": "object"}}},
+}
+_LIST: Json = {
+    "type": "object",
+    "required": ["object", "data"],
+    "properties": {"object": {"const": "list"}, "data": {"type": "array"}},
+}
+_STATUS: Json = {
+    "type": "object",
+    "required": ["status"],
+    "properties": {"status": {"type": "string"}},
+}
+_KEYS: Json = {
+    "type": "object",
+    "required": ["signed_list"],
+    "properties": {"signed_list": {"type": "string"}},
+}
+_BINARY: Json = {"type": "string", "format": "binary"}
+_NAMED = {"Error": _ERROR, "Task": _TASK, "Job": _JOB}
+_MODELS: dict[str, type[BaseModel]] = {
+    "TaskRequest": schemas.TaskRequest,
+    "ImageGenerationRequest": schemas.ImageGenerationRequest,
+}
+# Of every address: no such task or model, no key, not this scope, another host or another site,
+# limits, and what the node or the one that owns the task is not able to do now.
+_ERRORS = {
+    400: "The request is wrong; `param` names the field.",
+    401: "There is no API key that is in force.",
+    403: "The key, or the page that asks, may not do this.",
+    404: "There is no such thing, or it is another's.",
+    421: "This node does not go by that host.",
+    429: "Not now: come back after Retry-After.",
+    500: "The node failed, or the task.",
+    502: "Another node said what none may say.",
+    503: "Not now, or not here: come back after Retry-After.",
+}
+_OF_BODIES = {
+    408: "The body took too long to arrive.",
+    409: "It goes against what was asked for before.",
+    413: "The body is too large.",
+    415: "The body is of another kind than this takes.",
+    504: "The deadline passed.",
+    507: "There is no room for it.",
+}
+_OF_TASKS = {
+    409: "It is not so far.",
+    410: "It was there, and is no longer kept, or was erased.",
+}
+
+
+def _ref(name: str) -> Json:
+    return {"$ref": f"{_SCHEMAS}/{name}"}
+
+
+def _json(schema: Json) -> Json:
+    return {"application/json": {"schema": schema}}
+
+
+def _answer(description: str, content: Json | None = None) -> Json:
+    return {"description": description, **({} if content is None else {"content": content})}
+
+
+def _header(name: str, description: str, **schema: Any) -> Json:
+    return {
+        "name": name,
+        "in": "header",
+        "required": False,
+        "description": description,
+        "schema": {"type": "string", **schema},
+    }
+
+
+_PROMPT = {"minLength": 1, "pattern": r"\S"}
+_ONCE = _header(
+    "Idempotency-Key",
+    "A request that comes again with it is accepted once.",
+    minLength=1,
+    maxLength=255,
+)
+_EDIT: Json = {
+    "type": "object",
+    "required": ["prompt", "image"],
+    "properties": {
+        **schemas.ImageEditRequest.model_json_schema()["properties"],
+        "prompt": {"type": "string", **_PROMPT},
+        "image": _BINARY,
+    },
+}
+_DRAWN = {200: _answer("The images.", {**_json(_IMAGES), "text/event-stream": {}})}
+_PICTURE: Json = {f"image/{one}": {"schema": _BINARY} for one in ("png", "webp", "jpeg")}
+_ACCEPTED = {202: _answer("Accepted, on disk.", _json({"anyOf": [_ref("Task"), _ref("Job")]}))}
+
+# Answers that are no errors, and what else an operation has.
+OPERATIONS: dict[tuple[str, str], Json] = {
+    ("/v1/images/generations", "post"): {
+        "body": _json(_ref("ImageGenerationRequest")),
+        "headers": [_ONCE],
+        "answers": _DRAWN,
+        "more": _OF_BODIES | _OF_TASKS,
+    },
+    ("/v1/images/edits", "post"): {
+        "body": {"multipart/form-data": {"schema": _EDIT}},
+        "headers": [_ONCE],
+        "answers": _DRAWN,
+        "more": _OF_BODIES | _OF_TASKS,
+    },
+    ("/v1/models", "get"): {"answers": {200: _answer("Models.", _json(_LIST))}},
+    ("/v1/models/{model}", "get"): {
+        "answers": {200: _answer("The model.", _json({"type": "object"}))}
+    },
+    ("/v1/tasks", "post"): {
+        "body": _json(_ref("TaskRequest")),
+        "headers": [_ONCE],
+        "answers": _ACCEPTED,
+        "more": _OF_BODIES | {410: _OF_TASKS[410]},
+    },
+    ("/v1/tasks/{task_id}", "get"): {
+        "answers": {200: _answer("The task.", _json(_ref("Task")))},
+        "more": _OF_TASKS,
+    },
+    ("/v1/tasks/{task_id}", "delete"): {
+        "answers": {200: _answer("The task, cancelled or over.", _json(_ref("Task")))},
+        "more": _OF_TASKS,
+    },
+    ("/v1/tasks/{task_id}/erase", "post"): {
+        "answers": {200: _answer("Nothing is left of it.", _json(_ERASED))},
+        "more": _OF_TASKS,
+    },
+    ("/v1/jobs/{job_id}", "get"): {"answers": {200: _answer("The job.", _json(_ref("Job")))}},
+    ("/v1/tasks/{task_id}/image", "get"): {
+        "headers": [_header("Range", "A part of it."), _header("If-None-Match", "Its ETag.")],
+        "answers": {
+            200: _answer("The image.", _PICTURE),
+            206: _answer("A part of it.", _PICTURE),
+            304: _answer("It is the same still."),
+            416: _answer("There is no such part."),
+        },
+        "more": _OF_TASKS,
+    },
+    ("/v1/tasks/{task_id}/events", "get"): {
+        "headers": [_header("Last-Event-ID", "The last one seen.", pattern="^[0-9]{0,18}$")],
+        "answers": {
+            200: _answer("Events to the final one.", {"text/event-stream": {}}),
+            204: _answer("There are no more."),
+        },
+        "more": _OF_TASKS,
+    },
+    ("/v1/cluster", "get"): {
+        "answers": {200: _answer("All nodes as this one sees them.", _json({"type": "object"}))}
+    },
+    ("/v1/dead_letters", "get"): {"answers": {200: _answer("Dead letters.", _json(_LIST))}},
+    ("/v1/dead_letters/{task_id}/retry", "post"): {
+        "answers": {202: _answer("The new task.", _json(_ref("Task")))},
+        "more": _OF_TASKS | {507: _OF_BODIES[507]},
+    },
+    ("/livez", "get"): {
+        "answers": {
+            200: _answer("It goes on.", _json(_STATUS)),
+            503: _answer("Only a restart can help.", _json({"allOf": [_STATUS, _ref("Error")]})),
+        }
+    },
+    ("/readyz", "get"): {
+        "answers": {
+            200: _answer("Requests may come.", _json(_STATUS)),
+            503: _answer("They should not.", _json({"allOf": [_STATUS, _ref("Error")]})),
+        }
+    },
+    ("/metrics", "get"): {"answers": {200: _answer("For Prometheus.", {"text/plain": {}})}},
+    ("/v1/keys", "put"): {
+        "body": _json(_KEYS),
+        "answers": {200: _answer("The list is in force.", _json({"type": "object"}))},
+        "more": _OF_BODIES,
+    },
+}
+_OPEN = {"/livez", "/readyz", "/metrics", "/v1/keys"}
+
+
+def completed(document: Json) -> Json:
+    """FastAPI's account of the addresses, with all that it does not know of them."""
+    components = dict(_NAMED)
+    for name, model in _MODELS.items():
+        components[name] = model.model_json_schema(ref_template=f"{_SCHEMAS}/{{model}}")
+        components[name]["properties"]["prompt"] |= _PROMPT
+    document["components"] = {
+        "schemas": components,
+        "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+    }
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            _complete(operation, OPERATIONS[path, method])
+            # None is needed until the operator has given one out.
+            operation["security"] = [{}] if path in _OPEN else [{"key": []}, {}]
+    return document
+
+
+def _complete(operation: Json, told: Json) -> None:
+    errors = {**_ERRORS, **told.get("more", {})}
+    failed = {status: _answer(said, _json(_ref("Error"))) for status, said in errors.items()}
+    answers = {**failed, **told["answers"]}
+    operation["responses"] = {str(status): answers[status] for status in sorted(answers)}
+    if told.get("headers"):
+        operation.setdefault("parameters", []).extend(told["headers"])
+    if "body" in told:
+        operation["requestBody"] = {"required": True, "content": told["body"]}
