@@ -13,7 +13,7 @@ NODELESS := $(addprefix tests/,api benchmarks cluster deploy dispatch guard lear
 FILLING := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 WAITING := --numprocesses 4 --dist worksteal
 
-.PHONY: demo test test-newest mutants seeds trial lint type proto bench figures lock validate-deploy bundle clean install
+.PHONY: audit demo test test-newest mutants seeds trial lint type proto bench figures lock validate-deploy bundle clean install
 
 install: $(INSTALLED)
 
@@ -103,6 +103,12 @@ lock: install
 	$(UV_COMPILE) --config-file docker/uv.toml --no-emit-package torch --extra dev \
 		pyproject.toml -o constraints-dev.txt
 	$(UV_COMPILE) docker/requirements-build.in -o docker/requirements-build.txt
+	$(BIN)/python deploy/licences.py
+
+# Known holes in what a device gets and in what works on this project; asks a service on the internet.
+audit: install
+	$(BIN)/uv tool run pip-audit --requirement docker/requirements.txt --require-hashes --disable-pip
+	$(BIN)/uv tool run pip-audit --requirement constraints-dev.txt --require-hashes --disable-pip
 
 # Everything that checks deploy/ and docker/, with its tools: Debian's packages, as root.
 # DEPLOY_TOOLS: a tool that is missing fails its test, which skips itself in `make test`.
