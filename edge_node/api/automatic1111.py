@@ -47,7 +47,7 @@ _PREVIEWS = 3
 # That looking for the latest preview may take: what there is comes at once.
 _LOOK_S = 0.1
 # By address: what clients ask for before they draw, and what there is of it.
-_LISTS: dict[str, Any] = {
+LISTS: dict[str, Any] = {
     "samplers": [{"name": SAMPLER, "aliases": ["euler", "k_euler"], "options": {}}],
     "schedulers": [
         {"name": name, "label": name.title(), "aliases": None, "default_rho": -1.0}
@@ -163,8 +163,8 @@ async def tell_progress(request: Request) -> Response:
 async def tell_progress_of_one(request: Request) -> Response:
     """Of one request, by the `force_task_id` that it had."""
     surface = surface_of(request)
-    document = await read_json(request, limits=surface.body_limits)
-    name = str(document.get("id_task", "")) if isinstance(document, dict) else ""
+    document = _object(await read_json(request, limits=surface.body_limits))
+    name = str(document.get("id_task") or "")
     sittings = surface.sittings.of(client_of(request).id, name=name) if name else []
     progress, eta_s, running, _ = await _standing(surface, sittings)
     image = b"" if running is None else await _preview(surface, running)
@@ -218,8 +218,8 @@ async def read_options(request: Request) -> Response:
 async def set_options(request: Request) -> Response:
     """The model may be named; nothing else can be set by a client."""
     surface = surface_of(request)
-    document = await read_json(request, limits=surface.body_limits)
-    name = document.get("sd_model_checkpoint") if isinstance(document, dict) else None
+    document = _object(await read_json(request, limits=surface.body_limits))
+    name = str(document.get("sd_model_checkpoint") or "")
     if name and name not in surface.front_desk.models() and not surface.habits().is_alias(name):
         raise ModelNotFound(f"The model {name!r} is not served here.", param="sd_model_checkpoint")
     return JSONResponse({})
@@ -243,17 +243,25 @@ async def refresh_checkpoints() -> Response:
     return JSONResponse({})
 
 
-@router.get("/sdapi/v1/{listed}", response_model=None)
-async def list_something(listed: str) -> Response:
-    """What there is to choose from, which is little."""
-    if listed not in _LISTS:
-        return JSONResponse({"detail": "Not Found"}, status_code=404)
-    return JSONResponse(_LISTS[listed])
+def _telling(listed: Any) -> Endpoint:
+    async def tell_what_there_is() -> Response:
+        return JSONResponse(listed)
+
+    return tell_what_there_is
+
+
+for _name, _listed in LISTS.items():
+    router.add_api_route(f"/sdapi/v1/{_name}", _telling(_listed), methods=["GET"])
+
+
+def _object(document: Any) -> dict[str, Any]:
+    if not isinstance(document, dict):
+        raise InvalidRequest("The body must be a JSON object.")
+    return document
 
 
 def _understood(document: Any, *, from_image: bool = False) -> _Asked:
-    if not isinstance(document, dict):
-        raise InvalidRequest("The body must be a JSON object.")
+    document = _object(document)
     if document.get("mask"):
         raise InvalidRequest("`mask` is not supported: leave it out.", param="mask")
     override = document.get("override_settings") or {}

@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from edge_node.api import schemas
+from edge_node.api.automatic1111 import LISTS
 
 Json = dict[str, Any]
 
@@ -85,7 +86,11 @@ _NAMED = {"Error": _ERROR, "Task": _TASK, "Job": _JOB}
 _MODELS: dict[str, type[BaseModel]] = {
     "TaskRequest": schemas.TaskRequest,
     "ImageGenerationRequest": schemas.ImageGenerationRequest,
+    "ImageEditRequest": schemas.ImageEditRequest,
+    "ImageVariationRequest": schemas.ImageVariationRequest,
 }
+# Whose fields are read as they were meant (openai_request.py): numbers may be text, and so on.
+_READ_KINDLY = {"ImageGenerationRequest", "ImageEditRequest", "ImageVariationRequest"}
 # Of every address: no such task or model, no key, not this scope, another host or another site,
 # limits, and what the node or the one that owns the task is not able to do now.
 _ERRORS = {
@@ -142,19 +147,60 @@ _ONCE = _header(
     minLength=1,
     maxLength=255,
 )
-_EDIT: Json = {
+_IN_BASE64: Json = {"description": "In base64, as it is or as a data: URL; or a list of them."}
+# AUTOMATIC1111's: the fields that are read; what else its clients send is ignored.
+_TO_IMAGE: Json = {
     "type": "object",
-    "required": ["prompt", "image"],
+    "required": ["prompt"],
     "properties": {
-        **schemas.ImageEditRequest.model_json_schema()["properties"],
         "prompt": {"type": "string", **_PROMPT},
-        "image": _BINARY,
+        **{name: {} for name in ("negative_prompt", "seed", "steps", "cfg_scale", "width")},
+        **{name: {} for name in ("height", "batch_size", "n_iter", "override_settings")},
+        **{name: {} for name in ("force_task_id", "send_images", "denoising_strength")},
+        "init_images": {"type": "array", "items": {"type": "string"}},
     },
+}
+_THEIR_ERROR: Json = {
+    "type": "object",
+    "required": ["error", "detail"],
+    "properties": {"detail": {"type": "string"}},
 }
 _DRAWN = {200: _answer("The images.", {**_json(_IMAGES), "text/event-stream": {}})}
 _PICTURE: Json = {f"image/{one}": {"schema": _BINARY} for one in ("png", "webp", "jpeg")}
 _ACCEPTED = {202: _answer("Accepted, on disk.", _json({"anyOf": [_ref("Task"), _ref("Job")]}))}
 
+
+def _with_image(request: str, image: Json) -> Json:
+    more = {"type": "object", "required": ["image"], "properties": {"image": image}}
+    return {"allOf": [_ref(request), more]}
+
+
+def _of_automatic1111(answer: str, *, body: Json | None = None, shape: Json | None = None) -> Json:
+    content = _json(shape or {"type": "object"})
+    told: Json = {"answers": {200: _answer(answer, content)}, "theirs": True}
+    if body is not None:
+        told |= {"body": _json(body), "more": _OF_BODIES | _OF_TASKS}
+    return told
+
+
+_THEIRS: dict[tuple[str, str], Json] = {
+    ("/sdapi/v1/txt2img", "post"): _of_automatic1111("The images.", body=_TO_IMAGE),
+    ("/sdapi/v1/img2img", "post"): _of_automatic1111("The images.", body=_TO_IMAGE),
+    ("/sdapi/v1/options", "post"): _of_automatic1111("It is so.", body={"type": "object"}),
+    ("/internal/progress", "post"): _of_automatic1111("Progress.", body={"type": "object"}),
+    ("/sdapi/v1/progress", "get"): _of_automatic1111("Progress."),
+    ("/sdapi/v1/options", "get"): _of_automatic1111("The model."),
+    ("/sdapi/v1/sd-models", "get"): _of_automatic1111("Models.", shape={"type": "array"}),
+    **{
+        (f"/sdapi/v1/{name}", "get"): _of_automatic1111(
+            "What there is.", shape={"type": ["array", "object"]}
+        )
+        for name in LISTS
+    },
+    ("/sdapi/v1/interrupt", "post"): _of_automatic1111("It is so."),
+    ("/sdapi/v1/skip", "post"): _of_automatic1111("It is so."),
+    ("/sdapi/v1/refresh-checkpoints", "post"): _of_automatic1111("It is so."),
+}
 # Answers that are no errors, and what else an operation has.
 OPERATIONS: dict[tuple[str, str], Json] = {
     ("/v1/images/generations", "post"): {
@@ -163,12 +209,22 @@ OPERATIONS: dict[tuple[str, str], Json] = {
         "answers": _DRAWN,
         "more": _OF_BODIES | _OF_TASKS,
     },
-    ("/v1/images/edits", "post"): {
-        "body": {"multipart/form-data": {"schema": _EDIT}},
-        "headers": [_ONCE],
-        "answers": _DRAWN,
-        "more": _OF_BODIES | _OF_TASKS,
+    **{
+        (f"/v1/images/{path}", "post"): {
+            "body": {
+                "multipart/form-data": {"schema": _with_image(request, _BINARY)},
+                "application/json": {"schema": _with_image(request, _IN_BASE64)},
+            },
+            "headers": [_ONCE],
+            "answers": _DRAWN,
+            "more": _OF_BODIES | _OF_TASKS,
+        }
+        for path, request in (
+            ("edits", "ImageEditRequest"),
+            ("variations", "ImageVariationRequest"),
+        )
     },
+    **_THEIRS,
     ("/v1/models", "get"): {"answers": {200: _answer("Models.", _json(_LIST))}},
     ("/v1/models/{model}", "get"): {
         "answers": {200: _answer("The model.", _json({"type": "object"}))}
@@ -245,7 +301,12 @@ def completed(document: Json) -> Json:
     components = dict(_NAMED)
     for name, model in _MODELS.items():
         components[name] = model.model_json_schema(ref_template=f"{_SCHEMAS}/{{model}}")
-        components[name]["properties"]["prompt"] |= _PROMPT
+        properties = components[name]["properties"]
+        if name in _READ_KINDLY:
+            properties = {field: {} for field in properties} | {"prompt": {"type": "string"}}
+            components[name]["properties"] = properties
+        if "prompt" in components[name].get("required", ()):
+            properties["prompt"] |= _PROMPT
     document["components"] = {
         "schemas": components,
         "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
@@ -260,7 +321,10 @@ def completed(document: Json) -> Json:
 
 def _complete(operation: Json, told: Json) -> None:
     errors = {**_ERRORS, **told.get("more", {})}
-    failed = {status: _answer(said, _json(_ref("Error"))) for status, said in errors.items()}
+    shape = _ref("Error")
+    if told.get("theirs"):
+        shape = {"anyOf": [_ref("Error"), _THEIR_ERROR]}
+    failed = {status: _answer(said, _json(shape)) for status, said in errors.items()}
     answers = {**failed, **told["answers"]}
     operation["responses"] = {str(status): answers[status] for status in sorted(answers)}
     if told.get("headers"):
