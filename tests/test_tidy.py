@@ -102,7 +102,7 @@ ALLOWED = {
     "edge_node.console.doctor_checks": PURE
     | {"console", "peering.link_probe", "peering.tls", "telemetry.jetson", "worker"},
     "edge_node.console.certs": PURE | {"access", "console", "peering.tls"},
-    "edge_node.console.deploy": PURE | {"console", "peering.tls"},
+    "edge_node.console.deploy": PURE | {"access", "console", "peering.tls"},
     "edge_node.console.configuration": PURE | {"console", "node_keys", "peering.tls", "scheduler"},
     "edge_node.node_keys": {"access", "config", "errors", "peering.tls"},
     "edge_node.console.keys": PURE | {"access", "console"},

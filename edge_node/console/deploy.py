@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from rich.console import Console
 
+from edge_node.access.signed_list import LIST_NAME
+from edge_node.console.cluster_keys import FIRST_KEY, ClusterKeys
 from edge_node.console.inventory import TLS_FOLDER, DeviceFiles, read_inventory, render
 from edge_node.console.rest_client import RestClient
 from edge_node.errors import DEdgeAIError, InvalidRequest
@@ -120,6 +122,8 @@ def deploy(request: DeployRequest, *, console: Console) -> int:
     certs = request.inventory.parent / CERTS_FOLDER
     if request.dry_run and any(files.certified for files in wanted):
         _say(console, f"certificates would be in {certs}")
+        if any(files.needs_keys for files in wanted) and not (certs / LIST_NAME).exists():
+            _say(console, f"the first API key, for everything, would be {certs / FIRST_KEY}")
     if not request.dry_run:
         wanted = [_certified(files, certs, console=console) for files in wanted]
     devices: _Devices = _Shown(console) if request.dry_run else _OverSsh()
@@ -170,8 +174,6 @@ def _certified(files: DeviceFiles, folder: Path, *, console: Console) -> DeviceF
 
 def _give_first_key(authority: Authority, console: Console) -> None:
     """Nodes start with keys, or not at all: the operator's, beside the authority that signs it."""
-    from edge_node.console.cluster_keys import ClusterKeys
-
     path = ClusterKeys(authority).give_first()
     if path is not None:
         _say(

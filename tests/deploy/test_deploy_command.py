@@ -379,6 +379,7 @@ def test_a_dry_run_prints_all_and_does_nothing(fleet: Fleet) -> None:
         assert f"GET http://127.0.0.{index}:{fleet.rest_port}/readyz" in said
     assert '| node_id = "orin-3"' in said
     assert f"certificates would be in {fleet.folder / 'source' / 'certs'}" in said
+    assert f"would be {fleet.folder / 'source' / 'certs' / 'operator.key'}" in said
     assert not (fleet.folder / "source" / "certs").exists()
     assert "| docker compose up --detach --remove-orphans" in said
     assert f"{fleet.project(2)}/monitoring/prometheus/rules/alerts.yml: a copy of" in said
