@@ -22,6 +22,8 @@ FORMAT = 1
 _PREFIX = "dedgeai"
 _KEY = re.compile(rf"{_PREFIX}_([0-9a-f]{{12}})_([A-Za-z0-9_-]{{43}})")
 _NAME_CHARS_MAX = 64
+# In a list: all of them travel with every change. Those that were revoked first make room.
+KEYS_MAX = 1000
 
 
 class Scope(enum.StrEnum):
@@ -154,7 +156,8 @@ class KeyList:
         """The list with one more key, and the text of it, which is nowhere else.
 
         Raises:
-            ValueError: the name is empty, too long, or in use, or nothing is allowed.
+            ValueError: the name is empty, too long, or in use, or nothing is allowed; or there are
+                KEYS_MAX in force.
         """
         if not name.strip() or len(name) > _NAME_CHARS_MAX or not name.isprintable():
             raise ValueError(f"a key's name has 1 to {_NAME_CHARS_MAX} printable characters")
@@ -171,8 +174,20 @@ class KeyList:
             created_unix_s=now_unix_s,
             limits=limits,
         )
-        longer = replace(self, version=self.version + 1, keys=(*self.keys, key))
+        longer = replace(self, version=self.version + 1, keys=(*self._with_room(), key))
         return longer, f"{_PREFIX}_{key_id}_{secret}"
+
+    def _with_room(self) -> tuple[ApiKey, ...]:
+        """The keys but those revoked longest ago, as far as one more needs their places."""
+        over = len(self.keys) + 1 - KEYS_MAX
+        if over <= 0:
+            return self.keys
+        revoked = [key for key in self.keys if key.revoked_unix_s is not None]
+        if len(revoked) < over:
+            raise ValueError(f"{KEYS_MAX} keys are in force, and no more fit: revoke one first")
+        revoked.sort(key=lambda key: key.revoked_unix_s or 0.0)
+        gone = {key.id for key in revoked[:over]}
+        return tuple(key for key in self.keys if key.id not in gone)
 
     def without(self, which: str, *, now_unix_s: float) -> KeyList:
         """The list with a key revoked, by its id or name.

@@ -16,7 +16,7 @@ import httpx
 
 from edge_node.access import key_file
 from edge_node.access.keys import KeyList, Scope, UnreadableKeys
-from edge_node.access.signed_list import LIST_NAME, NotSigned, verified
+from edge_node.access.signed_list import LIST_NAME, SIGNED_BYTES_MAX, NotSigned, verified
 from edge_node.console.certs import Authority
 from edge_node.console.rest_client import trusted
 from edge_node.errors import InvalidRequest
@@ -50,7 +50,10 @@ class ClusterKeys:
             # The time, so that a list begun anew where the former is lost comes after it, too.
             version = max(known.version + 1, int(time.time()))
             keys = replace(changed(known), version=version)
-            return keys, self._authority.sign_keys(keys.encode())
+            text = self._authority.sign_keys(keys.encode())
+            if len(text) > SIGNED_BYTES_MAX:
+                raise ValueError("the list would be larger than nodes take: give shorter names")
+            return keys, text
 
         key_file.rewrite(self.path, signed)
         self._authority.tell_keys()

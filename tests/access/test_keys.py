@@ -7,7 +7,15 @@ from collections.abc import Callable
 
 import pytest
 
-from edge_node.access.keys import ANYBODY, KeyLimits, KeyList, Scope, UnreadableKeys
+from edge_node.access.keys import (
+    ANYBODY,
+    KEYS_MAX,
+    KeyLimits,
+    KeyList,
+    Scope,
+    UnreadableKeys,
+)
+from edge_node.access.signed_list import SIGNED_BYTES_MAX
 
 OWN = {Scope.GENERATE, Scope.READ}
 
@@ -137,3 +145,23 @@ def test_limits_are_kept_changed_and_checked() -> None:
     former = json.loads(keys.encode())
     del former["keys"][0]["limits"]
     assert KeyList.decode(json.dumps(former).encode()).keys[0].limits == KeyLimits()
+
+
+def test_a_list_is_bounded_and_who_was_revoked_first_makes_room() -> None:
+    keys, texts = KeyList.empty(), []
+    for number in range(KEYS_MAX):
+        keys, text = keys.with_new(f"client {number}", scopes=OWN, now_unix_s=1.0)
+        texts.append(text)
+    assert len(keys.encode()) < SIGNED_BYTES_MAX / 2
+    with pytest.raises(ValueError, match="revoke one first"):
+        keys.with_new("one more", scopes=OWN, now_unix_s=2.0)
+    for which, revoked_unix_s in (("client 7", 5.0), ("client 3", 4.0)):
+        keys = keys.without(which, now_unix_s=revoked_unix_s)
+    keys, one_more = keys.with_new("one more", scopes=OWN, now_unix_s=6.0)
+    assert len(keys.keys) == KEYS_MAX
+    names = {key.name for key in keys.keys}
+    assert "client 7" in names
+    assert "client 3" not in names
+    assert keys.client(texts[3]) is keys.client(texts[7]) is None
+    assert keys.client(one_more) is not None
+    assert keys.client(texts[0]) is not None
