@@ -1,4 +1,4 @@
-"""Settings of what clients ask for: what names, sizes and qualities of others mean, and who judges.
+"""Settings of what clients ask for: its bounds and defaults, what others' words mean, who judges.
 
 Part of `config.py`'s NodeConfig, which checks them.
 """
@@ -31,8 +31,83 @@ _Origin = Annotated[str, Field(pattern=r"^https?://[^/\s]+$")]
 
 
 class RequestConfig(BaseModel):
-    """How the surfaces that others invented are read, and what clients may stand behind."""
+    """What clients may ask for, how it is read, and what they may stand behind."""
 
+    # Bounds and defaults of a request.
+    prompt_chars_max: int = setting(32_000, "of a prompt", unit="characters", reload=True, gt=0)
+    steps_default: int = setting(
+        15, "denoising steps where a request says nothing", unit="steps", reload=True, gt=0
+    )
+    guidance_scale_default: float = setting(
+        5.0, "guidance scale where a request says nothing", reload=True, ge=0
+    )
+    guidance_scale_max: float = setting(
+        30.0, "largest guidance scale of a request", reload=True, ge=0
+    )
+    strength_default: float = setting(
+        0.6,
+        "how far from its init image a drawing goes where a request says nothing",
+        unit="share",
+        reload=True,
+        gt=0,
+        le=1,
+    )
+    images_per_request_max: int = setting(
+        10, "that one request may ask for", unit="images", reload=True, gt=0
+    )
+    deadline_s_default: float = setting(
+        3600.0, "time for a task whose request says nothing", unit="s", reload=True, gt=0
+    )
+    deadline_s_max: float = setting(
+        86_400.0, "longest time that a request may give its task", unit="s", gt=0
+    )
+    request_bytes_max: int = setting(
+        2**20, "of a request's body without an init image", unit="bytes", gt=0
+    )
+    request_header_s_max: float = setting(
+        10.0,
+        "that a connection may say nothing at first, or a request's headers may take to arrive",
+        unit="s",
+        gt=0,
+    )
+    request_body_s_max: float = setting(
+        20.0, "that a request's body without an init image may take to arrive", unit="s", gt=0
+    )
+    connections_max: int = setting(
+        4096,
+        "open to the REST surface at once, as far as the limit of open files goes; the one idle "
+        "longest makes room",
+        unit="connections",
+        gt=0,
+    )
+    connections_per_address_max: int = setting(
+        2048, "of them from one address", unit="connections", gt=0
+    )
+    init_image_upload_bytes_max: int = setting(
+        16 * 2**20, "of an uploaded image as a file", unit="bytes", gt=0
+    )
+    init_image_pixels_max: int = setting(
+        2**26,
+        "of an uploaded image before it is scaled: a small file can hold very many",
+        unit="pixels",
+        gt=0,
+        le=2**27,
+    )
+    init_image_decoding_bytes_max: int = setting(
+        2**28,
+        "of memory that decoding an upload may take; one is decoded at a time",
+        unit="bytes",
+        gt=0,
+    )
+    init_image_uploads_max: int = setting(8, "uploads held in memory at once", unit="uploads", gt=0)
+    init_image_uploads_bytes_max: int = setting(
+        48 * 2**20, "of all of them, as they are sent", unit="bytes", gt=0
+    )
+    init_image_upload_s_max: float = setting(
+        60.0, "that an upload may take to arrive", unit="s", gt=0
+    )
+
+    # What others' words mean here.
     model_aliases: Annotated[tuple[str, ...], BeforeValidator(split)] = setting(
         _ALIASES,
         "names under which clients of OpenAI's API may ask for the model that is served; * stands "
