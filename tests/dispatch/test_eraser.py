@@ -6,14 +6,16 @@ import asyncio
 import hashlib
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from edge_node.dispatch.dead_letters import DeadLetterDesk
 from edge_node.dispatch.eraser import Eraser, EraserSettings, Holders
-from edge_node.domain import NodeId, TaskId, TaskRecord, TaskStatus
-from edge_node.erasure import COPY_MARGIN_S, Owed, owed_of
-from edge_node.errors import OriginUnavailable, StoreUnavailable
+from edge_node.domain import NodeId, TaskError, TaskId, TaskRecord, TaskStatus
+from edge_node.erasure import COPY_MARGIN_S, Owed, owed_of, without_words
+from edge_node.errors import OriginUnavailable, StoreUnavailable, TaskErased
 from edge_node.store.init_images import JUST_NAMED_S, InitImages
 from edge_node.tasks import lifecycle_protocol as life
 from tests.dispatch.nothing_erased import NothingErased
@@ -256,5 +258,22 @@ def test_words_that_are_old_go_from_memory_and_from_the_store(world: World) -> N
         await world.eraser.look()
         assert world.book.old == [TASK_ID]
         assert world.book.begun == 1
+
+    asyncio.run(story())
+
+
+def test_a_dead_letter_that_has_lost_its_words_is_not_retried(world: World) -> None:
+    error = TaskError(code="attempts_exhausted", message="no")
+    given_up = without_words(replace(ENDED, status=TaskStatus.FAILED, error=error))
+
+    async def read_task(task_id: TaskId) -> TaskRecord:
+        return given_up
+
+    async def story() -> None:
+        own_tasks: Any = SimpleNamespace(read_task=read_task)
+        letters: Any = None
+        desk = DeadLetterDesk(letters, own_tasks=own_tasks, init_images=world.init_images)
+        with pytest.raises(TaskErased, match="prompt_keep_s"):
+            await desk.retry(TASK_ID)
 
     asyncio.run(story())
