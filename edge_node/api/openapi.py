@@ -157,7 +157,15 @@ _TO_IMAGE: Json = {
         **{name: {} for name in ("negative_prompt", "seed", "steps", "cfg_scale", "width")},
         **{name: {} for name in ("height", "batch_size", "n_iter", "override_settings")},
         **{name: {} for name in ("force_task_id", "send_images", "denoising_strength")},
-        "init_images": {"type": "array", "items": {"type": "string"}},
+    },
+}
+# Only the first one counts.
+_FROM_IMAGE: Json = {
+    **_TO_IMAGE,
+    "required": ["prompt", "init_images"],
+    "properties": {
+        **_TO_IMAGE["properties"],
+        "init_images": {"type": "array", "minItems": 1, "prefixItems": [{"type": "string"}]},
     },
 }
 _THEIR_ERROR: Json = {
@@ -185,7 +193,7 @@ def _of_automatic1111(answer: str, *, body: Json | None = None, shape: Json | No
 
 _THEIRS: dict[tuple[str, str], Json] = {
     ("/sdapi/v1/txt2img", "post"): _of_automatic1111("The images.", body=_TO_IMAGE),
-    ("/sdapi/v1/img2img", "post"): _of_automatic1111("The images.", body=_TO_IMAGE),
+    ("/sdapi/v1/img2img", "post"): _of_automatic1111("The images.", body=_FROM_IMAGE),
     ("/sdapi/v1/options", "post"): _of_automatic1111("It is so.", body={"type": "object"}),
     ("/internal/progress", "post"): _of_automatic1111("Progress.", body={"type": "object"}),
     ("/sdapi/v1/progress", "get"): _of_automatic1111("Progress."),

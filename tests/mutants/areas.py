@@ -16,6 +16,7 @@ AREAS: dict[str, tuple[str, ...]] = {
     "edge_node/access": ("tests/access", "tests/api/test_key_check.py"),
     "edge_node/dispatch": ("tests/dispatch", CLUSTER),
     "edge_node/domain.py": ("tests/tasks", "tests/dispatch", "tests/store", "tests/peering"),
+    "edge_node/moderation": ("tests/moderation",),
     "edge_node/peering/codec.py": ("tests/peering", "tests/upgrade/test_golden.py"),
     "edge_node/peering/node_codec.py": ("tests/peering", "tests/upgrade/test_golden.py"),
     "edge_node/peering/peer_links.py": ("tests/peering", CLUSTER),
