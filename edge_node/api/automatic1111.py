@@ -350,7 +350,7 @@ async def _ended(surface: Surface, sitting: Sitting, request: Request) -> list[T
 async def _answer(surface: Surface, accepted: _Accepted, records: Sequence[TaskRecord]) -> Response:
     completed = [record for record in records if record.status is TaskStatus.COMPLETED]
     images = []
-    for record in completed if accepted.sent.get("send_images", True) else ():
+    for record in completed if accepted.sent.get("send_images") is not False else ():
         content, _ = await surface.front_desk.read_image(record.task.id)
         images.append(base64.b64encode(content).decode())
     drawing = records[0].task.drawing
