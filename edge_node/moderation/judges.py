@@ -11,7 +11,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from edge_node.moderation.moderator import ANSWER_BYTES_MAX, NoAnswer
 
@@ -47,6 +47,9 @@ class CommandJudge:
             # Also of one that ended: what it has started may live on.
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
+            # What left its session keeps the other ends open, and is not waited for; asyncio has no
+            # name for that.
+            cast(Any, process)._transport.close()
             await asyncio.shield(process.wait())
         if code != 0:
             raise NoAnswer(f"{self._command[0]} ended with {code}")

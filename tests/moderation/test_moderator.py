@@ -163,6 +163,23 @@ def test_a_judge_that_hangs_is_ended_with_all_that_it_started(tmp_path: Path) ->
         time.sleep(0.05)
 
 
+def test_what_leaves_a_judges_session_is_not_waited_for() -> None:
+    leaves = (
+        "import subprocess; subprocess.Popen(['sleep', '8'], start_new_session=True); "
+        "time.sleep(60)"
+    )
+    by, judged = moderator(CommandJudge(command(leaves)).ask, timeout_s=1.5)
+
+    async def story() -> None:
+        began_s = time.monotonic()
+        with pytest.raises(ModerationUnavailable):
+            await asyncio.wait_for(request_judged(by), 5.0)
+        assert time.monotonic() - began_s < 4.0
+
+    asyncio.run(story())
+    assert judged == [("request", "unanswered")]
+
+
 def is_running(pid: int) -> bool:
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
