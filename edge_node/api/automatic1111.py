@@ -14,7 +14,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
-from functools import partial, wraps
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -22,11 +22,7 @@ from fastapi.responses import JSONResponse, Response
 
 from edge_node.api import schemas
 from edge_node.api.direct_route import DirectRoute
-from edge_node.api.error_responses import (
-    CLIENT_CLOSED_REQUEST,
-    error_response,
-    remember_acceptance,
-)
+from edge_node.api.error_responses import CLIENT_CLOSED_REQUEST, remember_acceptance
 from edge_node.api.key_check import client_of
 from edge_node.api.openai_request import adapted, meant
 from edge_node.api.request_body import hung_up, read_json, read_json_with_image
@@ -66,23 +62,6 @@ LISTS: dict[str, Any] = {
 Endpoint = Callable[..., Awaitable[Response]]
 
 
-def _in_their_shape(endpoint: Endpoint) -> Endpoint:
-    """Errors with `error`, `detail`, `body` and `errors`, as that surface has them."""
-
-    @wraps(endpoint)
-    async def answered(*arguments: Any, **named: Any) -> Response:
-        try:
-            return await endpoint(*arguments, **named)
-        except DEdgeAIError as error:
-            shaped = error_response(error)
-            body = {"error": error.code, "detail": error.message, "body": "", "errors": ""}
-            headers = dict(shaped.headers)
-            del headers["content-length"]
-            return JSONResponse(body, status_code=shaped.status_code, headers=headers)
-
-    return answered
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Asked:
     """A request: as it was sent, without its images; in OpenAI's words; and its image in a file."""
@@ -102,7 +81,6 @@ class _Accepted:
 
 
 @router.post("/sdapi/v1/txt2img", response_model=None)
-@_in_their_shape
 async def draw_from_text(request: Request) -> Response:
     """Draws batch_size x n_iter images."""
     document = await read_json(request, limits=surface_of(request).body_limits)
@@ -110,7 +88,6 @@ async def draw_from_text(request: Request) -> Response:
 
 
 @router.post("/sdapi/v1/img2img", response_model=None)
-@_in_their_shape
 async def draw_from_image(request: Request) -> Response:
     """The same from an image, the first of `init_images`."""
     surface = surface_of(request)
@@ -128,7 +105,6 @@ async def draw_from_image(request: Request) -> Response:
 
 
 @router.get("/sdapi/v1/progress", response_model=None)
-@_in_their_shape
 async def tell_progress(request: Request) -> Response:
     """Of all that the client has under way on this surface, at this node."""
     surface = surface_of(request)
@@ -159,7 +135,6 @@ async def tell_progress(request: Request) -> Response:
 
 
 @router.post("/internal/progress", response_model=None)
-@_in_their_shape
 async def tell_progress_of_one(request: Request) -> Response:
     """Of one request, by the `force_task_id` that it had."""
     surface = surface_of(request)
@@ -184,7 +159,6 @@ async def tell_progress_of_one(request: Request) -> Response:
 
 
 @router.post("/sdapi/v1/interrupt", response_model=None)
-@_in_their_shape
 async def interrupt(request: Request) -> Response:
     """Nothing of what the client has under way here is wanted any more."""
     for sitting in surface_of(request).sittings.of(client_of(request).id):
@@ -193,7 +167,6 @@ async def interrupt(request: Request) -> Response:
 
 
 @router.post("/sdapi/v1/skip", response_model=None)
-@_in_their_shape
 async def skip(request: Request) -> Response:
     """The image that is being drawn is not wanted; those after it are."""
     surface = surface_of(request)
@@ -206,7 +179,6 @@ async def skip(request: Request) -> Response:
 
 
 @router.get("/sdapi/v1/options", response_model=None)
-@_in_their_shape
 async def read_options(request: Request) -> Response:
     """The model that draws."""
     model = surface_of(request).front_desk.limits().model
@@ -214,7 +186,6 @@ async def read_options(request: Request) -> Response:
 
 
 @router.post("/sdapi/v1/options", response_model=None)
-@_in_their_shape
 async def set_options(request: Request) -> Response:
     """The model may be named; nothing else can be set by a client."""
     surface = surface_of(request)
@@ -226,7 +197,6 @@ async def set_options(request: Request) -> Response:
 
 
 @router.get("/sdapi/v1/sd-models", response_model=None)
-@_in_their_shape
 async def list_models(request: Request) -> Response:
     """Models that some live node serves."""
     return JSONResponse(

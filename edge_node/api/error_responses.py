@@ -1,4 +1,4 @@
-"""Errors in OpenAI's shape, on every path.
+"""Errors in OpenAI's shape, but for the paths that are AUTOMATIC1111's.
 
 Owns the mapping of our errors to responses, and the frame around every request: its id, its
 count, and the 500 for what nobody foresaw.
@@ -40,6 +40,8 @@ _SECURITY_HEADERS = (
 # Of what came over TLS: browsers ask this host in no other way for a year.
 _TRANSPORT_SECURITY = (b"strict-transport-security", b"max-age=31536000")
 
+# Where clients look for AUTOMATIC1111's fields; everywhere else for OpenAI's.
+_OF_AUTOMATIC1111 = ("/sdapi/", "/internal/")
 _CLIENT_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -69,14 +71,15 @@ def error_body(error: DEdgeAIError) -> dict[str, Any]:
     return _body(error.message, status=error.http_status, code=error.code, param=error.param)
 
 
-def error_response(error: DEdgeAIError) -> JSONResponse:
-    """The response for an error."""
+def error_response(error: DEdgeAIError, *, path: str) -> JSONResponse:
+    """The response for an error at an address, in the shape that its clients know."""
     headers = {}
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
     if isinstance(error, IdempotencyConflict | QuotaUsedUp):
         headers["x-should-retry"] = "false"  # SDKs repeat a 409 or a 429 otherwise
-    return JSONResponse(error_body(error), status_code=error.http_status, headers=headers)
+    body = _shaped(error_body(error), path)
+    return JSONResponse(body, status_code=error.http_status, headers=headers)
 
 
 def remember_acceptance(request: Request, headers: Mapping[str, str]) -> None:
@@ -92,7 +95,7 @@ def add_error_handlers(app: FastAPI) -> None:
 
     async def known(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, DEdgeAIError)
-        return error_response(error)
+        return error_response(error, path=request.url.path)
 
     async def unroutable(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
@@ -102,6 +105,7 @@ def add_error_handlers(app: FastAPI) -> None:
         }
         code, message = messages.get(error.status_code, ("http_error", str(error.detail)))
         body = _body(message, status=error.status_code, code=code, param=None)
+        body = _shaped(body, request.url.path)
         headers = dict(error.headers or {})
         if error.status_code == 405:
             headers["Allow"] = ", ".join(_methods_at(app, request.url.path))
@@ -150,7 +154,8 @@ class RequestFrame:
             if started:
                 raise
             problem = DEdgeAIError(f"Internal error; the log names request {request_id}.")
-            await error_response(problem)(scope, receive, framed_send)
+            response = error_response(problem, path=scope["path"])
+            await response(scope, receive, framed_send)
 
     def _frame(self, scope: Scope, message: Message, *, request_id: str) -> None:
         headers = MutableHeaders(scope=message)
@@ -174,6 +179,13 @@ def _request_id(scope: Scope) -> str:
         if name == b"x-request-id" and _CLIENT_REQUEST_ID.fullmatch(value.decode("latin-1")):
             return str(value.decode("latin-1"))
     return f"req-{secrets.token_hex(8)}"
+
+
+def _shaped(body: dict[str, Any], path: str) -> dict[str, Any]:
+    if not path.startswith(_OF_AUTOMATIC1111):
+        return body
+    error = body["error"]
+    return {"error": error["code"], "detail": error["message"], "body": "", "errors": ""}
 
 
 def _body(message: str, *, status: int, code: str, param: str | None) -> dict[str, Any]:

@@ -73,7 +73,7 @@ class Gate:
         if refusal is None:
             await self._app(scope, receive, send)
         else:
-            await error_response(refusal)(scope, receive, send)
+            await error_response(refusal, path=scope["path"])(scope, receive, send)
 
     def _refusal(self, scope: Scope) -> DEdgeAIError | None:
         host = site = origin = None

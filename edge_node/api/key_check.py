@@ -21,6 +21,7 @@ from edge_node.errors import DEdgeAIError, TaskNotFound
 # proves itself.
 _OPEN = frozenset({"/livez", "/readyz", "/metrics", "/v1/keys"})
 _OPERATED = "/v1/dead_letters"
+_OF_OWN_REQUESTS = ("/sdapi/", "/internal/")
 _READING = frozenset({"GET", "HEAD"})
 
 
@@ -71,7 +72,7 @@ class KeyCheck:
             scope.setdefault("state", {})["client"] = client
             await self._app(scope, receive, send)
             return
-        response = error_response(refusal)
+        response = error_response(refusal, path=scope["path"])
         if client is None:
             response.headers["WWW-Authenticate"] = "Bearer"
         await response(scope, receive, send)
@@ -115,6 +116,9 @@ def _refusal(client: Client | None, scope: Scope) -> DEdgeAIError | None:
     needed = _needed(scope["method"], scope["path"])
     if client.may(needed):
         return None
+    # Who draws on AUTOMATIC1111's surface asks it how far that is: of his own requests alone.
+    if scope["path"].startswith(_OF_OWN_REQUESTS) and client.may(KeyScope.GENERATE):
+        return None
     return ScopeMissing(
         f"This needs a key with the scope {needed}, and this one has "
         f"{', '.join(sorted(client.scopes))}."
@@ -124,7 +128,8 @@ def _refusal(client: Client | None, scope: Scope) -> DEdgeAIError | None:
 def _needed(method: str, path: str) -> KeyScope:
     if path.startswith(_OPERATED):
         return KeyScope.OPERATE
-    return KeyScope.READ if method in _READING else KeyScope.GENERATE
+    reads = method in _READING or path == "/internal/progress"
+    return KeyScope.READ if reads else KeyScope.GENERATE
 
 
 def _key_in(scope: Scope) -> str | None:

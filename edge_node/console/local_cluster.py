@@ -96,7 +96,7 @@ class LocalCluster:
     def start_node(self, index: int) -> None:
         """Starts one node, for the first time or again."""
         folder = self.folder / self.node_ids[index]
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with (folder / "node.log").open("ab") as node_log:
             self._processes[index] = subprocess.Popen(
                 self._command(index),

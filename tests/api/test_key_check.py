@@ -75,8 +75,6 @@ def on_site(
         ("POST", "/v1/tasks", Scope.GENERATE),
         ("POST", "/v1/images/generations", Scope.GENERATE),
         ("POST", "/v1/images/edits", Scope.GENERATE),
-        ("POST", "/sdapi/v1/txt2img", Scope.GENERATE),
-        ("GET", "/sdapi/v1/progress", Scope.READ),
         ("DELETE", "/v1/tasks/orin-a-x", Scope.GENERATE),
         ("GET", "/v1/tasks/orin-a-x", Scope.READ),
         ("GET", "/v1/tasks/orin-a-x/image", Scope.READ),
@@ -129,6 +127,24 @@ def test_a_key_comes_as_a_bearer(header: str) -> None:
         for right in (f"Bearer {key}", f"bearer {key}", f"BEARER  {key}", f"Basic {basic}"):
             answer = await site.ask("", "GET", "/v1/models", headers={"Authorization": right})
             assert answer.status_code == 200
+
+    on_site(story)
+
+
+def test_automatic1111s_clients_are_told_in_their_fields_and_see_their_own_progress() -> None:
+    async def story(site: Site) -> None:
+        progress = ("POST", "/internal/progress")
+        for who, status in (("", 401), ("reader", 200), ("printer", 200), ("operator", 200)):
+            answer = await site.ask(who, *progress, json={"id_task": "x"})
+            assert answer.status_code == status
+            assert (await site.ask(who, "GET", "/sdapi/v1/options")).status_code == status
+        for who, status, code in (("", 401, "invalid_api_key"), ("reader", 403, "scope_missing")):
+            answer = await site.ask(who, "POST", "/sdapi/v1/txt2img", json=TASK)
+            assert answer.status_code == status
+            assert set(answer.json()) == {"error", "detail", "body", "errors"}
+            assert answer.json()["error"] == code
+        nothing = await site.ask("operator", "GET", "/sdapi/v1/nothing")
+        assert (nothing.status_code, nothing.json()["error"]) == (404, "not_found")
 
     on_site(story)
 
