@@ -293,12 +293,14 @@ def _node(options: argparse.Namespace) -> int:
     import uvloop
 
     from edge_node.config_sources import load_config, parse_overrides
+    from edge_node.log_stream import log_holds_nobody_up
     from edge_node.node import run_node
     from edge_node.sole_owner import keep_to_oneself
 
     keep_to_oneself()
     overrides = parse_overrides(options.set)
-    return uvloop.run(run_node(lambda: load_config(options.config, overrides)))
+    with log_holds_nobody_up():
+        return uvloop.run(run_node(lambda: load_config(options.config, overrides)))
 
 
 def _worker(options: argparse.Namespace) -> int:
