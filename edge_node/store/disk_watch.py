@@ -7,6 +7,7 @@ where that is not enough, nothing new is taken, so that what was accepted can en
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ LOOK_EVERY_S = 1.0
 RETRY_AFTER_S = 10.0
 # Beyond low water, so that the next image does not go below it again.
 ROOM_AGAIN = 1.05
+# Of new files, below which there is no room, either: a disk can have many bytes and no more files.
+FILES_FREE_MIN = 256
 
 
 class DiskWatch:
@@ -26,7 +29,8 @@ class DiskWatch:
         folder: the node's data.
         parts: folders in it that what was accepted is kept in, there by now.
         free_bytes_min: gives the low water, as configured now.
-        make_room: removes so many bytes of old images, or as many as there are.
+        make_room: removes so many bytes of old images, or as many as there are; returns how many
+            are gone.
         on_looked: told the bytes that are free.
     """
 
@@ -36,7 +40,7 @@ class DiskWatch:
         *,
         parts: Sequence[Path] = (),
         free_bytes_min: Callable[[], int],
-        make_room: Callable[[int], Awaitable[object]],
+        make_room: Callable[[int], Awaitable[int]],
         on_looked: Callable[[int], None] = lambda free_bytes: None,
     ) -> None:
         self._folder = folder
@@ -65,24 +69,37 @@ class DiskWatch:
                 retry_after_s=RETRY_AFTER_S,
             )
             return
-        free_bytes = await self._free_bytes()
+        free_bytes, free_files = await self._free()
         low_bytes = self._free_bytes_min()
         if free_bytes < low_bytes:
             await self._make_room(int(low_bytes * ROOM_AGAIN) - free_bytes)
-            free_bytes = await self._free_bytes()
+        while free_files < FILES_FREE_MIN and await self._make_room(1):  # one image, one file
+            free_files += 1
+        free_bytes, free_files = await self._free()
         self._on_looked(free_bytes)
-        self._refusal = None
+        lacking = ""
         if free_bytes < low_bytes:
+            lacking = (
+                f"has {free_bytes >> 20} MiB free, less than {low_bytes >> 20} "
+                "(disk_free_bytes_min): nothing new is taken. Free space"
+            )
+        elif free_files < FILES_FREE_MIN:
+            lacking = (
+                f"takes {free_files:.0f} more files, whatever their size, less than "
+                f"{FILES_FREE_MIN}: nothing new is taken. Remove files (df -i counts them)"
+            )
+        self._refusal = None
+        if lacking:
             self._refusal = DiskLow(
-                f"The disk of {self._folder} has {free_bytes >> 20} MiB free, less than "
-                f"{low_bytes >> 20} (disk_free_bytes_min): nothing new is taken. Free space, or "
-                "ask another node.",
+                f"The disk of {self._folder} {lacking}, or ask another node.",
                 retry_after_s=RETRY_AFTER_S,
             )
 
-    async def _free_bytes(self) -> int:
+    async def _free(self) -> tuple[int, float]:
+        """Bytes, and files; infinitely many of these where the file system has no such bound."""
         status = await asyncio.to_thread(os.statvfs, self._folder)
-        return status.f_bavail * status.f_frsize
+        free_files = status.f_favail if status.f_files else math.inf
+        return status.f_bavail * status.f_frsize, free_files
 
     def _wrong(self) -> str:
         """What is wrong with a folder; empty if nothing is."""

@@ -61,6 +61,24 @@ def test_below_low_water_nothing_new_is_taken(small_disk: Path) -> None:
     on_cluster(small_disk / "nodes", settings, test=test)
 
 
+@pytest.mark.parametrize("small_disk", ["size=32m,nr_inodes=600"], indirect=True)
+def test_where_no_more_files_can_be_made_nothing_new_is_taken(small_disk: Path) -> None:
+    async def test(cluster: LocalCluster, http: httpx.AsyncClient) -> None:
+        url, ballast = cluster.urls[0], small_disk / "ballast"
+        ballast.mkdir()
+        for number in range(400):
+            (ballast / str(number)).touch()
+        assert "more files, whatever their size" in await readiness(http, url, wanted=503)
+        refused = await http.post(f"{url}/v1/tasks", json={"prompt": "x"})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (507, "disk_low")
+        shutil.rmtree(ballast)
+        await readiness(http, url, wanted=200)
+        task = await submit(http, url, num_inference_steps=1)
+        assert (await wait_for(http, url, task["id"]))["status"] == "completed"
+
+    on_cluster(small_disk / "nodes", {**QUICK, "disk_free_bytes_min": 0}, test=test)
+
+
 @pytest.mark.parametrize("small_disk", ["size=32m"], indirect=True)
 def test_what_was_accepted_before_the_disk_was_full_is_stored_when_there_is_room(
     small_disk: Path,
