@@ -300,7 +300,8 @@ class _Node:
 
         def ended(exited: ChildExit) -> None:
             if len(ends) < STARTS_MAX:
-                ends.append(" | ".join(exited.last_lines[-2:]))
+                said = [line for line in exited.last_lines if "# WARNING" not in line]  # advice
+                ends.append(" | ".join(said[-2:]))
 
         keep = partial(keep_store, self._folder, socket_path=path, on_exited=ended)
         self._background("keeping the store", keep, vital=True)

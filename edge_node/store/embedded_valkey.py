@@ -115,8 +115,9 @@ async def wait_until_ready(
                     return
                 if len(said := ends()) >= STARTS_MAX:
                     raise StoreUnavailable(
-                        f"The embedded Valkey ends at its start, {len(said)} times: {said[-1]} "
-                        "If its files are damaged: dedgeai store-repair, with this node's settings."
+                        f"The embedded Valkey ends at its start, {len(said)} times: "
+                        f"{said[-1].rstrip('.')}. If its disk is full, make room; if its files are "
+                        "damaged: dedgeai store-repair, with this node's settings."
                     )
                 await asyncio.sleep(_POLL_INTERVAL_S)
     except TimeoutError as problem:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -97,6 +99,21 @@ def test_what_was_accepted_before_the_disk_was_full_is_stored_when_there_is_room
                 await asyncio.sleep(0.05)
 
     on_cluster(small_disk / "nodes", {**QUICK, "disk_free_bytes_min": 0}, test=test)
+
+
+@pytest.mark.parametrize("small_disk", ["size=2m"], indirect=True)
+def test_a_first_start_on_a_full_disk_says_that_it_is_full(small_disk: Path) -> None:
+    fill(small_disk / "ballast", leaving=0)
+    settings = ("engine=emulated", f"data_folder={small_disk / 'node'}", "rest_port=0")
+    options = [part for one in (*settings, "grpc_port=0") for part in ("--set", one)]
+    command = [sys.executable, "-m", "edge_node.cli", "node", *options]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert ended.returncode == 2
+    said = ended.stderr.splitlines()[-1]
+    assert said.startswith("dedgeai: ")
+    assert "No space left on device" in said
+    assert "If its disk is full, make room" in said
+    assert "overcommit" not in said
 
 
 def test_a_part_of_it_that_vanishes_is_noticed_too(tmp_path: Path) -> None:
