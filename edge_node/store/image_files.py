@@ -142,7 +142,11 @@ class ImageFiles:
         return await self._in_thread(self._shed, bytes_wanted)
 
     async def remove(self, task_ids: Sequence[TaskId]) -> None:
-        """Removes the images that are there of these tasks."""
+        """Removes the images that are there of these tasks.
+
+        Raises:
+            OSError: one cannot be removed, or the folder is away; it can be asked for again.
+        """
         await self._in_thread(self._remove, task_ids)
 
     async def forget_words(self, task_ids: Sequence[TaskId]) -> None:
@@ -258,7 +262,17 @@ class ImageFiles:
         for task_id in task_ids:
             with self._index_lock:
                 if task_id in self._stored:
+                    self._unlink(task_id)
                     self._discard(task_id)
+
+    def _unlink(self, task_id: TaskId) -> None:
+        """Removes the file; where that cannot be, it stays counted, and who asks again finds it."""
+        self._forget(task_id)
+        try:
+            self._path(task_id, self._stored[task_id].format).unlink()
+        except FileNotFoundError:
+            if not self._folder.is_dir():  # away with all that is in it, and may come back
+                raise
 
     def _forget_words(self, task_ids: Sequence[TaskId]) -> None:
         for task_id in task_ids:

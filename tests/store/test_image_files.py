@@ -263,3 +263,21 @@ def test_words_leave_an_image_that_is_as_old_as_before(tmp_path: Path) -> None:
         assert await files.evict() == (task_id(1), task_id(2)), "in the order of their age"
 
     run(tmp_path, story)
+
+
+def test_what_cannot_be_removed_while_the_folder_is_away_is_removed_when_asked_again(
+    tmp_path: Path,
+) -> None:
+    folder, elsewhere = tmp_path / "images", tmp_path / "elsewhere"
+
+    async def story(files: ImageFiles, clock: SetClock) -> None:
+        await files.write(task_id(1), image(10))
+        folder.rename(elsewhere)
+        with pytest.raises(FileNotFoundError):
+            await files.remove([task_id(1)])
+        elsewhere.rename(folder)
+        await files.remove([task_id(1)])
+        assert list(folder.iterdir()) == []
+        assert files.bytes_stored == 0
+
+    run(folder, story)
