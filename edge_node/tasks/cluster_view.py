@@ -34,6 +34,8 @@ HEARTBEATS_OVERDUE = 1.5
 BEHIND_S_MAX = 60.0
 # What the cluster is told to accept is at most that many times what it can do, to policies.
 LOAD_MAX = 10.0
+# Work units per second; of less, the time that work takes would be no number.
+CAPACITY_MIN = 1e-9
 # Weight of the latest dispatch in the smoothed time until a report shows it.
 UNSEEN_WEIGHT = 0.1
 # Mean service times for which a node that has just begun believes in a load of 1, as the
@@ -496,7 +498,7 @@ class ClusterView:
             if node_id != self._own_id and peer.heard_s > heard_after_s:
                 accepted += peer.state.accepted_work_s
         mean_work = self._accepted.mean_work() or task.work or 1.0
-        capacity = sum(capacities)
+        capacity = max(sum(capacities), CAPACITY_MIN)
         report_period_s = 2.0 * max(self._unseen_s, 0.0)
         prior_s = report_period_s + LOAD_PRIOR_SERVICES * mean_work * len(capacities) / capacity
         age_s = max(0.0, now_s - self._began_s)

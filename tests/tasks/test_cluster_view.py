@@ -603,6 +603,14 @@ def test_no_peer_makes_the_load_more_than_policies_know() -> None:
     assert seen.traffic.load <= 10.0
 
 
+def test_a_capacity_of_next_to_nothing_leaves_the_load_a_number() -> None:
+    view = view_of(state(OWN, accepting=False), state(PEER, capacity=5e-324, accepted_work_s=1.0))
+    seen = view.observation(task(), avoided=frozenset(), now_s=100.0)
+    assert seen is not None
+    assert seen.traffic is not None
+    assert 0.0 <= seen.traffic.load <= 10.0
+
+
 def test_invented_origins_are_not_remembered() -> None:
     view = view_of(state(OWN), state(PEER))
     invented = {NodeId(f"n{number}"): (1, 1) for number in range(100)}
