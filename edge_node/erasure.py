@@ -66,8 +66,9 @@ def erased(record: TaskRecord) -> TaskRecord:
 
 
 def has_words(record: TaskRecord) -> bool:
-    """Whether its client's words are still in it; every prompt has some."""
-    return bool(record.task.drawing.prompt)
+    """Whether what its client wrote and sent is still in it; a variation has an image alone."""
+    drawing = record.task.drawing
+    return bool(drawing.prompt or drawing.negative_prompt or drawing.init_image_sha256)
 
 
 def is_erased(record: TaskRecord) -> bool:

@@ -25,13 +25,14 @@ from edge_node.api.direct_route import DirectRoute
 from edge_node.api.error_responses import CLIENT_CLOSED_REQUEST, remember_acceptance
 from edge_node.api.key_check import client_of
 from edge_node.api.openai_request import adapted, meant
+from edge_node.api.openai_serving import failure_of
 from edge_node.api.request_body import hung_up, read_json, read_json_with_image
 from edge_node.api.sent_image import file_of_base64
 from edge_node.api.sittings import Sitting
 from edge_node.api.surface import Surface, surface_of
 from edge_node.api.uploads import Upload, UploadPlace
 from edge_node.domain import TaskId, TaskRecord, TaskStatus
-from edge_node.errors import DEdgeAIError, InvalidRequest, ModelNotFound, TaskFailed
+from edge_node.errors import DEdgeAIError, InvalidRequest, ModelNotFound
 from edge_node.image_header import image_header
 
 router = APIRouter(route_class=DirectRoute)
@@ -305,8 +306,9 @@ async def _ended(surface: Surface, sitting: Sitting, request: Request) -> list[T
             return None
         records = ends.result()
         for record in records:
-            if record.task.id not in sitting.given_up and record.error is not None:
-                raise TaskFailed(record.error.message, code=record.error.code)
+            wanted = record.task.id not in sitting.given_up
+            if wanted and record.status is not TaskStatus.COMPLETED:
+                raise failure_of(record)
         drawn = True
         return records
     finally:

@@ -129,11 +129,12 @@ async def _all_completed(accepted: Accepted) -> list[TaskRecord]:
 async def _completed(surface: Surface, task_id: TaskId) -> TaskRecord:
     record = await surface.front_desk.until_final(task_id)
     if record.status is not TaskStatus.COMPLETED:
-        raise _failure(record)
+        raise failure_of(record)
     return record
 
 
-def _failure(record: TaskRecord) -> TaskFailed:
+def failure_of(record: TaskRecord) -> TaskFailed:
+    """Why a task that is over has no image."""
     if record.error is None:
         return TaskFailed(f"Task {record.task.id} was cancelled.", code="cancelled")
     return TaskFailed(record.error.message, code=record.error.code)
@@ -227,7 +228,7 @@ async def _stream_one(
                     break
         record = await front_desk.read_task(task_id)
         if record.status is not TaskStatus.COMPLETED:
-            raise _failure(record)
+            raise failure_of(record)
         content, _ = await front_desk.read_image(task_id)
         # Clients that ask for partial images may wait for one: too few steps for a preview are
         # no reason to send none.

@@ -168,20 +168,50 @@ class Eraser:
             pass
 
     async def _settle(self, owed: Sequence[Owed]) -> None:
-        """Does what can be done now of what is owed."""
-        whole = [one.task_id for one in owed if one.whole]
-        await self._holders.images.remove(whole)
-        await self._holders.images.forget_words([one.task_id for one in owed if not one.whole])
-        for task_id in whole:
-            if self._holders.pool is not None and task_id not in self._unlearned:
-                await self._holders.pool.forget(task_id)
-                self._unlearned.add(task_id)
-        done = [one.task_id for one in owed if await self._is_let_go(one)]
+        """Does what can be done now of what is owed; one that cannot holds up no other.
+
+        Raises:
+            OSError: the last that could not be.
+        """
+        problem: OSError | None = None
+        able: list[Owed] = []
+        for some in await self._with_their_images(owed):
+            if isinstance(some, OSError):
+                problem = some
+            else:
+                able.append(some)
+        done = []
+        for one in able:
+            try:
+                if one.whole:
+                    await self._unlearn(one.task_id)
+                if await self._is_let_go(one):
+                    done.append(one.task_id)
+            except OSError as error:
+                problem = error
         if done:
             await self._holders.erasures.settled(done)
             for task_id in done:
                 self._free_of.pop(task_id, None)
                 self._unlearned.discard(task_id)
+        if problem is not None:
+            raise problem
+
+    async def _with_their_images(self, owed: Sequence[Owed]) -> list[Owed | OSError]:
+        """Those whose images are gone, or without words, now; else why one is not."""
+        try:
+            await self._holders.images.remove([one.task_id for one in owed if one.whole])
+            await self._holders.images.forget_words([one.task_id for one in owed if not one.whole])
+        except OSError as problem:
+            if len(owed) == 1:
+                return [problem]
+            return [done for one in owed for done in await self._with_their_images([one])]
+        return list(owed)
+
+    async def _unlearn(self, task_id: TaskId) -> None:
+        if self._holders.pool is not None and task_id not in self._unlearned:
+            await self._holders.pool.forget(task_id)
+            self._unlearned.add(task_id)
 
     async def _is_let_go(self, owed: Owed) -> bool:
         """Whether nobody holds what a task started from any more."""

@@ -400,7 +400,9 @@ class OwnTasks:
         try:
             await self._written(task_id, wanted.image)
         except Exception as error:
-            log.exception("image of %s not stored", task_id)
+            # The disk's word says it all; anything else is a bug of ours.
+            traced = not isinstance(error, OSError)
+            log.error("image of %s not stored: %s", task_id, error, exc_info=traced)
             message = f"The image was drawn and could not be stored: {error}."
             failed = life.ImageStoreFailed(task_id=task_id, fence=fence, message=message)
             self._inbox.apply(failed)

@@ -107,7 +107,7 @@ class DiskWatch:
             if identity is None or _identity(folder) != identity:
                 return (
                     f"The data folder {folder} is gone, or is another one than at the start: bring "
-                    "it back and restart the node"
+                    "it back, and the node goes on, or restart it with what is there"
                 )
             if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
                 return (

@@ -14,7 +14,7 @@ import pytest
 from edge_node.dispatch.dead_letters import DeadLetterDesk
 from edge_node.dispatch.eraser import Eraser, EraserSettings, Holders
 from edge_node.domain import NodeId, TaskError, TaskId, TaskRecord, TaskStatus
-from edge_node.erasure import COPY_MARGIN_S, Owed, owed_of, without_words
+from edge_node.erasure import COPY_MARGIN_S, Owed, has_words, owed_of, without_words
 from edge_node.errors import OriginUnavailable, StoreUnavailable, TaskErased
 from edge_node.store.init_images import JUST_NAMED_S, InitImages
 from edge_node.tasks import lifecycle_protocol as life
@@ -222,6 +222,37 @@ def test_a_disk_that_fails_is_tried_again_and_the_client_has_its_answer(
         await world.eraser.look()
         assert world.book.noted == {}
         assert world.removed == [TASK_ID]
+
+    asyncio.run(story())
+
+
+def test_what_was_sent_counts_as_words_where_nothing_was_written() -> None:
+    drawing = replace(ENDED.task.drawing, prompt="", negative_prompt="")
+    variation = replace(ENDED, task=replace(ENDED.task, drawing=drawing))
+    assert has_words(variation)
+    assert not has_words(without_words(variation))
+
+
+def test_one_that_cannot_be_removed_holds_up_no_other(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = TaskId("own-0000000002")
+
+    async def remove(task_ids: Any) -> None:
+        if TASK_ID in task_ids:
+            raise OSError("disk")
+        world.removed += task_ids
+
+    async def story() -> None:
+        world.addresses = {}
+        monkeypatch.setattr(world, "remove", remove)
+        for one in (TASK_ID, other):
+            record = replace(ENDED, task=replace(ENDED.task, id=one))
+            await world.book.erase(record)
+        with pytest.raises(OSError, match="disk"):
+            await world.eraser.look()
+        assert world.book.noted.keys() == {TASK_ID}
+        assert world.removed == world.unlearned == [other]
 
     asyncio.run(story())
 

@@ -111,6 +111,7 @@ def test_a_data_folder_that_is_no_longer_the_nodes_is_told_and_loses_nothing(
             cluster.start_node(0)
             async with RestClient(timeout_s=5) as client:
                 await cluster.wait_ready(client, 0)
-            await image_of(http, cluster.urls[0], last["id"])
+            image = await image_of(http, cluster.urls[0], last["id"])
+            assert image.size == (512, 512), "what was drawn before is there"
 
     asyncio.run(test())

@@ -64,6 +64,7 @@ def test_a_word_of_before_the_nodes_own_start_may_be_mended_already(
         await until(lambda: shown(worker) == ("starting", "no such option"))
         monkeypatch.setattr(worker_process, "FORMER_WORD_S", 0.0)
         await until(lambda: shown(worker) == ("failed", "no such option"))
+        assert not worker.ready
         await worker.stop()
 
     asyncio.run(scenario())

@@ -104,8 +104,20 @@ def test_progress_is_told_and_what_is_interrupted_ends(tmp_path: Path) -> None:
         assert base64.b64decode(text)[:4] == b"\x89PNG"
         assert (await drawing).status_code == 200
         assert (await http.post(f"{url}/internal/progress", json=ask)).json()["completed"]
+        # What somebody else cancels is not drawn, and no success.
+        drawing = asyncio.create_task(http.post(f"{url}/sdapi/v1/txt2img", json=named))
+        async with asyncio.timeout(20):
+            while not (job := (await _progress(http, url))["state"]["job"]):
+                await asyncio.sleep(0.02)
+        await http.delete(f"{url}/v1/tasks/{job}")
+        failed = await drawing
+        assert (failed.status_code, failed.json()["error"]) == (500, "cancelled")
 
     on_a_node(tmp_path, story)
+
+
+async def _progress(http: httpx.AsyncClient, url: str) -> Any:
+    return (await http.get(f"{url}/sdapi/v1/progress")).json()
 
 
 def test_what_open_webui_and_sillytavern_send(tmp_path: Path) -> None:
