@@ -184,11 +184,7 @@ def main() -> None:
         for result in results:
             print(markdown(result, plan))
     if options.json:
-        settings = {
-            key: str(value) if isinstance(value, Path) else value
-            for key, value in vars(options).items()
-        }
-        report = written(results, plan, settings)
+        report = written(results, plan, machine.settings_of(options))
         if drawn:
             report["standings"] = plain([dataclasses.asdict(one) for one in standings])
         options.json.write_text(json.dumps(report, indent=1) + "\n")

@@ -144,7 +144,7 @@ def learning_curves(options: argparse.Namespace) -> dict[str, Any]:
             curves["opt_ts"].append([report.opt_ts_s for report in reports])
     return {
         "question": "mean delay per episode while learning, default scenario; a row for each seed",
-        "settings": settings_of(options),
+        "settings": machine.settings_of(options),
         "mean_delay_s": curves,
         "machine": machine.describe(),
     }
@@ -184,12 +184,7 @@ def measured(
     plan = Plan(
         policies=tuple(parse_policies(policies)), episodes=options.measured, seeds=options.seeds
     )
-    return written(compare(plan, wanted, jobs=options.jobs), plan, settings_of(options))
-
-
-def settings_of(options: argparse.Namespace) -> dict[str, Any]:
-    """The command line as JSON has it."""
-    return {key: str(v) if isinstance(v, Path) else v for key, v in vars(options).items()}
+    return written(compare(plan, wanted, jobs=options.jobs), plan, machine.settings_of(options))
 
 
 def varied(name: str, value: float) -> Scenario:

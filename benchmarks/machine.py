@@ -1,7 +1,8 @@
-"""Says on what a result was taken: machine, versions, commit, time. Standard library only."""
+"""Says on what and how a result was taken: machine, versions, commit, time, settings."""
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import importlib.metadata
 import os
@@ -68,3 +69,13 @@ def _git(*arguments: str) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
+
+
+def settings_of(options: argparse.Namespace) -> dict[str, Any]:
+    """The command line as JSON has it; of an absolute path its name, for it is of one machine."""
+    return {
+        key: (value.name if value.is_absolute() else str(value))
+        if isinstance(value, pathlib.Path)
+        else value
+        for key, value in vars(options).items()
+    }

@@ -180,11 +180,8 @@ def main() -> None:
     console.print(table_of(results))
     if emulated:
         console.print(table_v(results, device))
-    settings = {
-        key: str(value) if isinstance(value, Path) else value
-        for key, value in vars(options).items()
-        if key != "captions"
-    }
+    settings = machine.settings_of(options)
+    del settings["captions"]
     written = {
         "question": "delay of N captions on a cluster, measured at the client",
         "emulated": emulated,

@@ -5,10 +5,13 @@ from __future__ import annotations
 import ast
 import functools
 import gc
+import re
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parent.parent
 FUNCTION_LINES_MAX = 75
@@ -119,6 +122,30 @@ ALLOWED = {
 }
 # The heavy world stays inside the worker and the learning side.
 HEAVY = {"torch", "diffusers", "transformers", "numba", "gymnasium", "PIL", "matplotlib"}
+
+
+# What the repository holds at its top; nothing that a tool has left beside it.
+TOP = {
+    *("edge_node", "scheduler", "proto", "deploy", "docker", "tests", "benchmarks", "docs"),
+    *("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "pyproject.toml"),
+    *("constraints-cpu.txt", "constraints-dev.txt", ".ci", ".devcontainer", ".dockerignore"),
+    *(".editorconfig", ".github", ".gitignore", ".pre-commit-config.yaml"),
+}
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="an archive, which holds what it holds")
+def test_the_repository_holds_nothing_that_a_tool_left() -> None:
+    listed = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert {path.partition("/")[0] for path in listed.stdout.splitlines()} == TOP
+
+
+def test_results_name_no_place_of_the_machine_that_made_them() -> None:
+    results = sorted((ROOT / "benchmarks" / "results").rglob("*.json"))
+    assert results
+    places = re.compile(r'"/(?:tmp|home|root|work|mnt|var)/')
+    assert [path.name for path in results if places.search(path.read_text())] == []
 
 
 def python_files() -> list[Path]:
