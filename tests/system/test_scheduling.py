@@ -97,7 +97,7 @@ def test_a_bad_policy_gives_way_to_the_rule_that_a_replay_found_best(tmp_path: P
         # A third of what is judged has to be a hundred decisions before a rule is chosen.
         for _ in range(11):
             await draw(http, url, 30)
-        async with asyncio.timeout(90):
+        async with asyncio.timeout(300):  # it judges at idle priority, beside other tests' nodes
             while (judged := await guard())["rule"] == "local":
                 await asyncio.sleep(0.5)
                 await draw(http, url, 1)  # only what is new is judged
