@@ -11,7 +11,8 @@ by thirds of the tasks by work, and the lower bound for any policy and order of 
     python -m benchmarks.compare_policies --unseen 7 --episodes 3 --policies lad_ts_plus,ring
 
 With --unseen SEED, or --unseen-by with a file of weights, the clusters are drawn: test clusters
-that nothing here was trained or chosen on, summed up against the best rule of each.
+that nothing here was trained or chosen on, summed up against the best rule of each. Defaults are
+chosen on the validation family (--family validation), which reports nothing.
 """
 
 from __future__ import annotations
@@ -51,8 +52,9 @@ def parse() -> argparse.Namespace:
     known = ", ".join(dispatchers.names())
     parser.add_argument("--policies", default=DEFAULT_POLICIES, help=f"of {known}; with options")
     parser.add_argument("--scenarios", default="default", help="names or .toml files, with commas")
-    parser.add_argument("--unseen", type=int, metavar="SEED", help="of drawn test clusters instead")
+    parser.add_argument("--unseen", type=int, metavar="SEED", help="of drawn clusters instead")
     parser.add_argument("--unseen-by", type=Path, metavar="FILE", help="of a file's SHA-256")
+    parser.add_argument("--family", choices=("test", "validation"), default="test", help="drawn")
     parser.add_argument("--clusters", type=int, default=30, help="drawn")
     parser.add_argument("--episodes", type=int, default=30, help="for each seed")
     parser.add_argument("--seeds", type=int, default=1, help="of arrivals and of learning")
@@ -167,7 +169,7 @@ def main() -> None:
         drawn = (options.unseen, options.unseen_by) != (None, None)
         if drawn:
             options.unseen, wanted = unseen.drawn(
-                options.unseen, options.unseen_by, options.clusters
+                options.unseen, options.unseen_by, options.clusters, options.family
             )
         else:
             wanted = [scenario_of(text) for text in options.scenarios.split(",")]

@@ -16,12 +16,15 @@ import numpy as np
 
 from scheduler.simulator import rules
 from scheduler.simulator.comparison import ScenarioResult
-from scheduler.simulator.random_clusters import clusters, weights_seed
+from scheduler.simulator.random_clusters import Family, clusters, weights_seed
 from scheduler.simulator.scenario import Scenario
+from scheduler.simulator.workload import mean_work
 
 RESAMPLES = 10_000
 # Where nodes that decide at once on old states herd.
 MANY_NODES, OLD_STATE_S = 10, 0.5
+# What most people have: a handful of devices that keep up with what is asked of them.
+FEW_NODES, FULL_LOAD = 12, 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +50,10 @@ class Standing:
     over_opt_ts: float
 
 
-def drawn(seed: int | None, weights: Path | None, count: int) -> tuple[int, list[Scenario]]:
-    """The seed, a reader's own or that of a file of weights, and its test clusters.
+def drawn(
+    seed: int | None, weights: Path | None, count: int, family: Family = "test"
+) -> tuple[int, list[Scenario]]:
+    """The seed, a reader's own or that of a file of weights, and its clusters of a family.
 
     Raises:
         ValueError: neither or both are given, or the seed is negative.
@@ -60,7 +65,7 @@ def drawn(seed: int | None, weights: Path | None, count: int) -> tuple[int, list
     assert number is not None
     if number < 0:
         raise ValueError(f"the seed is {number}; it must be 0 or more")
-    return number, clusters(number, count, family="test")
+    return number, clusters(number, count, family=family)
 
 
 def standings(results: Sequence[ScenarioResult]) -> list[Standing]:
@@ -82,6 +87,9 @@ def standings(results: Sequence[ScenarioResult]) -> list[Standing]:
         "all": np.ones(len(results), np.bool_),
         f"{MANY_NODES} nodes and more, state {OLD_STATE_S:g} s and older": many & old,
         "the others": ~(many & old),
+        f"at most {FEW_NODES} nodes, load below {FULL_LOAD:g}": np.array(
+            [_is_handful(result.scenario) for result in results]
+        ),
     }
     found = []
     for group, member_C in groups.items():
@@ -139,3 +147,17 @@ def _interval(log_C: np.ndarray) -> tuple[float, float]:
 
 def _per_cent(log: float) -> float:
     return 100.0 * math.expm1(log)
+
+
+def _is_handful(scenario: Scenario) -> bool:
+    return scenario.servers <= FEW_NODES and _load(scenario) < FULL_LOAD
+
+
+def _load(scenario: Scenario) -> float:
+    """Work that comes over work that all servers can do, of a cluster with given capacities."""
+    if scenario.load is not None:
+        return scenario.load
+    assert scenario.capacities is not None  # drawn clusters have them
+    tasks_a_slot = scenario.servers * (scenario.tasks_per_slot_max + 1) / 2
+    work = tasks_a_slot * mean_work(scenario)
+    return work / (scenario.slot_s * sum(scenario.capacities))

@@ -52,6 +52,26 @@ def test_each_cluster_counts_once_against_its_own_best_rule() -> None:
     assert "| lad_ts_plus | +10.0 % (+10.0..+10.0) |" in unseen.markdown(list(found.values()))
 
 
+def test_a_handful_of_devices_that_keep_up_is_a_group_of_its_own() -> None:
+    drawn = clusters(8, 40, family="test")
+    handful = [
+        one.servers <= 12 and float(one.name.split("load=")[1].split()[0]) < 1 for one in drawn
+    ]
+    assert {one.task_arrivals for one, few in zip(drawn, handful, strict=True) if few} == {
+        "slotted",
+        "poisson",
+    }
+    means = {"opt_ts": 1.0, "lad_ts_plus": 2.0, "random": 1.0}
+    results = [dataclasses.replace(result_of(5, 1.0, means), scenario=one) for one in drawn]
+    group = "at most 12 nodes, load below 1"
+    [found] = [
+        one
+        for one in unseen.standings(results)
+        if (one.policy, one.group) == ("lad_ts_plus", group)
+    ]
+    assert (found.clusters, found.over_best_rule) == (sum(handful), pytest.approx(100.0))
+
+
 def test_opt_ts_is_no_rule_to_be_compared_with() -> None:
     with pytest.raises(ValueError, match="give a rule"):
         unseen.standings([result_of(5, 1.0, {"opt_ts": 1.0, "lad_ts_plus": 2.0})])
@@ -61,6 +81,7 @@ def test_clusters_are_those_of_a_seed_or_of_weights(tmp_path: Path) -> None:
     weights = tmp_path / "weights"
     weights.write_bytes(b"learned")
     assert unseen.drawn(7, None, 3) == (7, clusters(7, 3, family="test"))
+    assert unseen.drawn(7, None, 3, "validation") == (7, clusters(7, 3, family="validation"))
     assert unseen.drawn(None, weights, 1)[0] == weights_seed(weights)
     for seed, path in ((None, None), (1, weights), (-1, None)):
         with pytest.raises(ValueError, match="seed"):
