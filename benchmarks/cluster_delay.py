@@ -270,18 +270,33 @@ def run(cell: Cell, options: argparse.Namespace, *, seed: int, disturb: Any = No
 
 def poisson(options: argparse.Namespace, console: Console) -> list[dict[str, Any]]:
     """Mixed modes at both loads under every policy and seed, and the simulator on the same."""
-    rows = []
+    rows, commit = [], machine.describe()["commit"]
     for load in LOADS:
-        for seed in range(options.seeds):
+        for seed in seeds_of(options):
             requests = poisson_requests(
                 MIXED, load=load, seconds=options.seconds, seed=100 * seed + 7
             )
             for policy in options.policies.split(","):
+                busy = os.getloadavg()[0]
                 row = poisson_cell(options, requests, policy=policy, seed=seed)
-                rows.append({"load": load, "seed": seed, **row})
+                told = {"commit": commit, "load_average_before": busy}
+                rows.append({"load": load, "seed": seed, **row, **told})
                 shown = ("load", "seed", "policy", "mean_s", "p99_s", "live_over_simulated")
                 console.print({key: rows[-1][key] for key in shown})
     return rows
+
+
+def seeds_of(options: argparse.Namespace) -> range:
+    """Of arrivals and of policies."""
+    return range(options.first_seed, options.first_seed + options.seeds)
+
+
+def rows_of_other_seeds(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """What `--out` has already; a long comparison can be measured seed by seed."""
+    if not (options.add and options.out.exists()):
+        return []
+    rows: list[dict[str, Any]] = json.loads(options.out.read_text())["poisson"]
+    return [row for row in rows if row["seed"] not in seeds_of(options)]
 
 
 def poisson_cell(
@@ -445,6 +460,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--policies", default=",".join(POLICIES))
     parser.add_argument("--batch-policies", default=LEARNED)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument(
+        "--add", action="store_true", help="keep the Poisson runs of other seeds that --out has"
+    )
     parser.add_argument("--seconds", type=float, default=900.0, help="emulated, of a Poisson run")
     parser.add_argument("--time-scale", type=float, default=10.0, help="at most 20")
     parser.add_argument("--batch-time-scale", type=float, default=4.0, help="at most 20")
@@ -470,7 +489,7 @@ def main() -> None:
         "machine": machine.describe(),
     }
     if "poisson" in parts:
-        written["poisson"] = poisson(options, console)
+        written["poisson"] = [*rows_of_other_seeds(options), *poisson(options, console)]
         console.print(table_of(written["poisson"]))
         written["live_over_simulated"] = agreement(written["poisson"])
         off = [abs(ratio - 1) for ratio in written["live_over_simulated"].values()]
