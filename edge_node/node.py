@@ -533,6 +533,7 @@ class _Node:
             hosts=config.rest_hosts,
             addresses=Addresses.of(config),
             origins=config.cors_origins,
+            image_origins=config.image_url_origins,
             habits=lambda: Habits.of(self._config),
             client_of_key=self._keys.client,
             keys=self._keys,

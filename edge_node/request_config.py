@@ -107,6 +107,12 @@ class RequestConfig(BaseModel):
         60.0, "that an upload may take to arrive", unit="s", gt=0
     )
 
+    image_url_origins: Annotated[tuple[_Origin, ...], BeforeValidator(split)] = setting(
+        (),
+        "origins, as https://images.example.com, from which an image is fetched that a request "
+        "names by its address; from no others",
+    )
+
     # What others' words mean here.
     model_aliases: Annotated[tuple[str, ...], BeforeValidator(split)] = setting(
         _ALIASES,

@@ -28,6 +28,7 @@ from edge_node.api.addressing import Addresses, Addressing
 from edge_node.api.error_responses import RequestFrame, add_error_handlers
 from edge_node.api.front_desk_port import FrontDeskPort
 from edge_node.api.gate import Gate
+from edge_node.api.image_fetch import ImageFetch
 from edge_node.api.key_check import KeyCheck
 from edge_node.api.openai_request import Habits
 from edge_node.api.request_body import BodyLimits
@@ -110,6 +111,7 @@ def create_app(
     hosts: Collection[str] = (),
     addresses: Addresses | None = None,
     origins: Collection[str] = (),
+    image_origins: Collection[str] = (),
     habits: Callable[[], Habits] = lambda: Habits.of(NodeConfig()),
     client_of_key: Callable[[str | None], Client | None] = lambda key: ANYBODY,
     keys: KeyFile | None = None,
@@ -126,6 +128,7 @@ def create_app(
         hosts: names that the node goes by, beside those that cannot be another's.
         addresses: what stands before the node, and is believed.
         origins: of pages of others that may use it from a browser.
+        image_origins: from which images are fetched that requests name by their addresses.
         habits: by which OpenAI's surface is read now.
         client_of_key: who asks with an API key, or with none; None for nobody who may.
         keys: takes a signed list of keys that is handed to the node.
@@ -145,6 +148,7 @@ def create_app(
         metrics=metrics,
         body_limits=body_limits,
         uploads=Uploads(upload_limits),
+        image_fetch=ImageFetch(origins=image_origins, limits=upload_limits),
         habits=habits,
         keep_alive_s=keep_alive_s,
         started_unix_s=int(time.time()),

@@ -27,7 +27,7 @@ from edge_node.api.key_check import client_of
 from edge_node.api.openai_request import adapted, meant
 from edge_node.api.openai_serving import failure_of
 from edge_node.api.request_body import hung_up, read_json, read_json_with_image
-from edge_node.api.sent_image import file_of_base64
+from edge_node.api.sent_image import upload_of_text
 from edge_node.api.sittings import Sitting
 from edge_node.api.surface import Surface, surface_of
 from edge_node.api.uploads import Upload, UploadPlace
@@ -262,8 +262,9 @@ def _understood_with_image(place: UploadPlace, document: Any) -> _Asked:
         raise InvalidRequest(
             "`init_images` must be a list of images in base64.", param="init_images"
         )
-    file = file_of_base64(images[0], place=place, param="init_images")
-    upload = Upload(file=file, param="init_images", strength=asked.wanted.strength)
+    upload = upload_of_text(
+        images[0], place=place, param="init_images", strength=asked.wanted.strength
+    )
     return replace(asked, upload=upload)
 
 

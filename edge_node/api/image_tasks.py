@@ -19,7 +19,7 @@ from edge_node.api.event_stream import EVENT_STREAM, encode_event, event_respons
 from edge_node.api.image_response import image_response
 from edge_node.api.key_check import client_of, demand_own
 from edge_node.api.request_body import idempotency_of, read_json_with_image
-from edge_node.api.sent_image import file_of_base64
+from edge_node.api.sent_image import upload_of_text
 from edge_node.api.surface import Surface, surface_of
 from edge_node.api.uploads import Upload, UploadPlace
 from edge_node.domain import JobId, TaskEvent, TaskId, TaskRecord
@@ -93,8 +93,7 @@ def _upload_of(wanted: schemas.TaskRequest, place: UploadPlace) -> Upload | None
                 param="strength",
             )
         return None
-    file = file_of_base64(text, place=place, param="init_image")
-    return Upload(file=file, param="init_image", strength=wanted.strength)
+    return upload_of_text(text, place=place, param="init_image", strength=wanted.strength)
 
 
 @router.get("/v1/tasks/{task_id}", response_model=None)

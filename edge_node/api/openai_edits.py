@@ -22,7 +22,7 @@ from edge_node.api.request_body import (
     read_form,
     read_json_with_image,
 )
-from edge_node.api.sent_image import file_of_base64
+from edge_node.api.sent_image import upload_of_text
 from edge_node.api.surface import surface_of
 from edge_node.api.uploads import Upload, UploadPlace
 from edge_node.errors import InvalidRequest
@@ -39,7 +39,7 @@ class _Asked:
     """A request with its image in a file; `images` came, of which the first counts."""
 
     wanted: schemas.ImageEditRequest
-    file: IO[bytes]
+    upload: Upload
     images: int
     idempotency: Idempotency | None
 
@@ -79,9 +79,8 @@ async def _accept(request: Request, schema: type[schemas.ImageEditRequest]) -> A
         if asked.images > 1:
             note = f"{asked.images} images came; the drawing starts from the first."
             found = replace(found, notes=(*found.notes, note))
-        upload = Upload(file=asked.file, param="image", strength=wanted.strength)
         order = await surface.order(
-            found.wanted, previews_wanted=bool(wanted.stream), upload=upload
+            found.wanted, previews_wanted=bool(wanted.stream), upload=asked.upload
         )
     return Accepted(
         surface=surface,
@@ -100,9 +99,10 @@ def _of_form(request: Request, schema: type[schemas.ImageEditRequest], form: For
         raise _no_image("must be sent as a file" if as_text else "is required")
     digests = list(map(_sha256, files))
     sent = {**form.fields, "image": digests[0] if len(digests) == 1 else digests}
+    wanted = schemas.parse(schema, meant(form.fields))
     return _Asked(
-        wanted=schemas.parse(schema, meant(form.fields)),
-        file=files[0],
+        wanted=wanted,
+        upload=Upload(file=files[0], param="image", strength=wanted.strength),
         images=len(files),
         idempotency=idempotency_of(request, sent),
     )
@@ -117,11 +117,12 @@ def _of_json(
     texts = _texts(document)
     _refuse_mask(document.get("mask"))
     if not texts:
-        raise _no_image("is required, in base64")
+        raise _no_image("is required, in base64 or by its address")
     fields = {name: value for name, value in document.items() if name not in _IMAGE_FIELDS}
+    wanted = schemas.parse(schema, meant(fields))
     return _Asked(
-        wanted=schemas.parse(schema, meant(fields)),
-        file=file_of_base64(texts[0], place=place, param="image"),
+        wanted=wanted,
+        upload=upload_of_text(texts[0], place=place, param="image", strength=wanted.strength),
         images=len(texts),
         idempotency=idempotency_of(request, document),
     )

@@ -147,7 +147,10 @@ _ONCE = _header(
     minLength=1,
     maxLength=255,
 )
-_IN_BASE64: Json = {"description": "In base64, as it is or as a data: URL; or a list of them."}
+_IN_BASE64: Json = {
+    "description": "In base64, as it is or as a data: URL, or the address of one where the node's "
+    "operator allows that; or a list of them."
+}
 # AUTOMATIC1111's: the fields that are read; what else its clients send is ignored.
 _TO_IMAGE: Json = {
     "type": "object",

@@ -86,7 +86,7 @@ class TaskRequest(_DrawingFields):
 
     model_config = ConfigDict(extra="forbid")
 
-    # PNG, JPEG, WebP or GIF in base64, as it is or as a data: URL.
+    # PNG, JPEG, WebP or GIF in base64, as it is or as a data: URL; or its address.
     init_image: str | None = None
     strength: float | None = None
 

@@ -1,35 +1,35 @@
-"""Images that come as text in JSON: base64, as it is or as a data: URL."""
+"""Images that come as text in JSON: base64, as it is or as a data: URL, or an address."""
 
 from __future__ import annotations
 
 import base64
 from typing import IO
 
-from edge_node.api.uploads import UploadPlace, kept_on_disk
+from edge_node.api.image_fetch import is_address
+from edge_node.api.uploads import Upload, UploadPlace, kept_on_disk
 from edge_node.errors import InvalidRequest
 
 
-def file_of_base64(text: str, *, place: UploadPlace, param: str) -> IO[bytes]:
-    """The image in a file of `place`, which is taken for it.
+def upload_of_text(text: str, *, place: UploadPlace, param: str, strength: float | None) -> Upload:
+    """The image in a file of `place`, which is taken for it; empty where it is to be fetched.
 
     Raises:
-        InvalidRequest: naming `param`; it is no base64, or another URL.
+        InvalidRequest: naming `param`; it is no base64, or a URL of another kind.
         AdmissionRefused: there is no place.
         DiskLow: there is no room for it on the disk.
     """
-    if text.startswith(("http:", "https:")):
-        raise InvalidRequest(
-            f"`{param}` is the address of an image, which this node does not fetch: send the image "
-            "itself, in base64.",
-            param=param,
-        )
+    if is_address(text):
+        place.take_largest()
+        return Upload(file=place.file(), param=param, strength=strength, address=text)
+    return Upload(file=_file_of_base64(text, place, param), param=param, strength=strength)
+
+
+def _file_of_base64(text: str, place: UploadPlace, param: str) -> IO[bytes]:
     if text.startswith("data:"):
         head, _, text = text.partition(",")
         if not head.endswith(";base64"):
             raise InvalidRequest(
-                f"`{param}` must begin data:image/png;base64, if it is a URL at all; no other is "
-                "fetched.",
-                param=param,
+                f"`{param}` must begin data:image/png;base64, if it is a data: URL.", param=param
             )
     try:
         content = base64.b64decode(text, validate=True)

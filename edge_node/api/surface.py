@@ -13,6 +13,7 @@ from edge_node.access.key_use import KeyUse
 from edge_node.access.keys import Client
 from edge_node.api import schemas
 from edge_node.api.front_desk_port import FrontDeskPort
+from edge_node.api.image_fetch import ImageFetch
 from edge_node.api.openai_request import Habits
 from edge_node.api.request_body import BodyLimits
 from edge_node.api.sittings import Sittings
@@ -31,6 +32,7 @@ class Surface:
         key_use: refuses what a key may not ask for.
         body_limits: of requests without an init image.
         uploads: init images on their way in.
+        image_fetch: gets those that are named by their address.
         habits: by which OpenAI's surface is read now.
         keep_alive_s: silence on an event stream after which a comment is sent.
         sittings: requests of AUTOMATIC1111's surface that are under way.
@@ -41,6 +43,7 @@ class Surface:
     metrics: NodeMetrics
     body_limits: BodyLimits
     uploads: Uploads
+    image_fetch: ImageFetch
     habits: Callable[[], Habits]
     keep_alive_s: float
     started_unix_s: int
@@ -65,6 +68,8 @@ class Surface:
         limits = self.front_desk.limits()
         if upload is None:
             return schemas.order(wanted, limits, previews_wanted=previews_wanted)
+        if upload.address:
+            await self.image_fetch.into(upload.file, upload.address, param=upload.param)
         own_px = await self.uploads.own_size_px(upload)
         start = schemas.StartingPoint(own_px=own_px, strength=upload.strength)
         order = schemas.order(wanted, limits, previews_wanted=previews_wanted, start=start)

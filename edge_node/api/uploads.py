@@ -67,11 +67,16 @@ class UploadLimits:
 
 @dataclass(frozen=True, kw_only=True)
 class Upload:
-    """An image as it was sent, in the request's field `param`, with the strength asked for."""
+    """An image as it was sent, in the request's field `param`, with the strength asked for.
+
+    Attributes:
+        address: where it is to be fetched from into `file`, which is empty till then.
+    """
 
     file: IO[bytes]
     param: str
     strength: float | None
+    address: str = ""
 
 
 class UploadPlace:
@@ -97,6 +102,10 @@ class UploadPlace:
         if self._taken_bytes is None:
             self._uploads.hold(upload_bytes)
             self._taken_bytes = upload_bytes
+
+    def take_largest(self) -> None:
+        """Takes a place for an image of which nobody knows yet how large it is."""
+        self.take(self._uploads.limits.bytes_max)
 
     def release(self) -> None:
         """Gives back what was taken."""
