@@ -363,7 +363,7 @@ BAD_TASKS: list[tuple[dict[str, Any], str, str]] = [
     ({"init_image": "@@@@"}, "init_image", "in base64"),
     ({"init_image": "ünicode"}, "init_image", "in base64"),
     ({"init_image": "https://example.org/a.png"}, "init_image", "in base64"),
-    ({"init_image": "data:image/png,abc"}, "init_image", "no other is fetched"),
+    ({"init_image": "data:image/png,abc"}, "init_image", "if it is a data: URL"),
     ({"init_image": in_base64(b"no image")}, "init_image", "whole PNG"),
     ({"init_image": 5}, "init_image", "valid string"),
     ({"init_image": in_base64(PHOTO), "strength": "0.5"}, "strength", "valid number"),
