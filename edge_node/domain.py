@@ -10,6 +10,8 @@ import sys
 from dataclasses import dataclass, field
 from typing import NamedTuple, NewType
 
+from edge_node.prompt_tokens import NOT_COUNTED, PromptTokens
+
 NodeId = NewType("NodeId", str)
 TaskId = NewType("TaskId", str)
 JobId = NewType("JobId", str)
@@ -126,21 +128,6 @@ class Drawing:
         if not self.init_image_sha256:
             return self.steps
         return self.steps - int(max(self.steps - self.steps * self.strength, 0.0))
-
-
-class PromptTokens(NamedTuple):
-    """How long a prompt is, and how much of it the model was told; 0 where nobody counts."""
-
-    counted: int = 0
-    drawn: int = 0
-
-    @property
-    def cut(self) -> int:
-        """Tokens at the prompt's end that have no part in the picture."""
-        return self.counted - self.drawn
-
-
-NOT_COUNTED = PromptTokens()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from edge_node.domain import NOT_COUNTED, TaskError, TaskId, TaskRecord
+from edge_node.domain import TaskError, TaskId, TaskRecord
 from edge_node.errors import TaskErased
+from edge_node.prompt_tokens import NOT_COUNTED
 
 ERASED = "erased"
 # Of an executor's copy of an init image: clocks differ, and it looks once a minute.

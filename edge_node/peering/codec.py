@@ -24,13 +24,13 @@ from edge_node.domain import (
     Fence,
     Image,
     ModelFingerprint,
-    PromptTokens,
     StepFinished,
     WorkerDescription,
     WorkerLoad,
     WorkModel,
 )
 from edge_node.errors import MalformedMessage
+from edge_node.prompt_tokens import PromptTokens
 
 # What every channel of this project takes: the largest message carries one PNG, which at 1536x1536
 # pixels is at most some 7 MB.

@@ -27,7 +27,6 @@ from edge_node.domain import (
     NodeId,
     NodeState,
     Offload,
-    PromptTokens,
     ServedModel,
     StepFinished,
     Task,
@@ -41,6 +40,7 @@ from edge_node.domain import (
 from edge_node.errors import InvalidRequest, MalformedMessage
 from edge_node.image_header import ImageHeader, image_header
 from edge_node.peering import codec, message_rules
+from edge_node.prompt_tokens import PromptTokens
 
 WEIGHTS_CHUNK_BYTES = 256 * 1024
 # What is expected of a device that hardly works may be any time.

@@ -21,7 +21,6 @@ from edge_node.domain import (
     Fence,
     JobId,
     NodeId,
-    PromptTokens,
     Task,
     TaskError,
     TaskId,
@@ -29,6 +28,7 @@ from edge_node.domain import (
     TaskStatus,
 )
 from edge_node.json_text import parsed
+from edge_node.prompt_tokens import PromptTokens
 
 FORMAT = 1
 _JSON = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":"))

@@ -14,7 +14,6 @@ from typing import Generic, TypeVar
 
 from edge_node.domain import (
     NO_FENCE,
-    NOT_COUNTED,
     AttemptFailed,
     AttemptFinished,
     AttemptQueued,
@@ -25,6 +24,7 @@ from edge_node.domain import (
     TaskId,
     WorkModel,
 )
+from edge_node.prompt_tokens import NOT_COUNTED
 from edge_node.worker.queue_order import Entry
 
 # Tasks whose highest fence is remembered; far more than can be in flight at once.

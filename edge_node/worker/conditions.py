@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from edge_node.domain import PromptTokens
+from edge_node.prompt_tokens import PromptTokens
 from edge_node.worker.mmdit import FoldedTransformer
 from edge_node.worker.prompt_cache import PromptCache
 from edge_node.worker.sampling import FlowSchedule

@@ -13,8 +13,9 @@ from typing import Protocol, TypeVar
 
 from PIL import Image as PillowImage
 
-from edge_node.domain import NOT_COUNTED, Drawing, ModelFingerprint, PromptTokens, WorkerDescription
+from edge_node.domain import Drawing, ModelFingerprint, WorkerDescription
 from edge_node.errors import InvalidRequest, ModelNotFound, WorkerUnavailable
+from edge_node.prompt_tokens import NOT_COUNTED, PromptTokens
 from edge_node.worker import image_encoding, memory_guard
 from edge_node.worker.calibration import Calibration
 

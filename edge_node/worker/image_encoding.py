@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from PIL import Image as PillowImage
 from PIL.PngImagePlugin import PngInfo
 
-from edge_node.domain import NOT_COUNTED, Drawing, Image, PromptTokens, TaskId
+from edge_node.domain import Drawing, Image, TaskId
+from edge_node.prompt_tokens import NOT_COUNTED, PromptTokens
 
 FORMATS = ("png", "webp", "jpeg")
 

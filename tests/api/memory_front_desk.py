@@ -9,7 +9,6 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 
 from edge_node.domain import (
-    NOT_COUNTED,
     Drawing,
     Durability,
     JobId,
@@ -31,6 +30,7 @@ from edge_node.errors import (
     NodeNotReady,
     TaskNotFound,
 )
+from edge_node.prompt_tokens import NOT_COUNTED
 from edge_node.requests import DrawingLimits, Idempotency, Submission
 from edge_node.snapshot import ClusterSnapshot, PeerView
 

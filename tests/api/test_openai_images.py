@@ -12,7 +12,7 @@ import httpx
 import pytest
 from openai import APIError, AsyncOpenAI, BadRequestError, InternalServerError, NotFoundError
 
-from edge_node.domain import PromptTokens
+from edge_node.prompt_tokens import PromptTokens
 from tests.api.memory_front_desk import PNG, MemoryFrontDesk
 from tests.api.served import Served, served
 

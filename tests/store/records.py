@@ -7,12 +7,12 @@ from edge_node.domain import (
     Durability,
     JobId,
     NodeId,
-    PromptTokens,
     Task,
     TaskId,
     TaskRecord,
     TaskStatus,
 )
+from edge_node.prompt_tokens import PromptTokens
 
 
 def task_id(number: int) -> TaskId:

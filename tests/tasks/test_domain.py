@@ -24,6 +24,7 @@ from edge_node.domain import (
     WorkerDescription,
     WorkModel,
 )
+from edge_node.prompt_tokens import NOT_COUNTED
 
 DRAWING = Drawing(
     prompt="p", width_px=128, height_px=64, steps=10, guidance_scale=5.0, seed=1, model="m"
@@ -74,7 +75,7 @@ def test_what_nobody_names_is_nothing_but_for_these(kind: Any, others: dict[str,
         if name in others:
             assert value == others[name], name
         else:
-            assert value in (None, False, 0, "", b"", (), domain.NOT_COUNTED), name
+            assert value in (None, False, 0, "", b"", (), NOT_COUNTED), name
 
 
 @pytest.mark.parametrize(
