@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from PIL import Image as PillowImage
 
+from edge_node.checkpoint import Latents
 from edge_node.domain import AttemptFailed, AttemptFinished, Drawing, Fence, TaskId
 from edge_node.worker import calibration, queue_order
 from edge_node.worker.denoiser import Denoiser, ModelFacts
@@ -159,6 +160,17 @@ class VirtualRun:
             served.first_step = served.first_step or self._steps
         self._timed("step", rows, lambda: self._denoiser.step(rows))
         self._let_arrive()
+
+    def export(self, row: Any) -> Latents | None:
+        """The denoiser's; nobody asks for it here."""
+        return self._denoiser.export(row)
+
+    def resume(self, drawing: Drawing, *, step: int, latents: Latents) -> Any:
+        """The denoiser's, timed as a beginning."""
+        resume = self._denoiser.resume
+        row = self._timed("begin", (), lambda: resume(drawing, step=step, latents=latents))
+        self._numbers[id(row)] = drawing.seed
+        return row
 
     def picture(self, row: Any) -> PillowImage.Image:
         """The denoiser's, timed; the request is served with it."""

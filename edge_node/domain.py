@@ -6,8 +6,9 @@ Owns no behaviour beyond arithmetic on its own fields, and knows nothing of tran
 from __future__ import annotations
 
 import enum
+import hashlib
 import sys
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from typing import NamedTuple, NewType
 
 from edge_node.prompt_tokens import NOT_COUNTED, PromptTokens
@@ -121,6 +122,12 @@ class Drawing:
     def prompt_bytes(self) -> int:
         """That its words take in memory."""
         return sys.getsizeof(self.prompt) + sys.getsizeof(self.negative_prompt)
+
+    @property
+    def sha256(self) -> str:
+        """What tells drawings with other latents apart, and not those with other files."""
+        said = replace(self, image_format="", image_quality=0, previews=0)
+        return hashlib.sha256(repr(astuple(said)).encode()).hexdigest()
 
     @property
     def denoising_steps(self) -> int:

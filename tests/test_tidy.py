@@ -22,6 +22,7 @@ LONG_WITH_A_REASON = Path("edge_node/worker/tiny_sd3/train.py")
 # Each part of the tree and what of this project it may import: docs/architecture.md, "Rooms".
 PURE = {
     "changing",
+    "checkpoint",
     "requests",
     "rest_tls",
     "snapshot",
@@ -53,7 +54,8 @@ ALLOWED = {
     },
     "scheduler.guard.status": {"scheduler.guard.verdict"},
     "scheduler.guard.verdict": set(),
-    "edge_node.domain": {"prompt_tokens"},
+    "edge_node.domain": {"checkpoint", "prompt_tokens"},
+    "edge_node.checkpoint": set(),
     "edge_node.prompt_tokens": set(),
     "edge_node.errors": set(),
     "edge_node.changing": set(),

@@ -1,6 +1,6 @@
 """What the step engine draws with, as an interface, and which drawings it takes.
 
-Owns the five methods of a denoiser and the facts that it tells of itself. It must import neither
+Owns the methods of a denoiser and the facts that it tells of itself. It must import neither
 torch nor the engine.
 """
 
@@ -13,6 +13,7 @@ from typing import Protocol, TypeVar
 
 from PIL import Image as PillowImage
 
+from edge_node.checkpoint import Latents
 from edge_node.domain import Drawing, ModelFingerprint, WorkerDescription
 from edge_node.errors import InvalidRequest, ModelNotFound, WorkerUnavailable
 from edge_node.prompt_tokens import NOT_COUNTED, PromptTokens
@@ -87,6 +88,21 @@ class Denoiser(Protocol[Row]):
         """One denoising step of all `rows`, which are of one size; changes all or none.
 
         When memory runs out it frees its caches before it raises.
+        """
+        ...
+
+    def export(self, row: Row) -> Latents | None:
+        """All that `resume` needs of a row between two steps, in bytes of their own.
+
+        None for a row whose numbers are not finite: it is worth nothing elsewhere.
+        """
+        ...
+
+    def resume(self, drawing: Drawing, *, step: int, latents: Latents) -> Row:
+        """Row that goes on where `export` left it after `step`, perhaps on another device.
+
+        It ends as the one that stayed does, within rounding. The init image is not needed again.
+        A CheckpointRefused says that these are no latents for this model.
         """
         ...
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from PIL import Image as PillowImage
 from PIL import ImageDraw, ImageFont
 
+from edge_node.checkpoint import CheckpointRefused, Latents
 from edge_node.domain import Drawing, ModelFingerprint
 from edge_node.worker import calibration
 from edge_node.worker.denoiser import ModelFacts
@@ -27,6 +28,8 @@ from edge_node.worker.denoiser import ModelFacts
 REFERENCE_PX = 512
 SIZE_PX_MIN, SIZE_PX_MAX, SIZE_PX_MULTIPLE = 256, 1024, 16
 STEPS_MAX = 100
+# Of SD3-medium: channels of its latent, and pixels per side of each of its cells.
+LATENT_CHANNELS, LATENT_PX = 16, 8
 
 # Counted from SD3-medium's layers, docs/facts.md: one guided 512x512 step with the zero rows of the
 # context folded, and one VAE decode of 512x512.
@@ -159,6 +162,19 @@ class EmulatedDenoiser:
         """A prompt costs nothing here: both CLIPs together are some 4 % of one step."""
         return EmulatedRow(drawing=drawing)
 
+    def export(self, row: EmulatedRow) -> Latents:
+        """Zeros, as many as SD3-medium has, so that they weigh on memory and links as there."""
+        shape_CHW = _latent_shape(row.drawing)
+        return Latents(dtype="float16", shape_CHW=shape_CHW, latent=bytes(2 * math.prod(shape_CHW)))
+
+    def resume(self, drawing: Drawing, *, step: int, latents: Latents) -> EmulatedRow:
+        """A drawing that is `step` steps old."""
+        shape_CHW = _latent_shape(drawing)
+        wrong = latents.what_is_wrong()
+        if wrong or (latents.dtype, latents.shape_CHW) != ("float16", shape_CHW):
+            raise CheckpointRefused(wrong or f"it has {latents.shape_CHW}, not {shape_CHW}")
+        return EmulatedRow(drawing=drawing, steps_done=step)
+
     def step(self, rows: Sequence[EmulatedRow]) -> None:
         """Takes as long as the rows' area and guidance say."""
         self._look_at_mode()
@@ -232,6 +248,10 @@ def _glyph(letter: str, size_px: int) -> tuple[PillowImage.Image, float]:
 @functools.lru_cache(maxsize=16)
 def _font(size_px: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size=size_px)
+
+
+def _latent_shape(drawing: Drawing) -> tuple[int, int, int]:
+    return LATENT_CHANNELS, drawing.height_px // LATENT_PX, drawing.width_px // LATENT_PX
 
 
 def _area_ratio(drawing: Drawing) -> float:

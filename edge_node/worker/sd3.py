@@ -21,12 +21,14 @@ import numpy as np
 import torch
 from PIL import Image as PillowImage
 
+from edge_node.checkpoint import Latents
 from edge_node.clock import Clock
 from edge_node.domain import Drawing
 from edge_node.errors import InvalidRequest, NotFinite
 from edge_node.worker import (
     calibration,
     image_encoding,
+    latent_bytes,
     latent_preview,
     memory_guard,
     sampling,
@@ -178,36 +180,40 @@ class Sd3Denoiser:
     @torch.inference_mode()
     def begin(self, drawing: Drawing, init_image: bytes) -> Sd3Row:
         """Row with its prompts encoded and its noise drawn from its own seed."""
-        guided = drawing.guidance_scale > 1.0
-        prompts = (drawing.negative_prompt, drawing.prompt) if guided else (drawing.prompt,)
-        schedule = self._schedule(drawing.steps)
-        for prompt in prompts:
-            self.conditions.modulations(prompt, schedule)
         generator = sampling.noise_generator(drawing.seed)
-        shape_CHW = (
-            self._channels,
-            drawing.height_px // self._scale_px,
-            drawing.width_px // self._scale_px,
-        )
         first_step = drawing.steps - drawing.denoising_steps
         clean_CHW = None
         if drawing.init_image_sha256:
             # Drawn from the generator before the noise, as StableDiffusion3Img2ImgPipeline does.
             clean_CHW = self._init_latent(_pixels(init_image, drawing=drawing), generator)
-        latent_CHW = sampling.noise(shape_CHW, generator=generator, dtype=self._dtype).to(
-            self._device
-        )
+        latent_CHW = sampling.noise(
+            self._shape_CHW(drawing), generator=generator, dtype=self._dtype
+        ).to(self._device)
+        row = self._row(drawing, latent_CHW, step=first_step)
         if clean_CHW is not None:
-            latent_CHW = sampling.noised(clean_CHW, latent_CHW, schedule=schedule, step=first_step)
-        return Sd3Row(
-            prompts=prompts,
-            chunks=self.conditions.chunks(prompts),
-            schedule=schedule,
-            guidance_scale=drawing.guidance_scale,
-            latent_CHW=latent_CHW,
-            clean_CHW=latent_CHW,
-            step=first_step,
+            row.latent_CHW = row.clean_CHW = sampling.noised(
+                clean_CHW, latent_CHW, schedule=row.schedule, step=first_step
+            )
+        return row
+
+    @torch.inference_mode()
+    def export(self, row: Sd3Row) -> Latents | None:
+        """Its latent, and where steps are skipped what the next one may use again."""
+        if self._options.approximations.step_cache is None:
+            return latent_bytes.to_latents(row.latent_CHW)
+        return latent_bytes.to_latents(row.latent_CHW, row.velocity_CHW, change=row.change)
+
+    @torch.inference_mode()
+    def resume(self, drawing: Drawing, *, step: int, latents: Latents) -> Sd3Row:
+        """Row with its prompts encoded, which goes on after `step` of its denoising steps."""
+        latent_CHW, velocity_CHW = latent_bytes.to_tensors(
+            latents, shape_CHW=self._shape_CHW(drawing), dtype=self._dtype, device=self._device
         )
+        done = drawing.steps - drawing.denoising_steps + step
+        row = self._row(drawing, latent_CHW, step=done)
+        if velocity_CHW is not None:
+            row.velocity_CHW, row.change = velocity_CHW, latents.change
+        return row
 
     @torch.inference_mode()
     def step(self, rows: Sequence[Sd3Row]) -> None:
@@ -250,6 +256,29 @@ class Sd3Denoiser:
         aside.wait_stream(torch.cuda.default_stream())
         with torch.cuda.stream(aside):
             return self._decoded(row.latent_CHW)
+
+    # Rows.
+
+    def _row(self, drawing: Drawing, latent_CHW: torch.Tensor, *, step: int) -> Sd3Row:
+        """A row before `step` of its schedule, with its prompts encoded."""
+        guided = drawing.guidance_scale > 1.0
+        prompts = (drawing.negative_prompt, drawing.prompt) if guided else (drawing.prompt,)
+        schedule = self._schedule(drawing.steps)
+        for prompt in prompts:
+            self.conditions.modulations(prompt, schedule)
+        return Sd3Row(
+            prompts=prompts,
+            chunks=self.conditions.chunks(prompts),
+            schedule=schedule,
+            guidance_scale=drawing.guidance_scale,
+            latent_CHW=latent_CHW,
+            clean_CHW=latent_CHW,
+            step=step,
+        )
+
+    def _shape_CHW(self, drawing: Drawing) -> tuple[int, int, int]:
+        height_px, width_px = drawing.height_px, drawing.width_px
+        return self._channels, height_px // self._scale_px, width_px // self._scale_px
 
     # Steps.
 

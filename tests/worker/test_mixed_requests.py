@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 from PIL import Image as PillowImage
 
+from edge_node.checkpoint import Latents
 from edge_node.clock import SystemClock
 from edge_node.domain import (
     AttemptFailed,
@@ -132,6 +133,14 @@ class ScriptedRun:
         self._steps += 1
         self.let_arrive(self._steps)
         self._real.step(rows)
+
+    def export(self, row: Sd3Row) -> Latents | None:
+        return self._real.export(row)
+
+    def resume(self, drawing: Drawing, *, step: int, latents: Latents) -> Sd3Row:
+        row = self._real.resume(drawing, step=step, latents=latents)
+        self._drawings[id(row)] = drawing
+        return row
 
     def picture(self, row: Sd3Row) -> PillowImage.Image:
         self.finished.append((self._drawings[id(row)], row.latent_CHW))
