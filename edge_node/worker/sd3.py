@@ -11,7 +11,6 @@ import copy
 import dataclasses
 import io
 import math
-import os
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -33,11 +32,12 @@ from edge_node.worker import (
     memory_guard,
     sampling,
     sd3_parts,
+    torch_device,
 )
 from edge_node.worker.approximations import CACHE_EDGE_STEPS, Approximations, served_fingerprint
 from edge_node.worker.conditions import CHUNKS_MAX, Conditions
 from edge_node.worker.cuda_graphs import Call, GraphedCall
-from edge_node.worker.denoiser import GpuLost, ModelFacts, ModelUnusable
+from edge_node.worker.denoiser import ModelFacts, ModelUnusable
 from edge_node.worker.mmdit import FoldedTransformer
 from edge_node.worker.peak_memory import PeakBytes
 from edge_node.worker.sd3_parts import Sd3Parts
@@ -133,9 +133,9 @@ class Sd3Denoiser:
 
     def load(self) -> ModelFacts:
         """Loads all parts and proves that the device computes."""
-        self._device = _device(self._options.device)
-        self._dtype = _dtype_for(self._device, self._options.dtype_name)
-        _prove_computing(self._device, self._dtype)
+        self._device = torch_device.wanted(self._options.device)
+        self._dtype = torch_device.dtype_for(self._device, self._options.dtype_name)
+        torch_device.prove_computing(self._device, self._dtype)
         parts = self._load_parts(self._device, self._dtype)
         unsupported = sampling.unsupported_settings(parts.scheduler_config)
         if unsupported:
@@ -382,7 +382,7 @@ class Sd3Denoiser:
         if self._dtype in (torch.float32, torch.float64):
             return False  # it would be the same again
         weights = 4 * sum(weight.numel() for weight in self._decoder.parameters())
-        return bool(_available_bytes(self._device)() > FLOAT32_ROOM * weights)
+        return bool(torch_device.available_bytes(self._device)() > FLOAT32_ROOM * weights)
 
     def _init_latent(
         self, pixels_1CHW: torch.Tensor, generator: torch.Generator | None
@@ -461,10 +461,10 @@ class Sd3Denoiser:
             size_px_max=largest_px // multiple_px * multiple_px,
             size_px_multiple=multiple_px,
             steps_max=STEPS_MAX,
-            device=_device_name(self._device),
+            device=torch_device.name_of(self._device),
             approximations=self._choices,
-            decodes_beside=self._device.type == "cuda" or _has_spare_core(),
-            available_bytes=_available_bytes(self._device),
+            decodes_beside=self._device.type == "cuda" or torch_device.has_spare_core(),
+            available_bytes=torch_device.available_bytes(self._device),
             prompt_tokens=self.conditions.prompt_tokens,
         )
 
@@ -525,58 +525,3 @@ def _relative_change(before_CHW: torch.Tensor | None, after_CHW: torch.Tensor) -
         return math.inf
     change = (after_CHW - before_CHW).float().abs().mean() / after_CHW.float().abs().mean()
     return float(change)
-
-
-def _device(name: str) -> torch.device:
-    """The device wanted, or for "auto" the best that is there."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise GpuLost(
-            "device = cuda, and torch finds no GPU: a container loses it at `systemctl "
-            "daemon-reload`, so make it anew (docker compose up -d --force-recreate worker); else "
-            "look at the driver"
-        )
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
-
-
-def _prove_computing(device: torch.device, dtype: torch.dtype) -> None:
-    """A product really computed: `is_available` alone is no proof on a Jetson."""
-    values = torch.arange(64 * 64, dtype=torch.float64).reshape(64, 64).remainder(7) / 7
-    try:
-        product = (values.to(device, dtype) @ values.to(device, dtype)).double().cpu()
-    except Exception as error:
-        raise ModelUnusable(
-            f"the device {device} is there but does not compute in {dtype} ({error}): check that "
-            "the driver and this build of torch belong together"
-        ) from error
-    if not torch.allclose(product, values @ values, rtol=0.05, atol=0.05):
-        raise ModelUnusable(
-            f"the device {device} computes wrong products in {dtype}: check that the driver and "
-            "this build of torch belong together"
-        )
-
-
-def _available_bytes(device: torch.device) -> Callable[[], int]:
-    """Reader of the memory that rows take: the machine's own, unless the GPU has its own."""
-    if device.type == "cuda" and not torch.cuda.get_device_properties(device).is_integrated:
-        return memory_guard.gpu_available_bytes(torch.cuda.mem_get_info)
-    return memory_guard.system_available_bytes
-
-
-def _has_spare_core() -> bool:
-    return len(os.sched_getaffinity(0)) > torch.get_num_threads()
-
-
-def _dtype_for(device: torch.device, name: str) -> torch.dtype:
-    if name == "auto":
-        return torch.float16 if device.type == "cuda" else torch.float32
-    dtype = getattr(torch, name)
-    assert isinstance(dtype, torch.dtype)
-    return dtype
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"CPU, {torch.get_num_threads()} threads"

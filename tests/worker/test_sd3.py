@@ -12,10 +12,10 @@ import torch
 
 from edge_node.domain import Drawing
 from edge_node.errors import InvalidRequest, NotFinite
-from edge_node.worker import tiny_sd3
+from edge_node.worker import tiny_sd3, torch_device
 from edge_node.worker.approximations import Approximations
 from edge_node.worker.denoiser import ModelUnusable
-from edge_node.worker.sd3 import Sd3Denoiser, Sd3Row, _device
+from edge_node.worker.sd3 import Sd3Denoiser, Sd3Row
 from tests.worker.oracle import INIT_IMAGE, Pipelines, alone, denoiser, drawing, init_image
 
 pytestmark = pytest.mark.model
@@ -229,9 +229,9 @@ def test_a_decoding_that_is_not_finite_stops_the_start(random_sd3_folder: pathli
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_wanted_and_gone_is_no_cpu() -> None:
-    assert _device("cpu") == _device("auto") == torch.device("cpu")
+    assert torch_device.wanted("cpu") == torch_device.wanted("auto") == torch.device("cpu")
     with pytest.raises(ModelUnusable, match="device = cuda, and torch finds no GPU") as lost:
-        _device("cuda")
+        torch_device.wanted("cuda")
     assert lost.value.fault == "gpu_lost"
 
 
