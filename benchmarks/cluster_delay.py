@@ -5,7 +5,7 @@ AGX Orin at a time scale, serve Flickr8k captions under each policy; delays are 
 client, in seconds of the emulated devices. The simulator replays the very same requests at the
 state ages that were measured and has to agree; then it carries the cells that would take too long.
 In it a task stays where it was placed, so what it has to agree with are runs that move none
-(move_waiting = false); `lad_ts_plus+moving` is a node's default, and so are the other parts.
+(move_waiting = false); `lad_ts+moving` is a node's default, and so are the other parts.
 
     python -m benchmarks.cluster_delay --captions FILE            # all of it, under an hour
     python -m benchmarks.cluster_delay --parts poisson --seeds 1 --seconds 600
@@ -62,9 +62,9 @@ EQUAL = Devices(name="equal", profiles=("orin-64gb-maxn",) * 5)
 MOVING = "+moving"
 POLICIES = (
     *("slow_server_aware", "power_of_two", "ring", "lad_ts_plus", "lad_ts"),
-    f"lad_ts_plus{MOVING}",
+    f"lad_ts{MOVING}",
 )
-LEARNED = "lad_ts_plus"
+LEARNED = "lad_ts"
 LOADS = (0.8, 0.95)
 BATCH = 1000
 PARTS = ("poisson", "batch", "throttled", "killed", "simulated")
@@ -291,12 +291,15 @@ def seeds_of(options: argparse.Namespace) -> range:
     return range(options.first_seed, options.first_seed + options.seeds)
 
 
-def rows_of_other_seeds(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """What `--out` has already; a long comparison can be measured seed by seed."""
+def rows_of_others(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Runs that `--out` has of other seeds or policies; a comparison can be measured in parts."""
     if not (options.add and options.out.exists()):
         return []
     rows: list[dict[str, Any]] = json.loads(options.out.read_text())["poisson"]
-    return [row for row in rows if row["seed"] not in seeds_of(options)]
+    policies = options.policies.split(",")
+    return [
+        row for row in rows if row["seed"] not in seeds_of(options) or row["policy"] not in policies
+    ]
 
 
 def poisson_cell(
@@ -462,7 +465,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument(
-        "--add", action="store_true", help="keep the Poisson runs of other seeds that --out has"
+        "--add", action="store_true", help="keep --out's Poisson runs of other seeds and policies"
     )
     parser.add_argument("--seconds", type=float, default=900.0, help="emulated, of a Poisson run")
     parser.add_argument("--time-scale", type=float, default=10.0, help="at most 20")
@@ -489,7 +492,7 @@ def main() -> None:
         "machine": machine.describe(),
     }
     if "poisson" in parts:
-        written["poisson"] = [*rows_of_other_seeds(options), *poisson(options, console)]
+        written["poisson"] = [*rows_of_others(options), *poisson(options, console)]
         console.print(table_of(written["poisson"]))
         written["live_over_simulated"] = agreement(written["poisson"])
         off = [abs(ratio - 1) for ratio in written["live_over_simulated"].values()]

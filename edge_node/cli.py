@@ -150,7 +150,7 @@ def _add_cluster(commands: Commands) -> None:
         help="emulated devices, comma-separated, repeated over the nodes",
     )
     parser.add_argument("--time-scale", type=float, default=1.0, help="emulated devices this fast")
-    parser.add_argument("--policy", default="lad_ts_plus")
+    parser.add_argument("--policy", help="of every node; if not given, a node's default")
     parser.add_argument("--data", type=Path, help="folder to keep; temporary when not given")
     parser.set_defaults(run=_cluster)
 
@@ -396,7 +396,9 @@ def _cluster(options: argparse.Namespace) -> int:
     profiles = options.profiles.split(",")
     settings: list[dict[str, Any]] = []
     for index in range(options.nodes):
-        one: dict[str, Any] = {"policy": options.policy, "torch_threads": 1}
+        one: dict[str, Any] = {"torch_threads": 1}
+        if options.policy is not None:
+            one["policy"] = options.policy
         if options.engine == "emulated":
             one |= {
                 "engine": "emulated",

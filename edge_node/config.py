@@ -302,7 +302,7 @@ class NodeConfig(RequestConfig):
     image_metadata: bool = setting(True, "prompt and parameters are written into PNG files")
 
     # Scheduling.
-    policy: str = setting("lad_ts_plus", "who draws a task; dedgeai simulate compares them")
+    policy: str = setting("lad_ts", "who draws a task; dedgeai simulate compares them")
     move_waiting: bool | None = setting(
         None,
         "true: a task that waits is moved to a node that would draw it sooner; if not set, it is "
@@ -312,7 +312,7 @@ class NodeConfig(RequestConfig):
         {}, "parameters of that policy"
     )
     guard_rules: Annotated[tuple[str, ...], BeforeValidator(split)] = setting(
-        ("slow_server_aware", "power_of_two", "least_expected_delay", "ring"),
+        ("ring", "slow_server_aware", "power_of_two", "least_expected_delay"),
         "a learned policy decides only while it is not worse than the best of these rules, which a "
         "replay chooses for this cluster; until then it is the first",
         min_length=1,

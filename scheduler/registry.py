@@ -71,6 +71,7 @@ SPECS: Mapping[str, PolicySpec] = MappingProxyType(
             factory=lad_ts_policy.lad_ts,
             by_expected_delay=True,
             learned=True,
+            validated=True,
             takes_published=True,
         ),
         # As published it loses to a coin (docs/scheduling.md); kept to be compared with.

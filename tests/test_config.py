@@ -30,7 +30,7 @@ def test_file_then_environment_then_overrides(
     config = load_config(path, {"lease_s": "7", "policy": None})
     assert (config.node_id, config.rest_port, config.lease_s) == ("kitchen", 2, 7.0)
     assert config.peers == ("b:1", "c:1")
-    assert config.policy == "lad_ts_plus"
+    assert config.policy == "lad_ts"
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_no_setting_is_a_number_that_means_nothing() -> None:
 def test_the_guards_rules_are_a_list_and_were_one() -> None:
     assert load_config(None, {"guard_rules": "ring, local"}).rules_compared == ("ring", "local")
     assert load_config(None, {"guard_rule": "local"}).rules_compared == ("local",)
-    assert load_config(None, {}).rules_compared[0] == "slow_server_aware"
+    assert load_config(None, {}).rules_compared[0] == "ring"
     command = " ".join(judge_options(load_config(None, {"guard_rules": "ring,local"})))
     assert "--judge-rule ring --judge-rule local" in command
 

@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from edge_node.config import NodeConfig
 from edge_node.console import scene_classifier
 from edge_node.console.captions import SAMPLE
 from edge_node.console.contact_sheet import write_contact_sheet
@@ -33,7 +34,7 @@ ONE_OBJECT_SCENES = 18
 TWO_OBJECT_SCENES = 4
 CAPTIONS = 6
 SEED = 7
-OFFLOADING_POLICY = "lad_ts_plus"
+OFFLOADING_POLICY = NodeConfig().policy
 
 
 def demo_scenes() -> dict[str, scenes.Scene]:

@@ -108,7 +108,7 @@ def test_shipped_weights_are_trusted_and_others_are_not() -> None:
     assert guard_of(policy="lad_ts_plus", guard_window_s=1e12).status().reason == ""
     priced = guard_of(policy="lad_ts_plus", policy_options={"price": 0.35})
     assert priced.status().reason == "no verdict yet"
-    assert priced.decide(observation()).policy == "slow_server_aware"
+    assert priced.decide(observation()).policy == "ring"
 
 
 def test_one_setting_pins_the_learned_policy() -> None:

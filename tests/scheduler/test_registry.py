@@ -76,7 +76,7 @@ def test_the_facts_of_policies_that_are_easily_mistaken() -> None:
         return {name for name, spec in SPECS.items() if getattr(spec, fact)}
 
     assert having("learned") == {"lad_ts", "lad_ts_plus", "lad_ts_published"}
-    assert having("validated") == {"lad_ts_plus"}
+    assert having("validated") == {"lad_ts", "lad_ts_plus"}
     assert having("by_expected_delay") == having("learned") | {
         "least_expected_delay",
         "slow_server_aware",

@@ -17,7 +17,7 @@ from tests.system.local import EMULATED, kill, on_cluster, submit, wait_for
 
 pytestmark = pytest.mark.system
 BEST = "slow_server_aware"
-LEARNED = {**EMULATED, "policy": "lad_ts_plus", "slot_s": 0.5}
+LEARNED = {**EMULATED, "slot_s": 0.5}
 
 
 async def metric(http: httpx.AsyncClient, url: str, name: str) -> float:
@@ -60,12 +60,11 @@ def test_a_task_says_who_placed_it_and_why(tmp_path: Path) -> None:
     async def test(cluster: LocalCluster, http: httpx.AsyncClient) -> None:
         task = await submit(http, cluster.urls[0], num_inference_steps=2)
         ended = await wait_for(http, cluster.urls[0], task["id"])
-        assert (ended["policy"], ended["policy_reason"]) == ("slow_server_aware", "no verdict yet")
+        assert (ended["policy"], ended["policy_reason"]) == ("ring", "no verdict yet")
 
-    # Weights that nobody has vouched for begin with the rule.
-    on_cluster(
-        tmp_path, {**LEARNED, "policy": "lad_ts"}, {**LEARNED, "policy": "lad_ts"}, test=test
-    )
+    # What nobody has vouched for begins with the rule.
+    other = {**LEARNED, "policy_options": "start=zero"}
+    on_cluster(tmp_path, other, other, test=test)
 
 
 def test_a_learner_killed_under_load_costs_nothing_but_learning(tmp_path: Path) -> None:
@@ -121,6 +120,7 @@ def test_a_bad_policy_gives_way_to_the_rule_that_a_replay_found_best(tmp_path: P
     # At that temperature it places by a coin, whatever the queues; nobody has vouched for it.
     bad = {
         **LEARNED,
+        "policy": "lad_ts_plus",
         "policy_options": "temperature=1e6",
         "guard_rules": f"local,{BEST}",
         "time_scale": 20,
