@@ -5,7 +5,7 @@ The dispatcher knows these shapes only; node.py wires the real store, peers and 
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 from typing import Protocol
 
 from edge_node.domain import (
@@ -26,6 +26,7 @@ from edge_node.domain import (
     WorkerLoad,
 )
 from edge_node.erasure import Owed
+from edge_node.listing import Place, TaskFilter, TaskPage
 from edge_node.requests import AlreadyAccepted, Appended, Idempotency
 from edge_node.tasks.slots import LatentSnapshot
 from scheduler.experience import RecordedDecision
@@ -68,6 +69,12 @@ class Ledger(Protocol):
 
     async def read_job(self, job_id: JobId) -> tuple[TaskId, ...] | None:
         """The tasks of a job."""
+        ...
+
+    async def list_finished(
+        self, wanted: TaskFilter, *, before: Place | None, count: int
+    ) -> TaskPage:
+        """Tasks that are over, newest first, or raises StoreUnavailable."""
         ...
 
 
@@ -223,6 +230,12 @@ class Peer(Protocol):
         """A job of that origin."""
         ...
 
+    async def list_tasks(
+        self, wanted: TaskFilter, *, before: Place | None, count: int, owner: NodeId
+    ) -> TaskPage:
+        """Tasks of that node, which is `owner`, newest first."""
+        ...
+
     async def cancel_task(self, task_id: TaskId) -> TaskRecord:
         """Cancels a task of that origin."""
         ...
@@ -266,6 +279,11 @@ class Peers(Protocol):
 
     def is_away(self, node_id: NodeId) -> bool:
         """Whether the node left the cluster a while ago and may come back."""
+        ...
+
+    @property
+    def away(self) -> Collection[NodeId]:
+        """All of these."""
         ...
 
     def push_state(self) -> None:

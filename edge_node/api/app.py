@@ -23,6 +23,7 @@ from edge_node.api import (
     openai_images,
     openapi,
     operations,
+    task_lists,
 )
 from edge_node.api.addressing import Addresses, Addressing
 from edge_node.api.error_responses import RequestFrame, add_error_handlers
@@ -48,7 +49,10 @@ _CORS_HEADERS = (
     *("x-dedgeai-task-id", "x-dedgeai-job-id", "x-dedgeai-executor", "x-dedgeai-durability"),
     *("x-dedgeai-size", "x-dedgeai-size-asked", "x-dedgeai-emulated-device"),
 )
-_SURFACES = (openai_images, openai_edits, automatic1111, image_tasks, operations, cluster_keys)
+_SURFACES = (
+    *(openai_images, openai_edits, automatic1111, image_tasks, task_lists, operations),
+    cluster_keys,
+)
 
 
 class _Application(FastAPI):

@@ -13,6 +13,9 @@ from pydantic import BaseModel
 
 from edge_node.api import schemas
 from edge_node.api.automatic1111 import LISTS
+from edge_node.api.task_lists import NAME_CHARS_MAX
+from edge_node.domain import TaskStatus
+from edge_node.listing import PAGE_TASKS_MAX
 
 Json = dict[str, Any]
 
@@ -70,6 +73,28 @@ _LIST: Json = {
     "type": "object",
     "required": ["object", "data"],
     "properties": {"object": {"const": "list"}, "data": {"type": "array"}},
+}
+_TASKS: Json = {
+    "type": "object",
+    "required": ["object", "data", "has_more", "next_cursor", "missing"],
+    "properties": {
+        "object": {"const": "list"},
+        "data": {"type": "array", "items": {"anyOf": [{"$ref": f"{_SCHEMAS}/Task"}, _ERASED]}},
+        "has_more": {"type": "boolean"},
+        "next_cursor": {"type": ["string", "null"]},
+        "missing": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["node", "address", "reason"],
+                "properties": {
+                    "node": {"type": ["string", "null"]},
+                    "address": {"type": ["string", "null"]},
+                    "reason": {"type": "string"},
+                },
+            },
+        },
+    },
 }
 _STATUS: Json = {
     "type": "object",
@@ -140,6 +165,10 @@ def _header(name: str, description: str, **schema: Any) -> Json:
     }
 
 
+def _query(name: str, description: str, **schema: Any) -> Json:
+    return {**_header(name, description, **schema), "in": "query"}
+
+
 _PROMPT = {"minLength": 1, "pattern": r"\S"}
 _ONCE = _header(
     "Idempotency-Key",
@@ -176,6 +205,8 @@ _THEIR_ERROR: Json = {
     "required": ["error", "detail"],
     "properties": {"detail": {"type": "string"}},
 }
+_STATUSES = "|".join(TaskStatus)
+_OF_STATUSES = f"^(({_STATUSES})(,({_STATUSES}))*)?$"
 _DRAWN = {200: _answer("The images.", {**_json(_IMAGES), "text/event-stream": {}})}
 _PICTURE: Json = {f"image/{one}": {"schema": _BINARY} for one in ("png", "webp", "jpeg")}
 _ACCEPTED = {202: _answer("Accepted, on disk.", _json({"anyOf": [_ref("Task"), _ref("Job")]}))}
@@ -239,6 +270,16 @@ OPERATIONS: dict[tuple[str, str], Json] = {
     ("/v1/models", "get"): {"answers": {200: _answer("Models.", _json(_LIST))}},
     ("/v1/models/{model}", "get"): {
         "answers": {200: _answer("The model.", _json({"type": "object"}))}
+    },
+    ("/v1/tasks", "get"): {
+        "headers": [
+            _query("status", "Some of the statuses, with commas between.", pattern=_OF_STATUSES),
+            _query("model", "That is to draw them.", maxLength=NAME_CHARS_MAX),
+            _query("owner", "Id of the API key that asked for them.", maxLength=NAME_CHARS_MAX),
+            _query("limit", "Of a page.", type="integer", minimum=1, maximum=PAGE_TASKS_MAX),
+            _query("cursor", "`next_cursor` of the page before."),
+        ],
+        "answers": {200: _answer("Tasks of all nodes, newest first.", _json(_TASKS))},
     },
     ("/v1/tasks", "post"): {
         "body": _json(_ref("TaskRequest")),

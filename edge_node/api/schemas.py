@@ -367,6 +367,7 @@ def task_object(record: TaskRecord, *, prefix: str = "") -> Json:
         "started_at": _whole(record.started_unix_s),
         "finished_at": _whole(record.finished_unix_s),
         "node": task.origin,
+        "owner": task.client or None,
         "executor": record.executor,
         "attempt": record.attempt,
         "queue_position": record.queue_position,

@@ -22,6 +22,7 @@ from edge_node.dispatch.offloads import Offloads
 from edge_node.dispatch.own_node import DrawingDefaults, Identity, OwnNode
 from edge_node.dispatch.own_tasks import OwnTasks, OwnTasksSettings
 from edge_node.dispatch.placer import Placer
+from edge_node.dispatch.task_lists import OwnList
 from edge_node.dispatch.timekeeper import Timekeeper, TimekeeperSettings
 from edge_node.domain import AttemptFailed, NodeId, NodeState, Task
 from edge_node.lasting import Loops
@@ -141,6 +142,7 @@ class Dispatcher:
             clock=clock,
             new_ulid=new_ulid,
         )
+        self.own_list = OwnList(lifecycle, ledger)
         self.executor = Executor(
             node=node,
             inbox=inbox,

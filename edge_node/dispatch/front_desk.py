@@ -14,6 +14,7 @@ from edge_node.clock import Clock
 from edge_node.config import NodeConfig
 from edge_node.dispatch.dead_letters import DeadLetterDesk
 from edge_node.dispatch.dispatcher import Dispatcher
+from edge_node.dispatch.task_lists import ClusterList
 from edge_node.domain import (
     Drawing,
     JobId,
@@ -25,6 +26,7 @@ from edge_node.domain import (
     owner,
 )
 from edge_node.errors import OriginUnavailable, TaskNotFound
+from edge_node.listing import ClusterPage, Place, TaskFilter
 from edge_node.ports import Ledger, Peer, Peers, Worker
 from edge_node.requests import DrawingLimits, Idempotency, Submission
 from edge_node.snapshot import ClusterSnapshot, LearnerProgress, PeerView
@@ -90,6 +92,9 @@ class FrontDesk:
         self._ledger = ledger
         self._clock = clock
         self._began_s = clock.now_s()
+        self._list = ClusterList(
+            dispatcher.own_list, own_id=settings.node_id, view=view, peers=peers, clock=clock
+        )
 
     def reconfigure(self, settings: FrontDeskSettings) -> None:
         """Takes other bounds and defaults for requests to come."""
@@ -167,6 +172,12 @@ class FrontDesk:
         if owning is None:
             return await self._dispatcher.own_tasks.read_job(job_id)
         return await owning.read_job(job_id)
+
+    async def list_tasks(
+        self, wanted: TaskFilter, *, before: Place | None, count: int
+    ) -> ClusterPage:
+        """Tasks of all nodes, newest first; those that do not answer are named."""
+        return await self._list.page(wanted, before=before, count=count)
 
     async def cancel_task(self, task_id: TaskId) -> TaskRecord:
         """Cancels any node's task; one that is final stays as it is."""

@@ -30,7 +30,8 @@ from edge_node.domain import (
 )
 from edge_node.errors import DEdgeAIError, MalformedMessage, NotTheCaller, OriginUnavailable
 from edge_node.image_header import image_header
-from edge_node.peering import codec, message_rules, node_codec
+from edge_node.listing import Place, TaskFilter, TaskPage
+from edge_node.peering import codec, list_codec, message_rules, node_codec
 from edge_node.peering.caller import PeerConduct, who_is_at
 from edge_node.peering.status import error_of
 from edge_node.peering.tls import ANY_NODE, Material, NodeTls, server_name
@@ -179,6 +180,17 @@ class PeerClient:
             response = await stub.GetJob(request, timeout=CALL_S_MAX)
             message_rules.check(response)
             return tuple(_record_of(task, job_id) for task in response.tasks)
+
+    async def list_tasks(
+        self, wanted: TaskFilter, *, before: Place | None, count: int, owner: NodeId
+    ) -> TaskPage:
+        """Tasks of the peer, which is `owner`, newest first."""
+        request = list_codec.request_to_proto(wanted, before=before, count=count)
+        async with self._heard("ListTasks") as stub:
+            response = await stub.ListTasks(request, timeout=CALL_S_MAX)
+            return list_codec.page_from_proto(
+                response, wanted=wanted, before=before, count=count, of=owner
+            )
 
     async def cancel_task(self, task_id: TaskId) -> TaskRecord:
         """Cancels a task at its origin."""

@@ -174,6 +174,11 @@ class PeerLinks:
         return self._membership.is_away(node_id, now_s=self._clock.now_s())
 
     @property
+    def away(self) -> tuple[NodeId, ...]:
+        """All of these."""
+        return self._membership.away(now_s=self._clock.now_s())
+
+    @property
     def addresses(self) -> dict[str, NodeId | None]:
         """Every address and the node that was met there."""
         return self._membership.addresses

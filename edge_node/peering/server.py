@@ -23,7 +23,7 @@ from edge_node.clock import SystemClock
 from edge_node.domain import JobId, NodeState, TaskId
 from edge_node.errors import DEdgeAIError, InvalidRequest, MalformedMessage, NotTheCaller
 from edge_node.grpc_health import Health
-from edge_node.peering import codec, message_rules, node_codec
+from edge_node.peering import codec, list_codec, message_rules, node_codec
 from edge_node.peering.caller import Caller, PeerConduct, is_loopback
 from edge_node.peering.client import KEEPALIVE_OPTIONS
 from edge_node.peering.service import PeerService
@@ -151,6 +151,14 @@ class NodeServicer(node_pb2_grpc.NodeServiceServicer):
             message_rules.check(request)
             record = await self._service.cancel_task(TaskId(request.task_id))
             return node_pb2.CancelTaskResponse(task=node_codec.record_to_proto(record))
+
+    async def ListTasks(
+        self, request: node_pb2.ListTasksRequest, context: Context
+    ) -> node_pb2.ListTasksResponse:
+        async with self._call("ListTasks", context):
+            wanted, before, count = list_codec.request_from_proto(request)
+            page = await self._service.list_tasks(wanted, before=before, count=count)
+            return list_codec.page_to_proto(page)
 
     async def EraseTask(
         self, request: node_pb2.EraseTaskRequest, context: Context

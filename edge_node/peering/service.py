@@ -29,6 +29,7 @@ from edge_node.domain import (
     owner,
 )
 from edge_node.errors import DEdgeAIError, NotTheCaller
+from edge_node.listing import Place, TaskFilter, TaskPage
 from edge_node.peering.caller import NOBODY_KNOWN, Caller
 from edge_node.peering.peer_links import PeerLinks
 from edge_node.ports import LearningDesk
@@ -150,6 +151,10 @@ class PeerService:
     async def cancel_task(self, task_id: TaskId) -> TaskRecord:
         """Cancels a task of this node, or TaskNotFound."""
         return await self._dispatcher.own_tasks.cancel(task_id)
+
+    async def list_tasks(self, wanted: TaskFilter, *, before: Place | None, count: int) -> TaskPage:
+        """Tasks of this node, newest first; or StoreUnavailable."""
+        return await self._dispatcher.own_list.page(wanted, before=before, count=count)
 
     async def erase_task(self, task_id: TaskId) -> None:
         """Erases a task of this node, or TaskNotFound, or StoreUnavailable."""

@@ -19,6 +19,7 @@ from edge_node.store.connection import Command, StoreConnection
 from edge_node.store.file_rewrite import FileRewrite
 from edge_node.store.ledger_scripts import ERASE, UNPROMPT
 from edge_node.store.record_codec import UnreadableRecord, decode_record, encode_record
+from edge_node.store.task_index import lists_of
 
 _log = logging.getLogger(__name__)
 
@@ -60,9 +61,10 @@ class Erasures:
         task_id, ended = record.task.id, record.finished_unix_s or self._clock.unix_s()
         owed = owed_of(record, whole=True, unix_s=self._clock.unix_s())
         names = ("open", "finished", f"task:{task_id}", "dead", "prompted", "erasing", "rewrite")
-        keys = [f"{self._prefix}{name}" for name in names]
-        text = encode_record(erased(record))
-        script: Command = ("EVAL", ERASE, len(keys), *keys, task_id, text, ended, _encode(owed))
+        keys = [f"{self._prefix}{name}" for name in (*names, *lists_of(record))]
+        text, accepted = encode_record(erased(record)), record.task.created_unix_s
+        arguments = (task_id, text, ended, repr(accepted), _encode(owed))
+        script: Command = ("EVAL", ERASE, len(keys), *keys, *arguments)
         await self._connection.execute([script], durable=True)
         return owed
 

@@ -44,8 +44,9 @@ end
 return 1
 """
 
-# KEYS: open, finished, task, job ('' without), dead, prompted
-# ARGV: id, record, unix second of its end ('' while open), place in its job, '1' for a dead letter
+# KEYS: open, finished, task, job ('' without), dead, prompted, then its lists once it is over
+# ARGV: id, record, unix second of its end ('' while open), place in its job, '1' for a dead letter,
+# unix second of its acceptance
 # A state that comes after the end is ignored; NX keeps the place that the acceptance gave.
 KEEP = """
 if ARGV[3] == '' and redis.call('ZSCORE', KEYS[2], ARGV[1]) then return 0 end
@@ -58,29 +59,34 @@ else
   redis.call('ZADD', KEYS[2], ARGV[3], ARGV[1])
   redis.call('ZADD', KEYS[6], ARGV[3], ARGV[1])
   if ARGV[5] == '1' then redis.call('ZADD', KEYS[5], ARGV[3], ARGV[1]) end
+  for i = 7, #KEYS do redis.call('ZADD', KEYS[i], ARGV[6], ARGV[1]) end
+  redis.call('HSET', KEYS[3], 'lists', table.concat(KEYS, ' ', 7))
 end
 return 1
 """
 
-# KEYS: finished, task, dead, prompted; ARGV: id
+# KEYS: finished, task, dead, prompted, listed; ARGV: id
 FORGET = """
-local job = redis.call('HGET', KEYS[2], 'job')
-if job and job ~= '' then redis.call('ZREM', job, ARGV[1]) end
+local of = redis.call('HMGET', KEYS[2], 'job', 'lists')
+if of[1] and of[1] ~= '' then redis.call('ZREM', of[1], ARGV[1]) end
+for list in string.gmatch(of[2] or KEYS[5], '%S+') do redis.call('ZREM', list, ARGV[1]) end
 redis.call('DEL', KEYS[2])
 redis.call('ZREM', KEYS[3], ARGV[1])
 redis.call('ZREM', KEYS[4], ARGV[1])
 return redis.call('ZREM', KEYS[1], ARGV[1])
 """
 
-# KEYS: open, finished, task, dead, prompted, erasing, rewrite
-# ARGV: id, record without content, unix second of its end, what is still owed
+# KEYS: open, finished, task, dead, prompted, erasing, rewrite, then its lists
+# ARGV: id, record without content, unix seconds of its end and its acceptance, what is still owed
 ERASE = """
 redis.call('HSET', KEYS[3], 'record', ARGV[2])
 redis.call('SREM', KEYS[1], ARGV[1])
 redis.call('ZADD', KEYS[2], ARGV[3], ARGV[1])
 redis.call('ZREM', KEYS[4], ARGV[1])
 redis.call('ZREM', KEYS[5], ARGV[1])
-redis.call('HSET', KEYS[6], ARGV[1], ARGV[4])
+for i = 8, #KEYS do redis.call('ZADD', KEYS[i], 'NX', ARGV[4], ARGV[1]) end
+redis.call('HSET', KEYS[3], 'lists', table.concat(KEYS, ' ', 8))
+redis.call('HSET', KEYS[6], ARGV[1], ARGV[5])
 return redis.call('INCR', KEYS[7])
 """
 

@@ -20,6 +20,8 @@ Keys, all under one prefix:
     rewrite, aged      counters of what was taken out, at once or by age, and is in the file yet
     refused:<id>       the acceptance that began with this task was taken back; expires
     redated            hash: jump of the clock for which times were moved last, and in which term
+
+Those of the index of finished tasks: task_index.py.
 """
 
 from __future__ import annotations
@@ -48,6 +50,7 @@ from edge_node.domain import (
 from edge_node.errors import IdempotencyConflict, StoreUnavailable
 from edge_node.json_text import parsed
 from edge_node.lasting import Loops
+from edge_node.listing import Place, TaskFilter, TaskPage
 from edge_node.requests import AlreadyAccepted, Appended, Idempotency
 from edge_node.store.background_writer import BackgroundWriter
 from edge_node.store.connection import Command, StoreConnection, StoreSettings
@@ -57,6 +60,7 @@ from edge_node.store.ledger_scripts import ACCEPT, FORGET, KEEP, RETRACT
 from edge_node.store.pending_writes import Acceptance, PendingWrite, PendingWrites
 from edge_node.store.record_codec import UnreadableRecord, decode_record, encode_record
 from edge_node.store.redating import REDATE, Redating, redated
+from edge_node.store.task_index import TaskIndex, lists_of
 from edge_node.store.together import Together
 
 _log = logging.getLogger(__name__)
@@ -135,6 +139,7 @@ class TaskLedger:
         )
         self._together = Together(self._connection)
         self.erasures = Erasures(self._connection, key_prefix=settings.key_prefix, clock=clock)
+        self._index = TaskIndex(self._connection, key_prefix=settings.key_prefix)
 
     @property
     def available(self) -> bool:
@@ -303,6 +308,7 @@ class TaskLedger:
         Raises:
             StoreUnavailable: the store is away; nothing is recovered twice in one term.
         """
+        await self._index.begin()
         task_ids = await self._open()
         recovered: list[TaskRecord] = []
         for start in range(0, len(task_ids), self._settings.batch_max):
@@ -338,6 +344,16 @@ class TaskLedger:
         command: Command = ("ZRANGE", self._job_key(job_id), 0, -1)
         members = (await self._connection.execute([command], durable=False))[0]
         return tuple(TaskId(member.decode()) for member in members) or None
+
+    async def list_finished(
+        self, wanted: TaskFilter, *, before: Place | None, count: int
+    ) -> TaskPage:
+        """Finished tasks, newest first; as TaskIndex.page.
+
+        Raises:
+            StoreUnavailable: the store is away.
+        """
+        return await self._index.page(wanted, before=before, count=count)
 
     async def info(self, *sections: str) -> list[dict[str, Any]]:
         """What the store says of itself.
@@ -380,10 +396,10 @@ class TaskLedger:
         task_ids = [TaskId(member.decode()) for member in members]
         if task_ids:
             prefix = self._settings.key_prefix
+            indices = (self._dead, f"{prefix}prompted", f"{prefix}listed")
             forget: list[Command] = [
-                ("EVAL", FORGET, 4, finished, key, self._dead, f"{prefix}prompted", task_id)
+                ("EVAL", FORGET, 5, finished, self._task_key(task_id), *indices, task_id)
                 for task_id in task_ids
-                for key in (self._task_key(task_id),)
             ]
             await self._connection.execute([*forget, ("INCR", f"{prefix}aged")], durable=False)
         return task_ids
@@ -475,11 +491,14 @@ class TaskLedger:
             self._job_key(task.job_id),
             self._dead,
             f"{prefix}prompted",
+            *(f"{prefix}{name}" for name in lists_of(record)),
         )
         index = acceptance.job_index if acceptance else 0
         dead = record.error is not None and record.error.code in DEAD_LETTER_CODES
         text = encode_record(record)
-        return ("EVAL", KEEP, len(keys), *keys, task.id, text, ended, index, int(dead))
+        accepted = task.created_unix_s if math.isfinite(task.created_unix_s) else 0.0
+        arguments = (task.id, text, ended, index, int(dead), repr(accepted))
+        return ("EVAL", KEEP, len(keys), *keys, *arguments)
 
     @property
     def _dead(self) -> str:

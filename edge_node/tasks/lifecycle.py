@@ -15,8 +15,7 @@ former lives included, and a report counts only if it comes from the current one
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 
 from edge_node.changing import changed
 from edge_node.clock import Moment
@@ -75,21 +74,13 @@ from edge_node.tasks.lifecycle_protocol import (
     TasksForgotten,
     TasksRecovered,
     TasksSubmitted,
+    WaitingAttempt,
 )
 
 # Placement answers at once; a task that waits for an answer so long will not get it.
 PLACEMENT_LOST_S = 5.0
 # Far more than a task can have in one life of its node.
 EVENTS_OF_A_LIFE_MAX = 1_000_000
-
-
-@dataclass(frozen=True, kw_only=True)
-class WaitingAttempt:
-    """A task in the queue of an executor, which is not known to have begun it."""
-
-    task: Task
-    executor: NodeId
-    dispatch: int
 
 
 class Lifecycle:
@@ -116,6 +107,12 @@ class Lifecycle:
         """The task as it stands; None if it is unknown here or only the ledger knows it."""
         entry = self._find(task_id)
         return None if entry is None or entry.phase is Phase.APPENDING else entry.record
+
+    def records(self) -> Iterator[TaskRecord]:
+        """Every task as it stands that is open, or over and in memory still."""
+        for entry in (*self._live.values(), *self._finished.values()):
+            if entry.phase is not Phase.APPENDING:
+                yield entry.record
 
     def waiting(self) -> list[WaitingAttempt]:
         """Every task that may be moved: it waits at an executor, and has moves left."""

@@ -268,6 +268,18 @@ class TaskEnded:
     fences: tuple[Fence, ...]
 
 
+# What can be read of it.
+
+
+@dataclass(frozen=True, kw_only=True)
+class WaitingAttempt:
+    """A task in the queue of an executor, which is not known to have begun it."""
+
+    task: Task
+    executor: NodeId
+    dispatch: int
+
+
 Instruction = (
     AppendTasks
     | JournalTasks

@@ -292,6 +292,10 @@ class Membership:
         """Whether the node belonged to the cluster and left, less than `forget_s` ago."""
         return self._departure(node_id, now_s=now_s) is not None
 
+    def away(self, *, now_s: float) -> tuple[NodeId, ...]:
+        """All of these."""
+        return tuple(one for one in self._departed if self.is_away(one, now_s=now_s))
+
     def validate(self) -> None:
         """Asserts what holds after every event."""
         configured = set(self._settings.addresses) - self._own_addresses

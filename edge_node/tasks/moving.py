@@ -18,7 +18,7 @@ import numpy as np
 
 from edge_node.domain import NodeId, TaskId
 from edge_node.tasks.cluster_view import ClusterView
-from edge_node.tasks.lifecycle import WaitingAttempt
+from edge_node.tasks.lifecycle_protocol import WaitingAttempt
 
 # A move must gain this share of what drawing the task takes there: backlogs are known to about a
 # step, and a task that moves to and fro is helped by neither.

@@ -31,6 +31,7 @@ from edge_node.errors import (
     TaskNotFound,
 )
 from edge_node.prompt_tokens import NOT_COUNTED
+from edge_node.listing import ClusterPage, Missing, Place, TaskFilter, newest
 from edge_node.requests import DrawingLimits, Idempotency, Submission
 from edge_node.snapshot import ClusterSnapshot, PeerView
 
@@ -75,6 +76,7 @@ class MemoryFrontDesk:
         self.init_images: list[bytes] = []
         self.gone: list[TaskId] = []
         self.prompt_tokens = NOT_COUNTED
+        self.missing: tuple[Missing, ...] = ()
         self._records: dict[TaskId, TaskRecord] = {}
         self._events: dict[TaskId, list[TaskEvent]] = {}
         self._changed = asyncio.Condition()
@@ -194,6 +196,12 @@ class MemoryFrontDesk:
         if job_id not in self._jobs:
             raise TaskNotFound(f"There is no job {job_id}.")
         return tuple(self._records[task_id] for task_id in self._jobs[job_id])
+
+    async def list_tasks(
+        self, wanted: TaskFilter, *, before: Place | None, count: int
+    ) -> ClusterPage:
+        page = newest(self._records.values(), wanted, before=before, count=count)
+        return ClusterPage(page=page, missing=self.missing)
 
     async def cancel_task(self, task_id: TaskId) -> TaskRecord:
         record = await self.read_task(task_id)

@@ -80,6 +80,7 @@ def on_site(
         ("GET", "/v1/tasks/orin-a-x/image", Scope.READ),
         ("GET", "/v1/tasks/orin-a-x/events", Scope.READ),
         ("GET", "/v1/jobs/orin-a-x", Scope.READ),
+        ("GET", "/v1/tasks", Scope.READ),
         ("GET", "/v1/models", Scope.READ),
         ("GET", "/v1/cluster", Scope.READ),
         ("GET", "/openapi.json", Scope.READ),

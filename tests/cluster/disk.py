@@ -31,6 +31,7 @@ from edge_node.errors import (
     InitImagesFull,
     StoreUnavailable,
 )
+from edge_node.listing import Place, TaskFilter, TaskPage, newest
 from edge_node.requests import AlreadyAccepted, Appended, Idempotency
 
 
@@ -201,6 +202,15 @@ class SimulatedLedger:
 
     async def read_job(self, job_id: JobId) -> tuple[TaskId, ...] | None:
         return self._disk.jobs.get(job_id)
+
+    async def list_finished(
+        self, wanted: TaskFilter, *, before: Place | None, count: int
+    ) -> TaskPage:
+        await self._mount.work()
+        if self._mount.now_s() < self._disk.store_away_until_s:
+            raise StoreUnavailable("The store is away.")
+        over = (record for record in self._disk.records.values() if record.status.is_final)
+        return newest(over, wanted, before=before, count=count)
 
     async def dead_letters(self, *, count_max: int) -> list[TaskRecord]:
         return []

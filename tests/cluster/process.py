@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from edge_node import listing
 from edge_node.clock import Clock
 from edge_node.dispatch.dead_letters import DeadLetterDesk
 from edge_node.dispatch.dispatcher import Dispatcher, DispatcherSettings
@@ -172,6 +173,11 @@ class Connection:
 
     async def cancel_task(self, task_id: TaskId) -> TaskRecord:
         return await self._once(lambda p: p.service.cancel_task(task_id))
+
+    async def list_tasks(
+        self, wanted: listing.TaskFilter, *, before: listing.Place | None, count: int, owner: NodeId
+    ) -> listing.TaskPage:
+        return await self._once(lambda p: p.service.list_tasks(wanted, before=before, count=count))
 
     async def erase_task(self, task_id: TaskId) -> None:
         await self._once(lambda p: p.service.erase_task(task_id))

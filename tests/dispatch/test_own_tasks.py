@@ -34,6 +34,7 @@ from edge_node.errors import (
     StoreUnavailable,
     TaskNotFound,
 )
+from edge_node.listing import Place, TaskFilter, TaskPage, newest
 from edge_node.requests import AlreadyAccepted, Appended, Idempotency
 from edge_node.tasks.admission import AdmissionLimits
 from tests.dispatch.one_node import DRAWING, OWN, PNG, SHA256, Device, Node, run
@@ -91,6 +92,13 @@ class ScriptedLedger:
 
     async def read_job(self, job_id: JobId) -> tuple[TaskId, ...] | None:
         return self.jobs.get(job_id)
+
+    async def list_finished(
+        self, wanted: TaskFilter, *, before: Place | None, count: int
+    ) -> TaskPage:
+        if not self.available:
+            raise StoreUnavailable("The store is away.")
+        return newest(self.records.values(), wanted, before=before, count=count)
 
 
 class ScriptedImages:

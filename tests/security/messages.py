@@ -18,10 +18,12 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from edge_node.api import schemas
+from edge_node.api.task_lists import page_object
 from edge_node.clock import Moment
 from edge_node.domain import Drawing, Fence, NodeId, NodeState, Task, TaskId
 from edge_node.errors import MalformedMessage
-from edge_node.peering import node_codec
+from edge_node.listing import ClusterPage, TaskFilter
+from edge_node.peering import list_codec, node_codec
 from edge_node.tasks import hosting as hosted
 from edge_node.tasks import lifecycle_protocol as life
 from edge_node.tasks.cluster_view import ClusterView
@@ -91,6 +93,13 @@ def _bases() -> dict[str, Message]:
     image = worker_pb2.Image(content=b"png", format="png", width_px=64, height_px=64)
     view = node_pb2.TaskView(task_id=TASK.id, status="queued", durability="disk", origin=OWN)
     view.drawing.CopyFrom(drawing)
+    listed = node_pb2.ListTasksResponse()
+    listed.tasks.add(accepted_at=5.0).task.CopyFrom(view)
+    listed.until.accepted_at, listed.until.task_id = 5.0, TASK.id
+    asked = node_pb2.ListTasksRequest(count=2)
+    asked.filter.statuses.append("queued")
+    asked.filter.client = "ab12"
+    asked.before.accepted_at, asked.before.task_id = 9.0, TASK.id
     event = node_pb2.WatchTaskResponse(sequence=1, kind="step", step=1, steps=4)
     page = node_pb2.ReadExperienceResponse(last="1-1")
     page.entries.add(fields={"format": b"1"})
@@ -106,6 +115,8 @@ def _bases() -> dict[str, Message]:
         "record": view,
         "event": event,
         "page": page,
+        "asked": asked,
+        "listed": listed,
     }
 
 
@@ -161,7 +172,10 @@ def _copy(base: Message) -> Message:
 
 def _set(message: Message, place: int, value: Any) -> None:
     holder, field = list(_places(message))[place]
-    setattr(holder, field.name, value)
+    if field.is_repeated:
+        getattr(holder, field.name)[:] = [value]
+    else:
+        setattr(holder, field.name, value)
 
 
 class Judge:
@@ -181,6 +195,8 @@ class Judge:
             "offload": self._offload,
             "record": self._record,
             "event": self._event,
+            "asked": lambda asked: _sane(list_codec.request_from_proto(asked)[2]),
+            "listed": self._listed,
             "page": lambda page: _sane(node_codec.page_from_proto(page).read_unix_s),
         }
         try:
@@ -265,6 +281,13 @@ class Judge:
 
     def _record(self, message: node_pb2.TaskView) -> None:
         _shown(schemas.task_object(node_codec.record_from_proto(message)))
+
+    def _listed(self, message: node_pb2.ListTasksResponse) -> None:
+        page = list_codec.page_from_proto(
+            message, wanted=TaskFilter(), before=None, count=2, of=OWN
+        )
+        _sane(*(one.place.unix_s for one in page.listed))
+        _shown(page_object(ClusterPage(page=page), prefix=""))
 
     def _event(self, message: node_pb2.WatchTaskResponse) -> None:
         _shown(schemas.task_event(node_codec.event_from_proto(message)))

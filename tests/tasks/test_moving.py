@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from edge_node.domain import NodeId, TaskId
-from edge_node.tasks.lifecycle import WaitingAttempt
+from edge_node.tasks.lifecycle_protocol import WaitingAttempt
 from edge_node.tasks.moving import is_turn, task_to_move
 from tests.tasks.test_cluster_view import OTHER, OWN, PEER, state, task, view_of
 

@@ -287,6 +287,50 @@ class CancelTaskResponse(_message.Message):
     task: TaskView
     def __init__(self, task: _Optional[_Union[TaskView, _Mapping]] = ...) -> None: ...
 
+class TaskFilter(_message.Message):
+    __slots__ = ("statuses", "model", "client")
+    STATUSES_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_FIELD_NUMBER: _ClassVar[int]
+    statuses: _containers.RepeatedScalarFieldContainer[str]
+    model: str
+    client: str
+    def __init__(self, statuses: _Optional[_Iterable[str]] = ..., model: _Optional[str] = ..., client: _Optional[str] = ...) -> None: ...
+
+class TaskPlace(_message.Message):
+    __slots__ = ("accepted_at", "task_id")
+    ACCEPTED_AT_FIELD_NUMBER: _ClassVar[int]
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    accepted_at: float
+    task_id: str
+    def __init__(self, accepted_at: _Optional[float] = ..., task_id: _Optional[str] = ...) -> None: ...
+
+class ListTasksRequest(_message.Message):
+    __slots__ = ("filter", "before", "count")
+    FILTER_FIELD_NUMBER: _ClassVar[int]
+    BEFORE_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    filter: TaskFilter
+    before: TaskPlace
+    count: int
+    def __init__(self, filter: _Optional[_Union[TaskFilter, _Mapping]] = ..., before: _Optional[_Union[TaskPlace, _Mapping]] = ..., count: _Optional[int] = ...) -> None: ...
+
+class ListTasksResponse(_message.Message):
+    __slots__ = ("tasks", "until")
+    TASKS_FIELD_NUMBER: _ClassVar[int]
+    UNTIL_FIELD_NUMBER: _ClassVar[int]
+    tasks: _containers.RepeatedCompositeFieldContainer[ListedTask]
+    until: TaskPlace
+    def __init__(self, tasks: _Optional[_Iterable[_Union[ListedTask, _Mapping]]] = ..., until: _Optional[_Union[TaskPlace, _Mapping]] = ...) -> None: ...
+
+class ListedTask(_message.Message):
+    __slots__ = ("accepted_at", "task")
+    ACCEPTED_AT_FIELD_NUMBER: _ClassVar[int]
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    accepted_at: float
+    task: TaskView
+    def __init__(self, accepted_at: _Optional[float] = ..., task: _Optional[_Union[TaskView, _Mapping]] = ...) -> None: ...
+
 class EraseTaskRequest(_message.Message):
     __slots__ = ("task_id",)
     TASK_ID_FIELD_NUMBER: _ClassVar[int]

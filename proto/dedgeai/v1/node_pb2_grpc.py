@@ -74,6 +74,11 @@ class NodeServiceStub:
                 request_serializer=dedgeai_dot_v1_dot_node__pb2.CancelTaskRequest.SerializeToString,
                 response_deserializer=dedgeai_dot_v1_dot_node__pb2.CancelTaskResponse.FromString,
                 _registered_method=True)
+        self.ListTasks = channel.unary_unary(
+                '/dedgeai.v1.NodeService/ListTasks',
+                request_serializer=dedgeai_dot_v1_dot_node__pb2.ListTasksRequest.SerializeToString,
+                response_deserializer=dedgeai_dot_v1_dot_node__pb2.ListTasksResponse.FromString,
+                _registered_method=True)
         self.EraseTask = channel.unary_unary(
                 '/dedgeai.v1.NodeService/EraseTask',
                 request_serializer=dedgeai_dot_v1_dot_node__pb2.EraseTaskRequest.SerializeToString,
@@ -169,6 +174,14 @@ class NodeServiceServicer:
 
     def CancelTask(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListTasks(self, request, context):
+        """Tasks that this node accepted, newest first, a page at a time; a node of version 0.1.0 does not
+        have it.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -270,6 +283,11 @@ def add_NodeServiceServicer_to_server(servicer, server):
                     servicer.CancelTask,
                     request_deserializer=dedgeai_dot_v1_dot_node__pb2.CancelTaskRequest.FromString,
                     response_serializer=dedgeai_dot_v1_dot_node__pb2.CancelTaskResponse.SerializeToString,
+            ),
+            'ListTasks': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTasks,
+                    request_deserializer=dedgeai_dot_v1_dot_node__pb2.ListTasksRequest.FromString,
+                    response_serializer=dedgeai_dot_v1_dot_node__pb2.ListTasksResponse.SerializeToString,
             ),
             'EraseTask': grpc.unary_unary_rpc_method_handler(
                     servicer.EraseTask,
@@ -528,6 +546,33 @@ class NodeService:
             '/dedgeai.v1.NodeService/CancelTask',
             dedgeai_dot_v1_dot_node__pb2.CancelTaskRequest.SerializeToString,
             dedgeai_dot_v1_dot_node__pb2.CancelTaskResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTasks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dedgeai.v1.NodeService/ListTasks',
+            dedgeai_dot_v1_dot_node__pb2.ListTasksRequest.SerializeToString,
+            dedgeai_dot_v1_dot_node__pb2.ListTasksResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -45,6 +45,10 @@ class NodeServiceStub:
     """The rest is answered by the origin of the task, on behalf of a client of another node."""
     GetJob: _grpc.UnaryUnaryMultiCallable[_node_pb2.GetJobRequest, _node_pb2.GetJobResponse]
     CancelTask: _grpc.UnaryUnaryMultiCallable[_node_pb2.CancelTaskRequest, _node_pb2.CancelTaskResponse]
+    ListTasks: _grpc.UnaryUnaryMultiCallable[_node_pb2.ListTasksRequest, _node_pb2.ListTasksResponse]
+    """Tasks that this node accepted, newest first, a page at a time; a node of version 0.1.0 does not
+    have it.
+    """
     EraseTask: _grpc.UnaryUnaryMultiCallable[_node_pb2.EraseTaskRequest, _node_pb2.EraseTaskResponse]
     """Ends a task and leaves nothing of it; a node of version 0.1.0 does not have it."""
     WatchTask: _grpc.UnaryStreamMultiCallable[_node_pb2.WatchTaskRequest, _node_pb2.WatchTaskResponse]
@@ -79,6 +83,10 @@ class NodeServiceAsyncStub(NodeServiceStub):
     """The rest is answered by the origin of the task, on behalf of a client of another node."""
     GetJob: _aio.UnaryUnaryMultiCallable[_node_pb2.GetJobRequest, _node_pb2.GetJobResponse]  # type: ignore[assignment]
     CancelTask: _aio.UnaryUnaryMultiCallable[_node_pb2.CancelTaskRequest, _node_pb2.CancelTaskResponse]  # type: ignore[assignment]
+    ListTasks: _aio.UnaryUnaryMultiCallable[_node_pb2.ListTasksRequest, _node_pb2.ListTasksResponse]  # type: ignore[assignment]
+    """Tasks that this node accepted, newest first, a page at a time; a node of version 0.1.0 does not
+    have it.
+    """
     EraseTask: _aio.UnaryUnaryMultiCallable[_node_pb2.EraseTaskRequest, _node_pb2.EraseTaskResponse]  # type: ignore[assignment]
     """Ends a task and leaves nothing of it; a node of version 0.1.0 does not have it."""
     WatchTask: _aio.UnaryStreamMultiCallable[_node_pb2.WatchTaskRequest, _node_pb2.WatchTaskResponse]  # type: ignore[assignment]
@@ -158,6 +166,16 @@ class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _node_pb2.CancelTaskRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_node_pb2.CancelTaskResponse, _abc.Awaitable[_node_pb2.CancelTaskResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ListTasks(
+        self,
+        request: _node_pb2.ListTasksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_pb2.ListTasksResponse, _abc.Awaitable[_node_pb2.ListTasksResponse]]:
+        """Tasks that this node accepted, newest first, a page at a time; a node of version 0.1.0 does not
+        have it.
+        """
 
     @_abc_1.abstractmethod
     def EraseTask(

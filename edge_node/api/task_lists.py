@@ -1,0 +1,176 @@
+"""Many tasks at once: GET /v1/tasks.
+
+Owns what a query says and how a page is shown. A key without the scope `operate` has its own tasks
+only, whatever it asks for.
+"""
+
+from __future__ import annotations
+
+import base64
+import difflib
+import json
+import math
+import re
+from collections.abc import Mapping
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+from starlette.datastructures import QueryParams
+
+from edge_node.access.keys import Client, Scope
+from edge_node.api import schemas
+from edge_node.api.addressing import path_prefix_of
+from edge_node.api.direct_route import DirectRoute
+from edge_node.api.key_check import ScopeMissing, client_of
+from edge_node.api.schemas import Json
+from edge_node.api.surface import surface_of
+from edge_node.domain import TaskId, TaskRecord, TaskStatus
+from edge_node.erasure import is_erased
+from edge_node.errors import InvalidRequest
+from edge_node.listing import PAGE_TASKS_MAX, ClusterPage, Missing, Place, TaskFilter
+
+router = APIRouter(route_class=DirectRoute)
+
+LIMIT_DEFAULT = 20
+# Of names in a query, as nodes take them from each other.
+NAME_CHARS_MAX = 300
+_CURSOR_CHARS_MAX = 400
+_UNIX_S_MAX = 1e12
+_WHOLE = re.compile("[1-9][0-9]{0,2}")
+_TASK_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}-[0-9A-Za-z]{1,26}")
+_QUERY = ("status", "model", "owner", "limit", "cursor")
+
+
+@router.get("/v1/tasks", response_model=None)
+async def list_tasks(request: Request) -> JSONResponse:
+    """Tasks of all nodes, newest first, a page at a time.
+
+    Where few are wanted of many, a page may have fewer than `limit`, and even none, though more
+    follow: `has_more` says so. `missing` names the nodes whose tasks it lacks.
+    """
+    query = request.query_params
+    _refuse_unknown(query)
+    wanted = filter_of(query, client_of(request))
+    limit = _limit_in(query.get("limit"))
+    before = _place_in(query.get("cursor"))
+    found = await surface_of(request).front_desk.list_tasks(wanted, before=before, count=limit)
+    return JSONResponse(page_object(found, prefix=path_prefix_of(request)))
+
+
+def filter_of(query: QueryParams | Mapping[str, str], client: Client) -> TaskFilter:
+    """Which tasks a query means, of those that who asks may see.
+
+    Raises:
+        InvalidRequest: it means none.
+        ScopeMissing: it means another's, and who asks may not operate.
+    """
+    return TaskFilter(
+        statuses=_statuses_in(query.get("status", "")),
+        model=_name_in(query, "model"),
+        client=_owner_for(client, _name_in(query, "owner")),
+    )
+
+
+def page_object(found: ClusterPage, *, prefix: str) -> Json:
+    """A page as it is shown; `prefix` as in `schemas.task_object`."""
+    until = found.page.until
+    return {
+        "object": "list",
+        "data": [_shown(one.record, prefix=prefix) for one in found.page.listed],
+        "has_more": until is not None,
+        "next_cursor": None if until is None else cursor_of(until),
+        "missing": [missing_object(one) for one in found.missing],
+    }
+
+
+def missing_object(missing: Missing) -> Json:
+    """A node that did not answer, as it is shown."""
+    return {"node": missing.node_id, "address": missing.address or None, "reason": missing.why}
+
+
+def cursor_of(place: Place) -> str:
+    """A place as clients hand it back."""
+    return base64.urlsafe_b64encode(json.dumps(place).encode()).decode().rstrip("=")
+
+
+def _shown(record: TaskRecord, *, prefix: str) -> Json:
+    if is_erased(record):
+        return {"id": record.task.id, "object": "image.task", "erased": True}
+    return schemas.task_object(record, prefix=prefix)
+
+
+def _refuse_unknown(query: QueryParams) -> None:
+    """Another's name for a filter would list everything, and of two values one would be lost."""
+    for name in query:
+        if name not in _QUERY:
+            near = difflib.get_close_matches(name, _QUERY)
+            hint = f"Did you mean `{near[0]}`?" if near else f"Known are {', '.join(_QUERY)}."
+            raise InvalidRequest(f"`{name[:60]}` is no filter of tasks. {hint}", param=name[:60])
+        if len(query.getlist(name)) > 1:
+            raise InvalidRequest(f"`{name}` is there more than once.", param=name)
+
+
+def _statuses_in(text: str) -> frozenset[TaskStatus]:
+    words = text.split(",") if text else []
+    for word in words:
+        if word not in set(TaskStatus):
+            raise InvalidRequest(
+                f"`status` is {word[:60]!r}; it must be some of {', '.join(TaskStatus)}, with "
+                "commas between.",
+                param="status",
+            )
+    return frozenset(TaskStatus(word) for word in words)
+
+
+def _name_in(query: QueryParams | Mapping[str, str], param: str) -> str:
+    text = query.get(param) or ""
+    if len(text) > NAME_CHARS_MAX:
+        raise InvalidRequest(
+            f"`{param}` has {len(text)} characters; at most {NAME_CHARS_MAX} are allowed.",
+            param=param,
+        )
+    return text
+
+
+def _owner_for(client: Client, owner: str) -> str:
+    if client.may(Scope.OPERATE):
+        return owner
+    assert client.id, "who has no key may do everything"
+    if owner not in ("", client.id):
+        raise ScopeMissing(
+            f"Tasks of others need a key with the scope {Scope.OPERATE}. Leave `owner` out: yours "
+            f"is {client.id}.",
+            param="owner",
+        )
+    return client.id
+
+
+def _limit_in(text: str | None) -> int:
+    if text is None:
+        return LIMIT_DEFAULT
+    if not _WHOLE.fullmatch(text) or int(text) > PAGE_TASKS_MAX:
+        raise InvalidRequest(
+            f"`limit` is {text[:60]!r}; it must be a whole number from 1 to {PAGE_TASKS_MAX}.",
+            param="limit",
+        )
+    return int(text)
+
+
+def _place_in(cursor: str | None) -> Place | None:
+    if not cursor:
+        return None
+    try:
+        if len(cursor) > _CURSOR_CHARS_MAX:
+            raise ValueError("too long")
+        padded = cursor + "=" * (-len(cursor) % 4)
+        unix_s, task_id = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
+        place = Place(float(unix_s), TaskId(task_id))
+        if not (math.fabs(place.unix_s) <= _UNIX_S_MAX and _TASK_ID.fullmatch(place.task_id)):
+            raise ValueError("no place")
+    except (ValueError, TypeError, RecursionError, OverflowError):
+        raise InvalidRequest(
+            "`cursor` is none that was given out here: take `next_cursor` of the page before, or "
+            "leave it out for the newest tasks.",
+            param="cursor",
+        ) from None
+    return place
