@@ -14,7 +14,6 @@ former lives included, and a report counts only if it comes from the current one
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 
 from edge_node.changing import changed
@@ -41,6 +40,7 @@ from edge_node.domain import (
     owner,
 )
 from edge_node.tasks.fate import END_KINDS, Fate, Phase, StoryLine
+from edge_node.tasks.finished import Finished
 from edge_node.tasks.in_flight import InFlight
 from edge_node.tasks.lifecycle_limits import LifecycleLimits
 from edge_node.tasks.lifecycle_protocol import (
@@ -91,8 +91,7 @@ class Lifecycle:
         self._limits = limits
         self._term = term
         self._live: dict[TaskId, Fate] = {}
-        self._finished: OrderedDict[TaskId, Fate] = OrderedDict()
-        self._finished_bytes = 0
+        self._finished = Finished(limits)
         # Sums over `_live`; read by all, and changed here alone.
         self.load = InFlight()
 
@@ -145,19 +144,13 @@ class Lifecycle:
 
     def validate(self) -> None:
         """Asserts what holds after every event; for tests, because it looks at every task."""
-        assert not self._live.keys() & self._finished.keys(), "a task is live and finished"
+        self._finished.validate(frozenset(self._live))
         live = sum(entry.task.drawing.prompt_bytes for entry in self._live.values())
         assert self.load.prompt_bytes == live, "bytes in flight are miscounted"
-        assert self._finished or not self._finished_bytes, "bytes of nobody"
-        assert len(self._finished) <= self._limits.finished_kept_max, "too many finished tasks"
         for task_id, entry in self._live.items():
             wrong = entry.what_is_wrong(moves_max=self._limits.moves_max, term=self._term)
             assert task_id == entry.task.id, "a task goes by another's name"
             assert not wrong, "\n  ".join([f"{task_id}: {wrong}", *map(str, entry.story)])
-        for entry in self._finished.values():
-            assert entry.phase is Phase.FINAL, "a finished task is not final"
-            assert entry.record.status.is_final, "a finished task has no end"
-            assert entry.events[-1].kind.is_final, "nobody was told of an end"
 
     # What can happen.
 
@@ -193,7 +186,8 @@ class Lifecycle:
             case FinalRecorded():
                 return self._final_recorded(event.task_id, at)
             case TasksForgotten():
-                return self._forget(event)
+                self._finished.forget(event)
+                return []
             case ClockAdvanced():
                 return self._clock_advanced(at)
 
@@ -519,27 +513,11 @@ class Lifecycle:
         # Previews are for those who watched; the image itself is there now.
         entry.events = [changed(e, preview=b"") if e.preview else e for e in entry.events]
         self._drop_live(entry.task.id)
-        self._finished[entry.task.id] = entry
-        self._finished_bytes += entry.kept_bytes
-        while (
-            len(self._finished) > self._limits.finished_kept_max
-            or self._finished_bytes > self._limits.finished_bytes_max
-        ):
-            _, oldest = self._finished.popitem(last=False)
-            self._finished_bytes -= oldest.kept_bytes
+        self._finished.add(entry)
         fences = (*entry.moved, entry.record.fence)
         return [*instructions, TaskEnded(record=entry.record, fences=fences)]
 
     # Small parts.
-
-    def _forget(self, event: TasksForgotten) -> list[Instruction]:
-        before_unix_s = event.ended_before_unix_s
-        ends = ((one, fate.record.finished_unix_s) for one, fate in self._finished.items())
-        older = [one for one, end_unix_s in ends if end_unix_s and end_unix_s < before_unix_s]
-        for task_id in (*event.task_ids, *older):
-            entry = self._finished.pop(task_id, None)
-            self._finished_bytes -= 0 if entry is None else entry.kept_bytes
-        return []
 
     def _drop_live(self, task_id: TaskId) -> None:
         dropped = self._live.pop(task_id, None)
