@@ -167,7 +167,7 @@ class DecidingNode:
         assert placement is not None
         memory.decided(nth, placement.observation.node_ids, placement.decision)
         seconds = time.perf_counter() - start_s
-        view.task_accepted(self._task.work, now_s=now_s)
+        view.task_accepted(self._task.work, model=self._task.drawing.model, now_s=now_s)
         view.dispatch_ended(placement.executor, placement.dispatch)
         return seconds * 1e6
 

@@ -552,6 +552,7 @@ class NodeState:
         keys: version and digest of the signed list of API keys that it holds.
         clients: who have tasks there, waiting or drawn, and take turns.
         key_use: of clients with limits: id, day since 1970, images accepted that day, open tasks.
+        accepted_by_model: accepted_work_s by the model asked for; empty where all was for `model`.
     """
 
     node_id: NodeId
@@ -580,3 +581,4 @@ class NodeState:
     keys: tuple[int, str] = (0, "")
     clients: int = 0
     key_use: tuple[tuple[str, int, int, int], ...] = ()
+    accepted_by_model: tuple[tuple[str, float], ...] = ()

@@ -6,6 +6,8 @@ what to do; `code` is stable and machine-readable.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class DEdgeAIError(Exception):
     """Root of the tree.
@@ -43,6 +45,20 @@ class ModelNotFound(DEdgeAIError):
     code = "model_not_found"
     http_status = 404
     grpc_status = "NOT_FOUND"
+
+
+def not_served(model: str, served: Sequence[str]) -> str:
+    """What ModelNotFound says: which name, and what may be asked for instead."""
+    listed = f"Served are: {', '.join(served)}." if served else "None is served at present."
+    return f"The model {model[:100]!r} is not served here. {listed}"
+
+
+class ModelAway(DEdgeAIError):
+    """Nodes of this cluster serve the model, and none of them is heard at present."""
+
+    code = "model_away"
+    http_status = 503
+    grpc_status = "UNAVAILABLE"
 
 
 class TaskNotFound(DEdgeAIError):

@@ -114,10 +114,16 @@ class RequestConfig(BaseModel):
     )
 
     # What others' words mean here.
+    default_model: Annotated[str, Field(min_length=1, max_length=200)] | None = setting(
+        None,
+        "model that is drawn where a request names none, or an alias; any that a node of the "
+        "cluster serves. If not set, this node's own; a node without one takes the first by name",
+        reload=True,
+    )
     model_aliases: Annotated[tuple[str, ...], BeforeValidator(split)] = setting(
         _ALIASES,
-        "names under which clients of OpenAI's API may ask for the model that is served; * stands "
-        "for any end; empty for its own name alone",
+        "names under which clients of OpenAI's API may ask for default_model; * stands for any "
+        "end; a model of such a name goes before; empty for models' own names alone",
         reload=True,
     )
     size_policy: Literal["nearest", "exact"] = setting(

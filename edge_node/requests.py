@@ -9,9 +9,10 @@ from edge_node.domain import JobId, TaskId, TaskRecord
 
 @dataclass(frozen=True, kw_only=True)
 class DrawingLimits:
-    """What may be asked for, and what is taken where nothing is said."""
+    """What may be asked for of a model, and what is taken where nothing is said."""
 
     model: str
+    fingerprint: str
     size_px_min: int
     size_px_max: int
     size_px_multiple: int

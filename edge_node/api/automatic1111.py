@@ -32,7 +32,7 @@ from edge_node.api.sittings import Sitting
 from edge_node.api.surface import Surface, surface_of
 from edge_node.api.uploads import Upload, UploadPlace
 from edge_node.domain import TaskId, TaskRecord, TaskStatus
-from edge_node.errors import DEdgeAIError, InvalidRequest, ModelNotFound
+from edge_node.errors import DEdgeAIError, InvalidRequest, ModelNotFound, not_served
 from edge_node.image_header import image_header
 
 router = APIRouter(route_class=DirectRoute)
@@ -192,8 +192,9 @@ async def set_options(request: Request) -> Response:
     surface = surface_of(request)
     document = _object(await read_json(request, limits=surface.body_limits))
     name = str(document.get("sd_model_checkpoint") or "")
-    if name and name not in surface.front_desk.models() and not surface.habits().is_alias(name):
-        raise ModelNotFound(f"The model {name!r} is not served here.", param="sd_model_checkpoint")
+    served = surface.front_desk.models()
+    if name and name not in served and not surface.habits().is_alias(name):
+        raise ModelNotFound(not_served(name, served), param="sd_model_checkpoint")
     return JSONResponse({})
 
 
@@ -270,7 +271,8 @@ def _understood_with_image(place: UploadPlace, document: Any) -> _Asked:
 
 async def _accepted(request: Request, asked: _Asked) -> _Accepted:
     surface, client = surface_of(request), client_of(request)
-    found = adapted(asked.wanted, surface.front_desk.limits(), surface.habits())
+    limits = surface.limits_of(asked.wanted.model, aliases=True)
+    found = adapted(asked.wanted, limits, surface.habits())
     order = await surface.order(found.wanted, previews_wanted=True, upload=asked.upload)
     submission = await surface.submit(order, client=client, durable=False, idempotency=None)
     task_ids = tuple(record.task.id for record in submission.records)

@@ -78,8 +78,13 @@ class FrontDeskPort(Protocol):
         """A new task with the drawing of one that was given up."""
         ...
 
-    def limits(self) -> DrawingLimits:
-        """What may be asked for; raises NodeNotReady before the worker was ever ready."""
+    def limits(self, model: str | None = None) -> DrawingLimits:
+        """What may be asked for of a model that some live node serves; of the default without one.
+
+        Raises:
+            ModelNotFound, ModelAway: none serves it, or those that do are silent.
+            NodeNotReady: this node's own model is meant, and was never ready.
+        """
         ...
 
     def models(self) -> tuple[str, ...]:

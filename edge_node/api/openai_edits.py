@@ -75,7 +75,7 @@ async def _accept(request: Request, schema: type[schemas.ImageEditRequest]) -> A
             )
             asked = _of_form(request, schema, form)
         wanted = asked.wanted
-        found = adapted(wanted, surface.front_desk.limits(), surface.habits())
+        found = adapted(wanted, surface.limits_of(wanted.model, aliases=True), surface.habits())
         if asked.images > 1:
             note = f"{asked.images} images came; the drawing starts from the first."
             found = replace(found, notes=(*found.notes, note))

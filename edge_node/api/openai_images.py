@@ -12,8 +12,9 @@ from edge_node.api.direct_route import DirectRoute
 from edge_node.api.openai_request import adapted, meant
 from edge_node.api.openai_serving import Accepted, serve, submit
 from edge_node.api.request_body import idempotency_of, read_json
-from edge_node.api.surface import surface_of
-from edge_node.errors import ModelNotFound, NodeNotReady
+from edge_node.api.surface import Surface, surface_of
+from edge_node.errors import DEdgeAIError, ModelNotFound, not_served
+from edge_node.requests import DrawingLimits
 
 router = APIRouter(route_class=DirectRoute)
 
@@ -25,7 +26,7 @@ async def generate_images(request: Request) -> Response:
     document = await read_json(request, limits=surface.body_limits)
     idempotency = idempotency_of(request, document)
     wanted = schemas.parse(schemas.ImageGenerationRequest, meant(document))
-    asked = adapted(wanted, surface.front_desk.limits(), surface.habits())
+    asked = adapted(wanted, surface.limits_of(wanted.model, aliases=True), surface.habits())
     order = await surface.order(asked.wanted, previews_wanted=bool(wanted.stream))
     accepted = Accepted(
         surface=surface,
@@ -48,19 +49,28 @@ async def read_model(model: str, request: Request) -> JSONResponse:
     """One of them."""
     models = _models(request)
     if model not in models:
-        raise ModelNotFound(f"The model {model!r} is not served here.", param="model")
+        served = surface_of(request).front_desk.models()
+        raise ModelNotFound(not_served(model, served), param="model")
     return JSONResponse(models[model])
 
 
 def _models(request: Request) -> dict[str, dict[str, Any]]:
     surface = surface_of(request)
-    served, created_unix_s = surface.front_desk.models(), surface.started_unix_s
-    found = {name: schemas.model_object(name, created_unix_s=created_unix_s) for name in served}
-    try:
-        own = surface.front_desk.limits().model
-    except NodeNotReady:
-        return found
-    for alias in surface.habits().alias_names:
-        named = schemas.model_object(alias, created_unix_s=created_unix_s, alias_of=own)
+    created_unix_s = surface.started_unix_s
+    found = {}
+    for name in surface.front_desk.models():
+        limits = _limits_of(surface, name)
+        found[name] = schemas.model_object(name, limits, created_unix_s=created_unix_s)
+    meant = _limits_of(surface, None)
+    for alias in surface.habits().alias_names if meant is not None else ():
+        named = schemas.model_object(alias, meant, created_unix_s=created_unix_s, is_alias=True)
         found.setdefault(alias, named)
     return found
+
+
+def _limits_of(surface: Surface, model: str | None) -> DrawingLimits | None:
+    """What may be asked for of a model; None where that cannot be told now."""
+    try:
+        return surface.front_desk.limits(model)
+    except DEdgeAIError:
+        return None

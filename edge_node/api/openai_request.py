@@ -46,7 +46,7 @@ class Habits:
         )
 
     def is_alias(self, name: str) -> bool:
-        """Whether the name stands for whatever is served."""
+        """Whether the name stands for the default model."""
         return any(fnmatch.fnmatchcase(name, alias) for alias in self.model_aliases)
 
     @property
@@ -91,12 +91,15 @@ def meant(document: object) -> object:
 
 
 def adapted(wanted: WantedT, limits: DrawingLimits, habits: Habits) -> Adapted[WantedT]:
-    """Names, sizes and qualities of other models in terms of the one that is served."""
+    """Names, sizes and qualities of other models in terms of the one that is meant.
+
+    From here on the request names it, so that nothing is resolved a second time.
+    """
     change: dict[str, Any] = {}
     notes = []
     asked_size = ""
-    if wanted.model is not None and wanted.model != limits.model and habits.is_alias(wanted.model):
-        change["model"] = None
+    if wanted.model is None or habits.is_alias(wanted.model):
+        change["model"] = limits.model
     share = habits.quality_steps.get(wanted.quality or "")
     if wanted.num_inference_steps is None and share is not None:
         steps = round(limits.steps_default * share)

@@ -7,6 +7,7 @@ from fastapi.responses import JSONResponse, Response
 
 from edge_node.api import schemas
 from edge_node.api.addressing import path_prefix_of
+from edge_node.api.cluster_object import cluster_object
 from edge_node.api.direct_route import DirectRoute
 from edge_node.api.error_responses import error_body
 from edge_node.api.surface import surface_of
@@ -22,7 +23,7 @@ _NOT_READY_RETRY_AFTER_S = 2
 @router.get("/v1/cluster", response_model=None)
 async def read_cluster(request: Request) -> JSONResponse:
     """All nodes as this one sees them."""
-    return JSONResponse(schemas.cluster_object(surface_of(request).front_desk.cluster()))
+    return JSONResponse(cluster_object(surface_of(request).front_desk.cluster()))
 
 
 @router.get("/v1/dead_letters", response_model=None)

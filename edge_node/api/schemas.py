@@ -1,7 +1,8 @@
 """The shapes of REST requests and responses, and their conversion from and to the domain.
 
-The only place that knows them. Unknown request fields are ignored; a wrong type or a value out
-of range is an InvalidRequest that names the field and what is allowed.
+The only place that knows them, but for the cluster's (`cluster_object.py`). Unknown request fields
+are ignored; a wrong type or a value out of range is an InvalidRequest that names the field and what
+is allowed.
 """
 
 from __future__ import annotations
@@ -23,19 +24,15 @@ from edge_node.changing import changed
 from edge_node.domain import (
     Drawing,
     JobId,
-    Learning,
-    NodeState,
     TaskEvent,
     TaskRecord,
     TaskStatus,
 )
 from edge_node.erasure import is_erased
-from edge_node.errors import InvalidRequest, ModelNotFound
+from edge_node.errors import InvalidRequest, ModelNotFound, not_served
 from edge_node.requests import DrawingLimits
-from edge_node.snapshot import ClusterSnapshot, LearnerProgress
-from scheduler.guard.status import GuardStatus
 
-# Names under which clients may ask for whatever model is served.
+# Names under which clients may ask for the default model.
 MODEL_ALIASES = ("default",)
 
 _SEED_MAX = 2**63 - 1
@@ -173,20 +170,16 @@ def order(
     previews_wanted: bool,
     start: StartingPoint | None = None,
 ) -> Order:
-    """Checks `request` against `limits` and applies every default.
+    """Checks `request` against `limits`, of the model that it means, and applies every default.
 
     With a `start`, `started_from` completes the order once the init image is there.
 
     Raises:
         InvalidRequest: a value is out of range.
-        ModelNotFound: another model is asked for.
+        ModelNotFound: the limits are another model's.
     """
     if request.model is not None and request.model not in (limits.model, *MODEL_ALIASES):
-        raise ModelNotFound(
-            f"The model {request.model!r} is not served here; ask for {limits.model!r} or leave "
-            "`model` out.",
-            param="model",
-        )
+        raise ModelNotFound(not_served(request.model, [limits.model]), param="model")
     _check_prompts(request, limits)
     width_px, height_px = _size_px(request.size, limits, start)
     count = _within("n", request.n, default=1, low=1, high=limits.images_per_request_max)
@@ -437,121 +430,6 @@ def task_event(event: TaskEvent) -> Json:
     return document
 
 
-def cluster_object(snapshot: ClusterSnapshot) -> Json:
-    """The cluster as /v1/cluster shows it; times in seconds, work in work units."""
-    return {
-        "object": "cluster",
-        "node": snapshot.node_id,
-        "policy": snapshot.policy,
-        "guard": _guard_object(snapshot.guard),
-        "learner": _learner_object(snapshot.learner),
-        "tasks_in_flight": snapshot.tasks_in_flight,
-        "own": _node_object(snapshot.own),
-        "peers": [
-            {
-                "address": peer.address,
-                "alive": peer.alive,
-                "staleness_s": peer.staleness_s,
-                "link_s": peer.link_s,
-                "clock_ahead_s": peer.clock_ahead_s,
-                **_node_object(peer.state),
-            }
-            for peer in snapshot.peers
-        ],
-    }
-
-
-def _guard_object(guard: GuardStatus | None) -> Json | None:
-    """Who decides and why; shares in 0..1, `worse` as a share of the rule's mean delay."""
-    if guard is None:
-        return None
-    verdict = guard.verdict
-    return {
-        "wanted": guard.wanted,
-        "deciding": guard.deciding,
-        "rule": guard.rule,
-        "rules": list(guard.rules),
-        "reason": guard.reason,
-        "pinned": guard.pinned,
-        "weights": guard.version,
-        "decisions": guard.decisions,
-        "learned_share": guard.learned_share,
-        "learned_share_total": guard.learned_share_total,
-        "counts_as_learned": guard.counts_as_learned,
-        "replay": None
-        if verdict is None
-        else {
-            "rule": verdict.rule,
-            "rule_means_s": dict(verdict.rule_means_s),
-            "tasks": verdict.tasks,
-            "judged_unix_s": verdict.judged_unix_s,
-            "learned_mean_s": verdict.learned_mean_s,
-            "rule_mean_s": verdict.rule_mean_s,
-            "worse": verdict.worse,
-            "worse_low": verdict.worse_low,
-            "worse_high": verdict.worse_high,
-            "failed": verdict.failed,
-        },
-        "live": {"cycles": guard.live_cycles, "worse": guard.live_worse},
-    }
-
-
-def _node_object(state: NodeState | None) -> Json:
-    """What a node said of itself; of one that said nothing, only that it takes no work."""
-    if state is None:
-        return {"node": None, "accepting": False}
-    return {
-        "node": state.node_id,
-        "accepting": state.accepting,
-        "backlog": state.backlog,
-        "capacity": state.capacity,
-        "queued": state.queued,
-        "running": state.running,
-        "model": state.model,
-        "model_fingerprint": state.model_fingerprint,
-        "incarnation": state.incarnation,
-        "sequence": state.sequence,
-        "rest_url": state.rest_url,
-        "grpc_address": state.grpc_address,
-        # Of the list of API keys that nodes pass on.
-        "keys_version": state.keys[0] or None,
-        "device": state.device,
-        "emulated_device": state.emulated_device or None,
-        "learning": _learning_object(state.learning),
-    }
-
-
-def _learning_object(learning: Learning | None) -> Json | None:
-    """A node's part in learning; None from a node of version 0.1.0."""
-    if learning is None:
-        return None
-    weights = learning.weights
-    return {
-        "policy": learning.policy,
-        "willing": learning.willing,
-        "learner": learning.learner,
-        "weights": None
-        if weights is None
-        else {
-            "version": weights.version,
-            "generation": weights.generation,
-            "sha256": weights.sha256,
-        },
-    }
-
-
-def _learner_object(progress: LearnerProgress | None) -> Json | None:
-    """How far the learner beside this node is; None while another one learns, or none."""
-    if progress is None:
-        return None
-    return {
-        "entries": dict(progress.entries),
-        "decisions": progress.decisions,
-        "updates": progress.updates,
-        "refusal": progress.refusal or None,
-    }
-
-
 # Responses of OpenAI's surface.
 
 
@@ -565,10 +443,36 @@ def image_properties(drawing: Drawing, *, quality: str | None) -> Json:
     }
 
 
-def model_object(name: str, *, created_unix_s: int, alias_of: str = "") -> Json:
-    """A model as /v1/models shows it, or another name of the one that is served here."""
-    model = {"id": name, "object": "model", "created": created_unix_s, "owned_by": "dedgeai"}
-    return {**model, "alias_of": alias_of} if alias_of else model
+def model_object(
+    name: str, limits: DrawingLimits | None, *, created_unix_s: int, is_alias: bool = False
+) -> Json:
+    """A model as /v1/models shows it, or another name of one, with what may be asked for of it.
+
+    `limits` is None where its nodes do not tell (version 0.1.0).
+    """
+    model: Json = {"id": name, "object": "model", "created": created_unix_s, "owned_by": "dedgeai"}
+    if limits is None:
+        return model
+    if is_alias:
+        model["alias_of"] = limits.model
+    return {
+        **model,
+        "fingerprint": limits.fingerprint,
+        "limits": {
+            "size_px_min": limits.size_px_min,
+            "size_px_max": limits.size_px_max,
+            "size_px_multiple": limits.size_px_multiple,
+            "num_inference_steps_max": limits.steps_max,
+            "guidance_scale_max": limits.guidance_scale_max,
+            "prompt_chars_max": limits.prompt_chars_max,
+        },
+        "defaults": {
+            "size": f"{limits.size_px_default}x{limits.size_px_default}",
+            "num_inference_steps": limits.steps_default,
+            "guidance_scale": limits.guidance_scale_default,
+            "strength": limits.strength_default,
+        },
+    }
 
 
 def _progress(step: int, steps: int) -> int:

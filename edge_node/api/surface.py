@@ -19,7 +19,7 @@ from edge_node.api.request_body import BodyLimits
 from edge_node.api.sittings import Sittings
 from edge_node.api.uploads import Upload, Uploads
 from edge_node.domain import TaskId
-from edge_node.requests import Idempotency, Submission
+from edge_node.requests import DrawingLimits, Idempotency, Submission
 from edge_node.telemetry.metrics import NodeMetrics
 
 
@@ -52,6 +52,18 @@ class Surface:
     sittings: Sittings = field(default_factory=Sittings)
     _farewells: set[asyncio.Task[None]] = field(default_factory=set)
 
+    def limits_of(self, model: str | None, *, aliases: bool = False) -> DrawingLimits:
+        """What may be asked for of the model that a name means; raises as FrontDeskPort.limits.
+
+        With `aliases` names of other servers' models stand for the default one, unless a node
+        serves a model of that very name.
+        """
+        if model in schemas.MODEL_ALIASES:
+            model = None
+        elif model is not None and aliases and self.habits().is_alias(model):
+            model = model if model in self.front_desk.models() else None
+        return self.front_desk.limits(model)
+
     async def order(
         self,
         wanted: schemas.TaskRequest | schemas.ImageGenerationRequest,
@@ -63,9 +75,9 @@ class Surface:
 
         Raises:
             InvalidRequest, ModelNotFound: it cannot be served as it stands.
-            NodeNotReady: the node does not know yet what it can draw.
+            ModelAway, NodeNotReady: nobody draws the model at present.
         """
-        limits = self.front_desk.limits()
+        limits = self.limits_of(wanted.model)
         if upload is None:
             return schemas.order(wanted, limits, previews_wanted=previews_wanted)
         if upload.address:

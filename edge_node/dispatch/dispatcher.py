@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ulid import ULID
 
@@ -18,6 +18,7 @@ from edge_node.config import NodeConfig
 from edge_node.dispatch.eraser import Eraser, EraserSettings, Holders
 from edge_node.dispatch.executor import Executor
 from edge_node.dispatch.inbox import Inbox
+from edge_node.dispatch.known_models import KnownModels, KnownModelsSettings
 from edge_node.dispatch.offloads import Offloads
 from edge_node.dispatch.own_node import DrawingDefaults, Identity, OwnNode
 from edge_node.dispatch.own_tasks import OwnTasks, OwnTasksSettings
@@ -56,6 +57,7 @@ class DispatcherSettings:
     time: TimekeeperSettings
     drawing: DrawingDefaults
     erasing: EraserSettings
+    models: KnownModelsSettings = field(default_factory=KnownModelsSettings)
 
     @classmethod
     def of(cls, config: NodeConfig) -> DispatcherSettings:
@@ -65,6 +67,7 @@ class DispatcherSettings:
             time=TimekeeperSettings.of(config),
             drawing=DrawingDefaults.of(config),
             erasing=EraserSettings.of(config),
+            models=KnownModelsSettings.of(config),
         )
 
 
@@ -117,6 +120,7 @@ class Dispatcher:
         self.own_node = node = OwnNode(
             identity, settings.drawing, hosting=hosting, view=view, worker=worker, clock=clock
         )
+        self.models = KnownModels(settings.models, node=node, view=view, clock=clock)
         self.placer = Placer(
             node=node,
             inbox=inbox,
@@ -132,6 +136,7 @@ class Dispatcher:
         self.own_tasks = OwnTasks(
             settings.own_tasks,
             node=node,
+            models=self.models,
             inbox=inbox,
             lifecycle=lifecycle,
             view=view,
@@ -194,6 +199,7 @@ class Dispatcher:
 
     def start(self, peers: Peers, recovered: Sequence[Task]) -> None:
         """Begins to work: takes up what a former life owed, and lets time pass."""
+        self.models.start(peers)
         self._offloads.start(peers)
         self.eraser.start(peers)
         self.own_node.tell_peers_by(peers.push_state)
@@ -207,6 +213,7 @@ class Dispatcher:
     def reconfigure(self, settings: DispatcherSettings) -> None:
         """Takes other bounds for what is to come."""
         self.own_node.reconfigure(settings.drawing)
+        self.models.settings = settings.models
         self.own_tasks.settings = settings.own_tasks
         self._timekeeper.settings = settings.time
         self.eraser.settings = settings.erasing

@@ -99,14 +99,25 @@ class Executor:
             failure = AttemptFailed(code=error.code, message=error.message, retryable=True)
             reports.put_nowait(failure)
             return reports
-        if not self._node.accepting or self._hosting.is_hosted(*key):
-            code = "not_accepting" if not self._node.accepting else "stale_attempt"
+        refusal = self._why_not(offload)
+        if refusal:
             message = f"Node {self._node.id} cannot take the task."
-            reports.put_nowait(AttemptFailed(code=code, message=message, retryable=True))
+            reports.put_nowait(AttemptFailed(code=refusal, message=message, retryable=True))
             return reports
         self._reports[key] = reports
         self._inbox.apply(hosted.OffloadReceived(offload=self._costed(offload)))
         return reports
+
+    def _why_not(self, offload: Offload) -> str:
+        """The code of what keeps an attempt out; empty where nothing does.
+
+        What an origin knew of this node's models may be of before it was started with others.
+        """
+        if not self._node.accepting:
+            return "not_accepting"
+        if self._node.served_as(offload.drawing.model) is None:
+            return "model_not_served"
+        return "stale_attempt" if self._hosting.is_hosted(offload.task_id, offload.fence) else ""
 
     def _costed(self, offload: Offload) -> Offload:
         """An attempt whose work is what its origin says, as far as this device can believe that.

@@ -134,13 +134,16 @@ class FrontDesk:
         """A new task with the drawing of one that was given up here."""
         return await self._dead_letters.retry(task_id)
 
-    def limits(self) -> DrawingLimits:
-        """What may be asked for; raises NodeNotReady until the worker was ready once."""
-        served, settings = self._dispatcher.own_node.served, self._settings
-        if served is None:
-            raise self._dispatcher.own_node.why_not_drawing()
+    def limits(self, model: str | None = None) -> DrawingLimits:
+        """What may be asked for of a model that some live node serves; of the default without one.
+
+        Raises:
+            ModelNotFound, ModelAway, NodeNotReady: as KnownModels.find.
+        """
+        served, settings = self._dispatcher.models.find(model), self._settings
         return DrawingLimits(
             model=served.name,
+            fingerprint=served.fingerprint,
             size_px_min=served.size_px_min,
             size_px_max=served.size_px_max,
             size_px_multiple=served.size_px_multiple,
@@ -157,7 +160,7 @@ class FrontDesk:
 
     def models(self) -> tuple[str, ...]:
         """Models that some live node serves."""
-        return self._view.models(now_s=self._clock.now_s())
+        return self._dispatcher.models.names()
 
     async def read_task(self, task_id: TaskId) -> TaskRecord:
         """Any node's task; raises TaskNotFound or OriginUnavailable."""

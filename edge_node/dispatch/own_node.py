@@ -126,9 +126,9 @@ class OwnNode:
         self._draining = False
         self._doubted_until_s = 0.0
         self._described = WorkerDescription(state="loading")
-        self._served: ServedModel | None = None
+        self._serves: tuple[ServedModel, ...] = ()
         self._about = self._as_described()
-        self._shown: tuple[bool, str, float] = (False, "", 0.0)
+        self._shown: tuple[bool, tuple[ServedModel, ...], float] = (False, (), 0.0)
 
     @property
     def id(self) -> NodeId:
@@ -143,7 +143,17 @@ class OwnNode:
     @property
     def served(self) -> ServedModel | None:
         """What it draws with; None before it ever could."""
-        return self._served
+        return self._serves[0] if self._serves else None
+
+    @property
+    def draws(self) -> bool:
+        """Whether it has a worker at all; one without is a gateway to others."""
+        described = self._worker.description
+        return described is None or described.state != "none"
+
+    def served_as(self, name: str) -> ServedModel | None:
+        """What it draws under that name; None where it does not."""
+        return next((served for served in self._serves if served.name == name), None)
 
     def why_not_drawing(self) -> NodeNotReady:
         """What a client is told before the worker ever was ready."""
@@ -169,7 +179,7 @@ class OwnNode:
         """Takes other defaults, of which peers hear."""
         if defaults != self._defaults:
             self._defaults = defaults
-            self._served = _served(self._described, defaults)
+            self._serves = _serves(self._described, defaults)
             self._about = self._as_described()
             self.changed()
 
@@ -205,6 +215,8 @@ class OwnNode:
     def state(self) -> NodeState:
         """Its queue state, as it is now."""
         now_s, hosting = self._clock.now_s(), self._hosting
+        accepted = self._view.accepted_work_s(now_s=now_s)
+        all_for_own = accepted.keys() <= {self._about.model}
         return changed(
             self._about,
             sequence=self._sequence,
@@ -219,7 +231,8 @@ class OwnNode:
                 for origin, seen in hosting.dispatches_seen.items()
                 if self._view.knows(origin)
             },
-            accepted_work_s=self._view.accepted_work_s(now_s=now_s),
+            accepted_work_s=sum(accepted.values()),
+            accepted_by_model=() if all_for_own else tuple(accepted.items()),
             changed_s=self._changed_s,
             sent_s=now_s,
             learning=self._learning,
@@ -231,7 +244,7 @@ class OwnNode:
 
     def _as_described(self) -> NodeState:
         """What stays as it is until the worker or the settings say otherwise."""
-        described, identity, served = self._described, self.identity, self._served
+        described, identity = self._described, self.identity
         return NodeState(
             node_id=identity.node_id,
             incarnation=identity.incarnation,
@@ -242,7 +255,7 @@ class OwnNode:
             grpc_address=identity.grpc_address,
             device=described.device,
             emulated_device=described.emulated_device,
-            serves=() if served is None else (served,),
+            serves=self._serves,
         )
 
     def look(self) -> None:
@@ -253,7 +266,7 @@ class OwnNode:
         """Its state changed: everyone should know."""
         self._sequence += 1
         self._changed_s = self._clock.now_s()
-        self._shown = (self.accepting, self._described.model_fingerprint, self.capacity)
+        self._shown = (self.accepting, self._serves, self.capacity)
         self.look()
         self._push()
 
@@ -267,15 +280,11 @@ class OwnNode:
         description = self._worker.description
         if description is not None and description.state == "ready":
             self._described = description
-            self._served = _served(description, self._defaults)
+            self._serves = _serves(description, self._defaults)
             self._about = self._as_described()
-        accepting, fingerprint, capacity = self._shown
+        accepting, serves, capacity = self._shown
         same_pace = abs(self.capacity - capacity) <= CAPACITY_CHANGE_SHOWN * capacity
-        same_worker = (self.accepting, self._described.model_fingerprint) == (
-            accepting,
-            fingerprint,
-        )
-        if not (same_pace and same_worker):
+        if not same_pace or (self.accepting, self._serves) != (accepting, serves):
             self.changed()
 
     def learning_changed(self, learning: Learning) -> None:
@@ -300,10 +309,10 @@ class OwnNode:
         self.changed()
 
 
-def _served(described: WorkerDescription, defaults: DrawingDefaults) -> ServedModel | None:
+def _serves(described: WorkerDescription, defaults: DrawingDefaults) -> tuple[ServedModel, ...]:
     if not described.model:
-        return None
-    return ServedModel(
+        return ()
+    own = ServedModel(
         name=described.model,
         fingerprint=described.model_fingerprint,
         work_model=described.work_model,
@@ -317,3 +326,4 @@ def _served(described: WorkerDescription, defaults: DrawingDefaults) -> ServedMo
         strength_default=defaults.strength_default,
         prompt_chars_max=defaults.prompt_chars_max,
     )
+    return (own,)

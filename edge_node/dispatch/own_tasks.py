@@ -17,7 +17,9 @@ from dataclasses import dataclass, replace
 from edge_node.clock import Clock
 from edge_node.config import NodeConfig
 from edge_node.dispatch.background import Background
+from edge_node.dispatch.entrance import Entrance, EntranceSettings
 from edge_node.dispatch.inbox import Inbox
+from edge_node.dispatch.known_models import KnownModels
 from edge_node.dispatch.own_node import OwnNode
 from edge_node.domain import (
     SEQUENCE_LAST,
@@ -34,7 +36,6 @@ from edge_node.domain import (
 )
 from edge_node.erasure import refuse_erased
 from edge_node.errors import (
-    AdmissionRefused,
     DEdgeAIError,
     ImageNotReady,
     ModerationBlocked,
@@ -46,7 +47,6 @@ from edge_node.errors import (
 from edge_node.ports import Images, InitImages, Ledger, Moderation
 from edge_node.requests import AlreadyAccepted, Idempotency, Submission
 from edge_node.tasks import lifecycle_protocol as life
-from edge_node.tasks.admission import AdmissionLimits, TurnTaker, admit
 from edge_node.tasks.cluster_view import ClusterView
 from edge_node.tasks.fate import END_KINDS
 from edge_node.tasks.in_flight import ClientLoad
@@ -68,19 +68,17 @@ RECORD_AGAIN_S = (0.1, 0.5, 2.0, 5.0)
 
 @dataclass(frozen=True, kw_only=True)
 class OwnTasksSettings:
-    """What is let in, and how long a task lasts that names no deadline."""
+    """Who is let in, and how long a task lasts that names no deadline."""
 
-    admission: AdmissionLimits
+    entrance: EntranceSettings
     deadline_s_default: float
-    in_flight_bytes_max: int = 64 * 2**20
 
     @classmethod
     def of(cls, config: NodeConfig) -> OwnTasksSettings:
         """From the node's settings."""
         return cls(
-            admission=AdmissionLimits.of(config),
+            entrance=EntranceSettings.of(config),
             deadline_s_default=config.deadline_s_default,
-            in_flight_bytes_max=config.tasks_in_flight_bytes_max,
         )
 
 
@@ -90,6 +88,7 @@ class OwnTasks:
     Args:
         settings: bounds of what is let in.
         node: this node.
+        models: says what a task costs.
         inbox: takes what happens to tasks.
         lifecycle: is read here, and changed through the inbox alone.
         view: tells how busy the cluster is.
@@ -106,6 +105,7 @@ class OwnTasks:
         settings: OwnTasksSettings,
         *,
         node: OwnNode,
+        models: KnownModels,
         inbox: Inbox,
         lifecycle: Lifecycle,
         view: ClusterView,
@@ -118,8 +118,10 @@ class OwnTasks:
     ) -> None:
         self.settings = settings
         self._node = node
+        self._models = models
         self._inbox = inbox
         self._lifecycle = lifecycle
+        self._entrance = Entrance(lifecycle=lifecycle, view=view, metrics=metrics, clock=clock)
         self._view = view
         self._ledger = ledger
         self._images = images
@@ -177,6 +179,7 @@ class OwnTasks:
             client: id of the API key that asks; empty where none is asked for.
 
         Raises:
+            ModelNotFound, ModelAway: as KnownModels.find.
             NodeNotReady, AdmissionRefused, StoreUnavailable, IdempotencyConflict, DiskLow.
             ModerationBlocked, ModerationUnavailable: the operator's judge.
         """
@@ -192,8 +195,8 @@ class OwnTasks:
                 priority=priority,
                 client=client,
             )
-            self._refuse_without_room(len(tasks))
-            self._admit(tasks)
+            self._entrance.refuse(len(tasks), self.refusal())
+            self._entrance.admit(tasks, self.settings.entrance)
             return tasks
 
         tasks = let_in()
@@ -202,7 +205,8 @@ class OwnTasks:
             tasks = let_in()  # again, because the node and its queues are others by now
         if init_image:
             await self._keep_init_image(init_image, tasks)
-            self._admit(tasks)  # again, because others came in while it was written
+            # Again, because others came in while it was written.
+            self._entrance.admit(tasks, self.settings.entrance)
         first = tasks[0].id
         answer: asyncio.Future[AlreadyAccepted | None]
         answer = asyncio.get_running_loop().create_future()
@@ -319,7 +323,8 @@ class OwnTasks:
         for task_id in task_ids:
             record = self._lifecycle.record(task_id)
             if record is not None:
-                self._view.task_accepted(record.task.work, now_s=now_s)
+                task = record.task
+                self._view.task_accepted(task.work, model=task.drawing.model, now_s=now_s)
         self._answer(task_ids[0], None)
 
     def refused(self, task_ids: Sequence[TaskId]) -> None:
@@ -482,9 +487,10 @@ class OwnTasks:
     ) -> tuple[Task, ...]:
         if self._node.draining:
             raise NodeNotReady("This node is being stopped. Ask another node.", retry_after_s=5.0)
-        described = self._node.described
-        if not described.model:
-            raise self._node.why_not_drawing()
+        costed = [
+            (drawing, self._models.find(drawing.model).work_model.work(drawing))
+            for drawing in drawings
+        ]
         now_unix_s = self._clock.unix_s()
         job_id = JobId(f"{self._node.id}-{self._new_ulid()}") if len(drawings) > 1 else None
         durability = Durability.DISK
@@ -496,7 +502,7 @@ class OwnTasks:
                 id=TaskId(f"{self._node.id}-{self._new_ulid()}"),
                 job_id=job_id,
                 drawing=drawing,
-                work=described.work_model.work(drawing),
+                work=work,
                 input_bits=8
                 * (len((drawing.prompt + drawing.negative_prompt).encode()) + init_image_bytes),
                 created_unix_s=now_unix_s,
@@ -506,44 +512,8 @@ class OwnTasks:
                 client=client,
                 term=self._node.identity.term,
             )
-            for drawing in drawings
+            for drawing, work in costed
         )
-
-    def _refuse_without_room(self, count: int) -> None:
-        refusal = self.refusal()
-        if refusal is not None:
-            self._metrics.tasks_refused(count, code=refusal.code)
-            raise refusal
-
-    def _admit(self, tasks: tuple[Task, ...]) -> None:
-        backlog, capacity = self._view.backlog_and_capacity(now_s=self._clock.now_s())
-        refusal = admit(
-            turns=self._turns_of(tasks[0].client),
-            works=tuple(task.work for task in tasks),
-            in_flight=self._lifecycle.in_flight,
-            backlog=backlog,
-            capacity=capacity,
-            limits=self.settings.admission,
-        )
-        if refusal is not None:
-            self._metrics.tasks_refused(len(tasks))
-            raise AdmissionRefused(refusal.message, retry_after_s=refusal.retry_after_s)
-        more_bytes = sum(task.drawing.prompt_bytes for task in tasks)
-        bound = self.settings.in_flight_bytes_max
-        if self._lifecycle.load.prompt_bytes + more_bytes > bound:
-            self._metrics.tasks_refused(len(tasks))
-            raise AdmissionRefused(
-                f"The prompts of tasks that are not finished would take more than {bound} bytes "
-                "(tasks_in_flight_bytes_max). Come back after the time in Retry-After.",
-                retry_after_s=max(1.0, backlog / capacity if capacity > 0.0 else 1.0),
-            )
-
-    def _turns_of(self, client: str) -> TurnTaker | None:
-        if not client:
-            return None
-        load = self._lifecycle.load.of(client)
-        clients = self._view.clients(now_s=self._clock.now_s())
-        return TurnTaker(load=load, others=max(0, clients - (load.tasks > 0)))
 
     async def _keep_init_image(self, init_image: bytes, tasks: tuple[Task, ...]) -> None:
         """On disk before the tasks are accepted: an accepted task must survive a crash."""

@@ -123,8 +123,8 @@ class Placer:
         """What is expected of the queue, and no more than turns take where clients have keys."""
         if not task.client:
             return placement.eta_s
-        others = self._view.clients(now_s=self._clock.now_s())
-        own = max(task.work, self._load.of(task.client).work)
+        others = self._view.clients(task.drawing.model, now_s=self._clock.now_s())
+        own = max(task.work, self._load.of(task.client, task.drawing.model).work)
         seen = placement.observation
         choice = placement.decision.choice
         in_turns_s = work_ahead(math.inf, own=own, others=others) / seen.capacity_B[choice]

@@ -200,6 +200,7 @@ _STATE: dict[str, Check] = {
     "keys": anything,
     "clients": Number(0, 10_000_000),
     "key_use": listed(1000),
+    "accepted_by_model": listed(64),
 }
 _VIEW: dict[str, Check] = {
     "task_id": _TASK,
@@ -376,6 +377,7 @@ RULES: dict[str, dict[str, Check]] = {
         "images": _BIG_COUNT,
         "open_tasks": Number(0, 10_000_000),
     },
+    "AcceptedWork": {"model": _SHORT, "work_s": Number(-_ROUNDING, 1e9)},
     "FetchKeysRequest": {},
     "FetchKeysResponse": {"signed_list": content(SIGNED_LIST_BYTES_MAX)},
     "TaskView": _VIEW,

@@ -94,6 +94,10 @@ def _state_to_proto(state: NodeState) -> node_pb2.NodeState:
             node_pb2.KeyUse(client=client, day=day, images=images, open_tasks=open_tasks)
             for client, day, images, open_tasks in state.key_use
         ],
+        accepted_by_model=[
+            node_pb2.AcceptedWork(model=model, work_s=work_s)
+            for model, work_s in state.accepted_by_model
+        ],
     )
 
 
@@ -130,6 +134,9 @@ def state_from_proto(message: node_pb2.NodeState) -> NodeState:
         keys=(message.keys.version, message.keys.sha256),
         clients=message.clients,
         key_use=tuple((one.client, one.day, one.images, one.open_tasks) for one in message.key_use),
+        accepted_by_model=tuple(
+            (one.model, max(0.0, one.work_s)) for one in message.accepted_by_model
+        ),
     )
 
 

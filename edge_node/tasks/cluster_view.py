@@ -17,15 +17,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from edge_node.config import NodeConfig
-from edge_node.domain import NodeId, NodeState, Task
+from edge_node.domain import NodeId, NodeState, ServedModel, Task
 from edge_node.tasks.links import LinkEstimate, ReportDelay
-from edge_node.tasks.traffic import AcceptedWork
-from edge_node.tasks.trust import ShownService
+from edge_node.tasks.peer_account import PeerAccount
+from edge_node.tasks.serving import Serving, ServingNodes, names_of, offers_of
+from edge_node.tasks.traffic import AcceptedByModel
 from scheduler.observation import FloatArray, Observation, Traffic
 
 # Silence, in heartbeats, after which a stream of states is no longer taken to be live.
@@ -71,60 +72,6 @@ class ClusterViewLimits:
         return cls(suspect_s=config.suspect_s, heartbeat_s=config.heartbeat_s)
 
 
-@dataclass(kw_only=True)
-class _Peer:
-    state: NodeState
-    heard_s: float
-    link: LinkEstimate
-    delay: ReportDelay = field(default_factory=ReportDelay)
-    # dispatch number -> work units and when, of attempts under way there that no report shows yet
-    unseen: dict[int, tuple[float, float]] = field(default_factory=dict)
-    # dispatch number -> work units ahead of its end and when it was sent, of all under way there
-    placed: dict[int, tuple[float, float]] = field(default_factory=dict)
-    shown: ShownService = field(default_factory=ShownService)
-    # Of what it claims, as much as is believed.
-    capacity: float = 0.0
-    # What observations need: backlog, unseen work, capacity, tasks, round trip, seconds per bit
-    # and how long changes take; see `refresh`.
-    row: tuple[float, float, float, float, float, float, float] = (0.0,) * 7
-
-    def refresh(self) -> None:
-        """To be called after every change."""
-        state, link = self.state, self.link
-        self.row = (
-            state.backlog,
-            self.unseen_work,
-            self.capacity,
-            float(state.queued + state.running),
-            link.round_trip_s,
-            1.0 / link.throughput_bits_s,
-            self.change_s,
-        )
-
-    @property
-    def unseen_work(self) -> float:
-        return sum(work for work, _ in self.unseen.values())
-
-    @property
-    def ahead_s(self) -> float | None:
-        """By how much its clock that never jumps is ahead of ours."""
-        return self.delay.ahead_s(self.link.round_trip_s)
-
-    @property
-    def change_s(self) -> float:
-        """How long changes there took to be known here, lately."""
-        return self.link.round_trip_s / 2 + self.delay.excess_s
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Serving:
-    """Who draws a model: the nodes' order in observations, and this node's place in it."""
-
-    node_ids: tuple[NodeId, ...]
-    peers: tuple[_Peer, ...]
-    local: int | None
-
-
 @dataclass(frozen=True, kw_only=True)
 class NodeView:
     """One node as this node sees it; staleness and link in seconds, unseen work in units."""
@@ -151,13 +98,12 @@ class ClusterView:
         self._incarnation = incarnation
         self._limits = limits or ClusterViewLimits()
         self._began_s = began_s
-        self._peers: dict[NodeId, _Peer] = {}
+        self._peers: dict[NodeId, PeerAccount] = {}
         self._dispatch_last: dict[NodeId, int] = {}
         self._seen_dispatching_s: dict[NodeId, float] = {}
-        self._accepted = AcceptedWork(constant_s=self._limits.traffic_s, began_s=began_s)
+        self._accepted = AcceptedByModel(constant_s=self._limits.traffic_s, began_s=began_s)
         self._unseen_s = self._limits.report_period_s / 2
-        # By model; emptied when a node comes or serves something else.
-        self._serving: dict[str, _Serving | None] = {}
+        self._serving = ServingNodes(own_id, lambda: {n: p.state for n, p in self._peers.items()})
 
     # What arrives.
 
@@ -171,8 +117,8 @@ class ClusterView:
         peer = self._peers.get(state.node_id)
         if peer is None:
             link = LinkEstimate(assumed_bits_s=self._limits.link_bits_s)
-            self._peers[state.node_id] = peer = _Peer(state=state, heard_s=now_s, link=link)
-            self._serving.clear()
+            self._peers[state.node_id] = peer = PeerAccount(state=state, heard_s=now_s, link=link)
+            self._serving.changed()
             self._message_arrived(peer, news=False, now_s=now_s)
             return True
         former = peer.state
@@ -188,15 +134,17 @@ class ClusterView:
             another = origin != state.node_id and self.knows(origin)
             if another and dispatch > former.dispatches_seen.get(origin, (0, 0)):
                 self._seen_dispatching_s[origin] = now_s
-        if (state.model, state.model_fingerprint) != (former.model, former.model_fingerprint):
-            self._serving.clear()
+        named = (state.model, state.model_fingerprint)
+        if state.serves != former.serves or named != (former.model, former.model_fingerprint):
+            peer.offers = frozenset(offers_of(state))
+            self._serving.changed()
         peer.state = state
         peer.heard_s = now_s
         same_life = state.incarnation == former.incarnation
         self._message_arrived(peer, news=news and same_life, now_s=now_s)
         return news
 
-    def _message_arrived(self, peer: _Peer, *, news: bool, now_s: float) -> None:
+    def _message_arrived(self, peer: PeerAccount, *, news: bool, now_s: float) -> None:
         state = peer.state
         remote = state.node_id != self._own_id
         peer.shown.time_passed(now_s)
@@ -216,7 +164,7 @@ class ClusterView:
         """The node belongs to the cluster no more; what it says from now on is news."""
         if self._peers.pop(node_id, None) is not None:
             self._seen_dispatching_s.pop(node_id, None)
-            self._serving.clear()
+            self._serving.changed()
 
     def round_trip_measured(self, node_id: NodeId, round_trip_s: float) -> None:
         """Smooths a measured round trip into the link's estimate."""
@@ -232,9 +180,9 @@ class ClusterView:
             peer.link.offload_answered(input_bits, seconds)
             peer.refresh()
 
-    def task_accepted(self, work: float, *, now_s: float) -> None:
-        """This node said yes to a task of `work` work units."""
-        self._accepted.accepted(work, now_s=now_s)
+    def task_accepted(self, work: float, *, model: str, now_s: float) -> None:
+        """This node said yes to a task of `work` work units of `model`."""
+        self._accepted.accepted(work, model=model, now_s=now_s)
 
     def dispatched(self, executor: NodeId, work: float, *, now_s: float) -> int:
         """Books work that is about to be sent; returns the number of the dispatch."""
@@ -272,17 +220,24 @@ class ClusterView:
         self._believe(peer)
         peer.refresh()
 
-    def _believe(self, peer: _Peer) -> None:
-        """Own figures are measured; a peer's are bounded by what was seen of it and of others."""
+    def _believe(self, peer: PeerAccount) -> None:
+        """Own figures are measured; a peer's are bounded by what was seen of it and of others.
+
+        Of those that draw the same: a work unit of one model says nothing of another's.
+        """
         claimed = peer.state.capacity
         if peer.state.node_id == self._own_id:
             peer.capacity = claimed
             return
-        own = self._peers.get(self._own_id)
-        known = 0.0 if own is None else own.state.capacity
-        for other in self._peers.values():
+        known = 0.0
+        for node_id, other in self._peers.items():
+            if peer.offers.isdisjoint(other.offers):
+                continue
             shown = None if other is peer else other.shown.capacity
-            known = max(known, 0.0 if shown is None else min(shown, other.state.capacity))
+            if node_id == self._own_id:
+                known = max(known, other.state.capacity)
+            elif shown is not None:
+                known = max(known, min(shown, other.state.capacity))
         peer.capacity = peer.shown.believed(claimed, known=known)
 
     # What can be asked.
@@ -349,42 +304,63 @@ class ClusterView:
 
     def models(self, *, now_s: float) -> tuple[str, ...]:
         """Names of the models that a live node serves."""
-        live = [p.state.model for n, p in self._peers.items() if self.is_alive(n, now_s=now_s)]
-        return tuple(sorted({model for model in live if model}))
+        return names_of(p.state for n, p in self._peers.items() if self.is_alive(n, now_s=now_s))
 
-    def accepted_work_s(self, *, now_s: float) -> float:
-        """Work units that this node accepted per second, averaged over `traffic_s`."""
+    def served(self, model: str, *, now_s: float) -> ServedModel | None:
+        """What live nodes say of a model that they serve; None where nobody says anything of use.
+
+        The first that does: their calibrations differ by little, and the executor's own bounds what
+        a task counts as there (`Executor`). A node of version 0.1.0 says nothing.
+        """
+        serving = self._serving_of(model, now_s=now_s)
+        if serving is None:
+            return None
+        alive = zip(serving.node_ids, serving.told, strict=True)
+        return next((told for n, told in alive if told and self.is_alive(n, now_s=now_s)), None)
+
+    def servers(self, model: str, *, now_s: float) -> tuple[NodeId, ...]:
+        """Nodes that said last that they serve a model, alive or not."""
+        serving = self._serving_of(model, now_s=now_s)
+        return () if serving is None else serving.node_ids
+
+    def accepted_work_s(self, *, now_s: float) -> dict[str, float]:
+        """Work units that this node accepted per second, averaged over `traffic_s`, by model."""
         return self._accepted.work_s(now_s=now_s)
 
-    def backlog_and_capacity(self, *, now_s: float) -> tuple[float, float]:
-        """Work units in front of the live candidates, and what they do per second together.
+    def backlog_and_capacity(self, model: str, *, now_s: float) -> tuple[float, float]:
+        """Work units in front of the model's live candidates, and what they do per second together.
 
         Of a node that is further behind than the least busy one, work counts for BEHIND_S_MAX more:
         a new task would not wait there, and nobody shuts the cluster by what he says of himself.
         """
         queues = []
-        for node_id, peer in self._peers.items():
-            if self._may_take(peer, now_s=now_s):
-                state = peer.state
-                age_s = 0.0 if node_id == self._own_id else max(0.0, now_s - peer.heard_s)
-                ahead = max(0.0, state.backlog - age_s * peer.capacity) + peer.unseen_work
-                queues.append((ahead, peer.capacity))
+        for peer in self._candidates(model, now_s=now_s):
+            own = peer.state.node_id == self._own_id
+            age_s = 0.0 if own else max(0.0, now_s - peer.heard_s)
+            ahead = max(0.0, peer.state.backlog - age_s * peer.capacity) + peer.unseen_work
+            queues.append((ahead, peer.capacity))
         wait_s_max = min((ahead / rate for ahead, rate in queues), default=0.0) + BEHIND_S_MAX
         backlog = sum(min(ahead, rate * wait_s_max) for ahead, rate in queues)
         return backlog, sum(rate for _, rate in queues)
 
-    def clients(self, *, now_s: float) -> int:
-        """Clients who take turns at one live node, as many as at any."""
-        live = (peer for peer in self._peers.values() if self._may_take(peer, now_s=now_s))
-        return max((peer.state.clients for peer in live), default=0)
+    def clients(self, model: str, *, now_s: float) -> int:
+        """Clients who take turns at one live candidate of a model, as many as at any."""
+        candidates = self._candidates(model, now_s=now_s)
+        return max((peer.state.clients for peer in candidates), default=0)
 
     def service_s(self, *, now_s: float) -> float | None:
-        """Seconds that a mean task takes on a mean live node; None where nothing was measured."""
-        mean_work = self._accepted.mean_work()
-        live = [peer.capacity for peer in self._peers.values() if self._may_take(peer, now_s=now_s)]
-        if mean_work is None or not live:
-            return None
-        return mean_work * len(live) / sum(live)
+        """Seconds that a mean task takes on a mean live candidate; None where nothing was measured.
+
+        Of several models each counts by the tasks that were accepted of it.
+        """
+        tasks, seconds = 0.0, 0.0
+        for model, count in self._accepted.tasks(now_s=now_s).items():
+            capacities = [peer.capacity for peer in self._candidates(model, now_s=now_s)]
+            mean_work = self._accepted.mean_work(model)
+            if capacities and mean_work is not None:
+                tasks += count
+                seconds += count * mean_work * len(capacities) / sum(capacities)
+        return seconds / tasks if tasks > 0.0 else None
 
     def observation(
         self,
@@ -397,7 +373,7 @@ class ClusterView:
         """What a policy sees of `task`; None when no node can take it at present.
 
         Candidates serve the task's model with the fingerprint that this node serves it with, or,
-        where this node serves another model, with the fingerprint of the first that does. Nodes in
+        where this node does not, with the fingerprint of the first alive that does. Nodes in
         `avoided` failed the task before: they are candidates only if there is no other.
 
         `queued_B` is as the last report has it, not extrapolated, and without own dispatches that
@@ -409,19 +385,20 @@ class ClusterView:
             now_s: the clock.
             recall: gives x_I for the candidates; without it there is none.
         """
-        serving = self._who_serves(task.drawing.model)
+        serving = self._serving_of(task.drawing.model, now_s=now_s)
         if serving is None:
             return None
-        alive = [self._may_take(peer, now_s=now_s) for peer in serving.peers]
+        peers = [self._peers[node_id] for node_id in serving.node_ids]
+        alive = [self._may_take(peer, now_s=now_s) for peer in peers]
         if not any(alive):
             return None
         choosable = alive
         if avoided:
             fresh = [ok and n not in avoided for ok, n in zip(alive, serving.node_ids, strict=True)]
             choosable = fresh if any(fresh) else alive
-        columns_XB = np.array(self._rows(serving, task.input_bits, now_s=now_s)).T
-        backlog_B, own_B, capacity_B, queued_B, link_s_B, staleness_s_B = columns_XB
-        able = [p.capacity for p, ok in zip(serving.peers, alive, strict=True) if ok]
+        rows = self._rows(peers, serving.local, task.input_bits, now_s=now_s)
+        backlog_B, own_B, capacity_B, queued_B, link_s_B, staleness_s_B = np.array(rows).T
+        able = [peer for peer, ok in zip(peers, alive, strict=True) if ok]
         return Observation(
             node_ids=serving.node_ids,
             local=serving.local,
@@ -441,20 +418,29 @@ class ClusterView:
 
     # Small parts.
 
-    def _may_take(self, peer: _Peer, *, now_s: float) -> bool:
+    def _may_take(self, peer: PeerAccount, *, now_s: float) -> bool:
         state = peer.state
         heard = now_s - peer.heard_s < self._limits.suspect_s or state.node_id == self._own_id
         return state.accepting and peer.capacity > 0.0 and heard
 
+    def _serving_of(self, model: str, *, now_s: float) -> Serving | None:
+        return self._serving.of(model, is_alive=lambda n: self.is_alive(n, now_s=now_s))
+
+    def _candidates(self, model: str, *, now_s: float) -> list[PeerAccount]:
+        """Nodes that may take a task of the model now."""
+        serving = self._serving_of(model, now_s=now_s)
+        peers = () if serving is None else map(self._peers.__getitem__, serving.node_ids)
+        return [peer for peer in peers if self._may_take(peer, now_s=now_s)]
+
     def _rows(
-        self, serving: _Serving, input_bits: int, *, now_s: float
+        self, peers: Sequence[PeerAccount], local: int | None, input_bits: int, *, now_s: float
     ) -> list[tuple[float, float, float, float, float, float]]:
         """What an observation says of each candidate; numbers are quicker than small arrays."""
         overdue_s = HEARTBEATS_OVERDUE * self._limits.heartbeat_s
         rows = []
-        for index, peer in enumerate(serving.peers):
+        for index, peer in enumerate(peers):
             backlog, own, capacity, queued, round_trip_s, s_per_bit, change_s = peer.row
-            if index == serving.local:
+            if index == local:
                 rows.append((backlog, own, capacity, queued, 0.0, 0.0))
                 continue
             age_s = now_s - peer.heard_s
@@ -465,45 +451,43 @@ class ClusterView:
             rows.append((backlog, own, capacity, queued, link_s, staleness_s))
         return rows
 
-    def _who_serves(self, model: str) -> _Serving | None:
-        if model not in self._serving:
-            if len(self._serving) >= len(self._peers) + 1:
-                self._serving.clear()  # models that nobody serves must not fill the memory
-            self._serving[model] = self._find_serving(model)
-        return self._serving[model]
-
-    def _find_serving(self, model: str) -> _Serving | None:
-        named = [n for n in self.node_ids() if self._peers[n].state.model == model]
-        if not named:
-            return None
-        reference = self._own_id if self._own_id in named else named[0]
-        fingerprint = self._peers[reference].state.model_fingerprint
-        same = [n for n in named if self._peers[n].state.model_fingerprint == fingerprint]
-        return _Serving(
-            node_ids=tuple(same),
-            peers=tuple(self._peers[n] for n in same),
-            local=same.index(self._own_id) if self._own_id in same else None,
-        )
-
-    def _traffic(self, task: Task, capacities: Sequence[float], *, now_s: float) -> Traffic:
-        """The cluster's arrivals, every live node's accepted work counted, whatever its model.
+    def _traffic(self, task: Task, able: Sequence[PeerAccount], *, now_s: float) -> Traffic:
+        """Arrivals at the candidates that may take it, every live node's accepted work counted.
 
         The report period is twice the mean time for which own dispatches were not seen in a
         report: what it is where reports come at a fixed period, and what counts where they are
         pushed on change.
         """
+        model = task.drawing.model
+        capacity = max(sum(peer.capacity for peer in able), CAPACITY_MIN)
+        accepted = self._offered_work_s(model, able, now_s=now_s)
+        mean_work = self._accepted.mean_work(model) or task.work or 1.0
+        report_period_s = 2.0 * max(self._unseen_s, 0.0)
+        prior_s = report_period_s + LOAD_PRIOR_SERVICES * mean_work * len(able) / capacity
+        age_s = max(0.0, now_s - self._began_s)
+        load = (min(accepted / capacity, LOAD_MAX) * age_s + prior_s) / (age_s + prior_s)
+        return Traffic(mean_work=mean_work, load=load, report_period_s=report_period_s)
+
+    def _offered_work_s(self, model: str, able: Sequence[PeerAccount], *, now_s: float) -> float:
+        """Work units per second that live nodes accepted for the model.
+
+        And for others, as far as these candidates draw them, too: the candidates of each have
+        shares of it as their capacities.
+        """
         accepted = self._accepted.work_s(now_s=now_s)
         heard_after_s = now_s - self._limits.suspect_s
         for node_id, peer in self._peers.items():
             if node_id != self._own_id and peer.heard_s > heard_after_s:
-                accepted += peer.state.accepted_work_s
-        mean_work = self._accepted.mean_work() or task.work or 1.0
-        capacity = max(sum(capacities), CAPACITY_MIN)
-        report_period_s = 2.0 * max(self._unseen_s, 0.0)
-        prior_s = report_period_s + LOAD_PRIOR_SERVICES * mean_work * len(capacities) / capacity
-        age_s = max(0.0, now_s - self._began_s)
-        load = (min(accepted / capacity, LOAD_MAX) * age_s + prior_s) / (age_s + prior_s)
-        return Traffic(mean_work=mean_work, load=load, report_period_s=report_period_s)
+                for other, work_s in peer.accepted_work_s():
+                    accepted[other] = accepted.get(other, 0.0) + work_s
+        offered = accepted.pop(model, 0.0)
+        taking = {peer.state.node_id for peer in able}
+        for other, work_s in accepted.items():
+            if work_s > 0.0:
+                drawing = self._candidates(other, now_s=now_s)
+                shared = sum(peer.capacity for peer in drawing if peer.state.node_id in taking)
+                offered += work_s * shared / max(sum(p.capacity for p in drawing), CAPACITY_MIN)
+        return offered
 
     def _dispatchers(self, *, now_s: float) -> int:
         """This node and all others that were seen to offload lately."""
@@ -527,7 +511,8 @@ def _sane(state: NodeState) -> NodeState:
     One that is not finite would spread through sums and comparisons into decisions about all.
     """
     work = (state.backlog, state.capacity, state.accepted_work_s)
-    numbers = (*work, state.changed_s, state.sent_s, state.sent_unix_s)
+    accepted = (work_s for _, work_s in state.accepted_by_model)
+    numbers = (*work, *accepted, state.changed_s, state.sent_s, state.sent_unix_s)
     if all(math.isfinite(number) for number in numbers):
         return state
     return replace(
@@ -536,6 +521,7 @@ def _sane(state: NodeState) -> NodeState:
         backlog=0.0,
         capacity=0.0,
         accepted_work_s=0.0,
+        accepted_by_model=(),
         changed_s=0.0,
         sent_s=0.0,
         sent_unix_s=0.0,

@@ -13,6 +13,7 @@ from edge_node.domain import (
     Fence,
     NodeId,
     Task,
+    TaskError,
     TaskEvent,
     TaskEventKind,
     TaskRecord,
@@ -164,3 +165,18 @@ class Fate:
 
 def _counted(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def too_late(fate: Fate) -> TaskError:
+    """What a client is told of a task whose deadline has passed."""
+    if fate.phase is Phase.WAITING:
+        said = (
+            f"No node that draws {fate.task.drawing.model!r} could take the task before its "
+            "deadline passed. /v1/models lists what is served now."
+        )
+    else:
+        said = (
+            "The deadline passed before the image was drawn. Allow a later deadline_s, or fewer "
+            "steps."
+        )
+    return TaskError(code="deadline_exceeded", message=said)

@@ -25,6 +25,10 @@ class Finished:
         """A task that is kept."""
         return self._fates.get(task_id)
 
+    def fates(self) -> tuple[Fate, ...]:
+        """All that are kept."""
+        return tuple(self._fates.values())
+
     def add(self, fate: Fate) -> None:
         """A task is over; the oldest make room."""
         self._fates[fate.task.id] = fate

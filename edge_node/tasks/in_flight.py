@@ -22,7 +22,7 @@ NOTHING = ClientLoad()
 
 
 class InFlight:
-    """Sums over tasks that are accepted, or about to be, and not final.
+    """Sums over tasks that are accepted, or about to be, and not final; of each client by model.
 
     Attributes:
         prompt_bytes: that their prompts take in memory, and about as much again on disk.
@@ -30,28 +30,39 @@ class InFlight:
 
     def __init__(self) -> None:
         self.prompt_bytes = 0
-        self._clients: dict[str, ClientLoad] = {}
+        self._clients: dict[str, dict[str, ClientLoad]] = {}
 
-    def of(self, client: str) -> ClientLoad:
-        """What a client has in flight."""
-        return self._clients.get(client, NOTHING)
+    def of(self, client: str, model: str | None = None) -> ClientLoad:
+        """What a client has in flight; with a model its work is that for this one alone."""
+        loads = self._clients.get(client)
+        if loads is None:
+            return NOTHING
+        counted = loads.items() if model is None else [(model, loads.get(model, NOTHING))]
+        return ClientLoad(
+            tasks=sum(load.tasks for load in loads.values()),
+            work=sum(load.work for _, load in counted),
+        )
 
     def add(self, task: Task) -> None:
         """A task is taken up."""
         self.prompt_bytes += task.drawing.prompt_bytes
-        load = self.of(task.client)
+        loads = self._clients.setdefault(task.client, {})
+        load = loads.get(task.drawing.model, NOTHING)
         more = replace(load, tasks=load.tasks + 1, work=load.work + task.work)
-        self._clients[task.client] = more
+        loads[task.drawing.model] = more
 
     def remove(self, task: Task) -> None:
         """A task that was added is over."""
         self.prompt_bytes -= task.drawing.prompt_bytes
-        load = self.of(task.client)
+        loads = self._clients[task.client]
+        load = loads[task.drawing.model]
         if load.tasks == 1:  # exactly nothing, whatever the work was rounded to
-            del self._clients[task.client]
+            del loads[task.drawing.model]
+            if not loads:
+                del self._clients[task.client]
         else:
             less = replace(load, tasks=load.tasks - 1, work=load.work - task.work)
-            self._clients[task.client] = less
+            loads[task.drawing.model] = less
 
 
 def work_ahead(backlog: float, *, own: float, others: int) -> float:

@@ -39,7 +39,7 @@ from edge_node.domain import (
     TaskStatus,
     owner,
 )
-from edge_node.tasks.fate import END_KINDS, Fate, Phase, StoryLine
+from edge_node.tasks.fate import END_KINDS, Fate, Phase, StoryLine, too_late
 from edge_node.tasks.finished import Finished
 from edge_node.tasks.in_flight import InFlight
 from edge_node.tasks.lifecycle_limits import LifecycleLimits
@@ -109,7 +109,7 @@ class Lifecycle:
 
     def records(self) -> Iterator[TaskRecord]:
         """Every task as it stands that is open, or over and in memory still."""
-        for entry in (*self._live.values(), *self._finished.values()):
+        for entry in (*self._live.values(), *self._finished.fates()):
             if entry.phase is not Phase.APPENDING:
                 yield entry.record
 
@@ -429,13 +429,9 @@ class Lifecycle:
         instructions: list[Instruction] = []
         for entry in list(self._live.values()):
             if self._deadline_passed(entry, at):
-                error = TaskError(
-                    code="deadline_exceeded",
-                    message="The deadline passed before the image was drawn. Allow a later "
-                    "deadline_s, or fewer steps.",
-                )
                 instructions += self._stop(entry, "deadline_exceeded")
-                instructions += self._end(entry, TaskStatus.FAILED, at, error=error)
+                late = too_late(entry)
+                instructions += self._end(entry, TaskStatus.FAILED, at, error=late)
             elif entry.phase is Phase.WAITING and at.now_s >= entry.retry_at_s:
                 entry.attempt -= 1  # nobody was asked, so the number is still unused
                 instructions += self._place(entry, at, "tried again")

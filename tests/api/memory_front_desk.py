@@ -27,11 +27,13 @@ from edge_node.errors import (
     DEdgeAIError,
     IdempotencyConflict,
     ImageNotReady,
+    ModelNotFound,
     NodeNotReady,
     TaskNotFound,
+    not_served,
 )
-from edge_node.prompt_tokens import NOT_COUNTED
 from edge_node.listing import ClusterPage, Missing, Place, TaskFilter, newest
+from edge_node.prompt_tokens import NOT_COUNTED
 from edge_node.requests import DrawingLimits, Idempotency, Submission
 from edge_node.snapshot import ClusterSnapshot, PeerView
 
@@ -41,6 +43,7 @@ PNG = base64.b64decode(
 
 LIMITS = DrawingLimits(
     model="tiny-sd3",
+    fingerprint="f",
     size_px_min=32,
     size_px_max=128,
     size_px_multiple=16,
@@ -70,6 +73,7 @@ class MemoryFrontDesk:
         self.ready = ready
         self.stuck: tuple[str, ...] = ()
         self.noted: tuple[str, ...] = ()
+        self.served = {LIMITS.model: LIMITS}
         self.refusal: DEdgeAIError | None = None
         self.unforeseen: Exception | None = None
         self.submitted: list[tuple[tuple[Drawing, ...], bool, float | None, int]] = []
@@ -243,13 +247,16 @@ class MemoryFrontDesk:
         for task_id in task_ids:
             await self.cancel_task(task_id)
 
-    def limits(self) -> DrawingLimits:
+    def limits(self, model: str | None = None) -> DrawingLimits:
         if not self.ready:
             raise NodeNotReady("The model is still being loaded.", retry_after_s=1.2)
-        return LIMITS
+        name = LIMITS.model if model is None else model
+        if name not in self.models():
+            raise ModelNotFound(not_served(name, self.models()), param="model")
+        return self.served[name]
 
     def models(self) -> tuple[str, ...]:
-        return (LIMITS.model,) if self.ready else ()
+        return tuple(sorted(self.served)) if self.ready else ()
 
     def cluster(self) -> ClusterSnapshot:
         own = NodeState(node_id=NodeId("orin-a"), incarnation=1, sequence=1, accepting=True)

@@ -21,6 +21,7 @@ from tests.api.served import HABITS, served
 
 LIMITS = DrawingLimits(
     model="resd3-m",
+    fingerprint="f",
     size_px_min=256,
     size_px_max=1024,
     size_px_multiple=16,
@@ -183,9 +184,9 @@ def test_answers_say_what_was_drawn() -> None:
             listed = [model async for model in client.models.list()]
             assert listed[0].id == "tiny-sd3"
             assert {model.id for model in listed} == {"tiny-sd3", *HABITS.alias_names}
-            assert (await client.models.retrieve("dall-e-3")).model_extra == {
-                "alias_of": "tiny-sd3"
-            }
+            extra = (await client.models.retrieve("dall-e-3")).model_extra
+            assert extra is not None
+            assert extra["alias_of"] == "tiny-sd3"
 
     asyncio.run(story())
 

@@ -17,6 +17,7 @@ from edge_node import listing
 from edge_node.clock import Clock
 from edge_node.dispatch.dead_letters import DeadLetterDesk
 from edge_node.dispatch.dispatcher import Dispatcher, DispatcherSettings
+from edge_node.dispatch.entrance import EntranceSettings
 from edge_node.dispatch.front_desk import FrontDesk, FrontDeskSettings
 from edge_node.dispatch.own_node import DrawingDefaults, Identity
 from edge_node.dispatch.own_tasks import OwnTasksSettings
@@ -311,7 +312,9 @@ class NodeProcess:
             ),
             DispatcherSettings(
                 own_tasks=OwnTasksSettings(
-                    admission=AdmissionLimits(tasks_in_flight_max=30, wait_s_max=1000.0),
+                    entrance=EntranceSettings(
+                        admission=AdmissionLimits(tasks_in_flight_max=30, wait_s_max=1000.0)
+                    ),
                     deadline_s_default=1000.0,
                 ),
                 time=TimekeeperSettings(

@@ -29,7 +29,7 @@ from tests.cluster.simulated_cluster import run_faulty, run_quiet
 from tests.cluster.users import InvariantBroken
 
 # Enough for the defect that is found least often.
-FAULTY_SEEDS_MAX = 100
+FAULTY_SEEDS_MAX = 150
 QUIET_SEEDS_MAX = 20
 
 Plant = Callable[[pytest.MonkeyPatch], None]

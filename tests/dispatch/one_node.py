@@ -12,6 +12,7 @@ import numpy as np
 
 from edge_node.clock import Clock, SystemClock
 from edge_node.dispatch.dispatcher import Dispatcher, DispatcherSettings
+from edge_node.dispatch.entrance import EntranceSettings
 from edge_node.dispatch.own_node import DrawingDefaults, Identity
 from edge_node.dispatch.own_tasks import OwnTasksSettings
 from edge_node.dispatch.timekeeper import TimekeeperSettings
@@ -183,7 +184,8 @@ class Node:
         stores = stores or Stores()
         self.settings = DispatcherSettings(
             own_tasks=OwnTasksSettings(
-                admission=AdmissionLimits(tasks_in_flight_max=2), deadline_s_default=100.0
+                entrance=EntranceSettings(admission=AdmissionLimits(tasks_in_flight_max=2)),
+                deadline_s_default=100.0,
             ),
             time=TimekeeperSettings(tick_s=0.01, heartbeat_s=0.05, lease_s=5.0),
             drawing=DEFAULTS,

@@ -277,3 +277,17 @@ def test_work_is_believed_as_far_as_this_device_would_find_it(tmp_path: Path) ->
         assert works == [3.0, 10.0 * own]
 
     run(drawn, story)
+
+
+def test_an_attempt_for_another_model_is_placed_elsewhere(tmp_path: Path) -> None:
+    drawn = Drawn(tmp_path)
+
+    async def story() -> None:
+        another = replace(OFFERED, drawing=replace(OFFERED.drawing, model="another"))
+        reports = await drawn.executor.host(another)
+        refused = reports.get_nowait()
+        assert isinstance(refused, AttemptFailed)
+        assert (refused.code, refused.retryable) == ("model_not_served", True)
+        assert drawn.heard == []
+
+    run(drawn, story)

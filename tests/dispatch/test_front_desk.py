@@ -66,6 +66,7 @@ def test_bounds_are_of_the_worker_and_of_the_operator(desk: Desk) -> None:
     desk.node.dispatcher.own_node.worker_changed()
     assert desk.desk.limits() == DrawingLimits(
         model="m",
+        fingerprint="f",
         size_px_min=32,
         size_px_max=128,
         size_px_multiple=16,

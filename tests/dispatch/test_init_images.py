@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from edge_node.dispatch.entrance import EntranceSettings
 from edge_node.dispatch.own_tasks import OwnTasksSettings
 from edge_node.domain import AttemptFailed, AttemptReport, Fence, Offload, Task, TaskId
 from edge_node.errors import AdmissionRefused, InitImagesFull
@@ -99,7 +100,8 @@ def test_other_bounds_count_from_the_next_request_on(tmp_path: Path) -> None:
     async def story() -> None:
         await node.start()
         bounds = OwnTasksSettings(
-            admission=AdmissionLimits(tasks_in_flight_max=1), deadline_s_default=10.0
+            entrance=EntranceSettings(admission=AdmissionLimits(tasks_in_flight_max=1)),
+            deadline_s_default=10.0,
         )
         node.dispatcher.reconfigure(replace(node.settings, own_tasks=bounds))
         node.own_device.held = True

@@ -47,7 +47,7 @@ def test_its_state_says_all_that_others_count_on() -> None:
     )
     hosting.handle(started)
     clock.time_s = 107.0
-    view.task_accepted(6.0, now_s=107.0)
+    view.task_accepted(6.0, model="m", now_s=107.0)
     node = own_node(clock, worker, hosting=hosting, view=view)
     clock.time_s = 108.0
     assert node.state() == NodeState(
@@ -67,7 +67,7 @@ def test_its_state_says_all_that_others_count_on() -> None:
         grpc_address="own:9080",
         device="orin",
         emulated_device="nano",
-        accepted_work_s=view.accepted_work_s(now_s=108.0),
+        accepted_work_s=view.accepted_work_s(now_s=108.0)["m"],
         changed_s=107.0,
         sent_s=108.0,
         sent_unix_s=5108.0,

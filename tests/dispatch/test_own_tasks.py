@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from edge_node.dispatch import own_tasks
+from edge_node.dispatch.entrance import EntranceSettings
 from edge_node.dispatch.own_tasks import OwnTasks
 from edge_node.domain import (
     SEQUENCE_LAST,
@@ -141,7 +142,9 @@ class Origin(Node):
 
     def admits(self, count: int) -> None:
         limits = AdmissionLimits(tasks_in_flight_max=count)
-        self.tasks.settings = replace(self.tasks.settings, admission=limits)
+        self.tasks.settings = replace(
+            self.tasks.settings, entrance=EntranceSettings(admission=limits)
+        )
 
     async def until(self, task_id: TaskId, status: TaskStatus) -> TaskRecord:
         while (record := await self.tasks.read_task(task_id)).status is not status:
@@ -184,7 +187,7 @@ def test_a_job_is_accepted_whole_as_it_was_asked_for(origin: Origin) -> None:
         assert (second.work, second.input_bits) == (9.0, 48)
         assert origin.counted("tasks_accepted_total") == 2.0
         origin.clock.time_s += 1.0
-        assert origin.view.accepted_work_s(now_s=origin.clock.now_s()) > 0.0
+        assert sum(origin.view.accepted_work_s(now_s=origin.clock.now_s()).values()) > 0.0
         assert [r.task for r in await origin.tasks.read_job(job_id)] == list(tasks)
         assert origin.tasks.in_flight == 2
 

@@ -18,6 +18,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from edge_node.api import schemas
+from edge_node.api.cluster_object import node_object
 from edge_node.api.task_lists import page_object
 from edge_node.clock import Moment
 from edge_node.domain import Drawing, Fence, NodeId, NodeState, Task, TaskId
@@ -218,7 +219,7 @@ class Judge:
         self._view.forget(state.node_id)
         self._hear(state)
         now_s = self._now_s
-        _sane(*self._view.backlog_and_capacity(now_s=now_s))
+        _sane(*self._view.backlog_and_capacity("m", now_s=now_s))
         _sane(*self._view.clocks(now_s=now_s, wall_s=now_s).values())
         seen = self._view.observation(TASK, avoided=frozenset(), now_s=now_s)
         if seen is not None:
@@ -227,7 +228,7 @@ class Judge:
             _sane(traffic.load, traffic.mean_work, traffic.report_period_s)
             columns = (seen.backlog_B, seen.capacity_B, seen.link_s_B, seen.staleness_s_B)
             _sane(*itertools.chain.from_iterable(column.tolist() for column in columns))
-        _shown(schemas._node_object(state))
+        _shown(node_object(state))
         if state.node_id != OWN:
             self._view.forget(state.node_id)
 

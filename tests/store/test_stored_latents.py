@@ -233,7 +233,7 @@ class Life:
                 dispatches_seen=seen if index % 3 == 0 else {},
             )
             self.view.state_received(state, now_s=now_s)
-        self.view.task_accepted(one.work, now_s=now_s)
+        self.view.task_accepted(one.work, model=one.drawing.model, now_s=now_s)
         nth = self.memory.place()
         placement = place(
             one,

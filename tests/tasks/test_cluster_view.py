@@ -11,6 +11,7 @@ import pytest
 from edge_node.domain import Drawing, ModelFingerprint, NodeId, NodeState, Task, TaskId
 from edge_node.tasks.cluster_view import ClusterView, ClusterViewLimits
 from scheduler.observation import FloatArray, Observation
+from tests.tasks.test_serving import SERVED
 
 OWN, PEER, OTHER = NodeId("own"), NodeId("peer"), NodeId("other")
 
@@ -59,11 +60,11 @@ def view_of(*states: NodeState) -> ClusterView:
 
 
 def test_clients_who_take_turns_are_those_of_the_node_with_most() -> None:
-    assert view_of().clients(now_s=100.0) == 0
+    assert view_of().clients("m", now_s=100.0) == 0
     view = view_of(state(OWN, clients=1), state(PEER, clients=3), state(OTHER, clients=2))
-    assert view.clients(now_s=100.0) == 3
+    assert view.clients("m", now_s=100.0) == 3
     view = view_of(state(OWN, clients=1), state(PEER, clients=9, accepting=False))
-    assert view.clients(now_s=100.0) == 1
+    assert view.clients("m", now_s=100.0) == 1
 
 
 def test_backlog_is_extrapolated_at_capacity_and_never_negative() -> None:
@@ -116,7 +117,7 @@ def test_a_peers_restart_forgets_what_it_was_drawing() -> None:
 def test_states_of_the_past_are_ignored(old: dict[str, int]) -> None:
     view = view_of(state(OWN), state(PEER, backlog=5.0))
     assert not view.state_received(state(PEER, backlog=50.0, **old), now_s=100.0)
-    assert view.backlog_and_capacity(now_s=100.0) == (5.0, 4.0)
+    assert view.backlog_and_capacity("m", now_s=100.0) == (5.0, 4.0)
 
 
 def test_silence_ends_a_candidate_and_only_avoided_ones_are_a_last_resort() -> None:
@@ -138,8 +139,9 @@ def test_only_the_same_model_with_the_same_fingerprint_is_a_candidate() -> None:
     assert (elsewhere.node_ids, elsewhere.local) == (("peer",), None)
 
 
-def observed(view: ClusterView, *, now_s: float, bits: int = 1000) -> Observation:
-    seen = view.observation(task(input_bits=bits), avoided=frozenset(), now_s=now_s)
+def observed(view: ClusterView, *, now_s: float, bits: int = 1000, model: str = "m") -> Observation:
+    one = task(model, input_bits=bits)
+    seen = view.observation(one, avoided=frozenset(), now_s=now_s)
     assert seen is not None
     return seen
 
@@ -193,7 +195,7 @@ def test_load_is_what_all_live_nodes_accepted_over_what_all_candidates_do() -> N
     view = view_of(state(OWN), state(PEER, accepted_work_s=1.5))
     # Since 0: long enough for the average, and for the prior of 10 services of 5 s to fade.
     for second in range(1, 101):
-        view.task_accepted(10.0 if second % 2 else 0.0, now_s=float(second))
+        view.task_accepted(10.0 if second % 2 else 0.0, model="m", now_s=float(second))
     traffic = observed(view, now_s=100.0).traffic
     assert traffic is not None
     assert traffic.mean_work == pytest.approx(5.0, rel=0.02)
@@ -209,7 +211,7 @@ def test_load_is_what_all_live_nodes_accepted_over_what_all_candidates_do() -> N
 def test_a_node_that_has_just_begun_believes_in_full_load() -> None:
     view = ClusterView(own_id=OWN, incarnation=7, began_s=100.0)
     view.state_received(state(OWN), now_s=100.0)
-    view.task_accepted(10.0, now_s=100.0)
+    view.task_accepted(10.0, model="m", now_s=100.0)
     traffic = observed(view, now_s=100.001).traffic
     assert traffic is not None
     assert (traffic.mean_work, traffic.load) == (10.0, pytest.approx(1.0, abs=0.01))
@@ -244,7 +246,7 @@ def test_what_is_recalled_is_for_the_candidates_in_their_order() -> None:
 def test_a_service_is_that_of_a_mean_task_on_a_mean_live_node() -> None:
     view = view_of(state(OWN), state(PEER, capacity=6.0), state(OTHER, accepting=False))
     assert view.service_s(now_s=100.0) is None
-    view.task_accepted(12.0, now_s=100.0)
+    view.task_accepted(12.0, model="m", now_s=100.0)
     assert view.service_s(now_s=100.0) == pytest.approx(3.0)
 
 
@@ -303,16 +305,16 @@ def own_work(view: ClusterView) -> tuple[Observation, FloatArray]:
 def test_no_nodes_idleness_takes_from_anothers_backlog() -> None:
     view = view_of(state(OWN, backlog=3.0), state(PEER, backlog=1.0), state(OTHER, backlog=9.0))
     # A second at 2 work units each; this node's own state is always of now.
-    assert view.backlog_and_capacity(now_s=101.0) == (3.0 + 0.0 + 7.0, 6.0)
+    assert view.backlog_and_capacity("m", now_s=101.0) == (3.0 + 0.0 + 7.0, 6.0)
     view.dispatched(PEER, 4.0, now_s=101.0)
-    assert view.backlog_and_capacity(now_s=101.0) == (14.0, 6.0)
-    assert view.backlog_and_capacity(now_s=103.0) == (3.0, 2.0), "the others are silent"
+    assert view.backlog_and_capacity("m", now_s=101.0) == (14.0, 6.0)
+    assert view.backlog_and_capacity("m", now_s=103.0) == (3.0, 2.0), "the others are silent"
 
 
 def test_a_report_from_the_future_adds_no_backlog() -> None:
     view = view_of(state(OWN), state(PEER, backlog=5.0))
     assert list(observed(view, now_s=99.0).backlog_B) == [0.0, 5.0]
-    assert view.backlog_and_capacity(now_s=99.0) == (5.0, 4.0)
+    assert view.backlog_and_capacity("m", now_s=99.0) == (5.0, 4.0)
 
 
 def test_a_restarted_peers_clock_begins_anew() -> None:
@@ -368,7 +370,7 @@ def test_what_silent_peers_had_accepted_and_own_work_twice_are_no_traffic() -> N
                 for node_id in (OWN, PEER)
             )
         )
-        view.task_accepted(10.0, now_s=100.0)
+        view.task_accepted(10.0, model="m", now_s=100.0)
         traffic = observed(view, now_s=now_s).traffic
         assert traffic is not None
         return traffic.load
@@ -381,8 +383,8 @@ def test_what_silent_peers_had_accepted_and_own_work_twice_are_no_traffic() -> N
 def test_a_node_that_takes_nothing_has_no_backlog_to_wait_for() -> None:
     idle = {"accepting": False, "backlog": 50.0}
     view = view_of(state(OWN, backlog=1.0), state(PEER, **idle), state(OTHER, capacity=0.0))
-    assert view.backlog_and_capacity(now_s=100.0) == (1.0, 2.0)
-    view.task_accepted(12.0, now_s=100.0)
+    assert view.backlog_and_capacity("m", now_s=100.0) == (1.0, 2.0)
+    view.task_accepted(12.0, model="m", now_s=100.0)
     assert view.service_s(now_s=100.0) == 6.0
 
 
@@ -401,7 +403,7 @@ def test_models_that_nobody_serves_fill_no_memory() -> None:
     held = []
     for number in range(7):
         assert view.observation(task(f"x{number}"), avoided=frozenset(), now_s=100.0) is None
-        held.append(len(view._serving))
+        held.append(view._serving.remembered)
     assert held == [1, 2, 3, 1, 2, 3, 1]
 
 
@@ -422,7 +424,7 @@ def test_what_is_news_is_said_and_what_is_not_too() -> None:
 def test_a_node_whose_beginning_is_not_told_began_with_its_clock() -> None:
     view = ClusterView(own_id=OWN, incarnation=7)
     view.state_received(state(OWN), now_s=1.0)
-    view.task_accepted(10.0, now_s=1.0)
+    view.task_accepted(10.0, model="m", now_s=1.0)
     traffic = observed(view, now_s=1.0).traffic
     assert traffic is not None
     # A second of 10 units in 6 s (the least it is taken over) at 2 a second; 50.05 s of belief.
@@ -588,11 +590,11 @@ def test_clocks_of_the_day_are_compared_whatever_the_others_are() -> None:
 
 def test_no_peer_shuts_the_cluster_by_its_backlog() -> None:
     view = view_of(state(OWN, capacity=2.0), state(PEER, capacity=2.0, backlog=1e12))
-    backlog, capacity = view.backlog_and_capacity(now_s=100.0)
+    backlog, capacity = view.backlog_and_capacity("m", now_s=100.0)
     assert (backlog, capacity) == (120.0, 4.0)
     # All of them are behind: then so is the cluster.
     behind = view_of(state(OWN, backlog=400.0), state(PEER, backlog=420.0))
-    assert behind.backlog_and_capacity(now_s=100.0) == (820.0, 4.0)
+    assert behind.backlog_and_capacity("m", now_s=100.0) == (820.0, 4.0)
 
 
 def test_no_peer_makes_the_load_more_than_policies_know() -> None:
@@ -633,7 +635,7 @@ def test_a_claim_is_believed_as_far_as_work_has_shown() -> None:
         view.dispatch_ended(PEER, number)
     seen = observed(view, now_s=now_s)
     assert seen.capacity_B.tolist() == pytest.approx([2.0, 4.0])
-    assert view.backlog_and_capacity(now_s=now_s)[1] == pytest.approx(6.0)
+    assert view.backlog_and_capacity("m", now_s=now_s)[1] == pytest.approx(6.0)
     assert view.service_s(now_s=now_s) is None
 
 
@@ -646,3 +648,86 @@ def test_a_former_life_and_another_dispatch_show_nothing() -> None:
         view.work_shown(OWN, dispatch, drawn=False, now_s=200.0)
     view.state_received(state(PEER, incarnation=2, sequence=2, capacity=6.0), now_s=200.0)
     assert observed(view, now_s=200.0).capacity_B.tolist() == [2.0, 6.0]
+
+
+def two_models() -> ClusterView:
+    """This node draws m with one peer; the other one draws another model, ten times as quickly."""
+    return view_of(
+        state(OWN, backlog=2.0, clients=1),
+        state(PEER, backlog=3.0, clients=2),
+        state(OTHER, model="other", capacity=20.0, backlog=50.0, clients=9),
+    )
+
+
+def test_what_waits_and_what_is_done_are_told_of_each_model_alone() -> None:
+    view = two_models()
+    assert view.backlog_and_capacity("m", now_s=100.0) == (5.0, 4.0)
+    assert view.backlog_and_capacity("other", now_s=100.0) == (50.0, 20.0)
+    assert view.backlog_and_capacity("unknown", now_s=100.0) == (0.0, 0.0)
+    assert [view.clients(name, now_s=100.0) for name in ("m", "other", "none")] == [2, 9, 0]
+    assert view.servers("other", now_s=100.0) == (OTHER,)
+    assert view.servers("other", now_s=200.0) == (OTHER,), "it said so last"
+
+
+def test_a_nodes_pace_with_one_model_says_nothing_of_anothers() -> None:
+    same = view_of(state(OWN), state(OTHER, capacity=1000.0))
+    seen = observed(same, now_s=100.0)
+    # Four times what is known of the model.
+    assert by_node(seen, seen.capacity_B) == {"own": 2.0, "other": 8.0}
+    another = view_of(state(OWN), state(OTHER, capacity=1000.0, model="other"))
+    seen = observed(another, now_s=100.0, model="other")
+    assert by_node(seen, seen.capacity_B) == {"other": 1000.0}, "of which nothing is known"
+
+
+def test_work_for_another_model_is_no_load_but_on_nodes_that_draw_both() -> None:
+    def load(model: str, *states: NodeState) -> float:
+        view = ClusterView(own_id=OWN, incarnation=7)
+        for one in states:
+            view.state_received(one, now_s=1e6)
+        traffic = observed(view, now_s=1e6, model=model).traffic
+        assert traffic is not None
+        return traffic.load
+
+    def serving(*names: str) -> dict[str, Any]:
+        return {"serves": tuple(replace(SERVED, name=name) for name in names)}
+
+    for_both = {"accepted_work_s": 4.0, "accepted_by_model": (("m", 1.0), ("other", 3.0))}
+    apart = (state(OWN), state(OTHER, model="other", capacity=6.0, **for_both))
+    assert load("m", *apart) == pytest.approx(1.0 / 2.0, rel=1e-3)
+    assert load("other", *apart) == pytest.approx(3.0 / 6.0, rel=1e-3)
+    both = (
+        state(OWN, capacity=2.0, **serving("m")),
+        state(OTHER, capacity=6.0, **serving("m", "other"), **for_both),
+    )
+    assert load("m", *both) == pytest.approx((1.0 + 3.0) / 8.0, rel=1e-3)
+    # A quarter of what comes for m goes to this node, as its capacity is a quarter.
+    assert load("other", *both) == pytest.approx((3.0 + 0.75 * 1.0) / 6.0, rel=1e-3)
+    old = (state(OWN), state(OTHER, model="other", capacity=6.0, accepted_work_s=3.0))
+    assert load("m", *old) == pytest.approx(0.0, abs=1e-3), "it accepts for its own model alone"
+
+
+def test_a_mean_service_counts_each_model_by_its_tasks() -> None:
+    view = two_models()
+    for _ in range(3):
+        view.task_accepted(4.0, model="m", now_s=100.0)
+    view.task_accepted(40.0, model="other", now_s=100.0)
+    view.task_accepted(1e9, model="nobody draws it", now_s=100.0)
+    assert view.service_s(now_s=100.0) == pytest.approx((3 * 2.0 + 2.0) / 4)
+    traffic = observed(view, now_s=100.0).traffic
+    assert traffic is not None
+    assert traffic.mean_work == 4.0
+
+
+def test_limits_and_costs_are_those_of_a_live_node_that_tells_them() -> None:
+    told = replace(SERVED, steps_max=9, steps_default=9)
+    view = view_of(
+        state(OWN, model="own"),
+        state(PEER, model="m"),
+        state(OTHER, serves=(told,)),
+    )
+    assert view.served("m", now_s=100.0) == told, "the first one is of version 0.1.0"
+    assert view.served("own", now_s=100.0) is None
+    assert view.served("unknown", now_s=100.0) is None
+    assert view.served("m", now_s=103.0) is None, "all who serve it are silent"
+    view.state_received(state(OTHER, sequence=2, serves=(SERVED,)), now_s=103.0)
+    assert view.served("m", now_s=103.0) == SERVED

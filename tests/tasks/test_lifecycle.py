@@ -380,6 +380,7 @@ def test_the_deadline_passes_while_no_node_can_take_it(impossible: bool) -> None
     assert isinstance(told[0], life.RecordFinal)
     assert told[0].record.error is not None
     assert told[0].record.error.code == "deadline_exceeded"
+    assert ("No node that draws" in told[0].record.error.message) == impossible
     # Placement had thought about it meanwhile, and booked a dispatch.
     (late,) = placed(machine)
     assert isinstance(late, life.AttemptEnded)
