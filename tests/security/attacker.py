@@ -81,6 +81,8 @@ class Liar:
 
     def __init__(self, *messages: Any) -> None:
         self.messages = messages
+        for call in node_pb2.DESCRIPTOR.services_by_name["NodeService"].methods:
+            setattr(self, call.name, self._stream if call.server_streaming else self._one)
 
     async def _stream(self, request: Any, context: Any) -> AsyncIterator[Any]:
         for message in self.messages:
@@ -88,12 +90,6 @@ class Liar:
 
     async def _one(self, request: Any, context: Any) -> Any:
         return self.messages[0]
-
-    ExchangeState = Offload = WatchTask = FetchImage = _stream
-    ReadExperience = FetchWeights = _stream
-    Describe = GetTask = GetJob = CancelTask = CancelOffload = OfferWeights = OfferVerdict = _one
-    FetchKeys = _one
-    EraseTask = ForgetTask = _one
 
     @contextlib.asynccontextmanager
     async def listening(self) -> AsyncIterator[str]:
