@@ -102,6 +102,7 @@ class Drawing:
         init_image_sha256: of the PNG to start from, whose bytes travel beside the drawing; empty
             for text-to-image.
         strength: share of the steps that are run when there is an init image; 1 keeps none of it.
+        masked: the init image's alpha says what is kept of it; the rest is drawn anew.
     """
 
     prompt: str
@@ -117,6 +118,7 @@ class Drawing:
     previews: int = 0
     init_image_sha256: str = ""
     strength: float = 1.0
+    masked: bool = False
 
     @property
     def prompt_bytes(self) -> int:
@@ -203,6 +205,7 @@ class WorkerDescription:
     size_px_max: int = 0
     size_px_multiple: int = 16
     steps_max: int = 0
+    masks: bool = False
     rows_max: int = 1
     emulated_device: str = ""
     pace_s: float = 0.0
@@ -455,6 +458,7 @@ class ServedModel:
     Attributes:
         work_model: as the serving node calibrated it.
         steps_default, guidance_scale_default, strength_default: where a request says nothing.
+        masks: it draws by masks.
     """
 
     name: str
@@ -469,6 +473,7 @@ class ServedModel:
     guidance_scale_max: float
     strength_default: float
     prompt_chars_max: int
+    masks: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,10 +27,10 @@ from edge_node.api.key_check import client_of
 from edge_node.api.openai_request import adapted, meant
 from edge_node.api.openai_serving import failure_of
 from edge_node.api.request_body import hung_up, read_json, read_json_with_image
-from edge_node.api.sent_image import upload_of_text
+from edge_node.api.sent_image import image_of_text
 from edge_node.api.sittings import Sitting
 from edge_node.api.surface import Surface, surface_of
-from edge_node.api.uploads import Upload, UploadPlace
+from edge_node.api.uploads import Mask, Upload, UploadPlace
 from edge_node.domain import TaskId, TaskRecord, TaskStatus
 from edge_node.errors import DEdgeAIError, InvalidRequest, ModelNotFound, not_served
 from edge_node.image_header import image_header
@@ -40,6 +40,8 @@ router = APIRouter(route_class=DirectRoute)
 SAMPLER = "Euler"
 # Of A1111, where a request says nothing.
 _STRENGTH = 0.75
+_MASK_BLUR_PX = 4
+_IMAGES = ("init_images", "mask")
 _PREVIEWS = 3
 # That looking for the latest preview may take: what there is comes at once.
 _LOOK_S = 0.1
@@ -98,7 +100,7 @@ async def draw_from_image(request: Request) -> Response:
             limits=surface.body_limits,
             uploads=surface.uploads,
             place=place,
-            images_in=lambda document: document["init_images"],
+            images_in=lambda document: (*document["init_images"], document.get("mask") or ""),
             understand=partial(_understood_with_image, place),
         )
         accepted = await _accepted(request, asked)
@@ -234,8 +236,6 @@ def _object(document: Any) -> dict[str, Any]:
 
 def _understood(document: Any, *, from_image: bool = False) -> _Asked:
     document = _object(document)
-    if document.get("mask"):
-        raise InvalidRequest("`mask` is not supported: leave it out.", param="mask")
     override = document.get("override_settings") or {}
     batches = (document.get("batch_size") or 1, document.get("n_iter") or 1)
     if not all(isinstance(count, int) for count in batches):
@@ -252,7 +252,7 @@ def _understood(document: Any, *, from_image: bool = False) -> _Asked:
     wanted = schemas.parse(
         schemas.ImageEditRequest, meant({"prompt": document.get("prompt", ""), **fields})
     )
-    sent = {name: value for name, value in document.items() if name != "init_images"}
+    sent = {name: value for name, value in document.items() if name not in _IMAGES}
     return _Asked(sent=sent, wanted=wanted)
 
 
@@ -263,10 +263,29 @@ def _understood_with_image(place: UploadPlace, document: Any) -> _Asked:
         raise InvalidRequest(
             "`init_images` must be a list of images in base64.", param="init_images"
         )
-    upload = upload_of_text(
-        images[0], place=place, param="init_images", strength=asked.wanted.strength
+    upload = Upload(
+        image=image_of_text(images[0], place=place, param="init_images"),
+        strength=asked.wanted.strength,
+        mask=_mask(document, place),
     )
     return replace(asked, upload=upload)
+
+
+def _mask(document: Mapping[str, Any], place: UploadPlace) -> Mask | None:
+    """White is drawn anew and black stays, or the other way round."""
+    text, blur = document.get("mask"), document.get("mask_blur", _MASK_BLUR_PX)
+    if not text:
+        return None
+    if not isinstance(text, str):
+        raise InvalidRequest("`mask` must be an image in base64.", param="mask")
+    if isinstance(blur, bool) or not isinstance(blur, int | float) or not 0 <= blur <= 64:
+        raise InvalidRequest("`mask_blur` must be a number from 0 to 64.", param="mask_blur")
+    return Mask(
+        image=image_of_text(text, place=place, param="mask"),
+        keeps="white" if document.get("inpainting_mask_invert") else "black",
+        blur_px=float(blur),
+        any_size=True,
+    )
 
 
 async def _accepted(request: Request, asked: _Asked) -> _Accepted:

@@ -1,9 +1,10 @@
-"""`python -m edge_node.api.image_decoder WIDTH HEIGHT PARAM`: a large upload decoded in a process.
+"""A large upload decoded in a process of its own, which is this module as a program.
 
 Owns that process: its memory goes back to the system with its end, a decoder that a damaged file
-crashes takes nothing with it, and the kernel ends it, not the node, when memory runs out. The
-upload is the file on standard input, and the PNG goes out on standard output, or a sentence on
-standard error with `REFUSED`; `NO_MEMORY` says that the system gave none.
+crashes takes nothing with it, and the kernel ends it, not the node, when memory runs out. Its
+arguments are width, height, the field's name and what is read of it. The upload is the file on
+standard input, and the PNG goes out on standard output, or a sentence on standard error with
+`REFUSED`; `NO_MEMORY` says that the system gave none.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ import resource
 import signal
 import sys
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from edge_node.api import init_image
+from edge_node.api.init_image import Reading
 from edge_node.errors import AdmissionRefused, InvalidRequest
 
 REFUSED, NO_MEMORY = 65, 75
@@ -25,7 +27,9 @@ _PROCESSOR_S_MAX = 60
 _AGAIN_S = 1.0
 
 
-async def png_of_size(file: IO[bytes], *, size_px: tuple[int, int], param: str) -> bytes:
+async def png_of_size(
+    file: IO[bytes], *, size_px: tuple[int, int], param: str, reading: Reading = "picture"
+) -> bytes:
     """As init_image.png_of_size, in a process of its own.
 
     Raises:
@@ -35,7 +39,7 @@ async def png_of_size(file: IO[bytes], *, size_px: tuple[int, int], param: str) 
     file.flush()
     file.seek(0)
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", __name__, str(size_px[0]), str(size_px[1]), param),
+        *(sys.executable, "-m", __name__, str(size_px[0]), str(size_px[1]), param, reading),
         stdin=file.fileno(),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
@@ -67,14 +71,17 @@ async def png_of_size(file: IO[bytes], *, size_px: tuple[int, int], param: str) 
     )
 
 
-def main(width: str, height: str, param: str) -> int:
+def main(width: str, height: str, param: str, reading: str) -> int:
     """Decodes one upload."""
     resource.setrlimit(resource.RLIMIT_CPU, (_PROCESSOR_S_MAX, _PROCESSOR_S_MAX + 1))
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
     try:
         png = init_image.png_of_size(
-            sys.stdin.buffer, size_px=(int(width), int(height)), param=param
+            sys.stdin.buffer,
+            size_px=(int(width), int(height)),
+            param=param,
+            reading=cast(Reading, reading),
         )
     except InvalidRequest as refusal:
         sys.stderr.write(refusal.message)

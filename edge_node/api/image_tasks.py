@@ -19,9 +19,9 @@ from edge_node.api.event_stream import EVENT_STREAM, encode_event, event_respons
 from edge_node.api.image_response import image_response
 from edge_node.api.key_check import client_of, demand_own
 from edge_node.api.request_body import idempotency_of, read_json_with_image
-from edge_node.api.sent_image import upload_of_text
+from edge_node.api.sent_image import image_of_text
 from edge_node.api.surface import Surface, surface_of
-from edge_node.api.uploads import Upload, UploadPlace
+from edge_node.api.uploads import Mask, Upload, UploadPlace
 from edge_node.domain import JobId, TaskEvent, TaskId, TaskRecord
 from edge_node.erasure import refuse_erased
 from edge_node.errors import DEdgeAIError, InvalidRequest
@@ -42,7 +42,7 @@ async def submit_task(request: Request) -> JSONResponse:
             limits=surface.body_limits,
             uploads=surface.uploads,
             place=place,
-            images_in=lambda document: (document["init_image"],),
+            images_in=lambda document: (document["init_image"], document.get("mask") or ""),
             understand=partial(_understood, request, place),
         )
         order = await surface.order(asked.wanted, previews_wanted=True, upload=asked.upload)
@@ -77,23 +77,27 @@ def _understood(request: Request, place: UploadPlace, document: Any) -> _Asked:
     idempotency = idempotency_of(request, document)
     wanted = schemas.parse(schemas.TaskRequest, document)
     return _Asked(
-        wanted=wanted.model_copy(update={"init_image": None}),
+        wanted=wanted.model_copy(update={"init_image": None, "mask": None}),
         upload=_upload_of(wanted, place),
         idempotency=idempotency,
     )
 
 
 def _upload_of(wanted: schemas.TaskRequest, place: UploadPlace) -> Upload | None:
-    """The init image out of its base64, with or without the head of a data: URL."""
-    text = wanted.init_image
-    if text is None:
-        if wanted.strength is not None:
-            raise InvalidRequest(
-                "`strength` says how much of an `init_image` may change, and there is none.",
-                param="strength",
-            )
+    """The init image, and the mask, out of their base64."""
+    if wanted.init_image is None:
+        for name, says in (("strength", "how much"), ("mask", "what")):
+            if getattr(wanted, name) is not None:
+                raise InvalidRequest(
+                    f"`{name}` says {says} of an `init_image` may change, and there is none.",
+                    param=name,
+                )
         return None
-    return upload_of_text(text, place=place, param="init_image", strength=wanted.strength)
+    mask = None
+    if wanted.mask is not None:
+        mask = Mask(image=image_of_text(wanted.mask, place=place, param="mask"))
+    image = image_of_text(wanted.init_image, place=place, param="init_image")
+    return Upload(image=image, strength=wanted.strength, mask=mask)
 
 
 @router.get("/v1/tasks/{task_id}", response_model=None)

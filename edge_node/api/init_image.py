@@ -1,4 +1,4 @@
-"""An uploaded image made into the PNG that a drawing starts from.
+"""An uploaded image made into the PNG that a drawing starts from, and a mask into its alpha.
 
 Owns the rule for its size, what decoding takes in memory, and all that touches Pillow in the node
 process. Pillow is imported with the first upload, so that a node which draws from text alone never
@@ -11,13 +11,17 @@ import contextlib
 import io
 import math
 from collections.abc import Callable, Iterator
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Literal
 
 from edge_node.errors import InvalidRequest
 from edge_node.requests import DrawingLimits
 
 if TYPE_CHECKING:
     from PIL import Image as PillowImage
+
+# What is read of an upload: its picture, or how much of one it keeps. A mask keeps what is opaque
+# in it (OpenAI), or what is black, or white (AUTOMATIC1111).
+Reading = Literal["picture", "opaque", "black", "white"]
 
 # Pillow reads dozens more, with decoders that few have ever looked at.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
@@ -105,22 +109,56 @@ def decoding_bytes(content: bytes | IO[bytes], *, size_px: tuple[int, int], para
         return coefficients + _MODE_BYTES.get(image.mode, _MODE_BYTES_MAX) * pixels
 
 
-def png_of_size(content: bytes | IO[bytes], *, size_px: tuple[int, int], param: str) -> bytes:
-    """The upload as an RGB PNG of `size_px`: upright, on white, and without its metadata.
+def png_of_size(
+    content: bytes | IO[bytes],
+    *,
+    size_px: tuple[int, int],
+    param: str,
+    reading: Reading = "picture",
+) -> bytes:
+    """The upload as a PNG of `size_px`: upright and without its metadata.
+
+    A picture is RGB, on white; a mask is grey, white where it keeps.
 
     Raises:
-        InvalidRequest: naming `param`; the image is cut short or damaged.
+        InvalidRequest: naming `param`; the image is cut short or damaged, or is to keep what is
+            opaque and has no transparency.
     """
     from PIL import Image as PillowImage
 
     with _opened(content, param=param) as image:
+        if reading == "opaque" and not image.has_transparency_data:
+            raise InvalidRequest(
+                f"`{param}` has no transparency: what is to be drawn anew must be transparent in "
+                "it, and what is to stay must not. Save it as a PNG with an alpha channel.",
+                param=param,
+            )
         turn = _UPRIGHT.get(_orientation(image))
         _draft(image, size_px)
-        flat = _scaled_on_white(image, size_px[::-1] if _is_sideways(image) else size_px)
+        flat = _scaled(image, size_px[::-1] if _is_sideways(image) else size_px, reading)
     if turn is not None:
         flat = flat.transpose(PillowImage.Transpose[turn])
     png = io.BytesIO()
     flat.save(png, "PNG")
+    return png.getvalue()
+
+
+def masked(picture: bytes, mask: bytes, *, blur_px: float = 0.0) -> bytes:
+    """The PNG of a picture with the PNG of a mask of its size as its alpha.
+
+    Args:
+        picture: as png_of_size makes it.
+        mask: as it makes that.
+        blur_px: radius by which the mask's edges are made soft.
+    """
+    from PIL import Image as PillowImage
+    from PIL import ImageFilter
+
+    with PillowImage.open(io.BytesIO(picture)) as shown, PillowImage.open(io.BytesIO(mask)) as kept:
+        alpha = kept.filter(ImageFilter.GaussianBlur(blur_px)) if blur_px else kept
+        shown.putalpha(alpha)
+        png = io.BytesIO()
+        shown.save(png, "PNG")
     return png.getvalue()
 
 
@@ -130,18 +168,21 @@ def _draft(image: PillowImage.Image, size_px: tuple[int, int]) -> None:
     image.draft("RGB", (2 * width_px, 2 * height_px))
 
 
-def _scaled_on_white(image: PillowImage.Image, size_px: tuple[int, int]) -> PillowImage.Image:
-    """The image scaled to `size_px` in pieces, so that beside it little memory is needed.
+def _scaled(
+    image: PillowImage.Image, size_px: tuple[int, int], reading: Reading
+) -> PillowImage.Image:
+    """What is read of the image, scaled to `size_px` in pieces, so that little memory is needed.
 
     The pixels are those of scaling it whole, but for rounding: each piece is cut out with all that
     Lanczos looks at.
     Whole, its colours would be converted in copies of 4 bytes for each pixel, up to three.
     """
     from PIL import Image as PillowImage
+    from PIL import ImageChops
 
     image.load()
     coloured = _colouring(image)
-    flat = PillowImage.new("RGB", size_px, "white")
+    flat = PillowImage.new("RGB" if reading == "picture" else "L", size_px, "white")
     for left, right, from_x, to_x, box_x in _pieces(image.width, size_px[0]):
         for top, bottom, from_y, to_y, box_y in _pieces(image.height, size_px[1]):
             piece = coloured(image.crop((from_x, from_y, to_x, to_y))).resize(
@@ -149,8 +190,15 @@ def _scaled_on_white(image: PillowImage.Image, size_px: tuple[int, int]) -> Pill
                 PillowImage.Resampling.LANCZOS,
                 box=(box_x[0], box_y[0], box_x[1], box_y[1]),
             )
-            mask = piece.getchannel("A") if piece.mode == "RGBA" else None
-            flat.paste(piece, (left, top), mask)
+            if reading == "opaque":
+                flat.paste(piece.getchannel("A"), (left, top))
+            elif reading == "white":
+                flat.paste(piece.convert("L"), (left, top))
+            elif reading == "black":
+                flat.paste(ImageChops.invert(piece.convert("L")), (left, top))
+            else:
+                mask = piece.getchannel("A") if piece.mode == "RGBA" else None
+                flat.paste(piece, (left, top), mask)
     return flat
 
 

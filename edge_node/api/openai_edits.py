@@ -22,9 +22,9 @@ from edge_node.api.request_body import (
     read_form,
     read_json_with_image,
 )
-from edge_node.api.sent_image import upload_of_text
+from edge_node.api.sent_image import image_of_text
 from edge_node.api.surface import surface_of
-from edge_node.api.uploads import Upload, UploadPlace
+from edge_node.api.uploads import Mask, SentImage, Upload, UploadPlace
 from edge_node.errors import InvalidRequest
 from edge_node.requests import Idempotency
 
@@ -32,6 +32,7 @@ router = APIRouter(route_class=DirectRoute)
 
 # Names under which clients send what is to be edited: one image, or a list.
 _IMAGE_FIELDS = ("image", "image[]", "images")
+_NOT_FIELDS = (*_IMAGE_FIELDS, "mask")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +67,7 @@ async def _accept(request: Request, schema: type[schemas.ImageEditRequest]) -> A
                 limits=surface.body_limits,
                 uploads=surface.uploads,
                 place=place,
-                images_in=_texts,
+                images_in=lambda document: (*_texts(document), *_mask_texts(document)),
                 understand=partial(_of_json, request, schema, place),
             )
         else:
@@ -92,17 +93,27 @@ async def _accept(request: Request, schema: type[schemas.ImageEditRequest]) -> A
 
 
 def _of_form(request: Request, schema: type[schemas.ImageEditRequest], form: Form) -> _Asked:
-    _refuse_mask(form.files.get("mask") or form.fields.get("mask"))
+    if form.fields.get("mask"):
+        raise InvalidRequest("`mask` must be sent as a file.", param="mask")
     files = [file for name in _IMAGE_FIELDS for file in form.files.get(name, ())]
     if not files:
         as_text = any(name in form.fields for name in _IMAGE_FIELDS)
         raise _no_image("must be sent as a file" if as_text else "is required")
+    masks = form.files.get("mask", [])[:1]
     digests = list(map(_sha256, files))
-    sent = {**form.fields, "image": digests[0] if len(digests) == 1 else digests}
+    sent = {
+        **form.fields,
+        "image": digests[0] if len(digests) == 1 else digests,
+        **({"mask": _sha256(masks[0])} if masks else {}),
+    }
     wanted = schemas.parse(schema, meant(form.fields))
     return _Asked(
         wanted=wanted,
-        upload=Upload(file=files[0], param="image", strength=wanted.strength),
+        upload=_upload(
+            SentImage(file=files[0], param="image"),
+            [SentImage(file=mask, param="mask") for mask in masks],
+            wanted.strength,
+        ),
         images=len(files),
         idempotency=idempotency_of(request, sent),
     )
@@ -115,14 +126,19 @@ def _of_json(
     document: Any,
 ) -> _Asked:
     texts = _texts(document)
-    _refuse_mask(document.get("mask"))
     if not texts:
         raise _no_image("is required, in base64 or by its address")
-    fields = {name: value for name, value in document.items() if name not in _IMAGE_FIELDS}
+    fields = {
+        name: value for name, value in document.items() if name not in (*_IMAGE_FIELDS, "mask")
+    }
     wanted = schemas.parse(schema, meant(fields))
     return _Asked(
         wanted=wanted,
-        upload=upload_of_text(texts[0], place=place, param="image", strength=wanted.strength),
+        upload=_upload(
+            image_of_text(texts[0], place=place, param="image"),
+            [image_of_text(text, place=place, param="mask") for text in _mask_texts(document)],
+            wanted.strength,
+        ),
         images=len(texts),
         idempotency=idempotency_of(request, document),
     )
@@ -140,21 +156,30 @@ def _texts(document: Any) -> Sequence[str]:
     for name in _IMAGE_FIELDS:
         sent = document.get(name)
         for one in sent if isinstance(sent, list) else [] if sent is None else [sent]:
-            text = one.get("image_url") if isinstance(one, Mapping) else one
-            text = text.get("url") if isinstance(text, Mapping) else text
-            if not isinstance(text, str):
-                raise _no_image("must be an image in base64, or an object with it as `image_url`")
-            found.append(text)
+            found.append(_text(one, param="image"))
     return found
 
 
-def _refuse_mask(mask: object) -> None:
-    if mask:
+def _mask_texts(document: Mapping[str, Any]) -> Sequence[str]:
+    mask = document.get("mask")
+    return [_text(mask, param="mask")] if mask else []
+
+
+def _text(sent: object, *, param: str) -> str:
+    """An image as text, or the object that has it as `image_url`."""
+    text = sent.get("image_url") if isinstance(sent, Mapping) else sent
+    text = text.get("url") if isinstance(text, Mapping) else text
+    if not isinstance(text, str):
         raise InvalidRequest(
-            "`mask` is not supported: the whole image is drawn again, as far from it as `strength` "
-            "says. Leave it out.",
-            param="mask",
+            f"`{param}` must be an image in base64, or an object with it as `image_url`.",
+            param=param,
         )
+    return text
+
+
+def _upload(image: SentImage, masks: Sequence[SentImage], strength: float | None) -> Upload:
+    mask = Mask(image=masks[0]) if masks else None
+    return Upload(image=image, strength=strength, mask=mask)
 
 
 def _no_image(said: str) -> InvalidRequest:

@@ -198,6 +198,7 @@ _FROM_IMAGE: Json = {
     "properties": {
         **_TO_IMAGE["properties"],
         "init_images": {"type": "array", "minItems": 1, "prefixItems": [{"type": "string"}]},
+        **{name: {} for name in ("mask", "mask_blur", "inpainting_mask_invert")},
     },
 }
 _THEIR_ERROR: Json = {
@@ -213,7 +214,8 @@ _ACCEPTED = {202: _answer("Accepted, on disk.", _json({"anyOf": [_ref("Task"), _
 
 
 def _with_image(request: str, image: Json) -> Json:
-    more = {"type": "object", "required": ["image"], "properties": {"image": image}}
+    mask = {"mask": {**image, "description": "What is transparent in it is drawn anew."}}
+    more = {"type": "object", "required": ["image"], "properties": {"image": image, **mask}}
     return {"allOf": [_ref(request), more]}
 
 

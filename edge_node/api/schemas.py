@@ -85,6 +85,8 @@ class TaskRequest(_DrawingFields):
 
     # PNG, JPEG, WebP or GIF in base64, as it is or as a data: URL; or its address.
     init_image: str | None = None
+    # The same, with transparency: what is transparent is drawn anew, what is opaque stays.
+    mask: str | None = None
     strength: float | None = None
 
 
@@ -236,14 +238,16 @@ def order(
     )
 
 
-def started_from(order: Order, init_image: bytes) -> Order:
-    """`order` with the image that its drawings start from.
+def started_from(order: Order, init_image: bytes, *, masked: bool = False) -> Order:
+    """`order` with the image that its drawings start from, of which its alpha keeps a part.
 
     Raises:
         InvalidRequest: the strength leaves no step to run.
     """
     sha256 = hashlib.sha256(init_image).hexdigest()
-    drawings = tuple(replace(one, init_image_sha256=sha256) for one in order.drawings)
+    drawings = tuple(
+        replace(one, init_image_sha256=sha256, masked=masked) for one in order.drawings
+    )
     first = drawings[0]
     if first.denoising_steps < 1:
         raise InvalidRequest(
@@ -391,6 +395,7 @@ def task_object(record: TaskRecord, *, prefix: str = "") -> Json:
     if drawing.init_image_sha256:
         document["init_image_sha256"] = drawing.init_image_sha256
         document["strength"] = drawing.strength
+        document["masked"] = drawing.masked
     return document
 
 

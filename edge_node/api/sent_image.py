@@ -6,11 +6,11 @@ import base64
 from typing import IO
 
 from edge_node.api.image_fetch import is_address
-from edge_node.api.uploads import Upload, UploadPlace, kept_on_disk
+from edge_node.api.uploads import SentImage, UploadPlace, kept_on_disk
 from edge_node.errors import InvalidRequest
 
 
-def upload_of_text(text: str, *, place: UploadPlace, param: str, strength: float | None) -> Upload:
+def image_of_text(text: str, *, place: UploadPlace, param: str) -> SentImage:
     """The image in a file of `place`, which is taken for it; empty where it is to be fetched.
 
     Raises:
@@ -20,8 +20,8 @@ def upload_of_text(text: str, *, place: UploadPlace, param: str, strength: float
     """
     if is_address(text):
         place.take_largest()
-        return Upload(file=place.file(), param=param, strength=strength, address=text)
-    return Upload(file=_file_of_base64(text, place, param), param=param, strength=strength)
+        return SentImage(file=place.file(), param=param, address=text)
+    return SentImage(file=_file_of_base64(text, place, param), param=param)
 
 
 def _file_of_base64(text: str, place: UploadPlace, param: str) -> IO[bytes]:

@@ -80,14 +80,16 @@ class Surface:
         limits = self.limits_of(wanted.model)
         if upload is None:
             return schemas.order(wanted, limits, previews_wanted=previews_wanted)
-        if upload.address:
-            await self.image_fetch.into(upload.file, upload.address, param=upload.param)
+        for sent in upload.sent:
+            if sent.address:
+                await self.image_fetch.into(sent.file, sent.address, param=sent.param)
         own_px = await self.uploads.own_size_px(upload)
-        start = schemas.StartingPoint(own_px=own_px, strength=upload.strength)
+        start = schemas.StartingPoint(own_px=own_px, strength=upload.strength_meant)
         order = schemas.order(wanted, limits, previews_wanted=previews_wanted, start=start)
         drawing = order.drawings[0]
         size_px = (drawing.width_px, drawing.height_px)
-        return schemas.started_from(order, await self.uploads.png_of_size(upload, size_px=size_px))
+        png = await self.uploads.png_of_size(upload, size_px=size_px)
+        return schemas.started_from(order, png, masked=upload.mask is not None)
 
     async def submit(
         self,

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import IO, TypeVar
+from typing import IO, Literal, TypeVar
 
 from edge_node.api import image_decoder, init_image
 from edge_node.api.error_responses import RequestTooLarge
@@ -66,17 +66,56 @@ class UploadLimits:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Upload:
-    """An image as it was sent, in the request's field `param`, with the strength asked for.
+class SentImage:
+    """An image as it was sent.
 
     Attributes:
+        param: the request's field.
         address: where it is to be fetched from into `file`, which is empty till then.
     """
 
     file: IO[bytes]
     param: str
-    strength: float | None
     address: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mask:
+    """What is to be kept of an upload.
+
+    Attributes:
+        keeps: what is opaque in it, or what is black or white.
+        blur_px: radius by which its edges are made soft.
+        any_size: it is scaled to the image's own size; else it must have that.
+    """
+
+    image: SentImage
+    keeps: Literal["opaque", "black", "white"] = "opaque"
+    blur_px: float = 0.0
+    any_size: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upload:
+    """An image to start from, and a mask where only a part of it changes.
+
+    Attributes:
+        strength: as asked for.
+    """
+
+    image: SentImage
+    strength: float | None
+    mask: Mask | None = None
+
+    @property
+    def strength_meant(self) -> float | None:
+        """What a mask gives free is drawn from noise alone, unless something else is asked for."""
+        return 1.0 if self.mask is not None and self.strength is None else self.strength
+
+    @property
+    def sent(self) -> tuple[SentImage, ...]:
+        """All that was sent for it."""
+        return (self.image,) if self.mask is None else (self.image, self.mask.image)
 
 
 class UploadPlace:
@@ -157,31 +196,58 @@ class Uploads:
         self._held_bytes -= upload_bytes
 
     async def own_size_px(self, upload: Upload) -> tuple[int, int]:
-        """As init_image.own_size_px, within the bounds on bytes and pixels."""
-        bytes_max = self.limits.bytes_max
-        size_bytes = upload.file.seek(0, 2)
-        if size_bytes > bytes_max:
-            raise RequestTooLarge(
-                f"`{upload.param}` has {size_bytes} bytes; at most {bytes_max} are allowed.",
-                param=upload.param,
-            )
-        return await self._in_thread(
-            partial(
-                init_image.own_size_px,
-                upload.file,
-                pixels_max=self.limits.pixels_max,
-                param=upload.param,
-            )
-        )
+        """As init_image.own_size_px, within the bounds on bytes and pixels.
+
+        Raises:
+            InvalidRequest: also where a mask has another size.
+        """
+        own_px = await self._own_size_px(upload.image)
+        if upload.mask is not None:
+            mask_px = await self._own_size_px(upload.mask.image)
+            if mask_px != own_px and not upload.mask.any_size:
+                (width_px, height_px), param = own_px, upload.mask.image.param
+                raise InvalidRequest(
+                    f"`{param}` has {mask_px[0]}x{mask_px[1]} pixels, and its image "
+                    f"{width_px}x{height_px}: they must be of one size.",
+                    param=param,
+                )
+        return own_px
 
     async def png_of_size(self, upload: Upload, *, size_px: tuple[int, int]) -> bytes:
-        """As init_image.png_of_size, after the images that came before.
+        """As init_image.png_of_size, with a mask as its alpha; after the images that came before.
 
         Raises:
             InvalidRequest: also where decoding takes more memory than it may.
             AdmissionRefused: the system has not the memory now.
         """
-        file, param = upload.file, upload.param
+        picture = await self._png_of_size(upload.image, size_px, "picture")
+        if upload.mask is None:
+            return picture
+        mask, blur_px = upload.mask, upload.mask.blur_px
+        kept = await self._png_of_size(mask.image, size_px, mask.keeps)
+        return await self._in_thread(partial(init_image.masked, picture, kept, blur_px=blur_px))
+
+    async def _own_size_px(self, sent: SentImage) -> tuple[int, int]:
+        bytes_max = self.limits.bytes_max
+        size_bytes = sent.file.seek(0, 2)
+        if size_bytes > bytes_max:
+            raise RequestTooLarge(
+                f"`{sent.param}` has {size_bytes} bytes; at most {bytes_max} are allowed.",
+                param=sent.param,
+            )
+        return await self._in_thread(
+            partial(
+                init_image.own_size_px,
+                sent.file,
+                pixels_max=self.limits.pixels_max,
+                param=sent.param,
+            )
+        )
+
+    async def _png_of_size(
+        self, sent: SentImage, size_px: tuple[int, int], reading: init_image.Reading
+    ) -> bytes:
+        file, param = sent.file, sent.param
         decoding_bytes = await self._in_thread(
             partial(init_image.decoding_bytes, file, size_px=size_px, param=param)
         )
@@ -194,9 +260,11 @@ class Uploads:
             )
         async with self._alone:
             if decoding_bytes > IN_NODE_BYTES_MAX:
-                return await image_decoder.png_of_size(file, size_px=size_px, param=param)
+                return await image_decoder.png_of_size(
+                    file, size_px=size_px, param=param, reading=reading
+                )
             return await self._in_thread(
-                partial(init_image.png_of_size, file, size_px=size_px, param=param)
+                partial(init_image.png_of_size, file, size_px=size_px, param=param, reading=reading)
             )
 
     async def read_alone(self, work: Callable[[], Made]) -> Made:

@@ -325,5 +325,6 @@ def _serves(described: WorkerDescription, defaults: DrawingDefaults) -> tuple[Se
         guidance_scale_max=defaults.guidance_scale_max,
         strength_default=defaults.strength_default,
         prompt_chars_max=defaults.prompt_chars_max,
+        masks=described.masks,
     )
     return (own,)

@@ -127,6 +127,7 @@ def drawing_to_proto(drawing: Drawing) -> worker_pb2.Drawing:
         previews=drawing.previews,
         init_image_sha256=drawing.init_image_sha256,
         strength=drawing.strength,
+        masked=drawing.masked,
     )
 
 
@@ -146,6 +147,7 @@ def drawing_from_proto(message: worker_pb2.Drawing) -> Drawing:
         previews=message.previews,
         init_image_sha256=message.init_image_sha256,
         strength=message.strength,
+        masked=message.masked,
     )
 
 
@@ -227,6 +229,7 @@ def description_to_proto(description: WorkerDescription) -> worker_pb2.DescribeR
         size_px_max=description.size_px_max,
         size_px_multiple=description.size_px_multiple,
         steps_max=description.steps_max,
+        masks=description.masks,
         rows_max=description.rows_max,
         emulated_device=description.emulated_device,
         pace_s=description.pace_s,
@@ -256,6 +259,7 @@ def description_from_proto(message: worker_pb2.DescribeResponse) -> WorkerDescri
         size_px_max=message.size_px_max,
         size_px_multiple=message.size_px_multiple,
         steps_max=message.steps_max,
+        masks=message.masks,
         rows_max=message.rows_max,
         emulated_device=message.emulated_device,
         pace_s=figure(message.pace_s),

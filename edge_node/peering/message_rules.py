@@ -165,6 +165,7 @@ _DRAWING: dict[str, Check] = {
     "previews": _STEPS,
     "init_image_sha256": _SHA256_OR_NONE,
     "strength": Number(0, 1),
+    "masked": anything,
 }
 _WORK_MODEL: dict[str, Check] = {
     "fixed_steps": Number(0, 1e6),
@@ -280,6 +281,7 @@ _SERVED: dict[str, Check] = {
     "guidance_scale_max": Number(0, 1e6),
     "strength_default": Number(0, 1),
     "prompt_chars_max": _COUNT,
+    "masks": anything,
 }
 _IMAGE: dict[str, Check] = {
     "content": content(_IMAGE_BYTES_MAX),

@@ -262,6 +262,7 @@ def served_to_proto(served: ServedModel) -> node_pb2.ServedModel:
         guidance_scale_max=served.guidance_scale_max,
         strength_default=served.strength_default,
         prompt_chars_max=served.prompt_chars_max,
+        masks=served.masks,
     )
 
 
@@ -293,6 +294,7 @@ def served_from_proto(message: node_pb2.ServedModel) -> ServedModel:
         guidance_scale_max=message.guidance_scale_max,
         strength_default=message.strength_default,
         prompt_chars_max=message.prompt_chars_max,
+        masks=message.masks,
     )
 
 

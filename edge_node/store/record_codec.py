@@ -161,6 +161,7 @@ def _drawing(document: dict[str, Any]) -> Drawing:
         previews=int(document["previews"]),
         init_image_sha256=str(document.get("init_image_sha256", "")),
         strength=float(document.get("strength", 1.0)),
+        masked=bool(document.get("masked", False)),
     )
 
 

@@ -390,6 +390,10 @@ class ClusterView:
             return None
         peers = [self._peers[node_id] for node_id in serving.node_ids]
         alive = [self._may_take(peer, now_s=now_s) for peer in peers]
+        if task.drawing.masked:
+            # Others would draw over what is to be kept.
+            masks = [told is not None and told.masks for told in serving.told]
+            alive = [ok and draws for ok, draws in zip(alive, masks, strict=True)]
         if not any(alive):
             return None
         choosable = alive

@@ -94,7 +94,8 @@ class Denoiser(Protocol[Row]):
     def export(self, row: Row) -> Latents | None:
         """All that `resume` needs of a row between two steps, in bytes of their own.
 
-        None for a row whose numbers are not finite: it is worth nothing elsewhere.
+        None for a row whose numbers are not finite, which is worth nothing elsewhere, and for one
+        that needs more than these to go on.
         """
         ...
 
@@ -127,6 +128,7 @@ def describing(facts: ModelFacts, before: WorkerDescription) -> WorkerDescriptio
         size_px_max=facts.size_px_max,
         size_px_multiple=facts.size_px_multiple,
         steps_max=facts.steps_max,
+        masks=True,
         emulated_device=facts.emulated_device,
         device=facts.device,
     )

@@ -31,6 +31,8 @@ def parameters_text(drawing: Drawing, *, model: str, choices: Sequence[str] = ()
     ]
     if drawing.init_image_sha256:
         parameters.append(f"Denoising strength: {drawing.strength:g}")
+    if drawing.masked:
+        parameters.append("Masked: the rest is of the init image")
     if choices:
         parameters.append(f"Approximations: {' '.join(choices)}")
     lines.append(", ".join(parameters))

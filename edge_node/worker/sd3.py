@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from PIL import Image as PillowImage
 
-from edge_node.checkpoint import Latents
+from edge_node.checkpoint import CheckpointRefused, Latents
 from edge_node.clock import Clock
 from edge_node.domain import Drawing
 from edge_node.errors import InvalidRequest, NotFinite
@@ -38,6 +38,7 @@ from edge_node.worker.approximations import CACHE_EDGE_STEPS, Approximations, se
 from edge_node.worker.conditions import CHUNKS_MAX, Conditions
 from edge_node.worker.cuda_graphs import Call, GraphedCall
 from edge_node.worker.denoiser import ModelFacts, ModelUnusable
+from edge_node.worker.inpainting import KeptPart, kept_share
 from edge_node.worker.mmdit import FoldedTransformer
 from edge_node.worker.peak_memory import PeakBytes
 from edge_node.worker.sd3_parts import Sd3Parts
@@ -101,6 +102,7 @@ class Sd3Row:
         step: index of the next step; begins above 0 when there is an init image.
         velocity_CHW: of the last step that was computed.
         change: relative difference of the last two velocities; infinite when unknown.
+        kept: what a mask keeps of the init image.
     """
 
     prompts: tuple[str, ...]
@@ -112,6 +114,7 @@ class Sd3Row:
     step: int = 0
     velocity_CHW: torch.Tensor | None = None
     change: float = math.inf
+    kept: KeptPart | None = None
 
 
 class Sd3Denoiser:
@@ -194,11 +197,23 @@ class Sd3Denoiser:
             row.latent_CHW = row.clean_CHW = sampling.noised(
                 clean_CHW, latent_CHW, schedule=row.schedule, step=first_step
             )
+        if clean_CHW is not None and drawing.masked:
+            share_1HW = kept_share(init_image, scale_px=self._scale_px)
+            row.kept = KeptPart(
+                share_1HW=share_1HW.to(self._device, self._dtype),
+                clean_CHW=clean_CHW,
+                noise_CHW=latent_CHW,
+            )
         return row
 
     @torch.inference_mode()
     def export(self, row: Sd3Row) -> Latents | None:
-        """Its latent, and where steps are skipped what the next one may use again."""
+        """Its latent, and where steps are skipped what the next one may use again.
+
+        None also where a mask keeps a part, which is made of the init image.
+        """
+        if row.kept is not None:
+            return None
         if self._options.approximations.step_cache is None:
             return latent_bytes.to_latents(row.latent_CHW)
         return latent_bytes.to_latents(row.latent_CHW, row.velocity_CHW, change=row.change)
@@ -206,6 +221,8 @@ class Sd3Denoiser:
     @torch.inference_mode()
     def resume(self, drawing: Drawing, *, step: int, latents: Latents) -> Sd3Row:
         """Row with its prompts encoded, which goes on after `step` of its denoising steps."""
+        if drawing.masked:
+            raise CheckpointRefused("what its mask keeps is made of the init image")
         latent_CHW, velocity_CHW = latent_bytes.to_tensors(
             latents, shape_CHW=self._shape_CHW(drawing), dtype=self._dtype, device=self._device
         )
@@ -243,6 +260,12 @@ class Sd3Denoiser:
                 row.latent_CHW, row.velocity_CHW, schedule=row.schedule, step=row.step
             )
             row.step += 1
+            if row.kept is not None:
+                steps = row.schedule.steps
+                row.clean_CHW = row.kept.put_back(row.clean_CHW, schedule=row.schedule, step=steps)
+                row.latent_CHW = row.kept.put_back(
+                    row.latent_CHW, schedule=row.schedule, step=row.step
+                )
 
     @torch.inference_mode()
     def picture(self, row: Sd3Row) -> PillowImage.Image:

@@ -64,7 +64,7 @@ def test_an_edit_in_json(image: dict[str, Any]) -> None:
         ({"prompt": "a", "image": "%%%"}, "image", "in base64"),
         ({"prompt": "a", "image": in_base64(b"nothing")}, "image", "whole PNG"),
         ({"image": TEXT}, "prompt", "is required"),
-        ({"prompt": "a", "image": TEXT, "mask": TEXT}, "mask", "not supported"),
+        ({"prompt": "a", "image": TEXT, "mask": TEXT}, "mask", "no transparency"),
         ([], None, "JSON object"),
     ],
 )

@@ -107,7 +107,7 @@ def test_a_streamed_edit_by_the_sdk() -> None:
 
 def test_what_this_model_cannot_edit_is_said() -> None:
     async def story(node: Served, client: AsyncOpenAI) -> None:
-        with pytest.raises(BadRequestError, match="`mask` is not supported") as refused:
+        with pytest.raises(BadRequestError, match="`mask` has no transparency") as refused:
             await client.images.edit(image=("a", PHOTO), mask=("m", PHOTO), prompt="a")
         assert refused.value.param == "mask"
         with pytest.raises(BadRequestError, match="whole PNG, JPEG, WebP or GIF") as refused:

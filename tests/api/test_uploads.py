@@ -8,13 +8,13 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import pytest
 from PIL import Image
 
 from edge_node.api import image_decoder, init_image
-from edge_node.api.uploads import Upload, Uploads
+from edge_node.api.uploads import SentImage, Upload, Uploads
 from edge_node.errors import AdmissionRefused, InvalidRequest
 from tests.api.served import UPLOADS
 from tests.api.uploaded import encoded, halves, noise
@@ -54,7 +54,8 @@ def test_a_large_image_is_decoded_in_a_process_of_its_own(monkeypatch: pytest.Mo
         held = Uploads(ROOMY)
         return [
             await held.png_of_size(
-                Upload(file=sent(one), param="image", strength=None), size_px=SIZE_PX
+                Upload(image=SentImage(file=sent(one), param="image"), strength=None),
+                size_px=SIZE_PX,
             )
             for one in (LARGE, encoded(halves()))
         ]
@@ -62,9 +63,9 @@ def test_a_large_image_is_decoded_in_a_process_of_its_own(monkeypatch: pytest.Mo
     elsewhere: list[int] = []
     real = image_decoder.png_of_size
 
-    async def noted(file: IO[bytes], *, size_px: tuple[int, int], param: str) -> bytes:
+    async def noted(file: IO[bytes], **options: Any) -> bytes:
         elsewhere.append(file.seek(0, 2))
-        return await real(file, size_px=size_px, param=param)
+        return await real(file, **options)
 
     monkeypatch.setattr(image_decoder, "png_of_size", noted)
     assert asyncio.run(made()) == expected
@@ -74,7 +75,7 @@ def test_a_large_image_is_decoded_in_a_process_of_its_own(monkeypatch: pytest.Mo
 def test_what_takes_more_memory_to_decode_than_it_may_is_refused() -> None:
     # As a file it is small, and its pixels are few enough.
     bomb = encoded(Image.new("RGB", (1600, 1200)), "WEBP", lossless=True)
-    upload = Upload(file=sent(bomb), param="image", strength=None)
+    upload = Upload(image=SentImage(file=sent(bomb), param="image"), strength=None)
 
     async def story() -> None:
         assert await Uploads(UPLOADS).own_size_px(upload) == (1600, 1200)

@@ -139,6 +139,18 @@ def test_only_the_same_model_with_the_same_fingerprint_is_a_candidate() -> None:
     assert (elsewhere.node_ids, elsewhere.local) == (("peer",), None)
 
 
+def test_masks_are_for_nodes_that_draw_by_them() -> None:
+    able = replace(SERVED, masks=True)
+    view = view_of(state(OWN, serves=(SERVED,)), state(PEER, serves=(able,)), state(OTHER))
+    plain, masked = task(), replace(task(), drawing=replace(task().drawing, masked=True))
+    for one, expected in ((plain, {"own", "peer", "other"}), (masked, {"peer"})):
+        seen = view.observation(one, avoided=frozenset(), now_s=100.0)
+        assert seen is not None
+        assert set(np.array(seen.node_ids)[seen.alive_B]) == expected
+    old = view_of(state(OWN, serves=(SERVED,)), state(OTHER))
+    assert old.observation(masked, avoided=frozenset(), now_s=100.0) is None
+
+
 def observed(view: ClusterView, *, now_s: float, bits: int = 1000, model: str = "m") -> Observation:
     one = task(model, input_bits=bits)
     seen = view.observation(one, avoided=frozenset(), now_s=now_s)

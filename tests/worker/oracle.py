@@ -11,6 +11,7 @@ import diffusers
 import numpy as np
 import torch
 from PIL import Image as PillowImage
+from PIL import ImageOps
 
 from edge_node.clock import SystemClock
 from edge_node.domain import Drawing
@@ -19,6 +20,8 @@ from edge_node.worker.sd3 import Sd3Denoiser, Sd3Options, Sd3Row
 
 # Any name will do for the worker, which is handed the bytes; one says that there is an image.
 INIT_IMAGE = "0" * 64
+# Pixels of a side that the autoencoders of the tests make one of.
+BLOCK_PX = 8
 
 
 class UnroundedScheduler(diffusers.FlowMatchEulerDiscreteScheduler):  # type: ignore[misc]
@@ -48,13 +51,21 @@ def drawing(**changes: Any) -> Drawing:
 
 
 def init_image(one: Drawing) -> bytes:
-    """A PNG of the drawing's size, or nothing where it has no init image."""
+    """A PNG of the drawing's size, or nothing where it has no init image.
+
+    A mask's edges are those of blocks of pixels that share a place of the latent.
+    """
     if not one.init_image_sha256:
         return b""
     rng = np.random.default_rng(one.seed % 2**32)
     pixels_HW3 = rng.integers(0, 256, (one.height_px, one.width_px, 3), dtype=np.uint8)
+    picture = PillowImage.fromarray(pixels_HW3)
+    if one.masked:
+        blocks = rng.integers(0, 2, (one.height_px // BLOCK_PX, one.width_px // BLOCK_PX))
+        kept_HW = np.kron(blocks, np.full((BLOCK_PX, BLOCK_PX), 255)).astype(np.uint8)
+        picture.putalpha(PillowImage.fromarray(kept_HW))
     content = io.BytesIO()
-    PillowImage.fromarray(pixels_HW3).save(content, format="PNG")
+    picture.save(content, format="PNG")
     return content.getvalue()
 
 
@@ -77,7 +88,7 @@ def alone(worker: Sd3Denoiser, one: Drawing) -> Sd3Row:
 
 
 class Pipelines:
-    """StableDiffusion3Pipeline and its image-to-image sibling over the same modules."""
+    """StableDiffusion3Pipeline and its siblings that start from images, over the same modules."""
 
     def __init__(self, folder: pathlib.Path, dtype: torch.dtype, *, unrounded: bool) -> None:
         scheduler_class = (
@@ -92,7 +103,8 @@ class Pipelines:
             scheduler=scheduler_class.from_pretrained(folder, subfolder="scheduler"),
         )
         self._image: Any = diffusers.StableDiffusion3Img2ImgPipeline(**self._text.components)
-        for pipe in (self._text, self._image):
+        self._inpaint: Any = diffusers.StableDiffusion3InpaintPipeline(**self._text.components)
+        for pipe in (self._text, self._image, self._inpaint):
             pipe.set_progress_bar_config(disable=True)
         self.latent = functools.lru_cache(maxsize=4096)(self._latent)
 
@@ -117,4 +129,18 @@ class Pipelines:
         if not one.init_image_sha256:
             return self._text(**options).images[0]
         picture = PillowImage.open(io.BytesIO(init_image(one)))
+        if one.masked:
+            anew = ImageOps.invert(picture.getchannel("A"))
+            options |= {"mask_image": anew, "image": picture.convert("RGB")}
+            options["output_type"] = "latent"
+            latent = self._inpaint(**options, strength=one.strength).images[0]
+            return latent if output_type == "latent" else self._decoded(latent)
         return self._image(**options, image=picture, strength=one.strength).images[0]
+
+    def _decoded(self, latent: torch.Tensor) -> Any:
+        """As its siblings do: diffusers 0.42's for masks forgets the autoencoder's shift."""
+        vae = self._text.vae
+        unscaled = latent[None] / vae.config.scaling_factor + vae.config.shift_factor
+        with torch.inference_mode():
+            decoded = vae.decode(unscaled, return_dict=False)[0]
+        return self._text.image_processor.postprocess(decoded)[0]

@@ -64,7 +64,7 @@ def test_taesd3_decodes_in_the_vaes_place(
         decoder_block_out_channels=(8, 8, 8),
         num_encoder_blocks=(1, 1, 1),
         num_decoder_blocks=(1, 1, 1),
-        latent_channels=4,
+        latent_channels=16,
     ).save_pretrained(tmp_path)
     worker = denoiser(random_sd3_folder, "float32", approximations=Approximations(taesd3=tmp_path))
     one = drawing(steps=2)

@@ -55,6 +55,7 @@ drawings = some.builds(
     model=some.just(""),
     init_image_sha256=some.sampled_from(("", "", INIT_IMAGE)),
     strength=some.sampled_from((0.4, 0.75, 1.0)),
+    masked=some.booleans(),
 ).filter(lambda one: one.denoising_steps > 0)
 
 

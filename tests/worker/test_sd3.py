@@ -29,6 +29,8 @@ DRAWINGS = (
     drawing(prompt="a wide picture, " * 30, width_px=48, height_px=16, steps=3),
     drawing(init_image_sha256=INIT_IMAGE, strength=0.6, steps=7),
     drawing(init_image_sha256=INIT_IMAGE, strength=1.0, steps=3, guidance_scale=12.0),
+    drawing(init_image_sha256=INIT_IMAGE, strength=1.0, masked=True),
+    drawing(init_image_sha256=INIT_IMAGE, strength=0.6, masked=True, steps=7, guidance_scale=1.0),
     drawing(init_image_sha256=INIT_IMAGE, strength=0.15, steps=10, guidance_scale=1.0, seed=3),
 )
 

@@ -95,21 +95,21 @@ def test_what_is_not_finite_does_not_leave(random_sd3_folder: pathlib.Path) -> N
     assert worker.export(row) is None
 
 
-GOOD = Latents(dtype="float32", shape_CHW=(4, 8, 8), latent=bytes(1024))
+GOOD = Latents(dtype="float32", shape_CHW=(16, 8, 8), latent=bytes(4096))
 
 
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
         ({"dtype": "int8"}, "its numbers are 'int8'"),
-        ({"dtype": "float16", "latent": bytes(512)}, "float32 of"),
-        ({"shape_CHW": (4, 64)}, "its shape"),
-        ({"shape_CHW": (4, 8, -8)}, "its shape"),
-        ({"shape_CHW": (4, 4, 16)}, "where float32 of"),
-        ({"latent": bytes(1023)}, "1023 and 0 bytes"),
-        ({"velocity": bytes(8)}, "1024 and 8 bytes"),
-        ({"latent": np.full(256, np.inf, dtype=np.float32).tobytes()}, "not finite"),
-        ({"velocity": np.full(256, np.nan, dtype=np.float32).tobytes()}, "not finite"),
+        ({"dtype": "float16", "latent": bytes(2048)}, "float32 of"),
+        ({"shape_CHW": (16, 64)}, "its shape"),
+        ({"shape_CHW": (16, 8, -8)}, "its shape"),
+        ({"shape_CHW": (16, 4, 16)}, "where float32 of"),
+        ({"latent": bytes(4095)}, "4095 and 0 bytes"),
+        ({"velocity": bytes(8)}, "4096 and 8 bytes"),
+        ({"latent": np.full(1024, np.inf, dtype=np.float32).tobytes()}, "not finite"),
+        ({"velocity": np.full(1024, np.nan, dtype=np.float32).tobytes()}, "not finite"),
         ({"change": math.nan}, "its change"),
         ({"change": -1.0}, "its change"),
         ({"shape_CHW": (2**12, 2**12, 2**12), "latent": b""}, f"not at most {TENSOR_BYTES_MAX}"),
@@ -142,7 +142,7 @@ def test_a_drawing_is_told_apart_by_all_that_its_latent_depends_on() -> None:
     others: dict[str, Any] = {
         **{"prompt": "x", "negative_prompt": "x", "width_px": 64, "height_px": 64, "steps": 9},
         **{"guidance_scale": 5.5, "seed": 2, "model": "x", "init_image_sha256": "x"},
-        "strength": 0.5,
+        **{"strength": 0.5, "masked": True},
     }
     told = {dataclasses.replace(one, **{name: value}).sha256 for name, value in others.items()}
     assert len(told | {one.sha256}) == len(others) + 1

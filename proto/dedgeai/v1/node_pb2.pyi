@@ -142,7 +142,7 @@ class LearnedWeights(_message.Message):
     def __init__(self, policy: _Optional[str] = ..., version: _Optional[str] = ..., generation: _Optional[int] = ..., sha256: _Optional[str] = ..., size_bytes: _Optional[int] = ...) -> None: ...
 
 class ServedModel(_message.Message):
-    __slots__ = ("name", "fingerprint", "work_model", "size_px_min", "size_px_max", "size_px_multiple", "steps_max", "steps_default", "guidance_scale_default", "guidance_scale_max", "strength_default", "prompt_chars_max")
+    __slots__ = ("name", "fingerprint", "work_model", "size_px_min", "size_px_max", "size_px_multiple", "steps_max", "steps_default", "guidance_scale_default", "guidance_scale_max", "strength_default", "prompt_chars_max", "masks")
     NAME_FIELD_NUMBER: _ClassVar[int]
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     WORK_MODEL_FIELD_NUMBER: _ClassVar[int]
@@ -155,6 +155,7 @@ class ServedModel(_message.Message):
     GUIDANCE_SCALE_MAX_FIELD_NUMBER: _ClassVar[int]
     STRENGTH_DEFAULT_FIELD_NUMBER: _ClassVar[int]
     PROMPT_CHARS_MAX_FIELD_NUMBER: _ClassVar[int]
+    MASKS_FIELD_NUMBER: _ClassVar[int]
     name: str
     fingerprint: str
     work_model: _worker_pb2.WorkModel
@@ -167,7 +168,8 @@ class ServedModel(_message.Message):
     guidance_scale_max: float
     strength_default: float
     prompt_chars_max: int
-    def __init__(self, name: _Optional[str] = ..., fingerprint: _Optional[str] = ..., work_model: _Optional[_Union[_worker_pb2.WorkModel, _Mapping]] = ..., size_px_min: _Optional[int] = ..., size_px_max: _Optional[int] = ..., size_px_multiple: _Optional[int] = ..., steps_max: _Optional[int] = ..., steps_default: _Optional[int] = ..., guidance_scale_default: _Optional[float] = ..., guidance_scale_max: _Optional[float] = ..., strength_default: _Optional[float] = ..., prompt_chars_max: _Optional[int] = ...) -> None: ...
+    masks: bool
+    def __init__(self, name: _Optional[str] = ..., fingerprint: _Optional[str] = ..., work_model: _Optional[_Union[_worker_pb2.WorkModel, _Mapping]] = ..., size_px_min: _Optional[int] = ..., size_px_max: _Optional[int] = ..., size_px_multiple: _Optional[int] = ..., steps_max: _Optional[int] = ..., steps_default: _Optional[int] = ..., guidance_scale_default: _Optional[float] = ..., guidance_scale_max: _Optional[float] = ..., strength_default: _Optional[float] = ..., prompt_chars_max: _Optional[int] = ..., masks: _Optional[bool] = ...) -> None: ...
 
 class DispatchSeen(_message.Message):
     __slots__ = ("origin", "dispatch", "incarnation")

@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Drawing(_message.Message):
-    __slots__ = ("prompt", "negative_prompt", "width_px", "height_px", "steps", "guidance_scale", "seed", "model", "image_format", "image_quality", "previews", "init_image_sha256", "strength")
+    __slots__ = ("prompt", "negative_prompt", "width_px", "height_px", "steps", "guidance_scale", "seed", "model", "image_format", "image_quality", "previews", "init_image_sha256", "strength", "masked")
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     NEGATIVE_PROMPT_FIELD_NUMBER: _ClassVar[int]
     WIDTH_PX_FIELD_NUMBER: _ClassVar[int]
@@ -22,6 +22,7 @@ class Drawing(_message.Message):
     PREVIEWS_FIELD_NUMBER: _ClassVar[int]
     INIT_IMAGE_SHA256_FIELD_NUMBER: _ClassVar[int]
     STRENGTH_FIELD_NUMBER: _ClassVar[int]
+    MASKED_FIELD_NUMBER: _ClassVar[int]
     prompt: str
     negative_prompt: str
     width_px: int
@@ -35,7 +36,8 @@ class Drawing(_message.Message):
     previews: int
     init_image_sha256: str
     strength: float
-    def __init__(self, prompt: _Optional[str] = ..., negative_prompt: _Optional[str] = ..., width_px: _Optional[int] = ..., height_px: _Optional[int] = ..., steps: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., seed: _Optional[int] = ..., model: _Optional[str] = ..., image_format: _Optional[str] = ..., image_quality: _Optional[int] = ..., previews: _Optional[int] = ..., init_image_sha256: _Optional[str] = ..., strength: _Optional[float] = ...) -> None: ...
+    masked: bool
+    def __init__(self, prompt: _Optional[str] = ..., negative_prompt: _Optional[str] = ..., width_px: _Optional[int] = ..., height_px: _Optional[int] = ..., steps: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., seed: _Optional[int] = ..., model: _Optional[str] = ..., image_format: _Optional[str] = ..., image_quality: _Optional[int] = ..., previews: _Optional[int] = ..., init_image_sha256: _Optional[str] = ..., strength: _Optional[float] = ..., masked: _Optional[bool] = ...) -> None: ...
 
 class Image(_message.Message):
     __slots__ = ("content", "format", "width_px", "height_px", "emulated_device", "prompt_tokens", "prompt_tokens_drawn")
@@ -83,7 +85,7 @@ class DescribeRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class DescribeResponse(_message.Message):
-    __slots__ = ("state", "detail", "engine", "model", "model_fingerprint", "capacity", "work_model", "size_px_min", "size_px_max", "size_px_multiple", "steps_max", "rows_max", "emulated_device", "pace_s", "device", "order", "fault")
+    __slots__ = ("state", "detail", "engine", "model", "model_fingerprint", "capacity", "work_model", "size_px_min", "size_px_max", "size_px_multiple", "steps_max", "rows_max", "emulated_device", "pace_s", "device", "order", "fault", "masks")
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         STATE_UNSPECIFIED: _ClassVar[DescribeResponse.State]
@@ -113,6 +115,7 @@ class DescribeResponse(_message.Message):
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     ORDER_FIELD_NUMBER: _ClassVar[int]
     FAULT_FIELD_NUMBER: _ClassVar[int]
+    MASKS_FIELD_NUMBER: _ClassVar[int]
     state: DescribeResponse.State
     detail: str
     engine: str
@@ -130,7 +133,8 @@ class DescribeResponse(_message.Message):
     device: str
     order: str
     fault: str
-    def __init__(self, state: _Optional[_Union[DescribeResponse.State, str]] = ..., detail: _Optional[str] = ..., engine: _Optional[str] = ..., model: _Optional[str] = ..., model_fingerprint: _Optional[str] = ..., capacity: _Optional[float] = ..., work_model: _Optional[_Union[WorkModel, _Mapping]] = ..., size_px_min: _Optional[int] = ..., size_px_max: _Optional[int] = ..., size_px_multiple: _Optional[int] = ..., steps_max: _Optional[int] = ..., rows_max: _Optional[int] = ..., emulated_device: _Optional[str] = ..., pace_s: _Optional[float] = ..., device: _Optional[str] = ..., order: _Optional[str] = ..., fault: _Optional[str] = ...) -> None: ...
+    masks: bool
+    def __init__(self, state: _Optional[_Union[DescribeResponse.State, str]] = ..., detail: _Optional[str] = ..., engine: _Optional[str] = ..., model: _Optional[str] = ..., model_fingerprint: _Optional[str] = ..., capacity: _Optional[float] = ..., work_model: _Optional[_Union[WorkModel, _Mapping]] = ..., size_px_min: _Optional[int] = ..., size_px_max: _Optional[int] = ..., size_px_multiple: _Optional[int] = ..., steps_max: _Optional[int] = ..., rows_max: _Optional[int] = ..., emulated_device: _Optional[str] = ..., pace_s: _Optional[float] = ..., device: _Optional[str] = ..., order: _Optional[str] = ..., fault: _Optional[str] = ..., masks: _Optional[bool] = ...) -> None: ...
 
 class Fence(_message.Message):
     __slots__ = ("term", "attempt")
