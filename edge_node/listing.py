@@ -97,6 +97,14 @@ class ClusterPage:
     missing: tuple[Missing, ...] = ()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Cancelled:
+    """How many tasks were cancelled, and the nodes of which that is not known."""
+
+    count: int
+    missing: tuple[Missing, ...] = ()
+
+
 def place_of(record: TaskRecord) -> Place:
     """A task's place."""
     return Place(record.task.created_unix_s, record.task.id)

@@ -236,6 +236,10 @@ class Peer(Protocol):
         """Tasks of that node, which is `owner`, newest first."""
         ...
 
+    async def cancel_tasks(self, wanted: TaskFilter) -> int:
+        """Cancels what is open and wanted of that node; how many tasks that were."""
+        ...
+
     async def cancel_task(self, task_id: TaskId) -> TaskRecord:
         """Cancels a task of that origin."""
         ...

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
 from edge_node.domain import Drawing, JobId, TaskEvent, TaskId, TaskRecord
-from edge_node.listing import ClusterPage, Place, TaskFilter
+from edge_node.listing import Cancelled, ClusterPage, Place, TaskFilter
 from edge_node.requests import DrawingLimits, Idempotency, Submission
 from edge_node.snapshot import ClusterSnapshot
 
@@ -44,6 +44,14 @@ class FrontDeskPort(Protocol):
         self, wanted: TaskFilter, *, before: Place | None, count: int
     ) -> ClusterPage:
         """Tasks of all nodes, newest first; those that do not answer are named."""
+        ...
+
+    async def cancel_tasks(self, wanted: TaskFilter) -> Cancelled:
+        """Cancels what is open and wanted at all nodes; those that do not answer are named."""
+        ...
+
+    async def cancel_job(self, job_id: JobId) -> tuple[TaskRecord, ...]:
+        """Cancels what is open of any node's job; raises TaskNotFound or OriginUnavailable."""
         ...
 
     async def cancel_task(self, task_id: TaskId) -> TaskRecord:

@@ -136,6 +136,16 @@ async def read_job(job_id: str, request: Request) -> JSONResponse:
     return JSONResponse(schemas.job_object(JobId(job_id), records, prefix=prefix))
 
 
+@router.delete("/v1/jobs/{job_id}", response_model=None)
+async def cancel_job(job_id: str, request: Request) -> JSONResponse:
+    """Cancels what is open of a job; what is over stays as it is."""
+    front_desk = surface_of(request).front_desk
+    demand_own(request, *await front_desk.read_job(JobId(job_id)))
+    records = await front_desk.cancel_job(JobId(job_id))
+    prefix = path_prefix_of(request)
+    return JSONResponse(schemas.job_object(JobId(job_id), records, prefix=prefix))
+
+
 @router.get("/v1/tasks/{task_id}/image", response_model=None)
 async def read_image(task_id: str, request: Request) -> Response:
     """The finished image itself."""

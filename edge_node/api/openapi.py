@@ -74,6 +74,27 @@ _LIST: Json = {
     "required": ["object", "data"],
     "properties": {"object": {"const": "list"}, "data": {"type": "array"}},
 }
+_MISSING: Json = {
+    "type": "array",
+    "items": {
+        "type": "object",
+        "required": ["node", "address", "reason"],
+        "properties": {
+            "node": {"type": ["string", "null"]},
+            "address": {"type": ["string", "null"]},
+            "reason": {"type": "string"},
+        },
+    },
+}
+_CANCELLED: Json = {
+    "type": "object",
+    "required": ["object", "cancelled", "missing"],
+    "properties": {
+        "object": {"const": "tasks.cancelled"},
+        "cancelled": {"type": "integer", "minimum": 0},
+        "missing": _MISSING,
+    },
+}
 _TASKS: Json = {
     "type": "object",
     "required": ["object", "data", "has_more", "next_cursor", "missing"],
@@ -82,18 +103,7 @@ _TASKS: Json = {
         "data": {"type": "array", "items": {"anyOf": [{"$ref": f"{_SCHEMAS}/Task"}, _ERASED]}},
         "has_more": {"type": "boolean"},
         "next_cursor": {"type": ["string", "null"]},
-        "missing": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "required": ["node", "address", "reason"],
-                "properties": {
-                    "node": {"type": ["string", "null"]},
-                    "address": {"type": ["string", "null"]},
-                    "reason": {"type": "string"},
-                },
-            },
-        },
+        "missing": _MISSING,
     },
 }
 _STATUS: Json = {
@@ -208,6 +218,11 @@ _THEIR_ERROR: Json = {
 }
 _STATUSES = "|".join(TaskStatus)
 _OF_STATUSES = f"^(({_STATUSES})(,({_STATUSES}))*)?$"
+_OF_FILTERS = [
+    _query("status", "Some of the statuses, with commas between.", pattern=_OF_STATUSES),
+    _query("model", "That is to draw them.", maxLength=NAME_CHARS_MAX),
+    _query("owner", "Id of the API key that asked for them.", maxLength=NAME_CHARS_MAX),
+]
 _DRAWN = {200: _answer("The images.", {**_json(_IMAGES), "text/event-stream": {}})}
 _PICTURE: Json = {f"image/{one}": {"schema": _BINARY} for one in ("png", "webp", "jpeg")}
 _ACCEPTED = {202: _answer("Accepted, on disk.", _json({"anyOf": [_ref("Task"), _ref("Job")]}))}
@@ -275,9 +290,7 @@ OPERATIONS: dict[tuple[str, str], Json] = {
     },
     ("/v1/tasks", "get"): {
         "headers": [
-            _query("status", "Some of the statuses, with commas between.", pattern=_OF_STATUSES),
-            _query("model", "That is to draw them.", maxLength=NAME_CHARS_MAX),
-            _query("owner", "Id of the API key that asked for them.", maxLength=NAME_CHARS_MAX),
+            *_OF_FILTERS,
             _query("limit", "Of a page.", type="integer", minimum=1, maximum=PAGE_TASKS_MAX),
             _query("cursor", "`next_cursor` of the page before."),
         ],
@@ -288,6 +301,10 @@ OPERATIONS: dict[tuple[str, str], Json] = {
         "headers": [_ONCE],
         "answers": _ACCEPTED,
         "more": _OF_BODIES | {410: _OF_TASKS[410]},
+    },
+    ("/v1/tasks", "delete"): {
+        "headers": [*_OF_FILTERS, _query("all", "Every open one; alone.", enum=["true"])],
+        "answers": {200: _answer("How many were cancelled.", _json(_CANCELLED))},
     },
     ("/v1/tasks/{task_id}", "get"): {
         "answers": {200: _answer("The task.", _json(_ref("Task")))},
@@ -302,6 +319,9 @@ OPERATIONS: dict[tuple[str, str], Json] = {
         "more": _OF_TASKS,
     },
     ("/v1/jobs/{job_id}", "get"): {"answers": {200: _answer("The job.", _json(_ref("Job")))}},
+    ("/v1/jobs/{job_id}", "delete"): {
+        "answers": {200: _answer("The job, cancelled or over.", _json(_ref("Job")))}
+    },
     ("/v1/tasks/{task_id}/image", "get"): {
         "headers": [_header("Range", "A part of it."), _header("If-None-Match", "Its ETag.")],
         "answers": {

@@ -1,7 +1,7 @@
-"""Many tasks at once: GET /v1/tasks.
+"""Many tasks at once: GET /v1/tasks, DELETE /v1/tasks.
 
-Owns what a query says and how a page is shown. A key without the scope `operate` has its own tasks
-only, whatever it asks for.
+Owns what a query says, which tasks are meant to be cancelled, and how a page is shown. A key
+without the scope `operate` has its own tasks only, whatever it asks for.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import difflib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
@@ -38,7 +38,9 @@ _CURSOR_CHARS_MAX = 400
 _UNIX_S_MAX = 1e12
 _WHOLE = re.compile("[1-9][0-9]{0,2}")
 _TASK_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}-[0-9A-Za-z]{1,26}")
-_QUERY = ("status", "model", "owner", "limit", "cursor")
+_FILTERS = ("status", "model", "owner")
+_OF_LISTS = (*_FILTERS, "limit", "cursor")
+_OF_CANCELLING = (*_FILTERS, "all")
 
 
 @router.get("/v1/tasks", response_model=None)
@@ -49,7 +51,7 @@ async def list_tasks(request: Request) -> JSONResponse:
     follow: `has_more` says so. `missing` names the nodes whose tasks it lacks.
     """
     query = request.query_params
-    _refuse_unknown(query)
+    _refuse_unknown(query, _OF_LISTS)
     wanted = filter_of(query, client_of(request))
     limit = _limit_in(query.get("limit"))
     before = _place_in(query.get("cursor"))
@@ -57,7 +59,44 @@ async def list_tasks(request: Request) -> JSONResponse:
     return JSONResponse(page_object(found, prefix=path_prefix_of(request)))
 
 
-def filter_of(query: QueryParams | Mapping[str, str], client: Client) -> TaskFilter:
+@router.delete("/v1/tasks", response_model=None)
+async def cancel_tasks(request: Request) -> JSONResponse:
+    """Cancels every open task that is meant, at all nodes, before the answer says how many.
+
+    By the filters of the list, or by `all=true` without any. `missing` names the nodes of whose
+    tasks nothing is known.
+    """
+    query = request.query_params
+    _refuse_unknown(query, _OF_CANCELLING)
+    wanted = _open_ones(query, client_of(request))
+    done = await surface_of(request).front_desk.cancel_tasks(wanted)
+    missing = [missing_object(one) for one in done.missing]
+    return JSONResponse({"object": "tasks.cancelled", "cancelled": done.count, "missing": missing})
+
+
+def _open_ones(query: QueryParams, client: Client) -> TaskFilter:
+    all_of_them = query.get("all", "")
+    if all_of_them not in ("", "true"):
+        raise InvalidRequest("`all` can be true, or left out.", param="all")
+    filtered = any(query.get(name) for name in _FILTERS)
+    if filtered == bool(all_of_them):
+        raise InvalidRequest(
+            "Say which tasks are to be cancelled, by `status`, `model` or `owner`; or all=true, "
+            "and nothing else.",
+            param="all",
+        )
+    wanted = filter_of(query, client)
+    for status in sorted(wanted.statuses):
+        if status.is_final:
+            raise InvalidRequest(
+                f"`status` is {status}: what is over cannot be cancelled. Open tasks are queued or "
+                "in_progress.",
+                param="status",
+            )
+    return wanted
+
+
+def filter_of(query: QueryParams, client: Client) -> TaskFilter:
     """Which tasks a query means, of those that who asks may see.
 
     Raises:
@@ -99,13 +138,15 @@ def _shown(record: TaskRecord, *, prefix: str) -> Json:
     return schemas.task_object(record, prefix=prefix)
 
 
-def _refuse_unknown(query: QueryParams) -> None:
+def _refuse_unknown(query: QueryParams, known: Sequence[str]) -> None:
     """Another's name for a filter would list everything, and of two values one would be lost."""
     for name in query:
-        if name not in _QUERY:
-            near = difflib.get_close_matches(name, _QUERY)
-            hint = f"Did you mean `{near[0]}`?" if near else f"Known are {', '.join(_QUERY)}."
-            raise InvalidRequest(f"`{name[:60]}` is no filter of tasks. {hint}", param=name[:60])
+        if name not in known:
+            near = difflib.get_close_matches(name, known)
+            hint = f"Did you mean `{near[0]}`?" if near else f"Known are {', '.join(known)}."
+            raise InvalidRequest(
+                f"`{name[:60]}` says nothing of which tasks are meant. {hint}", param=name[:60]
+            )
         if len(query.getlist(name)) > 1:
             raise InvalidRequest(f"`{name}` is there more than once.", param=name)
 
@@ -122,7 +163,7 @@ def _statuses_in(text: str) -> frozenset[TaskStatus]:
     return frozenset(TaskStatus(word) for word in words)
 
 
-def _name_in(query: QueryParams | Mapping[str, str], param: str) -> str:
+def _name_in(query: QueryParams, param: str) -> str:
     text = query.get(param) or ""
     if len(text) > NAME_CHARS_MAX:
         raise InvalidRequest(

@@ -15,6 +15,7 @@ from ulid import ULID
 
 from edge_node.clock import Clock
 from edge_node.config import NodeConfig
+from edge_node.dispatch.bulk_cancel import OwnCancel
 from edge_node.dispatch.eraser import Eraser, EraserSettings, Holders
 from edge_node.dispatch.executor import Executor
 from edge_node.dispatch.inbox import Inbox
@@ -148,6 +149,7 @@ class Dispatcher:
             new_ulid=new_ulid,
         )
         self.own_list = OwnList(lifecycle, ledger)
+        self.own_cancel = OwnCancel(lifecycle, self.own_tasks)
         self.executor = Executor(
             node=node,
             inbox=inbox,

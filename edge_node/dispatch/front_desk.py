@@ -6,14 +6,17 @@ of this node is the dispatcher's.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
 from edge_node.clock import Clock
 from edge_node.config import NodeConfig
+from edge_node.dispatch.bulk_cancel import ClusterCancel
 from edge_node.dispatch.dead_letters import DeadLetterDesk
 from edge_node.dispatch.dispatcher import Dispatcher
+from edge_node.dispatch.other_nodes import OtherNodes
 from edge_node.dispatch.task_lists import ClusterList
 from edge_node.domain import (
     Drawing,
@@ -26,7 +29,7 @@ from edge_node.domain import (
     owner,
 )
 from edge_node.errors import OriginUnavailable, TaskNotFound
-from edge_node.listing import ClusterPage, Place, TaskFilter
+from edge_node.listing import Cancelled, ClusterPage, Place, TaskFilter
 from edge_node.ports import Ledger, Peer, Peers, Worker
 from edge_node.requests import DrawingLimits, Idempotency, Submission
 from edge_node.snapshot import ClusterSnapshot, LearnerProgress, PeerView
@@ -92,9 +95,9 @@ class FrontDesk:
         self._ledger = ledger
         self._clock = clock
         self._began_s = clock.now_s()
-        self._list = ClusterList(
-            dispatcher.own_list, own_id=settings.node_id, view=view, peers=peers, clock=clock
-        )
+        others = OtherNodes(view=view, peers=peers, clock=clock)
+        self._list = ClusterList(dispatcher.own_list, own_id=settings.node_id, others=others)
+        self._cancel = ClusterCancel(dispatcher.own_cancel, others=others)
 
     def reconfigure(self, settings: FrontDeskSettings) -> None:
         """Takes other bounds and defaults for requests to come."""
@@ -181,6 +184,15 @@ class FrontDesk:
     ) -> ClusterPage:
         """Tasks of all nodes, newest first; those that do not answer are named."""
         return await self._list.page(wanted, before=before, count=count)
+
+    async def cancel_tasks(self, wanted: TaskFilter) -> Cancelled:
+        """Cancels what is open and wanted at all nodes; those that do not answer are named."""
+        return await self._cancel.cancel(wanted)
+
+    async def cancel_job(self, job_id: JobId) -> tuple[TaskRecord, ...]:
+        """Cancels what is open of any node's job; raises TaskNotFound or OriginUnavailable."""
+        records = await self.read_job(job_id)
+        return tuple(await asyncio.gather(*(self.cancel_task(one.task.id) for one in records)))
 
     async def cancel_task(self, task_id: TaskId) -> TaskRecord:
         """Cancels any node's task; one that is final stays as it is."""

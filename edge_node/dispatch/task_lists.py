@@ -1,17 +1,16 @@
 """Lists of tasks, newest first: of this node, and of the cluster.
 
 Owns where a node's own are found (open ones and the latest ends in memory, the rest in the ledger's
-index), who is asked for those of others, and for how long. Changes nothing.
+index), and how long others are waited for. Changes nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 
-from edge_node.clock import Clock
+from edge_node.dispatch.other_nodes import OtherNodes
 from edge_node.domain import NodeId
-from edge_node.errors import DEdgeAIError, OriginUnavailable, StoreUnavailable
+from edge_node.errors import StoreUnavailable
 from edge_node.listing import (
     ClusterPage,
     Missing,
@@ -21,8 +20,7 @@ from edge_node.listing import (
     joined,
     newest,
 )
-from edge_node.ports import Ledger, Peer, Peers
-from edge_node.tasks.cluster_view import ClusterView
+from edge_node.ports import Ledger, Peer
 from edge_node.tasks.lifecycle import Lifecycle
 
 # For who has not answered by then, nobody waits.
@@ -61,74 +59,35 @@ class ClusterList:
     Args:
         own: those of this one.
         own_id: its name.
-        view: says who is alive.
-        peers: leads to the others.
-        clock: tells how long one has been silent.
+        others: all other nodes.
     """
 
-    def __init__(
-        self, own: OwnList, *, own_id: NodeId, view: ClusterView, peers: Peers, clock: Clock
-    ) -> None:
+    def __init__(self, own: OwnList, *, own_id: NodeId, others: OtherNodes) -> None:
         self._own = own
         self._own_id = own_id
-        self._view = view
-        self._peers = peers
-        self._clock = clock
+        self._others = others
 
     async def page(self, wanted: TaskFilter, *, before: Place | None, count: int) -> ClusterPage:
         """The newest `count` of all nodes that answer; the others are named.
 
         Each is asked for one more, by which it is known whether this page is the last.
         """
-        known, missing = self._known()
-        asked = [self._asked(node_id, wanted, before, count + 1) for node_id in known]
-        answers = await asyncio.gather(self._own_page(wanted, before, count + 1), *asked)
-        missing += [gap for _, gap in answers if gap is not None]
-        page = joined([page for page, _ in answers], count=count)
-        return ClusterPage(page=page, missing=tuple(missing))
+
+        async def theirs(node_id: NodeId, peer: Peer) -> TaskPage:
+            return await peer.list_tasks(wanted, before=before, count=count + 1, owner=node_id)
+
+        (own, gap), (pages, missing) = await asyncio.gather(
+            self._own_page(wanted, before, count + 1),
+            self._others.ask(theirs, within_s=ANSWER_S_MAX),
+        )
+        page = joined([own, *pages], count=count)
+        return ClusterPage(page=page, missing=(*gap, *missing))
 
     async def _own_page(
         self, wanted: TaskFilter, before: Place | None, count: int
-    ) -> tuple[TaskPage, Missing | None]:
+    ) -> tuple[TaskPage, tuple[Missing, ...]]:
         try:
-            return await self._own.page(wanted, before=before, count=count), None
+            return await self._own.page(wanted, before=before, count=count), ()
         except StoreUnavailable as error:
             kept = self._own.in_memory(wanted, before=before, count=count)
-            return kept, Missing(node_id=self._own_id, why=error.message)
-
-    async def _asked(
-        self, node_id: NodeId, wanted: TaskFilter, before: Place | None, count: int
-    ) -> tuple[TaskPage, Missing | None]:
-        try:
-            async with asyncio.timeout(ANSWER_S_MAX):
-                peer = self._peer(node_id)
-                page = await peer.list_tasks(wanted, before=before, count=count, owner=node_id)
-                return page, None
-        except TimeoutError:
-            why = f"It did not answer within {ANSWER_S_MAX:g} s."
-        except DEdgeAIError as error:
-            why = error.message
-        return TaskPage(), Missing(node_id=node_id, why=why)
-
-    def _peer(self, node_id: NodeId) -> Peer:
-        silence_s = self._view.silence_s(node_id, now_s=self._clock.now_s())
-        if silence_s is not None:
-            raise OriginUnavailable(f"It has not been heard for {silence_s:.0f} s.")
-        peer = self._peers.client(node_id)
-        if peer is None:
-            raise OriginUnavailable("Nothing leads to it at present.")
-        return peer
-
-    def _known(self) -> tuple[list[NodeId], list[Missing]]:
-        """Who can be asked, and who cannot."""
-        missing = list(self._never_met())
-        missing += [
-            Missing(node_id=node_id, why="It has left the cluster.") for node_id in self._peers.away
-        ]
-        met = {node_id for node_id in self._peers.addresses.values() if node_id is not None}
-        return sorted(met), missing
-
-    def _never_met(self) -> Iterator[Missing]:
-        for address, node_id in self._peers.addresses.items():
-            if node_id is None:
-                yield Missing(node_id=None, address=address, why="No node has been met there.")
+            return kept, (Missing(node_id=self._own_id, why=error.message),)

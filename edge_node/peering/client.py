@@ -192,6 +192,14 @@ class PeerClient:
                 response, wanted=wanted, before=before, count=count, of=owner
             )
 
+    async def cancel_tasks(self, wanted: TaskFilter) -> int:
+        """Cancels what is open and wanted of the peer; how many tasks that were."""
+        request = node_pb2.CancelTasksRequest(filter=list_codec.filter_to_proto(wanted))
+        async with self._heard("CancelTasks") as stub:
+            response = await stub.CancelTasks(request, timeout=4 * CALL_S_MAX)
+            message_rules.check(response)
+            return response.cancelled
+
     async def cancel_task(self, task_id: TaskId) -> TaskRecord:
         """Cancels a task at its origin."""
         request = node_pb2.CancelTaskRequest(task_id=task_id)

@@ -353,6 +353,8 @@ RULES: dict[str, dict[str, Check]] = {
     "ListTasksRequest": {"filter": anything, "before": anything, "count": _COUNT},
     "ListTasksResponse": {"tasks": listed(10_000), "until": anything},
     "ListedTask": {"accepted_at": _CLOCK_S, "task": anything},
+    "CancelTasksRequest": {"filter": anything},
+    "CancelTasksResponse": {"cancelled": Number(0, 10_000_000)},
     "CancelTaskRequest": _ONE_TASK,
     "CancelTaskResponse": {"task": anything},
     "EraseTaskRequest": _ONE_TASK,

@@ -160,6 +160,14 @@ class NodeServicer(node_pb2_grpc.NodeServiceServicer):
             page = await self._service.list_tasks(wanted, before=before, count=count)
             return list_codec.page_to_proto(page)
 
+    async def CancelTasks(
+        self, request: node_pb2.CancelTasksRequest, context: Context
+    ) -> node_pb2.CancelTasksResponse:
+        async with self._call("CancelTasks", context):
+            message_rules.check(request)
+            wanted = list_codec.filter_from_proto(request.filter)
+            return node_pb2.CancelTasksResponse(cancelled=await self._service.cancel_tasks(wanted))
+
     async def EraseTask(
         self, request: node_pb2.EraseTaskRequest, context: Context
     ) -> node_pb2.EraseTaskResponse:

@@ -156,6 +156,10 @@ class PeerService:
         """Tasks of this node, newest first; or StoreUnavailable."""
         return await self._dispatcher.own_list.page(wanted, before=before, count=count)
 
+    async def cancel_tasks(self, wanted: TaskFilter) -> int:
+        """Cancels what is open and wanted of this node; how many tasks that were."""
+        return await self._dispatcher.own_cancel.cancel(wanted)
+
     async def erase_task(self, task_id: TaskId) -> None:
         """Erases a task of this node, or TaskNotFound, or StoreUnavailable."""
         await self._dispatcher.eraser.erase(task_id)

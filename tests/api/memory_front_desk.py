@@ -32,7 +32,7 @@ from edge_node.errors import (
     TaskNotFound,
     not_served,
 )
-from edge_node.listing import ClusterPage, Missing, Place, TaskFilter, newest
+from edge_node.listing import Cancelled, ClusterPage, Missing, Place, TaskFilter, newest
 from edge_node.prompt_tokens import NOT_COUNTED
 from edge_node.requests import DrawingLimits, Idempotency, Submission
 from edge_node.snapshot import ClusterSnapshot, PeerView
@@ -206,6 +206,21 @@ class MemoryFrontDesk:
     ) -> ClusterPage:
         page = newest(self._records.values(), wanted, before=before, count=count)
         return ClusterPage(page=page, missing=self.missing)
+
+    async def cancel_tasks(self, wanted: TaskFilter) -> Cancelled:
+        open_ones = [
+            one.task.id
+            for one in self._records.values()
+            if not one.status.is_final and wanted.wants(one)
+        ]
+        for task_id in open_ones:
+            await self.cancel_task(task_id)
+        return Cancelled(count=len(open_ones), missing=self.missing)
+
+    async def cancel_job(self, job_id: JobId) -> tuple[TaskRecord, ...]:
+        for record in await self.read_job(job_id):
+            await self.cancel_task(record.task.id)
+        return await self.read_job(job_id)
 
     async def cancel_task(self, task_id: TaskId) -> TaskRecord:
         record = await self.read_task(task_id)

@@ -81,6 +81,8 @@ def on_site(
         ("GET", "/v1/tasks/orin-a-x/events", Scope.READ),
         ("GET", "/v1/jobs/orin-a-x", Scope.READ),
         ("GET", "/v1/tasks", Scope.READ),
+        ("DELETE", "/v1/tasks", Scope.GENERATE),
+        ("DELETE", "/v1/jobs/orin-a-x", Scope.GENERATE),
         ("GET", "/v1/models", Scope.READ),
         ("GET", "/v1/cluster", Scope.READ),
         ("GET", "/openapi.json", Scope.READ),
@@ -159,6 +161,7 @@ def test_tasks_are_there_for_who_asked_for_them_and_for_operators() -> None:
             ("GET", f"/v1/tasks/{task}/image"),
             ("GET", f"/v1/tasks/{task}/events"),
             ("GET", f"/v1/jobs/{job}"),
+            ("DELETE", f"/v1/jobs/{job}"),
             ("DELETE", f"/v1/tasks/{task}"),
             ("POST", f"/v1/tasks/{task}/erase"),
         ]

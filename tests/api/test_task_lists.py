@@ -173,6 +173,82 @@ def test_a_key_lists_its_own_and_an_operators_all() -> None:
     on_site(story)
 
 
+def test_many_are_cancelled_at_once_and_what_is_over_stays() -> None:
+    async def story(node: Served) -> None:
+        made = [await accepted(node) for _ in range(4)]
+        await node.front_desk.finish(made[0])
+        node.front_desk.missing = (Missing(node_id=NodeId("orin-c"), why="It did not answer."),)
+        answer = await node.http.delete("/v1/tasks?status=queued,in_progress")
+        assert answer.status_code == 200
+        assert answer.json() == {
+            "object": "tasks.cancelled",
+            "cancelled": 3,
+            "missing": [{"node": "orin-c", "address": None, "reason": "It did not answer."}],
+        }
+        assert ids(await listed(node, "?status=completed")) == [made[0]]
+        assert ids(await listed(node, "?status=cancelled")) == made[:0:-1]
+        again = await node.http.delete("/v1/tasks?all=true")
+        assert again.json()["cancelled"] == 0
+
+    on_node(story, held=True)
+
+
+def test_nothing_is_cancelled_by_a_slip() -> None:
+    async def story(node: Served) -> None:
+        await accepted(node)
+        for query, param in (
+            ("", "all"),
+            ("/", "all"),
+            ("?all=false", "all"),
+            ("?status=&model=", "all"),
+            ("?all=true&model=tiny-sd3", "all"),
+            ("?state=queued", "state"),
+            ("?limit=5", "limit"),
+            ("?status=completed", "status"),
+            ("?status=queued,waiting", "status"),
+            (f"?model={'m' * 301}", "model"),
+        ):
+            answer = await node.http.delete(f"/v1/tasks{query}")
+            check(answer, status=400, code="invalid_request", param=param)
+        assert len(ids(await listed(node, "?status=queued"))) == 1
+
+    on_node(story, held=True)
+
+
+def test_a_key_cancels_its_own_and_an_operators_all() -> None:
+    async def story(site: Site) -> None:
+        made: dict[str, list[str]] = {}
+        for who in ("alice", "bob", "alice"):
+            answer = await site.ask(who, "POST", "/v1/tasks", json=TASK)
+            made.setdefault(who, []).append(answer.json()["id"])
+        bobs = (await site.ask("bob", "GET", f"/v1/tasks/{made['bob'][0]}")).json()["owner"]
+        others = await site.ask("alice", "DELETE", f"/v1/tasks?owner={bobs}")
+        check(others, status=403, code="scope_missing", param="owner")
+        for who, expected in (("alice", 2), ("operator", 1)):
+            answer = await site.ask(who, "DELETE", "/v1/tasks?all=true")
+            assert answer.json()["cancelled"] == expected
+            seen = await site.ask("bob", "GET", f"/v1/tasks/{made['bob'][0]}")
+            assert seen.json()["status"] == ("queued" if who == "alice" else "cancelled")
+
+    on_site(story, front_desk=MemoryFrontDesk(held=True))
+
+
+def test_a_job_is_cancelled_as_one() -> None:
+    async def story(node: Served) -> None:
+        answer = await node.http.post("/v1/tasks", json={**TASK, "n": 3})
+        job = answer.json()
+        await node.front_desk.finish(job["tasks"][0]["id"])
+        gone = await node.http.delete(f"/v1/jobs/{job['id']}")
+        assert gone.status_code == 200
+        assert [task["status"] for task in gone.json()["tasks"]] == [
+            *("completed", "cancelled", "cancelled")
+        ]
+        unknown = await node.http.delete("/v1/jobs/orin-a-none")
+        check(unknown, status=404, code="task_not_found")
+
+    on_node(story, held=True)
+
+
 def encoded(document: Any) -> str:
     return base64.urlsafe_b64encode(json.dumps(document).encode()).decode()
 

@@ -180,6 +180,9 @@ class Connection:
     ) -> listing.TaskPage:
         return await self._once(lambda p: p.service.list_tasks(wanted, before=before, count=count))
 
+    async def cancel_tasks(self, wanted: listing.TaskFilter) -> int:
+        return await self._once(lambda p: p.service.cancel_tasks(wanted))
+
     async def erase_task(self, task_id: TaskId) -> None:
         await self._once(lambda p: p.service.erase_task(task_id))
 

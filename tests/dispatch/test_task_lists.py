@@ -11,10 +11,13 @@ from typing import Any
 import pytest
 
 from edge_node.dispatch import task_lists
+from edge_node.dispatch.bulk_cancel import ClusterCancel
+from edge_node.dispatch.other_nodes import OtherNodes
 from edge_node.dispatch.task_lists import ClusterList
 from edge_node.domain import NodeId, TaskId, TaskRecord, TaskStatus
 from edge_node.errors import DEdgeAIError, SetAside
 from edge_node.listing import (
+    Cancelled,
     ClusterPage,
     Listed,
     Missing,
@@ -24,6 +27,7 @@ from edge_node.listing import (
     newest,
     place_of,
 )
+from edge_node.tasks.admission import AdmissionLimits
 from tests.dispatch.one_node import OWN, PEER, run
 from tests.dispatch.parts import SetPeers, peer_state, text
 from tests.dispatch.test_own_tasks import TASK, Origin
@@ -45,7 +49,14 @@ class Theirs(SetPeers):
         self.records = [over(f"peer-{number}", 10.0 * number) for number in range(1, 6)]
         self.problem: DEdgeAIError | None = None
         self.silent = False
+        self.cancels: list[TaskFilter] = []
         self.asked: list[tuple[TaskFilter, Place | None, int, NodeId]] = []
+
+    async def cancel_tasks(self, wanted: TaskFilter) -> int:
+        self.cancels.append(wanted)
+        if self.problem is not None:
+            raise self.problem
+        return 3
 
     async def list_tasks(
         self, wanted: TaskFilter, *, before: Place | None, count: int, owner: NodeId
@@ -62,13 +73,8 @@ class Desk:
     def __init__(self, folder: Path) -> None:
         self.node = Origin(folder)
         self.peers = Theirs()
-        self.cluster = ClusterList(
-            self.node.dispatcher.own_list,
-            own_id=OWN,
-            view=self.node.view,
-            peers=self.peers,
-            clock=self.node.clock,
-        )
+        self.others = OtherNodes(view=self.node.view, peers=self.peers, clock=self.node.clock)
+        self.cluster = ClusterList(self.node.dispatcher.own_list, own_id=OWN, others=self.others)
 
     async def page(self, *, count: int = 9, **wanted: Any) -> ClusterPage:
         return await self.cluster.page(TaskFilter(**wanted), before=None, count=count)
@@ -215,5 +221,35 @@ def test_what_is_not_accepted_yet_is_in_no_list(desk: Desk) -> None:
         listed = (await desk.page()).page.listed
         assert [one.record.task.id for one in listed] == [accepted]
         assert listed == (Listed(place=place_of(listed[0].record), record=listed[0].record),)
+
+    on(desk, story)
+
+
+def test_what_is_meant_is_cancelled_everywhere_before_anybody_is_told(desk: Desk) -> None:
+    cancelling = ClusterCancel(desk.node.dispatcher.own_cancel, others=desk.others)
+
+    async def story() -> None:
+        await desk.node.start()
+        desk.node.own_device.held = True
+        submit = desk.node.dispatcher.own_tasks.submit
+        limits = desk.node.settings
+        many = replace(limits.own_tasks, admission=AdmissionLimits(tasks_in_flight_max=50))
+        desk.node.dispatcher.reconfigure(replace(limits, own_tasks=many))
+        made = {}
+        for client in ("ab12", "cd34"):
+            done = await submit([text()] * 3, durable=True, client=client)
+            made[client] = [record.task.id for record in done.records]
+        wanted = TaskFilter(client="ab12")
+        assert await cancelling.cancel(wanted) == Cancelled(count=6)
+        assert desk.peers.cancels == [wanted]
+        for client, is_over in (("ab12", True), ("cd34", False)):
+            for task_id in made[client]:
+                record = await desk.node.dispatcher.own_tasks.read_task(task_id)
+                assert (record.status is TaskStatus.CANCELLED) == is_over
+        # Nothing of them is left to cancel; and who does not answer is named.
+        desk.peers.problem = SetAside("node peer broke the rules of the wire too often.")
+        gap = Missing(node_id=PEER, why=desk.peers.problem.message)
+        assert await cancelling.cancel(wanted) == Cancelled(count=0, missing=(gap,))
+        assert (await cancelling.cancel(EVERY)).count == 3
 
     on(desk, story)

@@ -98,3 +98,27 @@ def test_a_node_that_is_frozen_or_gone_is_named_and_the_rest_is_listed(tmp_path:
         assert "node-1" in {one["node"] for one in gone["missing"]}
 
     on_cluster(tmp_path, EMULATED, EMULATED, test=test)
+
+
+def test_many_are_cancelled_at_once_wherever_they_wait(tmp_path: Path) -> None:
+    slow = {**EMULATED, "time_scale": 1.0}
+
+    async def test(cluster: LocalCluster, http: httpx.AsyncClient) -> None:
+        jobs = [await submit(http, url, n=8, num_inference_steps=50) for url in cluster.urls]
+        kept = await submit(http, cluster.urls[1], n=2, num_inference_steps=50, priority=5)
+        one = await http.delete(f"{cluster.urls[0]}/v1/jobs/{kept['id']}")
+        assert {task["status"] for task in one.json()["tasks"]} == {"cancelled"}
+        answer = await http.delete(f"{cluster.urls[0]}/v1/tasks?all=true")
+        assert answer.json() == {"object": "tasks.cancelled", "cancelled": 16, "missing": []}
+        for job, url in zip(jobs, cluster.urls, strict=True):
+            read = (await http.get(f"{url}/v1/jobs/{job['id']}")).json()
+            assert {task["status"] for task in read["tasks"]} == {"cancelled"}
+        assert (await page(http, cluster.urls[1], "?status=queued,in_progress"))["data"] == []
+        async with asyncio.timeout(20):  # nobody draws on for nobody
+            while True:
+                own = [(await http.get(f"{url}/v1/cluster")).json()["own"] for url in cluster.urls]
+                if not any(node["queued"] + node["running"] for node in own):
+                    break
+                await asyncio.sleep(0.1)
+
+    on_cluster(tmp_path, slow, slow, test=test)

@@ -343,6 +343,18 @@ class ListedTask(_message.Message):
     task: TaskView
     def __init__(self, accepted_at: _Optional[float] = ..., task: _Optional[_Union[TaskView, _Mapping]] = ...) -> None: ...
 
+class CancelTasksRequest(_message.Message):
+    __slots__ = ("filter",)
+    FILTER_FIELD_NUMBER: _ClassVar[int]
+    filter: TaskFilter
+    def __init__(self, filter: _Optional[_Union[TaskFilter, _Mapping]] = ...) -> None: ...
+
+class CancelTasksResponse(_message.Message):
+    __slots__ = ("cancelled",)
+    CANCELLED_FIELD_NUMBER: _ClassVar[int]
+    cancelled: int
+    def __init__(self, cancelled: _Optional[int] = ...) -> None: ...
+
 class EraseTaskRequest(_message.Message):
     __slots__ = ("task_id",)
     TASK_ID_FIELD_NUMBER: _ClassVar[int]

@@ -79,6 +79,11 @@ class NodeServiceStub:
                 request_serializer=dedgeai_dot_v1_dot_node__pb2.ListTasksRequest.SerializeToString,
                 response_deserializer=dedgeai_dot_v1_dot_node__pb2.ListTasksResponse.FromString,
                 _registered_method=True)
+        self.CancelTasks = channel.unary_unary(
+                '/dedgeai.v1.NodeService/CancelTasks',
+                request_serializer=dedgeai_dot_v1_dot_node__pb2.CancelTasksRequest.SerializeToString,
+                response_deserializer=dedgeai_dot_v1_dot_node__pb2.CancelTasksResponse.FromString,
+                _registered_method=True)
         self.EraseTask = channel.unary_unary(
                 '/dedgeai.v1.NodeService/EraseTask',
                 request_serializer=dedgeai_dot_v1_dot_node__pb2.EraseTaskRequest.SerializeToString,
@@ -186,6 +191,13 @@ class NodeServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CancelTasks(self, request, context):
+        """Cancels all of these that are open; as new as ListTasks.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def EraseTask(self, request, context):
         """Ends a task and leaves nothing of it; a node of version 0.1.0 does not have it.
         """
@@ -288,6 +300,11 @@ def add_NodeServiceServicer_to_server(servicer, server):
                     servicer.ListTasks,
                     request_deserializer=dedgeai_dot_v1_dot_node__pb2.ListTasksRequest.FromString,
                     response_serializer=dedgeai_dot_v1_dot_node__pb2.ListTasksResponse.SerializeToString,
+            ),
+            'CancelTasks': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelTasks,
+                    request_deserializer=dedgeai_dot_v1_dot_node__pb2.CancelTasksRequest.FromString,
+                    response_serializer=dedgeai_dot_v1_dot_node__pb2.CancelTasksResponse.SerializeToString,
             ),
             'EraseTask': grpc.unary_unary_rpc_method_handler(
                     servicer.EraseTask,
@@ -573,6 +590,33 @@ class NodeService:
             '/dedgeai.v1.NodeService/ListTasks',
             dedgeai_dot_v1_dot_node__pb2.ListTasksRequest.SerializeToString,
             dedgeai_dot_v1_dot_node__pb2.ListTasksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelTasks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dedgeai.v1.NodeService/CancelTasks',
+            dedgeai_dot_v1_dot_node__pb2.CancelTasksRequest.SerializeToString,
+            dedgeai_dot_v1_dot_node__pb2.CancelTasksResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -49,6 +49,8 @@ class NodeServiceStub:
     """Tasks that this node accepted, newest first, a page at a time; a node of version 0.1.0 does not
     have it.
     """
+    CancelTasks: _grpc.UnaryUnaryMultiCallable[_node_pb2.CancelTasksRequest, _node_pb2.CancelTasksResponse]
+    """Cancels all of these that are open; as new as ListTasks."""
     EraseTask: _grpc.UnaryUnaryMultiCallable[_node_pb2.EraseTaskRequest, _node_pb2.EraseTaskResponse]
     """Ends a task and leaves nothing of it; a node of version 0.1.0 does not have it."""
     WatchTask: _grpc.UnaryStreamMultiCallable[_node_pb2.WatchTaskRequest, _node_pb2.WatchTaskResponse]
@@ -87,6 +89,8 @@ class NodeServiceAsyncStub(NodeServiceStub):
     """Tasks that this node accepted, newest first, a page at a time; a node of version 0.1.0 does not
     have it.
     """
+    CancelTasks: _aio.UnaryUnaryMultiCallable[_node_pb2.CancelTasksRequest, _node_pb2.CancelTasksResponse]  # type: ignore[assignment]
+    """Cancels all of these that are open; as new as ListTasks."""
     EraseTask: _aio.UnaryUnaryMultiCallable[_node_pb2.EraseTaskRequest, _node_pb2.EraseTaskResponse]  # type: ignore[assignment]
     """Ends a task and leaves nothing of it; a node of version 0.1.0 does not have it."""
     WatchTask: _aio.UnaryStreamMultiCallable[_node_pb2.WatchTaskRequest, _node_pb2.WatchTaskResponse]  # type: ignore[assignment]
@@ -176,6 +180,14 @@ class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
         """Tasks that this node accepted, newest first, a page at a time; a node of version 0.1.0 does not
         have it.
         """
+
+    @_abc_1.abstractmethod
+    def CancelTasks(
+        self,
+        request: _node_pb2.CancelTasksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_pb2.CancelTasksResponse, _abc.Awaitable[_node_pb2.CancelTasksResponse]]:
+        """Cancels all of these that are open; as new as ListTasks."""
 
     @_abc_1.abstractmethod
     def EraseTask(
