@@ -189,8 +189,10 @@ class NodeConfig(RequestConfig):
         "file that stands for the accelerator: one worker holds it, never two copies of the "
         "weights; under data_folder if not set",
     )
-    engine: Literal["sd3", "emulated"] = setting(
-        "sd3", "sd3 draws; emulated takes the time that a device would and returns placeholders"
+    engine: Literal["sd3", "emulated", "none"] = setting(
+        "sd3",
+        "sd3 draws; emulated takes the time that a device would and returns placeholders; none: "
+        "the node has no worker, draws nothing and takes tasks for those that do",
     )
     model: Path | None = setting(
         None,

@@ -189,8 +189,8 @@ class WorkModel:
 class WorkerDescription:
     """What a worker serves, once it has loaded; `state` is loading, warming_up, ready or failed.
 
-    `order` is the one in which it takes its drawings: fcfs, sjf or srpt. `fault` is the kind of a
-    failure that operators are alerted of: gpu_lost; empty for others.
+    Or none, where the node has no worker. `order` is the one in which it takes its drawings: fcfs,
+    sjf or srpt. `fault` is the kind of a failure that operators are alerted of: gpu_lost, or empty.
     """
 
     state: str
@@ -415,6 +415,8 @@ class AttemptFailed:
 # or with others, one of which may be at fault.
 WORKER_DIED = "worker_died"
 WORKER_DIED_SHARED = "worker_died_shared"
+# Of one whose executor could not be told of it, or heard no longer.
+PEER_UNREACHABLE = "peer_unreachable"
 # Codes of tasks that were tried and given up: an operator can list and retry them.
 DEAD_LETTER_CODES = frozenset({"poisoned", "attempts_exhausted", "moderation_unavailable"})
 

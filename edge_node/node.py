@@ -70,6 +70,7 @@ from edge_node.store.space import StoreSpace
 from edge_node.store.stored_latents import StoredLatents, StoredLatentsSettings
 from edge_node.store.task_ledger import LedgerSettings, TaskLedger
 from edge_node.supervision.child_process import ChildExit
+from edge_node.supervision.no_worker import NoWorker
 from edge_node.supervision.worker_process import WorkerProcess, WorkerSettings
 from edge_node.tasks.cluster_view import ClusterView, ClusterViewLimits
 from edge_node.tasks.hosting import Hosting, HostingLimits
@@ -256,7 +257,7 @@ class _Node:
         dispatcher: Dispatcher,
         view: ClusterView,
         links: PeerLinks,
-        worker: WorkerProcess,
+        worker: WorkerProcess | NoWorker,
         ledger: TaskLedger,
         letters: DeadLetterDesk,
         share: LearningShare,
@@ -406,7 +407,9 @@ class _Node:
         opened = open_moderator(self._config, on_judged=self._metrics.moderated)
         dispatcher.own_tasks.moderator = await self._stack.enter_async_context(opened)
 
-    def _worker(self) -> WorkerProcess:
+    def _worker(self) -> WorkerProcess | NoWorker:
+        if self._config.engine == "none":
+            return NoWorker()
         settings = WorkerSettings.of(
             self._config, socket_path=self._socket("worker.sock"), run_dir=self._folder / "run"
         )
@@ -419,7 +422,9 @@ class _Node:
             put_aside(path)
         return path
 
-    def _tell_worker_changed(self, worker: WorkerProcess, dispatcher: Dispatcher) -> None:
+    def _tell_worker_changed(
+        self, worker: WorkerProcess | NoWorker, dispatcher: Dispatcher
+    ) -> None:
         while self._worker_starts < worker.starts:
             self._worker_starts += 1
             self._metrics.worker_restarted()

@@ -22,7 +22,7 @@ from edge_node.json_text import parsed
 class WorkerOptions:
     """A worker's settings; see `config.py` for each. `worker_lock` is None where none is held."""
 
-    engine: Literal["sd3", "emulated"]
+    engine: Literal["sd3", "emulated", "none"]
     model: Path | None
     model_name: str | None
     clip_files: tuple[Path, Path] | None

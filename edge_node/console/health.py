@@ -90,6 +90,8 @@ def _answered(connection: http.client.HTTPConnection) -> dict[str, Any]:
 async def _worker(config: NodeConfig) -> Health:
     from edge_node.supervision.worker_client import WorkerClient
 
+    if config.engine == "none":
+        return Health(alive=True, ready=True, line="this node has no worker (engine none)")
     path = config.worker_socket or socket_folder(config.data_folder.resolve()) / "worker.sock"
     client = WorkerClient(path)
     try:

@@ -156,7 +156,11 @@ class LocalCluster:
 
     async def _has_met_all(self, client: RestClient, url: str) -> bool:
         peers = (await client.cluster(url))["peers"]
-        return all(peer["alive"] and peer["accepting"] for peer in peers)
+        nodes = zip(self.node_ids, self._settings, strict=True)
+        drawing = {node for node, one in nodes if one.get("engine") != "none"}
+        met = {peer["node"]: peer["alive"] for peer in peers}
+        accepting = {peer["node"] for peer in peers if peer["accepting"]}
+        return all(met.values()) and drawing & met.keys() <= accepting
 
     def signal_node(self, index: int, number: signal.Signals) -> None:
         """Sends a signal to a node's own process."""

@@ -276,7 +276,10 @@ class FrontDesk:
         if self._dispatcher.own_node.draining:
             reasons.append("the node is draining")
         description = self._worker.description
-        if description is not None and description.state == "failed":
+        if not self._dispatcher.own_node.draws:
+            if not self.models():
+                reasons.append("no node that draws is heard")
+        elif description is not None and description.state == "failed":
             reasons.append(f"the worker failed: {description.detail}")
         elif not self._worker.ready:
             reasons.append(f"the worker is {_state_of(description)}")

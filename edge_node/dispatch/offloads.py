@@ -17,6 +17,7 @@ from edge_node.dispatch.inbox import Inbox
 from edge_node.dispatch.init_images import init_image_lost, init_image_of
 from edge_node.dispatch.own_node import OwnNode
 from edge_node.domain import (
+    PEER_UNREACHABLE,
     AttemptFailed,
     AttemptFinished,
     AttemptReport,
@@ -103,7 +104,7 @@ class Offloads:
 
     async def _follow(self, executor: NodeId, offload: Offload) -> None:
         failure = AttemptFailed(
-            code="peer_unreachable", message=f"node {executor} cannot be reached", retryable=True
+            code=PEER_UNREACHABLE, message=f"node {executor} cannot be reached", retryable=True
         )
         ended = False
         try:

@@ -13,7 +13,7 @@ from functools import partial
 from edge_node.clock import Clock, moment
 from edge_node.dispatch.inbox import Inbox
 from edge_node.dispatch.own_node import OwnNode
-from edge_node.domain import Fence, Task, TaskRecord, TaskStatus
+from edge_node.domain import PEER_UNREACHABLE, Fence, Task, TaskRecord, TaskStatus
 from edge_node.ports import ExperiencePool, LatentStore
 from edge_node.tasks import lifecycle_protocol as life
 from edge_node.tasks.cluster_view import ClusterView
@@ -153,6 +153,8 @@ class Placer:
             now_s = self._clock.now_s()
             self._view.work_shown(ended.executor, ended.dispatch, drawn=drawn, now_s=now_s)
         self._view.dispatch_ended(ended.executor, ended.dispatch)
+        if ended.reason == PEER_UNREACHABLE:
+            self._view.unreachable(ended.executor)
         remote = ended.executor != self._node.id
         self._metrics.attempt_ended(remote=remote, reason=ended.reason)
 

@@ -192,7 +192,7 @@ class Timekeeper:
             staleness_s=max((v.staleness_s for v in others if v.alive), default=0.0),
             clock_skew_s=self._clock_skew_s(),
             tasks_in_flight=self._lifecycle.in_flight,
-            worker_ready=self._node.worker_ready,
+            worker_ready=self._node.worker_ready if self._node.draws else None,
             gpu_lost=self._node.gpu_lost,
             store_available=self._ledger.available,
         )

@@ -140,6 +140,7 @@ class ClusterView:
             self._serving.changed()
         peer.state = state
         peer.heard_s = now_s
+        peer.doubted = False
         same_life = state.incarnation == former.incarnation
         self._message_arrived(peer, news=news and same_life, now_s=now_s)
         return news
@@ -165,6 +166,16 @@ class ClusterView:
         if self._peers.pop(node_id, None) is not None:
             self._seen_dispatching_s.pop(node_id, None)
             self._serving.changed()
+
+    def unreachable(self, node_id: NodeId) -> None:
+        """Another node could not be reached: it takes nothing before it is heard again.
+
+        So that a task which no other can draw waits for it, and is not given up after as many
+        attempts as are made before silence says the same.
+        """
+        peer = self._peers.get(node_id)
+        if peer is not None and node_id != self._own_id:
+            peer.doubted = True
 
     def round_trip_measured(self, node_id: NodeId, round_trip_s: float) -> None:
         """Smooths a measured round trip into the link's estimate."""
@@ -425,7 +436,7 @@ class ClusterView:
     def _may_take(self, peer: PeerAccount, *, now_s: float) -> bool:
         state = peer.state
         heard = now_s - peer.heard_s < self._limits.suspect_s or state.node_id == self._own_id
-        return state.accepting and peer.capacity > 0.0 and heard
+        return state.accepting and peer.capacity > 0.0 and heard and not peer.doubted
 
     def _serving_of(self, model: str, *, now_s: float) -> Serving | None:
         return self._serving.of(model, is_alive=lambda n: self.is_alive(n, now_s=now_s))

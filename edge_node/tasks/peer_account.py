@@ -25,6 +25,7 @@ class PeerAccount:
             way there.
         capacity: of what it claims, as much as is believed.
         offers: models that it draws, by name and fingerprint.
+        doubted: it could not be reached since it was heard last.
         row: what observations need: backlog, unseen work, capacity, tasks, round trip, seconds per
             bit and how long changes take; see `refresh`.
     """
@@ -38,6 +39,7 @@ class PeerAccount:
     shown: ShownService = field(default_factory=ShownService)
     capacity: float = 0.0
     offers: frozenset[Offer] = frozenset()
+    doubted: bool = False
     row: tuple[float, float, float, float, float, float, float] = (0.0,) * 7
 
     def __post_init__(self) -> None:

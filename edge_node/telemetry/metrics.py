@@ -42,7 +42,7 @@ Work is in work units (domain.WorkModel). No prompt and no identifier is ever a 
 | store_fill_ratio | share; part | of the part's bound; at memory's finished tasks leave |
 | disk_free_bytes | bytes | of the data folder's disk |
 | image_stored_bytes | bytes | images kept |
-| worker_ready | 0 or 1 | whether the worker would draw now |
+| worker_ready | 0 or 1 | whether the worker would draw now; NaN at a node that has none |
 | worker_gpu_lost | 0 or 1 | whether it does not because `device = "cuda"` and there is no GPU |
 | worker_backlog_work_units | work units | by the worker's own account; 0 while it is away |
 | worker_queue_length | drawings | that it has not begun; 0 while it is away |
@@ -237,7 +237,7 @@ class NodeMetrics:
         staleness_s: float,
         clock_skew_s: float,
         tasks_in_flight: int,
-        worker_ready: bool,
+        worker_ready: bool | None,
         gpu_lost: bool,
         store_available: bool,
     ) -> None:
@@ -248,7 +248,7 @@ class NodeMetrics:
         self._staleness.set(staleness_s)
         self._clock_skew.set(clock_skew_s)
         self._tasks_in_flight.set(tasks_in_flight)
-        self._worker_ready.set(worker_ready)
+        self._worker_ready.set(math.nan if worker_ready is None else worker_ready)
         self._gpu_lost.set(gpu_lost)
         self._store_available.set(store_available)
 

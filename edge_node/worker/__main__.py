@@ -94,6 +94,10 @@ def checked(parsed: argparse.Namespace) -> Arguments:
     """What it means; raises StartRefused where that cannot be honoured."""
     try:
         options = WorkerOptions.from_json(parsed.options)
+        if options.engine == "none":
+            raise ValueError(
+                'engine "none" is of a node without a worker: start none, or choose sd3'
+            )
         order = Order(
             discipline=options.queue_order,
             ageing=options.queue_ageing,

@@ -281,6 +281,15 @@ def test_readiness_names_every_reason(desk: Desk) -> None:
     assert desk.desk.readiness() == ("the node is draining", "the store is away")
 
 
+def test_a_gateway_is_ready_while_a_node_that_draws_is_heard(desk: Desk) -> None:
+    desk.worker.ready, desk.worker.description = False, WorkerDescription(state="none")
+    assert desk.desk.readiness() == ("no node that draws is heard",)
+    desk.node.view.state_received(peer_state(model="other"), now_s=100.0)
+    assert desk.desk.readiness() == ()
+    desk.node.clock.time_s = 103.0
+    assert desk.desk.readiness() == ("no node that draws is heard",)
+
+
 def test_a_model_that_cannot_be_served_is_told_with_its_reason(desk: Desk) -> None:
     detail = "/m is under the Stability AI Community License"
     desk.worker.description = WorkerDescription(state="failed", detail=detail)

@@ -743,3 +743,14 @@ def test_limits_and_costs_are_those_of_a_live_node_that_tells_them() -> None:
     assert view.served("m", now_s=103.0) is None, "all who serve it are silent"
     view.state_received(state(OTHER, sequence=2, serves=(SERVED,)), now_s=103.0)
     assert view.served("m", now_s=103.0) == SERVED
+
+
+def test_a_node_that_cannot_be_reached_is_no_candidate_until_it_is_heard_again() -> None:
+    view = view_of(state(OWN, accepting=False), state(PEER))
+    view.unreachable(PEER)
+    assert view.observation(task(), avoided=frozenset(), now_s=100.0) is None
+    assert not view.state_received(state(PEER), now_s=100.5), "a heartbeat"
+    assert observed(view, now_s=100.5).alive_B.tolist() == [False, True]
+    view = view_of(state(OWN))
+    view.unreachable(OWN)
+    assert observed(view, now_s=100.0).alive_B.tolist() == [True]

@@ -35,8 +35,8 @@ def has_gpu(root: Path) -> bool:
 
 def examine_gpu(config: NodeConfig, root: Path, *, device: str = "cuda") -> list[Finding]:
     """Findings on a kernel that was really run, and on fp16."""
-    if config.engine == "emulated":
-        return _skipped("the engine is emulated")
+    if config.engine != "sd3":
+        return _skipped(f"the engine is {config.engine}")
     if config.worker_socket is not None:
         return _skipped(f"the worker at {config.worker_socket} brings its own torch")
     if device == "cuda" and not has_gpu(root):

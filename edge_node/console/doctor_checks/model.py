@@ -37,9 +37,9 @@ def examine_model(
         root: folder that holds proc.
         node_runs: whether this node holds the weights already.
     """
-    if config.engine == "emulated":
+    if config.engine != "sd3":
         skipped = ("weights", "licence", "memory")
-        seen = "the engine is emulated"
+        seen = f"the engine is {config.engine}"
         return [Finding(check=check, level="skipped", seen=seen) for check in skipped]
     path = config.model or model_folder()
     try:
