@@ -12,6 +12,7 @@ import pytest
 
 from edge_node.dispatch import task_lists
 from edge_node.dispatch.bulk_cancel import ClusterCancel
+from edge_node.dispatch.entrance import EntranceSettings
 from edge_node.dispatch.other_nodes import OtherNodes
 from edge_node.dispatch.task_lists import ClusterList
 from edge_node.domain import NodeId, TaskId, TaskRecord, TaskStatus
@@ -233,7 +234,8 @@ def test_what_is_meant_is_cancelled_everywhere_before_anybody_is_told(desk: Desk
         desk.node.own_device.held = True
         submit = desk.node.dispatcher.own_tasks.submit
         limits = desk.node.settings
-        many = replace(limits.own_tasks, admission=AdmissionLimits(tasks_in_flight_max=50))
+        roomy = EntranceSettings(admission=AdmissionLimits(tasks_in_flight_max=50))
+        many = replace(limits.own_tasks, entrance=roomy)
         desk.node.dispatcher.reconfigure(replace(limits, own_tasks=many))
         made = {}
         for client in ("ab12", "cd34"):
