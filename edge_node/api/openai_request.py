@@ -26,6 +26,8 @@ _SIZE = re.compile(r"(\d{1,5})\s*[x*×]\s*(\d{1,5})")
 _OTHER_NAMES = {"steps": "num_inference_steps", "cfg_scale": "guidance_scale"}
 _FORMATS = {"jpg": "jpeg"}
 _RANDOM_SEED = -1
+# Of OpenAI's models those that answer with addresses where nothing is said; the others send images.
+_WITH_ADDRESSES = "dall-e-*"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +102,10 @@ def adapted(wanted: WantedT, limits: DrawingLimits, habits: Habits) -> Adapted[W
     asked_size = ""
     if wanted.model is None or habits.is_alias(wanted.model):
         change["model"] = limits.model
+        if wanted.response_format is None and fnmatch.fnmatchcase(
+            wanted.model or "", _WITH_ADDRESSES
+        ):
+            change["response_format"] = "url"
     share = habits.quality_steps.get(wanted.quality or "")
     if wanted.num_inference_steps is None and share is not None:
         steps = round(limits.steps_default * share)

@@ -70,6 +70,23 @@ def test_the_defaults_of_clients_draw(document: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("sent", "answered"),
+    [
+        ({"model": "dall-e-3"}, "url"),
+        ({"model": "dall-e-2", "response_format": "b64_json"}, "b64_json"),
+        ({"model": "gpt-image-1"}, None),
+        ({"model": "gpt-image-1", "response_format": "url"}, "url"),
+        ({}, None),
+    ],
+)
+def test_dall_e_answers_with_an_address_where_nothing_is_said(
+    sent: dict[str, Any], answered: str | None
+) -> None:
+    asked, _ = understood(sent)
+    assert asked.wanted.response_format == answered
+
+
+@pytest.mark.parametrize(
     ("sent", "drawn"),
     [
         ({"seed": "7"}, {"seed": 7}),
