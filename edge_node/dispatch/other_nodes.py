@@ -33,18 +33,25 @@ class OtherNodes:
         self._peers = peers
         self._clock = clock
 
+    @property
+    def count(self) -> int:
+        """How many have been met."""
+        return len(self._met())
+
     async def ask(
         self, question: Callable[[NodeId, Peer], Awaitable[Answer]], *, within_s: float
     ) -> tuple[list[Answer], list[Missing]]:
         """What those say that answer in time, and who does not."""
-        peers = self._peers
-        met = sorted({node_id for node_id in peers.addresses.values() if node_id is not None})
-        replies = await asyncio.gather(*(self._asked(one, question, within_s) for one in met))
+        asked = (self._asked(node_id, question, within_s) for node_id in self._met())
+        replies = await asyncio.gather(*asked)
         missing = [
             *self._out_of_reach(),
             *(reply for reply in replies if isinstance(reply, Missing)),
         ]
         return [reply for reply in replies if not isinstance(reply, Missing)], missing
+
+    def _met(self) -> list[NodeId]:
+        return sorted({one for one in self._peers.addresses.values() if one is not None})
 
     async def _asked(
         self,

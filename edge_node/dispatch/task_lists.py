@@ -25,6 +25,8 @@ from edge_node.tasks.lifecycle import Lifecycle
 
 # For who has not answered by then, nobody waits.
 ANSWER_S_MAX = 2.0
+# Of a page, beyond twice a node's share: short pages are seldom asked for twice.
+SHARE_MORE = 5
 
 
 class OwnList:
@@ -70,18 +72,33 @@ class ClusterList:
     async def page(self, wanted: TaskFilter, *, before: Place | None, count: int) -> ClusterPage:
         """The newest `count` of all nodes that answer; the others are named.
 
-        Each is asked for one more, by which it is known whether this page is the last.
+        Tasks are spread over nodes, so that twice its share of a page is asked of each, and the
+        rest once more where that was not enough. In all one more is asked for, by which it is known
+        whether the page is the last.
         """
+        share = min(count + 1, 2 * (count + 1) // (1 + self._others.count) + SHARE_MORE)
+        pages, missing = await self._asked(wanted, before, share)
+        page = joined(pages, count=count)
+        short = len(page.listed) < count and page.until is not None
+        if short and any(len(one.listed) == share for one in pages if one.until == page.until):
+            left = count - len(page.listed)
+            pages, missing = await self._asked(wanted, page.until, left + 1)
+            rest = joined(pages, count=left)
+            page = TaskPage(listed=page.listed + rest.listed, until=rest.until)
+        return ClusterPage(page=page, missing=tuple(missing))
+
+    async def _asked(
+        self, wanted: TaskFilter, before: Place | None, count: int
+    ) -> tuple[list[TaskPage], list[Missing]]:
+        """A page of each node that answers, this one's first, and who does not."""
 
         async def theirs(node_id: NodeId, peer: Peer) -> TaskPage:
-            return await peer.list_tasks(wanted, before=before, count=count + 1, owner=node_id)
+            return await peer.list_tasks(wanted, before=before, count=count, owner=node_id)
 
         (own, gap), (pages, missing) = await asyncio.gather(
-            self._own_page(wanted, before, count + 1),
-            self._others.ask(theirs, within_s=ANSWER_S_MAX),
+            self._own_page(wanted, before, count), self._others.ask(theirs, within_s=ANSWER_S_MAX)
         )
-        page = joined([own, *pages], count=count)
-        return ClusterPage(page=page, missing=(*gap, *missing))
+        return [own, *pages], [*gap, *missing]
 
     async def _own_page(
         self, wanted: TaskFilter, before: Place | None, count: int

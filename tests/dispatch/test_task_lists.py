@@ -255,3 +255,33 @@ def test_what_is_meant_is_cancelled_everywhere_before_anybody_is_told(desk: Desk
         assert (await cancelling.cancel(EVERY)).count == 3
 
     on(desk, story)
+
+
+def test_twice_its_share_is_asked_of_each_and_the_rest_where_that_is_too_little(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(task_lists, "SHARE_MORE", 0)
+    desk.peers.records = [over(f"peer-{number}", float(number)) for number in range(100, 140)]
+
+    async def story() -> None:
+        desk.peers.addresses["10.0.0.3:9080"] = NodeId("third")
+        desk.peers.addresses["10.0.0.4:9080"] = NodeId("fourth")
+        found = await desk.page(count=20)
+        assert ids(found.page) == [f"peer-{number}" for number in range(139, 119, -1)]
+        assert found.page.until == found.page.listed[-1].place
+        assert [count for _, _, count, _ in desk.peers.asked] == [10, 11]
+        assert {one.node_id for one in found.missing} == {"third", "fourth"}
+        assert len(found.missing) == 2
+        # What is looked for and not found is not looked for twice.
+        desk.peers.asked.clear()
+        nothing_yet = TaskPage(until=place_of(desk.peers.records[5]))
+
+        async def looked_some_way(*_: Any, **__: Any) -> TaskPage:
+            desk.peers.asked.append((EVERY, None, 0, PEER))
+            return nothing_yet
+
+        monkeypatch.setattr(desk.peers, "list_tasks", looked_some_way)
+        assert (await desk.page(count=20)).page == nothing_yet
+        assert len(desk.peers.asked) == 1
+
+    on(desk, story)
