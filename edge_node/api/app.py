@@ -19,6 +19,7 @@ from edge_node.api import (
     automatic1111,
     cluster_keys,
     image_tasks,
+    jobs,
     openai_edits,
     openai_images,
     openapi,
@@ -50,7 +51,7 @@ _CORS_HEADERS = (
     *("x-dedgeai-size", "x-dedgeai-size-asked", "x-dedgeai-emulated-device"),
 )
 _SURFACES = (
-    *(openai_images, openai_edits, automatic1111, image_tasks, task_lists, operations),
+    *(openai_images, openai_edits, automatic1111, image_tasks, task_lists, jobs, operations),
     cluster_keys,
 )
 

@@ -13,7 +13,7 @@ EVENT_STREAM = "text/event-stream"
 KEEP_ALIVE = b": keep-alive\n\n"
 
 
-def encode_event(name: str, data: dict[str, Any], *, event_id: int | None = None) -> bytes:
+def encode_event(name: str, data: dict[str, Any], *, event_id: int | str | None = None) -> bytes:
     """One event. JSON escapes line breaks, so its data is a single line."""
     head = "" if event_id is None else f"id: {event_id}\n"
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))

@@ -1,4 +1,4 @@
-"""Asynchronous tasks: /v1/tasks and /v1/jobs."""
+"""Asynchronous tasks, one at a time: /v1/tasks."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from edge_node.api.direct_route import DirectRoute
 from edge_node.api.error_responses import error_body, remember_acceptance
 from edge_node.api.event_stream import EVENT_STREAM, encode_event, event_response
 from edge_node.api.image_response import image_response
+from edge_node.api.job_object import job_object
 from edge_node.api.key_check import client_of, demand_own
 from edge_node.api.request_body import idempotency_of, read_json_with_image
 from edge_node.api.sent_image import image_of_text
 from edge_node.api.surface import Surface, surface_of
 from edge_node.api.uploads import Mask, Upload, UploadPlace
-from edge_node.domain import JobId, TaskEvent, TaskId, TaskRecord
+from edge_node.domain import TaskEvent, TaskId, TaskRecord
 from edge_node.erasure import refuse_erased
 from edge_node.errors import DEdgeAIError, InvalidRequest
 from edge_node.requests import Idempotency
@@ -56,7 +57,7 @@ async def submit_task(request: Request) -> JSONResponse:
         body = schemas.task_object(records[0], prefix=prefix)
         location = f"{prefix}/v1/tasks/{records[0].task.id}"
     else:
-        body = schemas.job_object(submission.job_id, records, prefix=prefix)
+        body = job_object(submission.job_id, records, prefix=prefix)
         location = f"{prefix}/v1/jobs/{submission.job_id}"
     headers = {"Location": location}
     if submission.replayed:
@@ -125,25 +126,6 @@ async def erase_task(task_id: str, request: Request) -> JSONResponse:
     demand_own(request, await front_desk.read_task(TaskId(task_id)))
     await front_desk.erase_task(TaskId(task_id))
     return JSONResponse({"id": task_id, "object": "image.task", "erased": True})
-
-
-@router.get("/v1/jobs/{job_id}", response_model=None)
-async def read_job(job_id: str, request: Request) -> JSONResponse:
-    """Any node's job."""
-    records = await surface_of(request).front_desk.read_job(JobId(job_id))
-    demand_own(request, *records)
-    prefix = path_prefix_of(request)
-    return JSONResponse(schemas.job_object(JobId(job_id), records, prefix=prefix))
-
-
-@router.delete("/v1/jobs/{job_id}", response_model=None)
-async def cancel_job(job_id: str, request: Request) -> JSONResponse:
-    """Cancels what is open of a job; what is over stays as it is."""
-    front_desk = surface_of(request).front_desk
-    demand_own(request, *await front_desk.read_job(JobId(job_id)))
-    records = await front_desk.cancel_job(JobId(job_id))
-    prefix = path_prefix_of(request)
-    return JSONResponse(schemas.job_object(JobId(job_id), records, prefix=prefix))
 
 
 @router.get("/v1/tasks/{task_id}/image", response_model=None)

@@ -52,10 +52,13 @@ _TASK: Json = {
 }
 _JOB: Json = {
     "type": "object",
-    "required": ["id", "object", "tasks"],
+    "required": ["id", "object", "status", "progress", "tasks"],
     "properties": {
         "id": {"type": "string"},
         "object": {"const": "image.job"},
+        "status": {"enum": list(TaskStatus)},
+        "progress": {"type": "integer", "minimum": 0, "maximum": 100},
+        "counts": {"type": "object", "additionalProperties": {"type": "integer"}},
         "tasks": {"type": "array", "items": {"$ref": f"{_SCHEMAS}/Task"}},
     },
 }
@@ -218,6 +221,7 @@ _THEIR_ERROR: Json = {
 }
 _STATUSES = "|".join(TaskStatus)
 _OF_STATUSES = f"^(({_STATUSES})(,({_STATUSES}))*)?$"
+_OF_JOB_EVENTS = r"^([0-9]{1,18}(\.[0-9]{1,18})*)?$"
 _OF_FILTERS = [
     _query("status", "Some of the statuses, with commas between.", pattern=_OF_STATUSES),
     _query("model", "That is to draw them.", maxLength=NAME_CHARS_MAX),
@@ -321,6 +325,18 @@ OPERATIONS: dict[tuple[str, str], Json] = {
     ("/v1/jobs/{job_id}", "get"): {"answers": {200: _answer("The job.", _json(_ref("Job")))}},
     ("/v1/jobs/{job_id}", "delete"): {
         "answers": {200: _answer("The job, cancelled or over.", _json(_ref("Job")))}
+    },
+    ("/v1/jobs/{job_id}/erase", "post"): {
+        "answers": {200: _answer("Nothing is left of it.", _json(_ERASED))},
+        "more": _OF_TASKS,
+    },
+    ("/v1/jobs/{job_id}/events", "get"): {
+        "headers": [_header("Last-Event-ID", "The last one seen.", pattern=_OF_JOB_EVENTS)],
+        "answers": {
+            200: _answer("Events to the last final one.", {"text/event-stream": {}}),
+            204: _answer("There are no more."),
+        },
+        "more": _OF_TASKS,
     },
     ("/v1/tasks/{task_id}/image", "get"): {
         "headers": [_header("Range", "A part of it."), _header("If-None-Match", "Its ETag.")],

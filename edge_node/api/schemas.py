@@ -12,7 +12,6 @@ import difflib
 import hashlib
 import re
 import secrets
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -23,7 +22,6 @@ from edge_node.api.init_image import fitted_size_px
 from edge_node.changing import changed
 from edge_node.domain import (
     Drawing,
-    JobId,
     TaskEvent,
     TaskRecord,
     TaskStatus,
@@ -359,7 +357,7 @@ def task_object(record: TaskRecord, *, prefix: str = "") -> Json:
         "object": "image.task",
         "job_id": task.job_id,
         "status": record.status.value,
-        "progress": 100 if completed else _progress(record.step, steps),
+        "progress": 100 if completed else progress_of(record),
         "created_at": int(task.created_unix_s),
         "started_at": _whole(record.started_unix_s),
         "finished_at": _whole(record.finished_unix_s),
@@ -399,13 +397,9 @@ def task_object(record: TaskRecord, *, prefix: str = "") -> Json:
     return document
 
 
-def job_object(job_id: JobId, records: Sequence[TaskRecord], *, prefix: str = "") -> Json:
-    """A job as /v1/jobs shows it; `prefix` as in `task_object`."""
-    return {
-        "id": job_id,
-        "object": "image.job",
-        "tasks": [task_object(record, prefix=prefix) for record in records],
-    }
+def progress_of(record: TaskRecord) -> int:
+    """Of a task that is not over, 0..100."""
+    return _progress(record.step, record.task.drawing.denoising_steps)
 
 
 def error_of(record: TaskRecord) -> Json | None:

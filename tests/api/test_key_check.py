@@ -83,6 +83,8 @@ def on_site(
         ("GET", "/v1/tasks", Scope.READ),
         ("DELETE", "/v1/tasks", Scope.GENERATE),
         ("DELETE", "/v1/jobs/orin-a-x", Scope.GENERATE),
+        ("GET", "/v1/jobs/orin-a-x/events", Scope.READ),
+        ("POST", "/v1/jobs/orin-a-x/erase", Scope.GENERATE),
         ("GET", "/v1/models", Scope.READ),
         ("GET", "/v1/cluster", Scope.READ),
         ("GET", "/openapi.json", Scope.READ),
@@ -161,7 +163,9 @@ def test_tasks_are_there_for_who_asked_for_them_and_for_operators() -> None:
             ("GET", f"/v1/tasks/{task}/image"),
             ("GET", f"/v1/tasks/{task}/events"),
             ("GET", f"/v1/jobs/{job}"),
+            ("GET", f"/v1/jobs/{job}/events"),
             ("DELETE", f"/v1/jobs/{job}"),
+            ("POST", f"/v1/jobs/{job}/erase"),
             ("DELETE", f"/v1/tasks/{task}"),
             ("POST", f"/v1/tasks/{task}/erase"),
         ]
@@ -171,7 +175,8 @@ def test_tasks_are_there_for_who_asked_for_them_and_for_operators() -> None:
             for method, path in asked:
                 answer = await site.ask(who, method, path)
                 # What is left of it where it was erased before.
-                erased = who == "operator" and task in path and "erase" not in path
+                erased = who == "operator" and "erase" not in path
+                erased = erased and (task in path or path.endswith(f"{job}/events"))
                 assert answer.status_code == (410 if erased else 200), (who, path, answer.text)
         check(await site.ask("bob", "GET", f"/v1/tasks/{task}"), status=404, code="task_not_found")
 

@@ -233,22 +233,6 @@ def test_a_key_cancels_its_own_and_an_operators_all() -> None:
     on_site(story, front_desk=MemoryFrontDesk(held=True))
 
 
-def test_a_job_is_cancelled_as_one() -> None:
-    async def story(node: Served) -> None:
-        answer = await node.http.post("/v1/tasks", json={**TASK, "n": 3})
-        job = answer.json()
-        await node.front_desk.finish(job["tasks"][0]["id"])
-        gone = await node.http.delete(f"/v1/jobs/{job['id']}")
-        assert gone.status_code == 200
-        assert [task["status"] for task in gone.json()["tasks"]] == [
-            *("completed", "cancelled", "cancelled")
-        ]
-        unknown = await node.http.delete("/v1/jobs/orin-a-none")
-        check(unknown, status=404, code="task_not_found")
-
-    on_node(story, held=True)
-
-
 def encoded(document: Any) -> str:
     return base64.urlsafe_b64encode(json.dumps(document).encode()).decode()
 
