@@ -25,6 +25,7 @@ class RecordedDecision:
         steps: denoising steps of the task.
         observation: what the policy saw, latent x_I included.
         decision: what it chose, latent x_0 and reason included.
+        model: that was to be drawn; empty where it was not recorded, by a node that knew one alone.
     """
 
     decision_id: str
@@ -35,6 +36,7 @@ class RecordedDecision:
     steps: int
     observation: Observation
     decision: Decision
+    model: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -104,6 +104,8 @@ def _about(entry: PooledDecision) -> dict[str, Any]:
         "policy": decision.policy,
         "version": decision.weights_version,
         "reason": decision.reason,
+        "model": recorded.model,
+        "ring_place": observation.ring_place,
     }
 
 
@@ -141,6 +143,7 @@ def _decision(fields: Mapping[bytes, bytes]) -> PooledDecision:
         input_bits=int(about["input_bits"]),
         alive_B=alive_B,
         dispatchers=int(about["dispatchers"]),
+        ring_place=float(about.get("ring_place", 0.0)),
         traffic=None if traffic is None else Traffic(**_traffic(traffic)),
         **row_B,
     )
@@ -163,6 +166,7 @@ def _decision(fields: Mapping[bytes, bytes]) -> PooledDecision:
             steps=int(about["steps"]),
             observation=observation,
             decision=decision,
+            model=str(about.get("model", "")),
         ),
     )
 

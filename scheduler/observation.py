@@ -51,6 +51,8 @@ class Observation:
             earlier slot; None where nothing is kept yet.
         queued_B: tasks that each backlog consists of; None where reports do not say.
         traffic: what has been measured of arrivals; None where nothing has.
+        ring_place: where a deciding node that is no candidate stands in the ring of candidates, 0
+            to B: such nodes are spread over it, or all of them would begin at one candidate.
     """
 
     node_ids: tuple[str, ...]
@@ -67,6 +69,7 @@ class Observation:
     latent_B: FloatArray | None = None
     queued_B: FloatArray | None = None
     traffic: Traffic | None = None
+    ring_place: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuses an observation in which nothing can be chosen, or a task of impossible work."""
@@ -74,6 +77,11 @@ class Observation:
             raise ValueError(f"the work of a task is {self.work}; it must be 0 or more and finite")
         if not self.alive_B.any():
             raise ValueError("no candidate is alive")
+
+    @property
+    def own_place(self) -> float:
+        """Where the deciding node stands in the ring of candidates."""
+        return self.ring_place if self.local is None else float(self.local)
 
     @property
     def load_B(self) -> FloatArray:

@@ -210,6 +210,7 @@ class Placer:
             steps=wanted.task.drawing.denoising_steps,
             observation=seen,
             decision=decision,
+            model=wanted.task.drawing.model,
         )
         if isinstance(self._policy, Guard):
             self._policy.note_decision(recorded)

@@ -417,6 +417,7 @@ class ClusterView:
         return Observation(
             node_ids=serving.node_ids,
             local=serving.local,
+            ring_place=0.0 if serving.local is not None else self._ring_place(len(peers)),
             work=task.work,
             input_bits=task.input_bits,
             backlog_B=backlog_B,
@@ -437,6 +438,11 @@ class ClusterView:
         state = peer.state
         heard = now_s - peer.heard_s < self._limits.suspect_s or state.node_id == self._own_id
         return state.accepting and peer.capacity > 0.0 and heard and not peer.doubted
+
+    def _ring_place(self, candidates: int) -> float:
+        """This node's, which is none of them: as all nodes stand in the order of their names."""
+        before = sum(node_id < self._own_id for node_id in self._peers)
+        return candidates * before / (len(self._peers) + (self._own_id not in self._peers))
 
     def _serving_of(self, model: str, *, now_s: float) -> Serving | None:
         return self._serving.of(model, is_alive=lambda n: self.is_alive(n, now_s=now_s))

@@ -2,8 +2,8 @@
 
 Owns the reconstruction of what a node's decisions do not say, the run of a policy through the
 queueing core on it, and the paired comparisons. The live numpy policies decide, on observations as
-old as the recorded ones were. Arrays end in their dimension: N decisions in the order of time,
-B candidates, K stretches of constant capacity, J batches.
+old as the recorded ones were. Arrays end in their dimension: N decisions in the order of time, S
+servers, B of them candidates of a task, K stretches of constant capacity, J batches.
 
 What is taken from the records: own arrivals and their work, links, capacities, who was alive,
 dispatchers, traffic and the age of every report.
@@ -32,13 +32,15 @@ What that cannot do:
 - Candidates are taken to serve first come first served and to go on working while they may not be
   chosen; attempts that failed are played as if they had not.
 - Candidates that joined after the window began cut it short: only the newest stretch of decisions
-  with one set of candidates is played.
+  with one set of candidates for each model is played.
+
+Where nodes draw different models, all of their tasks are played together, each among the candidates
+that it had; a server's work and capacity are in the work units of its own model.
 """
 
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -47,6 +49,14 @@ import numpy as np
 from scheduler.experience import PooledDecision, RecordedDecision
 from scheduler.guard.candidates import PolicyFactory
 from scheduler.guard.replayed_queues import ReplayedQueues
+from scheduler.guard.replayed_reports import (
+    Arrival,
+    IntArray,
+    Latents,
+    LiveWindow,
+    Unseen,
+    observation_of,
+)
 from scheduler.guard.service_times import AS_EXPECTED, ServiceFactors
 from scheduler.guard.verdict import ReplayVerdict
 from scheduler.observation import Observation
@@ -67,44 +77,6 @@ BATCHES = 20
 CORRELATION_MAX = 0.8
 # What a task counts as whose candidate never works again, seconds; as a failed task does live.
 LOST_TASK_S = 60.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Arrival:
-    """One task to be placed.
-
-    Attributes:
-        at_s: from the window's first decision.
-        node_id: where it arrives.
-        slot, index_in_slot: of its latent at that node.
-        seen: what the node would have seen; backlogs, own work and latent are replayed.
-    """
-
-    at_s: float
-    node_id: str
-    slot: int
-    index_in_slot: int
-    seen: Observation
-
-
-@dataclass(frozen=True, kw_only=True)
-class LiveWindow:
-    """What is common to all policies that are played on it.
-
-    Attributes:
-        arrivals: of all nodes in the order of time, N.
-        recorded: how many of them were really seen.
-        queue_B: work in front of the first.
-        since_s_K, capacity_KB: measured capacities over time.
-        factors: what tasks really took, where that is known.
-    """
-
-    arrivals: tuple[Arrival, ...]
-    recorded: int
-    queue_B: FloatArray
-    since_s_K: FloatArray
-    capacity_KB: FloatArray
-    factors: ServiceFactors = AS_EXPECTED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,9 +109,12 @@ def window_of(
         ValueError: there are none, or their tasks have no work.
     """
     kept = _of_one_membership(records)
+    servers = tuple(sorted({n for record in kept for n in record.observation.node_ids}))
+    place = {node_id: index for index, node_id in enumerate(servers)}
+    places = [np.array([place[n] for n in record.observation.node_ids]) for record in kept]
     at_s_N = np.array([record.decided_unix_s for record in kept]) - kept[0].decided_unix_s
-    capacity_NB = np.stack([record.observation.capacity_B for record in kept])
-    changed_N = np.append(True, (np.diff(capacity_NB, axis=0) != 0.0).any(axis=1))
+    capacity_NS = _capacities(kept, places, servers=len(servers))
+    changed_N = np.append(True, (np.diff(capacity_NS, axis=0) != 0.0).any(axis=1))
     window = LiveWindow(
         arrivals=tuple(
             Arrival(
@@ -148,16 +123,18 @@ def window_of(
                 slot=record.slot,
                 index_in_slot=record.index_in_slot,
                 seen=record.observation,
+                places_B=places_B,
             )
-            for at_s, record in zip(at_s_N, kept, strict=True)
+            for at_s, record, places_B in zip(at_s_N, kept, places, strict=True)
         ),
         recorded=len(kept),
-        queue_B=kept[0].observation.load_B,
+        servers=servers,
+        queue_S=_first_queues(kept, places, at_s_N, servers=len(servers)),
         since_s_K=at_s_N[changed_N],
-        capacity_KB=capacity_NB[changed_N],
+        capacity_KS=capacity_NS[changed_N],
         factors=factors,
     )
-    silent = sorted(set(kept[0].observation.node_ids) - {record.node_id for record in kept})
+    silent = sorted(set(servers) - {record.node_id for record in kept})
     if not silent:
         return window
     others = _arrivals_at(silent, window.arrivals, _work_of_others(window, kept), rng)
@@ -165,13 +142,51 @@ def window_of(
     return replace(window, arrivals=tuple(together))
 
 
+def _capacities(
+    kept: Sequence[RecordedDecision], places: Sequence[IntArray], *, servers: int
+) -> FloatArray:
+    """Of every server at each decision, (N, S): as it was seen last, or first where not before."""
+    capacity_NS = np.full((len(kept), servers), np.nan)
+    for task, (record, places_B) in enumerate(zip(kept, places, strict=True)):
+        if task:
+            capacity_NS[task] = capacity_NS[task - 1]
+        capacity_NS[task, places_B] = record.observation.capacity_B
+    for server in range(servers):
+        known_N = ~np.isnan(capacity_NS[:, server])
+        first = int(np.argmax(known_N))
+        capacity_NS[:first, server] = capacity_NS[first, server]
+    return capacity_NS
+
+
+def _first_queues(
+    kept: Sequence[RecordedDecision],
+    places: Sequence[IntArray],
+    at_s_N: FloatArray,
+    *,
+    servers: int,
+) -> FloatArray:
+    """Work in front of every server when the window begins, that it has what was seen first."""
+    queue_S = np.full(servers, np.nan)
+    for at_s, record, places_B in zip(at_s_N, kept, places, strict=True):
+        seen = record.observation
+        busy_B = np.where(seen.load_B > 0.0, seen.load_B + at_s * seen.capacity_B, 0.0)
+        new_B = np.isnan(queue_S[places_B])
+        queue_S[places_B[new_B]] = busy_B[new_B]
+    return queue_S
+
+
 def _of_one_membership(records: Sequence[RecordedDecision]) -> list[RecordedDecision]:
+    """The newest, as long as each model has the candidates that it has now."""
     ordered = sorted(records, key=lambda record: record.decided_unix_s)
     if not any(record.observation.work > 0.0 for record in ordered):
         raise ValueError("there is no decision to play again, or none with work")
-    candidates = ordered[-1].observation.node_ids
+    candidates: dict[str, tuple[str, ...]] = {}
     first = len(ordered)
-    while first > 0 and ordered[first - 1].observation.node_ids == candidates:
+    while first > 0:
+        record = ordered[first - 1]
+        now = candidates.setdefault(record.model, record.observation.node_ids)
+        if record.observation.node_ids != now:
+            break
         first -= 1
     return ordered[first:]
 
@@ -179,16 +194,21 @@ def _of_one_membership(records: Sequence[RecordedDecision]) -> list[RecordedDeci
 def _work_of_others(window: LiveWindow, kept: Sequence[RecordedDecision]) -> FloatArray:
     """Work units that other nodes placed between each decision and the one before, (N,)."""
     shown_N = np.zeros(len(kept))
-    queue_B, now_s = window.queue_B.copy(), 0.0
+    queue_S, now_s = window.queue_S.copy(), 0.0
+    before_s: dict[str, float] = {}
+    gap_s_N = np.zeros(len(kept))
     for task, (arrival, record) in enumerate(zip(window.arrivals, kept, strict=True)):
-        drain(queue_B, now_s, arrival.at_s, window.since_s_K, window.capacity_KB)
+        drain(queue_S, now_s, arrival.at_s, window.since_s_K, window.capacity_KS)
         now_s = arrival.at_s
-        shown_B = np.maximum(record.observation.load_B - queue_B, 0.0)
+        places_B = arrival.places_B
+        shown_B = np.maximum(record.observation.load_B - queue_S[places_B], 0.0)
         shown_N[task] = shown_B.sum()
-        queue_B += shown_B
-        queue_B[record.decision.choice] += record.observation.work
-    # By gaps, because nothing is known of the load in between and a node may have idled overnight.
-    gap_s_N = np.diff([arrival.at_s for arrival in window.arrivals], prepend=0.0)
+        queue_S[places_B] += shown_B
+        queue_S[places_B[record.decision.choice]] += record.observation.work
+        # By gaps, because nothing is known of the load in between and a node may have idled
+        # overnight; of each model, whose load each decision tells.
+        gap_s_N[task] = now_s - before_s.get(record.model, 0.0)
+        before_s[record.model] = now_s
     offered_N = gap_s_N * [_offered_work_s(arrival.seen) for arrival in window.arrivals]
     if offered_N.sum() > 0.0:
         own = sum(record.observation.work for record in kept[1:])
@@ -198,7 +218,7 @@ def _work_of_others(window: LiveWindow, kept: Sequence[RecordedDecision]) -> Flo
 
 
 def _offered_work_s(seen: Observation) -> float:
-    """Work units that the whole cluster was asked for per second, as measured; 0 if unknown."""
+    """Work units that the candidates were asked for per second, as measured; 0 if unknown."""
     if seen.traffic is None:
         return 0.0
     return seen.traffic.load * float(seen.capacity_B[seen.alive_B].sum())
@@ -210,21 +230,39 @@ def _arrivals_at(
     work_N: FloatArray,
     rng: np.random.Generator,
 ) -> list[Arrival]:
-    """Tasks that make up `work_N` before each known arrival, at random times and nodes."""
+    """Tasks that make up `work_N` before each known arrival, at random times and nodes.
+
+    Of the model of that arrival, as large as its tasks, and as seen by the one before it.
+    """
     found: list[Arrival] = []
     counts: dict[tuple[str, int], int] = {}
-    owed = 0.0
-    sizes = [arrival.seen for arrival in known if arrival.seen.work > 0.0]
-    size = sizes[rng.integers(len(sizes))]
-    for before, after, work in zip(known, known[1:], work_N[1:], strict=False):
-        owed += work
+    of_size: dict[tuple[str, ...], list[Observation]] = {}
+    for arrival in known:
+        if arrival.seen.work > 0.0:
+            of_size.setdefault(arrival.seen.node_ids, []).append(arrival.seen)
+    # Of each set of candidates, what is owed and the size of the next task.
+    owed: dict[tuple[str, ...], float] = {}
+    next_size: dict[tuple[str, ...], Observation] = {}
+    last: dict[tuple[str, ...], Arrival] = {}
+    for earlier, after, work in zip(known, known[1:], work_N[1:], strict=False):
+        last[earlier.seen.node_ids] = earlier
+        among = after.seen.node_ids
+        before = last.get(among, after)
+        sizes = of_size.get(among)
+        if sizes is None:
+            continue  # nothing is known of tasks of this model but that they have no work
+        size = next_size.get(among) or sizes[rng.integers(len(sizes))]
+        owed[among] = owed.get(among, 0.0) + work
         times_s: list[tuple[float, Observation]] = []
-        while owed >= size.work:
-            owed -= size.work
-            times_s.append((float(rng.uniform(before.at_s, after.at_s)), size))
+        while owed[among] >= size.work:
+            owed[among] -= size.work
+            times_s.append((float(rng.uniform(earlier.at_s, after.at_s)), size))
             size = sizes[rng.integers(len(sizes))]
+        next_size[among] = size
+        # Where all candidates are known by their records, it came by a node that is none.
+        there = [n for n in silent if n in among] or [before.node_id]
         for at_s, task in sorted(times_s, key=lambda one: one[0]):
-            node_id = silent[int(rng.integers(len(silent)))]
+            node_id = there[int(rng.integers(len(there)))]
             index = counts.get((node_id, before.slot), 0)
             counts[node_id, before.slot] = index + 1
             found.append(
@@ -234,6 +272,7 @@ def _arrivals_at(
                     slot=before.slot,
                     index_in_slot=index,
                     seen=_seen_from(node_id, before.seen, task),
+                    places_B=before.places_B,
                 )
             )
     return found
@@ -241,6 +280,8 @@ def _arrivals_at(
 
 def _seen_from(node_id: str, seen: Observation, task: Observation) -> Observation:
     """What another node would have seen then of a task of that size: it and we change places."""
+    if node_id not in seen.node_ids:
+        return replace(seen, work=task.work, input_bits=task.input_bits, latent_B=None)
     there = seen.node_ids.index(node_id)
     link_s_B, staleness_s_B = seen.link_s_B.copy(), seen.staleness_s_B.copy()
     if seen.local is not None:
@@ -273,25 +314,26 @@ def play(
     policies = {n: policy(np.random.default_rng((seed, i))) for i, n in enumerate(nodes)}
     fallbacks = {n: fallback(np.random.default_rng((seed, 1, i))) for i, n in enumerate(nodes)}
     queues = ReplayedQueues(
-        window.arrivals[0].seen.node_ids,
-        window.queue_B,
+        window.servers,
+        window.queue_S,
         window.since_s_K,
-        window.capacity_KB,
+        window.capacity_KS,
         factors=window.factors,
     )
     delay_s_N = np.empty(len(window.arrivals))
-    latents, unseen = _Latents(), _Unseen(window)
+    latents, unseen = Latents(), Unseen(window)
     failed = 0
     for task, arrival in enumerate(window.arrivals):
         queues.pass_to(arrival.at_s)
-        observation = _observation(arrival, queues.reported_B, unseen, latents)
+        observation = observation_of(arrival, queues.reported_B, unseen, latents)
         choice, latent_B = _decide(policies[arrival.node_id], observation)
         if choice is None:
             failed += 1
             choice = fallbacks[arrival.node_id].decide(observation).choice
         latents.keep(arrival, latent_B)
-        unseen.add(arrival, choice)
-        served_s = queues.add(choice, observation.work)
+        server = int(arrival.places_B[choice])
+        unseen.add(arrival, server)
+        served_s = queues.add(server, observation.work)
         delay_s = float(observation.link_s_B[choice]) + served_s
         delay_s_N[task] = delay_s if math.isfinite(delay_s) else LOST_TASK_S
     return Played(delay_s_N=delay_s_N, failed=failed)
@@ -307,69 +349,6 @@ def _decide(policy: Policy, observation: Observation) -> tuple[int | None, Float
     if not (0 <= choice < len(observation.node_ids) and observation.alive_B[choice]):
         return None, None
     return choice, decision.latent_B
-
-
-class _Unseen:
-    """Replayed dispatches that a report of a given age does not hold yet."""
-
-    def __init__(self, window: LiveWindow) -> None:
-        self._sent: deque[tuple[float, str, int, float]] = deque()
-        self._age_s_max = max(float(a.seen.staleness_s_B.max()) for a in window.arrivals)
-
-    def add(self, arrival: Arrival, server: int) -> None:
-        """Books a dispatch."""
-        self._sent.append((arrival.at_s, arrival.node_id, server, arrival.seen.work))
-
-    def split(self, arrival: Arrival) -> tuple[FloatArray, FloatArray]:
-        """Unseen work of everyone and of the deciding node itself, (B,) each."""
-        while self._sent and self._sent[0][0] < arrival.at_s - self._age_s_max:
-            self._sent.popleft()
-        age_s_B = arrival.seen.staleness_s_B
-        all_B, own_B = np.zeros(len(age_s_B)), np.zeros(len(age_s_B))
-        for at_s, node_id, server, work in self._sent:
-            if at_s > arrival.at_s - age_s_B[server]:
-                all_B[server] += work
-                own_B[server] += work * (node_id == arrival.node_id)
-        return all_B, own_B
-
-
-class _Latents:
-    """X_b[n] of the nodes as the policy under test leaves it; starts from the recorded ones."""
-
-    def __init__(self) -> None:
-        self._slot: dict[str, int] = {}
-        self._readable: dict[tuple[str, int], FloatArray] = {}
-        self._written: dict[str, dict[int, FloatArray]] = {}
-
-    def read(self, arrival: Arrival) -> FloatArray | None:
-        """What an earlier slot left at this place, or what was recorded there."""
-        node_id = arrival.node_id
-        if self._slot.get(node_id) != arrival.slot:
-            self._slot[node_id] = arrival.slot
-            for index, latent_B in self._written.pop(node_id, {}).items():
-                self._readable[node_id, index] = latent_B
-        return self._readable.get((node_id, arrival.index_in_slot), arrival.seen.latent_B)
-
-    def keep(self, arrival: Arrival, latent_B: FloatArray | None) -> None:
-        """Readable from the next slot on."""
-        if latent_B is not None:
-            self._written.setdefault(arrival.node_id, {})[arrival.index_in_slot] = latent_B
-
-
-def _observation(
-    arrival: Arrival, queue_B: FloatArray, unseen: _Unseen, latents: _Latents
-) -> Observation:
-    """What the node would have seen of the replayed queues."""
-    all_B, own_B = unseen.split(arrival)
-    # A queue less all that came since the report is the report extrapolated: where it idled since,
-    # the difference is not positive.
-    backlog_B = np.maximum(queue_B - all_B, 0.0)
-    seen, queued_B = arrival.seen, arrival.seen.queued_B
-    if queued_B is not None:
-        mean_work = seen.work if seen.traffic is None else seen.traffic.mean_work
-        queued_B = np.ceil(backlog_B / mean_work) if mean_work > 0.0 else None
-    latent_B = latents.read(arrival)
-    return replace(seen, backlog_B=backlog_B, own_B=own_B, queued_B=queued_B, latent_B=latent_B)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,6 +32,8 @@ Ties = Literal["fastest", "random"]
 # will idle soon; with more own unseen ones for every candidate, a node balances by itself.
 DEEP_TASKS = 3.0
 OWN_SPREAD_TASKS = 4.0
+# Whose turns are kept, though they are no candidates of the task at hand.
+NODES_REMEMBERED_MAX = 1000
 
 # Of `ring`: tasks of one node in a report period at which what it has placed itself counts half for
 # the others, and mean tasks that a whole turn is worth besides.
@@ -97,8 +99,9 @@ def round_robin(*, rng: np.random.Generator) -> Policy:
 
     def choose(observation: Observation) -> int:
         nonlocal turn
-        for departed in last_turn.keys() - set(observation.node_ids):
-            del last_turn[departed]
+        if len(last_turn) >= NODES_REMEMBERED_MAX:
+            for absent in last_turn.keys() - set(observation.node_ids):
+                del last_turn[absent]
         turn += 1
         choice = min(
             (int(index) for index in np.flatnonzero(observation.alive_B)),
@@ -126,9 +129,9 @@ def smooth_wrr(*, rng: np.random.Generator, by_work: float = False) -> Policy:
     """Smooth weighted round robin by capacity (nginx's); needs no queue state.
 
     Each turn gives every alive candidate its capacity as credit; the one with most credit, the
-    earlier of equal ones, takes the task and pays what all were given. Credit is kept by node id
-    and ends when a node dies, leaves or has no capacity. Weights are equal while no alive candidate
-    has a measured capacity.
+    earlier of equal ones, takes the task and pays what all were given. Credit is kept by node id,
+    through tasks that the node is no candidate of, and ends when it dies or has no capacity.
+    Weights are equal while no alive candidate has a measured capacity.
 
     Args:
         rng: unused; every policy is built with one.
@@ -144,8 +147,11 @@ def smooth_wrr(*, rng: np.random.Generator, by_work: float = False) -> Policy:
         weights = {index: weight for index, weight in weights.items() if weight > 0.0}
         if not weights:
             weights = dict.fromkeys(alive, 1.0)
-        for gone in credit.keys() - {ids[index] for index in weights}:
-            del credit[gone]
+        gone = set(ids) - {ids[index] for index in weights}
+        if len(credit) >= NODES_REMEMBERED_MAX:
+            gone |= credit.keys() - set(ids)
+        for node_id in gone & credit.keys():
+            del credit[node_id]
         price = observation.work if by_work else 1.0
         for index, weight in weights.items():
             credit[ids[index]] = credit.get(ids[index], 0.0) + price * weight
@@ -324,7 +330,7 @@ def ring(*, rng: np.random.Generator, alpha: float = 0.3) -> Policy:
         )
         queue_B = observation.backlog_B + own * observation.own_B
         size = len(queue_B)
-        turn_B = ((np.arange(size) - (observation.local or 0)) % size) / size
+        turn_B = ((np.arange(size) - observation.own_place) % size) / size
         work = _discounted(alpha, queue_B, observation)
         load_B = queue_B + width * turn_B + work
         return _cheapest(_service_s(load_B, observation) + observation.link_s_B, observation)

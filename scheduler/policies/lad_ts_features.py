@@ -96,7 +96,7 @@ def look(observation: Observation, usable_B: np.ndarray, rng: np.random.Generato
     unit_s = mean_work * servers / capacity
     rate = traffic.load * capacity / mean_work
     dispatchers = observation.dispatchers
-    local = observation.local if observation.local is not None else 0
+    local = observation.own_place
     ring = len(observation.node_ids)
     load_B = backlog_B + own_B
     age_s, age_share = _age(stale_s_B, usable_B, observation.local, traffic.report_period_s)

@@ -263,8 +263,7 @@ class LadTsPlus:
         if self._start == "gaussian":
             return self._rng.standard_normal(len(alive))
         size = len(observation.node_ids)
-        own = observation.local if observation.local is not None else 0
-        turn_B: FloatArray = ((alive - own) % size) / size
+        turn_B: FloatArray = ((alive - observation.own_place) % size) / size
         return turn_B
 
     def _decision(

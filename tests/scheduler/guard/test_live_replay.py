@@ -13,7 +13,6 @@ from scheduler.guard.candidates import rule_factory
 from scheduler.guard.live_replay import (
     BATCHES,
     TASKS_MIN,
-    Arrival,
     ChosenRule,
     choose_rule,
     judge,
@@ -22,6 +21,7 @@ from scheduler.guard.live_replay import (
     replay,
     window_of,
 )
+from scheduler.guard.replayed_reports import Arrival
 from scheduler.guard.verdict import ReplayVerdict
 from scheduler.observation import Observation, Traffic
 from scheduler.policy import Decision, Outcome, Policy
@@ -190,7 +190,7 @@ def test_capacities_are_those_measured_then() -> None:
     ]
     window = window_of([*records[:half], *slower], np.random.default_rng(0))
     assert len(window.since_s_K) == 2
-    np.testing.assert_allclose(window.capacity_KB[1], window.capacity_KB[0] / 2)
+    np.testing.assert_allclose(window.capacity_KS[1], window.capacity_KS[0] / 2)
 
 
 def test_only_the_newest_membership_is_played() -> None:
@@ -508,7 +508,7 @@ def test_reports_are_as_old_as_they_were() -> None:
     """Own dispatches that a report cannot hold yet are own work, not backlog."""
     aged = {"staleness_s_B": np.array([0.0, 1.0]), "queued_B": np.zeros(2)}
     records = [
-        decided(at_s, load=(0.0, 0.0), choice=0, node_ids=("a", "a"), **aged)  # type: ignore[arg-type]
+        decided(at_s, load=(0.0, 0.0), choice=0, **aged)  # type: ignore[arg-type]
         for at_s in (0.0, 0.5, 1.0, 1.25)
     ]
     watching = Always(1)
@@ -522,3 +522,68 @@ def test_reports_are_as_old_as_they_were() -> None:
     ]
     queued = [one.queued_B.tolist() for one in watching.seen if one.queued_B is not None]
     assert queued == [[0.0, 0.0], [0.0, 0.0], [0.0, 1.0], [0.0, 1.0]]
+
+
+def test_two_models_are_played_together_as_they_would_be_apart() -> None:
+    def of(model: str, seed: int) -> list[RecordedDecision]:
+        return [
+            replace(
+                record,
+                node_id=f"{model}-{record.node_id}",
+                model=model,
+                observation=replace(
+                    record.observation,
+                    node_ids=tuple(f"{model}-{n}" for n in record.observation.node_ids),
+                ),
+            )
+            for record in ran(RULE, slots=600, seed=seed)[0]
+        ]
+
+    a, b = of("a", 1), of("b", 2)
+    both = window_of([*a, *b], np.random.default_rng(0))
+    assert both.recorded == len(a) + len(b)
+    assert len(both.servers) == 10
+    for name in (RULE, "ring", "lad_ts_plus"):
+        apart = [
+            play(
+                window_of(one, np.random.default_rng(0)),
+                factory(name),
+                fallback=factory(RULE),
+                seed=0,
+            )
+            for one in (a, b)
+        ]
+        together = play(both, factory(name), fallback=factory(RULE), seed=0)
+        assert together.failed == 0
+        expected = np.concatenate([one.delay_s_N for one in apart]).mean()
+        assert together.delay_s_N.mean() == pytest.approx(expected, rel=5e-3)
+
+
+def test_a_models_candidates_that_change_cut_the_window_and_another_models_do_not() -> None:
+    one, two = decided(0.0, load=(1.0, 1.0), choice=0), decided(2.0, load=(1.0, 1.0), choice=0)
+    theirs = replace(
+        decided(1.0, load=(1.0, 1.0), choice=0),
+        node_id="c",
+        model="other",
+        observation=replace(one.observation, node_ids=("c", "d")),
+    )
+    assert window_of([one, theirs, two], np.random.default_rng(0)).recorded == 3
+    before = replace(theirs, observation=replace(one.observation, node_ids=("c", "e")))
+    later = replace(theirs, decided_unix_s=two.decided_unix_s + 1.0)
+    assert window_of([one, before, two, later], np.random.default_rng(0)).recorded == 2
+
+
+def test_others_place_tasks_of_each_model_among_its_own_nodes() -> None:
+    def of(model: str, at_s: float, backlog: float) -> RecordedDecision:
+        one = decided(at_s, load=(0.0, backlog), choice=0)
+        names = ("a", "b") if model == "m" else ("c", "d")
+        seen = replace(one.observation, node_ids=names, local=0)
+        return replace(one, node_id=names[0], model=model, observation=seen)
+
+    records = [of(model, at_s, 8.0) for at_s in range(0, 20, 2) for model in ("m", "other")]
+    window = window_of(records, np.random.default_rng(0))
+    invented = [a for a in window.arrivals if a.node_id in ("b", "d")]
+    assert {(a.node_id, a.seen.node_ids) for a in invented} == {
+        ("b", ("a", "b")),
+        ("d", ("c", "d")),
+    }
