@@ -19,6 +19,9 @@ OUTCOMES_MIN = 3
 FORMER_WEIGHT = 0.9
 # After which without an outcome a peer is taken for new: it may have been mended.
 FORGET_S = 600.0
+# Work units per second, whatever was shown: who held all his tasks in vain comes last, and is not
+# shut out where no other node draws a task's model.
+BELIEVED_MIN = 0.01
 # Seconds of a task that are no drawing: the way there and back, and two processes.
 BESIDE_S = 0.25
 
@@ -63,7 +66,7 @@ class ShownService:
         shown = self.capacity
         if shown is None:
             return min(claimed, TOLERANCE * known) if known > 0.0 else claimed
-        return min(claimed, TOLERANCE * shown)
+        return min(claimed, max(TOLERANCE * shown, BELIEVED_MIN))
 
     def _note(self, work: float, seconds: float, now_s: float) -> None:
         self._work = FORMER_WEIGHT * self._work + work

@@ -97,6 +97,7 @@ class Place:
     peers: tuple[str, ...]
     step_s: float
     disk: Disk
+    model: str = "m"
 
 
 class Connection:
@@ -272,7 +273,10 @@ class NodeProcess:
         mount = Mount(place.disk, clock=self.clock, now_s=lambda: time.now_s, rng=rng)
         self.ledger = SimulatedLedger(mount)
         self.worker = SimulatedWorker(
-            place.node_id, step_s=place.step_s, on_change=lambda: self._worker_changed()
+            place.node_id,
+            model=place.model,
+            step_s=place.step_s,
+            on_change=lambda: self._worker_changed(),
         )
         self.lifecycle = Lifecycle(LIMITS, term=self.incarnation)
         self.hosting = Hosting(HostingLimits(hosted_max=8))

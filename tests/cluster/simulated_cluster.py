@@ -36,6 +36,7 @@ MEETING_S = 5.0
 SOON_S = 0.05
 # Longer than the time between two looks at it.
 PROMPT_S = 1.0
+MODELS = ("m", "other")
 FAULTS = (
     *("crash", "freeze", "cut", "worker_crash", "worker_hang", "disk_full", "disk_slow"),
     *("no_sync", "store_away", "buggy_disk", "buggy_draw", "leave", "membership"),
@@ -49,6 +50,7 @@ class SimulatedCluster:
         seed: decides everything.
         policy: of every node.
         quiet: whether nothing fails; then every task is drawn once, and states are fresh.
+        models: that the nodes draw in turn, and users ask for.
     """
 
     def __init__(
@@ -57,7 +59,9 @@ class SimulatedCluster:
         *,
         policy: str = "power_of_two",
         quiet: bool = False,
+        models: tuple[str, ...] = ("m",),
     ) -> None:
+        self.models = models
         self.seed = seed
         self.quiet = quiet
         self.rng = np.random.default_rng(seed)
@@ -72,9 +76,10 @@ class SimulatedCluster:
         self._past: list[NodeProcess] = []
         self.network = Network(self.time, self.rng, at=self._at)
         self.network.faulty = not quiet
-        self.places = self._lay_out(int(self.rng.integers(2, 5)))
+        self.places = self._lay_out(int(self.rng.integers(max(2, len(models)), 5)))
         addresses = [place.address for place in self.places]
         self.users = Users(self.time, self.network, self.rng, addresses, self._is_running)
+        self.users.models = models
 
     def _lay_out(self, count: int) -> list[Place]:
         """Each node is told of those before it, which let it in when it says hello."""
@@ -86,6 +91,7 @@ class SimulatedCluster:
                 peers=tuple(addresses[:index]),
                 step_s=0.1 * (1 + index),
                 disk=Disk(),
+                model=self.models[index % len(self.models)],
             )
             for index, address in enumerate(addresses)
         ]
@@ -256,7 +262,9 @@ class SimulatedCluster:
         return self.time.now_s > FAULTS_END_S + 5 and self._settled()
 
     def _check_node(self, node: NodeProcess) -> None:
-        for task_id, fence in node.worker.drawing:
+        for (task_id, fence), drawing in node.worker.drawing.items():
+            if drawing.model != node.worker.model:
+                raise InvariantBroken(f"{node.name} draws {drawing.model} for {task_id}")
             if fence < node.highest.get(task_id, NO_FENCE):
                 raise InvariantBroken(f"{node.name} draws the stale attempt {task_id}/{fence}")
             if not node.hosting.is_hosted(task_id, fence):
@@ -417,9 +425,17 @@ def run_faulty(seed: int, *, policy: str = "power_of_two") -> SimulatedCluster:
     return cluster
 
 
-def run_quiet(seed: int) -> SimulatedCluster:
+def run_mixed(seed: int) -> SimulatedCluster:
+    """The same with nodes of two models in turn."""
+    cluster = SimulatedCluster(seed, models=MODELS)
+    cluster.plan(users=14, faults=5)
+    cluster.run()
+    return cluster
+
+
+def run_quiet(seed: int, *, models: tuple[str, ...] = ("m",)) -> SimulatedCluster:
     """A cluster in which nothing fails, so that more must hold."""
-    cluster = SimulatedCluster(seed, quiet=True)
+    cluster = SimulatedCluster(seed, quiet=True, models=models)
     cluster.plan(users=21, faults=0)
     cluster.run()
     return cluster

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from edge_node.dispatch.own_node import OwnNode
 from edge_node.dispatch.own_tasks import OwnTasks
 from edge_node.dispatch.placer import Placer
 from edge_node.dispatch.timekeeper import Timekeeper
+from edge_node.domain import NodeId, NodeState
 from edge_node.peering.peer_links import PeerLinks
 from edge_node.peering.service import PeerService
 from edge_node.tasks import hosting as hosted
@@ -25,7 +26,8 @@ from edge_node.tasks import lifecycle_protocol as life
 from edge_node.tasks.cluster_view import ClusterView
 from edge_node.tasks.hosting import Hosting
 from edge_node.tasks.lifecycle import Lifecycle
-from tests.cluster.simulated_cluster import run_faulty, run_quiet
+from edge_node.tasks.serving import ServingNodes
+from tests.cluster.simulated_cluster import MODELS, run_faulty, run_quiet
 from tests.cluster.users import InvariantBroken
 
 # Enough for the defect that is found least often.
@@ -218,6 +220,26 @@ QUIET: dict[str, Plant] = {
 }
 
 
+def any_node_is_a_candidate(patch: pytest.MonkeyPatch) -> None:
+    """Placement that does not ask which model a node draws."""
+    among = ServingNodes._found_among
+
+    def all_of_them(self: ServingNodes, model: str, states: Mapping[NodeId, NodeState]) -> Any:
+        named = {
+            n: replace(s, serves=(replace(s.serves[0], name=model),)) if s.serves else s
+            for n, s in states.items()
+        }
+        return among(self, model, named)
+
+    patch.setattr(ServingNodes, "_found_among", all_of_them)
+
+
+MIXED: dict[str, Plant] = {
+    "tasks are placed on nodes of another model": any_node_is_a_candidate,
+    "only a node's own model may be asked for": says(ClusterView, "served", None),
+}
+
+
 def find(run: Callable[[int], object], seeds: int) -> int:
     """The first seed that finds a defect; fails if none does."""
     for seed in range(seeds):
@@ -240,6 +262,20 @@ def test_a_defect_is_found_where_nothing_fails(
 ) -> None:
     QUIET[defect](monkeypatch)
     assert find(run_quiet, QUIET_SEEDS_MAX) < QUIET_SEEDS_MAX
+
+
+@pytest.mark.parametrize("defect", MIXED)
+def test_a_defect_is_found_where_nodes_draw_two_models(
+    defect: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    MIXED[defect](monkeypatch)
+    assert find(run_quiet_mixed, QUIET_SEEDS_MAX) < QUIET_SEEDS_MAX
+
+
+def run_quiet_mixed(seed: int) -> None:
+    cluster = run_quiet(seed, models=MODELS)
+    if cluster.users.refused.keys() & {"model_not_found", "model_away"}:
+        raise InvariantBroken("a model that a live node draws was refused")
 
 
 def test_a_broken_seed_tells_the_story_of_its_tasks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,14 +12,18 @@ import pytest
 
 from edge_node.clock import Moment
 from tests.cluster.simulated_cluster import (
+    MODELS,
     SimulatedCluster,
     machines,
     run_faulty,
+    run_mixed,
     run_quiet,
 )
+from tests.cluster.users import Told
 
 SEEDS = int(os.environ.get("SEEDS", "200"))
 QUIET_SEEDS = 20
+MIXED_SEEDS = 60
 counted = pytest.mark.skipif(SEEDS < 200, reason="too few seeds to reach everything often")
 
 
@@ -71,6 +75,36 @@ def test_where_nothing_fails_everything_is_drawn_once(seed: int) -> None:
     """Attempts that last longer than a lease and queues longer than it, included."""
     cluster = run_quiet(seed)
     assert any(told.final for told in cluster.users.told.values())
+
+
+@pytest.mark.parametrize("seed", range(QUIET_SEEDS))
+def test_any_node_takes_any_model_where_nothing_fails(seed: int) -> None:
+    cluster = run_quiet(seed, models=MODELS)
+    drawn = {drawn_by(told) for told in finished(cluster)}
+    assert len(drawn) > 1, "nodes of both models draw"
+    assert not cluster.users.refused.keys() & {"model_not_found", "model_away"}
+
+
+def test_two_models_come_through_all_faults() -> None:
+    drawn: Counter[str] = Counter()
+    for seed in range(MIXED_SEEDS):
+        cluster = run_mixed(seed)
+        for told in finished(cluster):
+            where = {told.task_id[:2], drawn_by(told)}
+            models = {place.model for place in cluster.places if place.node_id in where}
+            drawn["elsewhere" if len(models) > 1 else "alike"] += 1
+    assert drawn["elsewhere"] > 3 * MIXED_SEEDS, drawn
+
+
+def finished(cluster: SimulatedCluster) -> list[Told]:
+    """Of those whose images were seen."""
+    return [told for told in cluster.users.told.values() if told.image is not None]
+
+
+def drawn_by(told: Told) -> str:
+    """The node whose worker drew it, as its image says."""
+    assert told.image is not None
+    return told.image.decode().split("/")[2]
 
 
 def test_a_policy_with_latents_decides_through_all_faults() -> None:

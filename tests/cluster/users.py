@@ -29,6 +29,8 @@ from edge_node.errors import (
     DEdgeAIError,
     IdempotencyConflict,
     ImageNotReady,
+    ModelAway,
+    ModelNotFound,
     NodeNotReady,
     OriginUnavailable,
     StoreUnavailable,
@@ -76,6 +78,7 @@ class Users:
         is_running: whether the node of that name has run for a while.
         told: by task.
         conflicts: how often another request under a known key was told so.
+        models: that they ask for in turn.
         complaints: what should not have been.
         refused: how often a request was refused at once, by the code of the error.
     """
@@ -90,6 +93,7 @@ class Users:
     conflicts: int = 0
     complaints: list[str] = field(default_factory=list)
     name: str = "clients"
+    models: tuple[str, ...] = ("m",)
 
     def __post_init__(self) -> None:
         self.loop = process_loop(self.time, "clients")
@@ -157,7 +161,10 @@ class Users:
                 return await self.network.once(self, address, submit, timeout_s=20.0)
             except DEdgeAIError as error:
                 self.refused[error.code] = self.refused.get(error.code, 0) + 1
+                known: tuple[type[DEdgeAIError], ...]
                 known = (AdmissionRefused, NodeNotReady, StoreUnavailable)
+                if len(self.models) > 1:  # the nodes of one may all be away, or have left
+                    known += (ModelAway, ModelNotFound)
                 if not isinstance(error, known) and error.code != "internal_error":
                     raise InvariantBroken(f"refused for no reason: {error!r}") from error
             except Unanswered:
@@ -320,7 +327,7 @@ class Users:
             steps=steps,
             guidance_scale=5.0,
             seed=index,
-            model="m",
+            model=self.models[index % len(self.models)],
             init_image_sha256=hashlib.sha256(content).hexdigest() if kind == "init_image" else "",
             strength=0.5,
         )

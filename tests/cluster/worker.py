@@ -33,12 +33,16 @@ class SimulatedWorker:
 
     Args:
         name: of its node; images carry it.
+        model: that it says it draws; it would draw any, so that a misplaced task is seen.
         step_s: of a step.
         on_change: told when it comes, goes or takes something.
     """
 
-    def __init__(self, name: str, *, step_s: float, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self, name: str, *, model: str, step_s: float, on_change: Callable[[], None]
+    ) -> None:
         self.name = name
+        self.model = model
         self.step_s = step_s
         self.drawing: dict[tuple[TaskId, Fence], Drawing] = {}
         self.steps_drawn = 0
@@ -77,7 +81,7 @@ class SimulatedWorker:
             return None
         return WorkerDescription(
             state="ready",
-            model="m",
+            model=self.model,
             model_fingerprint=ModelFingerprint("f"),
             capacity=1.0 / self.step_s,
             work_model=WorkModel(fixed_steps=1.0, unguided_ratio=0.5, reference_px=64),
