@@ -150,6 +150,12 @@ def _add_cluster(commands: Commands) -> None:
         help="emulated devices, comma-separated, repeated over the nodes",
     )
     parser.add_argument("--time-scale", type=float, default=1.0, help="emulated devices this fast")
+    parser.add_argument(
+        "--models",
+        type=int,
+        default=1,
+        help="tiny models, repeated over the nodes: the shipped one and copies with other weights",
+    )
     parser.add_argument("--policy", help="of every node; if not given, a node's default")
     parser.add_argument("--data", type=Path, help="folder to keep; temporary when not given")
     parser.set_defaults(run=_cluster)
@@ -407,6 +413,11 @@ def _cluster(options: argparse.Namespace) -> int:
             }
         settings.append(one)
     cluster = LocalCluster(settings, rest_port=options.port, folder=options.data)
+    if options.engine == "tiny":
+        from edge_node.worker.tiny_sd3.perturbed import model_settings
+
+        for index, one in enumerate(settings):
+            one |= model_settings(index % max(1, options.models), folder=cluster.folder / "models")
 
     async def serve() -> None:
         print(f"Starting {options.nodes} nodes; their logs are in {cluster.folder}.", flush=True)

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import openai
 import pytest
 
 from edge_node.console.local_cluster import LocalCluster
-from tests.system.local import EMULATED, on_cluster, submit, wait_for
+from edge_node.worker.tiny_sd3.perturbed import model_settings
+from tests.system.local import EMULATED, image_of, on_cluster, submit, wait_for
 
 pytestmark = pytest.mark.system
 
@@ -38,6 +40,42 @@ def test_a_gateway_draws_nothing_and_takes_all_models(tmp_path: Path) -> None:
         assert (await http.get(f"{gateway}/readyz")).status_code == 200
 
     on_cluster(tmp_path, GATEWAY, A, B, test=test)
+
+
+def test_two_tiny_models_draw_what_each_would_alone(tmp_path: Path) -> None:
+    other = "tiny-sd3-perturbed-1"
+    quick = {"torch_threads": 1, "rows_max": 1, "heartbeat_s": 0.2}
+    copy = {**quick, **model_settings(1, folder=tmp_path / "models")}
+    assert copy["model_name"] == other
+
+    async def test(cluster: LocalCluster, http: httpx.AsyncClient) -> None:
+        listed = (await http.get(f"{cluster.urls[1]}/v1/models")).json()["data"]
+        served = {one["id"]: one for one in listed if "alias_of" not in one}
+        assert set(served) == {"tiny-sd3", other}
+        assert served["tiny-sd3"]["fingerprint"] != served[other]["fingerprint"]
+        pictures: dict[str, set[bytes]] = {"tiny-sd3": set(), other: set()}
+        for url in cluster.urls:
+            for model, drawn in pictures.items():
+                body: dict[str, Any] = {"model": model, "num_inference_steps": 4, "seed": 3}
+                task = await submit(http, url, **body)
+                done = await wait_for(http, url, task["id"])
+                assert done["executor"] == {"tiny-sd3": "node-0", other: "node-1"}[model]
+                drawn.add((await image_of(http, url, task["id"])).tobytes())
+        assert [len(drawn) for drawn in pictures.values()] == [1, 1], "the same by either node"
+        assert not pictures["tiny-sd3"] & pictures[other]
+        await check_client(cluster.urls[0], other)
+
+    on_cluster(tmp_path, quick, copy, test=test)
+
+
+async def check_client(url: str, model: str) -> None:
+    """OpenAI's own client names a model of another node, and the default by an alias."""
+    async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="x") as client:
+        for asked, drawn in ((model, model), ("gpt-image-1", "tiny-sd3")):
+            raw = await client.images.with_raw_response.generate(
+                prompt="a red circle", model=asked, extra_body={"num_inference_steps": 2}
+            )
+            assert raw.http_response.json()["model"] == drawn
 
 
 def test_tasks_wait_for_the_last_node_of_their_model(tmp_path: Path) -> None:
