@@ -235,6 +235,16 @@ class NodeConfig(RequestConfig):
     compile_model: Literal["auto", "always", "never"] = setting(
         "auto", "compiled blocks, and CUDA graphs where there is CUDA; auto is on a GPU"
     )
+    lora_folder: Path | None = setting(
+        None,
+        "folder of LoRAs (*.safetensors), each served beside the model, as <model>+<file's name>",
+    )
+    lora_strengths: Annotated[
+        dict[str, Annotated[float, Field(ge=-10, le=10)]], BeforeValidator(pairs)
+    ] = setting(
+        {}, "of LoRAs that are not to count in full, by file: ink=0.8,oil=1.2", unit="times"
+    )
+
     # Lossy choices: off by default, noted in every image, and nodes that differ in them do not
     # draw for each other. See docs/models.md.
     taesd3_folder: Path | None = setting(None, "lossy: TAESD3 that decodes in the place of the VAE")

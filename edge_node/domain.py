@@ -206,6 +206,7 @@ class WorkerDescription:
     size_px_multiple: int = 16
     steps_max: int = 0
     masks: bool = False
+    variants: tuple[tuple[str, ModelFingerprint], ...] = ()
     rows_max: int = 1
     emulated_device: str = ""
     pace_s: float = 0.0

@@ -34,6 +34,8 @@ class WorkerOptions:
     long_prompts: Literal["cut", "chunks"]
     compile_model: Literal["auto", "always", "never"]
     taesd3_folder: Path | None
+    lora_folder: Path | None
+    lora_strengths: dict[str, float]
     int8_weights: bool
     guidance_interval: tuple[float, float] | None
     step_cache: float | None

@@ -33,6 +33,8 @@ CHANGED: dict[str, Any] = {
     "long_prompts": "chunks",
     "compile_model": "never",
     "taesd3_folder": Path("taesd3"),
+    "lora_folder": Path("loras"),
+    "lora_strengths": {"ink": 0.8},
     "int8_weights": True,
     "guidance_interval": (0.1, 0.9),
     "step_cache": 0.05,

@@ -327,4 +327,7 @@ def _serves(described: WorkerDescription, defaults: DrawingDefaults) -> tuple[Se
         prompt_chars_max=defaults.prompt_chars_max,
         masks=described.masks,
     )
-    return (own,)
+    variants = (
+        changed(own, name=name, fingerprint=fingerprint) for name, fingerprint in described.variants
+    )
+    return (own, *variants)

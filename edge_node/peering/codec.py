@@ -230,6 +230,10 @@ def description_to_proto(description: WorkerDescription) -> worker_pb2.DescribeR
         size_px_multiple=description.size_px_multiple,
         steps_max=description.steps_max,
         masks=description.masks,
+        variants=[
+            worker_pb2.ModelVariant(name=name, fingerprint=fingerprint)
+            for name, fingerprint in description.variants
+        ],
         rows_max=description.rows_max,
         emulated_device=description.emulated_device,
         pace_s=description.pace_s,
@@ -260,6 +264,7 @@ def description_from_proto(message: worker_pb2.DescribeResponse) -> WorkerDescri
         size_px_multiple=message.size_px_multiple,
         steps_max=message.steps_max,
         masks=message.masks,
+        variants=tuple((one.name, ModelFingerprint(one.fingerprint)) for one in message.variants),
         rows_max=message.rows_max,
         emulated_device=message.emulated_device,
         pace_s=figure(message.pace_s),

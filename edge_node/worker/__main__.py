@@ -26,7 +26,7 @@ from edge_node import start_note
 from edge_node.clock import SystemClock
 from edge_node.config_sources import InvalidConfig
 from edge_node.socket_path import check_socket_path
-from edge_node.worker import accelerator_lock, model_files, service
+from edge_node.worker import accelerator_lock, lora, model_files, service
 from edge_node.worker.approximations import Approximations
 from edge_node.worker.denoiser import Denoiser, ModelUnusable
 from edge_node.worker.queue_order import Order
@@ -162,6 +162,12 @@ def _sd3(options: WorkerOptions, approximations: Approximations) -> Denoiser[Any
         path, options.clip_files or (), config_folder=options.single_file_configs
     )
     model_files.check_licence(files, accepted=options.stability_license_accepted)
+    loras: tuple[lora.LoraFile, ...] = ()
+    if options.lora_folder is not None:
+        blocks = int(files.parts["transformer"].config.get("num_layers", 18))
+        loras = lora.find(
+            options.lora_folder, strengths=options.lora_strengths, last_block=blocks - 1
+        )
     # Set before the import, which reads them: weights come from the disk or not at all.
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["TRANSFORMERS_OFFLINE"] = "1"
@@ -171,7 +177,7 @@ def _sd3(options: WorkerOptions, approximations: Approximations) -> Denoiser[Any
 
     torch.set_num_threads(options.torch_threads or 1)
     return sd3.Sd3Denoiser(
-        lambda device, dtype: sd3_parts.load_parts(files, device=device, dtype=dtype),
+        lambda device, dtype: sd3_parts.load_parts(files, device=device, dtype=dtype, loras=loras),
         options=sd3.Sd3Options(
             model_name=model_name or files.name,
             dtype_name=options.dtype,

@@ -48,6 +48,7 @@ class ModelFacts:
             CPUs without a spare core.
         available_bytes: reads how much memory further rows could take.
         approximations: lossy choices of the operator, by name; they go into images' metadata.
+        variants: what else it draws with other weights, by name and fingerprint.
         prompt_tokens: counts a prompt as the model's tokenizer does; called where `begin` is.
     """
 
@@ -63,6 +64,7 @@ class ModelFacts:
     decodes_beside: bool = False
     available_bytes: Callable[[], int] = memory_guard.system_available_bytes
     approximations: tuple[str, ...] = ()
+    variants: tuple[tuple[str, ModelFingerprint], ...] = ()
     prompt_tokens: Callable[[str], PromptTokens] = lambda _: NOT_COUNTED
 
 
@@ -129,6 +131,7 @@ def describing(facts: ModelFacts, before: WorkerDescription) -> WorkerDescriptio
         size_px_multiple=facts.size_px_multiple,
         steps_max=facts.steps_max,
         masks=True,
+        variants=facts.variants,
         emulated_device=facts.emulated_device,
         device=facts.device,
     )
@@ -143,8 +146,9 @@ def refuse_unless_drawable(drawing: Drawing, served: WorkerDescription) -> None:
     """
     if served.state != "ready":
         raise WorkerUnavailable(served.detail or f"the worker is {served.state}: try again soon")
-    if drawing.model not in ("", served.model):
-        raise ModelNotFound(f"this worker serves {served.model}, not {drawing.model}")
+    names = (served.model, *(name for name, _ in served.variants))
+    if drawing.model not in ("", *names):
+        raise ModelNotFound(f"this worker serves {', '.join(names)}, not {drawing.model}")
     for name, side_px in (("width_px", drawing.width_px), ("height_px", drawing.height_px)):
         if side_px % served.size_px_multiple or not (
             served.size_px_min <= side_px <= served.size_px_max

@@ -132,6 +132,16 @@ def read_header(path: pathlib.Path) -> dict[str, StoredTensor]:
     }
 
 
+def read_metadata(path: pathlib.Path) -> dict[str, str]:
+    """What the header of a file that `read_header` took says beside its tensors."""
+    with path.open("rb") as file:
+        header_bytes = int.from_bytes(file.read(8), "little")
+        found = parsed(file.read(min(header_bytes, _HEADER_BYTES_MAX))).get("__metadata__", {})
+    if not isinstance(found, dict):
+        return {}
+    return {str(key): value for key, value in found.items() if isinstance(value, str)}
+
+
 def zeros_at_the_end(path: pathlib.Path, tensors: Iterable[StoredTensor]) -> StoredTensor | None:
     """A matrix that the zeros in which the file ends reach far into, or None.
 

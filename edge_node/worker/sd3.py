@@ -22,7 +22,7 @@ from PIL import Image as PillowImage
 
 from edge_node.checkpoint import CheckpointRefused, Latents
 from edge_node.clock import Clock
-from edge_node.domain import Drawing
+from edge_node.domain import Drawing, ModelFingerprint
 from edge_node.errors import InvalidRequest, NotFinite
 from edge_node.worker import (
     calibration,
@@ -36,12 +36,12 @@ from edge_node.worker import (
 )
 from edge_node.worker.approximations import CACHE_EDGE_STEPS, Approximations, served_fingerprint
 from edge_node.worker.conditions import CHUNKS_MAX, Conditions
-from edge_node.worker.cuda_graphs import Call, GraphedCall
 from edge_node.worker.denoiser import ModelFacts, ModelUnusable
 from edge_node.worker.inpainting import KeptPart, kept_share
-from edge_node.worker.mmdit import FoldedTransformer
+from edge_node.worker.lora_fusing import FusedParts
 from edge_node.worker.peak_memory import PeakBytes
 from edge_node.worker.sd3_parts import Sd3Parts
+from edge_node.worker.variants import Arrangement, Variant, ready_variant
 
 # The reference size of work units is the model's own, but at most SD3-medium's.
 REFERENCE_PX_MAX = 512
@@ -103,6 +103,7 @@ class Sd3Row:
         velocity_CHW: of the last step that was computed.
         change: relative difference of the last two velocities; infinite when unknown.
         kept: what a mask keeps of the init image.
+        variant: the weights that draw it.
     """
 
     prompts: tuple[str, ...]
@@ -111,6 +112,7 @@ class Sd3Row:
     guidance_scale: float
     latent_CHW: torch.Tensor
     clean_CHW: torch.Tensor
+    variant: Variant
     step: int = 0
     velocity_CHW: torch.Tensor | None = None
     change: float = math.inf
@@ -237,7 +239,7 @@ class Sd3Denoiser:
         """One transformer call for all rows and their prompts, then each row's own update."""
         computed = [row for row in rows if not self._reuses_velocity(row)]
         try:
-            velocities = self._velocities_by_length(computed)
+            velocities = self._velocities_by_call(computed)
         except Exception as error:
             if memory_guard.is_out_of_memory(error):
                 # Its frames hold the tensors that did not fit together.
@@ -287,11 +289,13 @@ class Sd3Denoiser:
         guided = drawing.guidance_scale > 1.0
         prompts = (drawing.negative_prompt, drawing.prompt) if guided else (drawing.prompt,)
         schedule = self._schedule(drawing.steps)
+        variant = self._variants.get(drawing.model, self._own)
         for prompt in prompts:
-            self.conditions.modulations(prompt, schedule)
+            variant.conditions.modulations(prompt, schedule)
         return Sd3Row(
             prompts=prompts,
-            chunks=self.conditions.chunks(prompts),
+            variant=variant,
+            chunks=variant.conditions.chunks(prompts),
             schedule=schedule,
             guidance_scale=drawing.guidance_scale,
             latent_CHW=latent_CHW,
@@ -305,14 +309,15 @@ class Sd3Denoiser:
 
     # Steps.
 
-    def _velocities_by_length(self, rows: Sequence[Sd3Row]) -> list[torch.Tensor]:
-        """Of all rows; those of one length of context share a call of the transformer."""
-        lengths = sorted({row.chunks for row in rows})
-        if len(lengths) == 1:
+    def _velocities_by_call(self, rows: Sequence[Sd3Row]) -> list[torch.Tensor]:
+        """Of all rows; those of one variant and length of context share a call."""
+        groups: dict[tuple[int, int], list[Sd3Row]] = {}
+        for row in rows:
+            groups.setdefault((id(row.variant), row.chunks), []).append(row)
+        if len(groups) == 1:
             return self._velocities(rows)
         found: dict[int, torch.Tensor] = {}
-        for chunks in lengths:
-            group = [row for row in rows if row.chunks == chunks]
+        for group in groups.values():
             for row, velocity_CHW in zip(group, self._velocities(group), strict=True):
                 # A replayed graph may overwrite what another has given.
                 found[id(row)] = velocity_CHW.clone()
@@ -324,14 +329,15 @@ class Sd3Denoiser:
         calls = [(row, row.prompts[0]) for row, twice in zip(rows, guided, strict=True) if twice]
         guided_rows = len(calls)
         calls += [(row, row.prompts[-1]) for row in rows]
-        velocity_BCHW = self._transformer_call(
+        variant = rows[0].variant
+        velocity_BCHW = variant.call(
             torch.stack([row.latent_CHW for row, _ in calls]),
             torch.stack(
-                [self.conditions.encoded(prompt, row.chunks).context_KD for row, prompt in calls]
+                [variant.conditions.encoded(prompt, row.chunks).context_KD for row, prompt in calls]
             ),
             torch.stack(
                 [
-                    self.conditions.modulations(prompt, row.schedule)[row.step]
+                    variant.conditions.modulations(prompt, row.schedule)[row.step]
                     for row, prompt in calls
                 ]
             ),
@@ -367,9 +373,8 @@ class Sd3Denoiser:
 
     def _release(self) -> None:
         """What memory can be given back at once, when it has run out."""
-        self.conditions.release()
-        if isinstance(self._transformer_call, GraphedCall):
-            self._transformer_call.release()
+        for variant in (self._own, *self._variants.values()):
+            variant.release()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -432,23 +437,21 @@ class Sd3Denoiser:
                 approximations.taesd3, device=self._device, dtype=self._dtype
             )
         if approximations.int8_weights:
-            sd3_parts.quantize_linears(parts.transformer)
-        folded = FoldedTransformer(
-            parts.transformer, zero_rows=ZERO_ROWS[self._options.context_mode]
+            for transformer in (parts.transformer, *(one.transformer for one in parts.variants)):
+                sd3_parts.quantize_linears(transformer)
+        on_gpu = self._device.type == "cuda"
+        arrangement = Arrangement(
+            zero_rows=ZERO_ROWS[self._options.context_mode],
+            chunks_max=CHUNKS_MAX if self._options.long_prompts == "chunks" else 1,
+            compiled=on_gpu if self._options.compiled is None else self._options.compiled,
+            graphed=on_gpu,
         )
         self.transformer = parts.transformer
-        self.conditions = Conditions(
-            parts.clips,
-            transformer=folded,
-            joint_width=config.joint_attention_dim,
-            chunks_max=CHUNKS_MAX if self._options.long_prompts == "chunks" else 1,
-        )
-        self._transformer_call: Call = folded.velocity
-        on_gpu = self._device.type == "cuda"
-        if self._options.compiled or (self._options.compiled is None and on_gpu):
-            folded.compile_blocks()
-            if on_gpu:
-                self._transformer_call = GraphedCall(folded.velocity)
+        self._own = ready_variant(parts.transformer, parts.clips, arrangement)
+        self._variants = {
+            self._named(one): ready_variant(one.transformer, one.clips, arrangement)
+            for one in parts.variants
+        }
         self._side_px = config.sample_size * self._scale_px
         self._reference_px = min(REFERENCE_PX_MAX, self._side_px)
         self._preview = latent_preview.fitted(
@@ -456,6 +459,22 @@ class Sd3Denoiser:
             scale_px=self._scale_px,
             device=self._device,
             dtype=self._dtype,
+        )
+
+    @property
+    def conditions(self) -> Conditions:
+        """Of the model's own weights."""
+        return self._own.conditions
+
+    def _named(self, with_lora: FusedParts) -> str:
+        return f"{self._options.model_name}+{with_lora.name}"
+
+    def _served_fingerprint(self, weights: ModelFingerprint) -> ModelFingerprint:
+        return served_fingerprint(
+            weights,
+            context_mode=self._options.context_mode,
+            long_prompts=self._options.long_prompts,
+            approximations=self._options.approximations,
         )
 
     @property
@@ -474,11 +493,10 @@ class Sd3Denoiser:
         return ModelFacts(
             engine="sd3",
             model=self._options.model_name,
-            fingerprint=served_fingerprint(
-                parts.fingerprint,
-                context_mode=self._options.context_mode,
-                long_prompts=self._options.long_prompts,
-                approximations=self._options.approximations,
+            fingerprint=self._served_fingerprint(parts.fingerprint),
+            variants=tuple(
+                (self._named(one), self._served_fingerprint(one.fingerprint))
+                for one in parts.variants
             ),
             size_px_min=multiple_px,
             size_px_max=largest_px // multiple_px * multiple_px,
@@ -492,26 +510,29 @@ class Sd3Denoiser:
         )
 
     def _prove_finite(self) -> None:
-        """One guided step and a decoding as chosen, whose numbers must be numbers."""
+        """A guided step of each variant and a decoding, whose numbers must be numbers."""
         side_px = self._reference_px
-        probe = Drawing(
-            prompt="a first step",
-            width_px=side_px,
-            height_px=side_px,
-            steps=1,
-            guidance_scale=5.0,
-            seed=0,
-            model="",
-        )
-        row = self.begin(probe, b"")
-        self.step([row])
         another = (
             "choose another --dtype (bfloat16 has the range of float32), or copy the weights again"
         )
-        if not bool(torch.isfinite(row.latent_CHW).all()):
-            raise ModelUnusable(
-                f"a denoising step in {self._dtype} gave numbers that are not finite: {another}"
+        for name in (*self._variants, ""):
+            probe = Drawing(
+                prompt="a first step",
+                width_px=side_px,
+                height_px=side_px,
+                steps=1,
+                guidance_scale=5.0,
+                seed=0,
+                model=name,
             )
+            row = self.begin(probe, b"")
+            self.step([row])
+            if not bool(torch.isfinite(row.latent_CHW).all()):
+                of = f" of {name}" if name else ""
+                raise ModelUnusable(
+                    f"a denoising step{of} in {self._dtype} gave numbers that are not finite: "
+                    f"{another}"
+                )
         try:
             self.picture(row)
         except NotFinite:

@@ -140,11 +140,19 @@ def unknown(keys: Iterable[str]) -> list[str]:
     return sorted(key for key in keys if not key.startswith(prefixes) and not is_unused(key))
 
 
-def transformer(stored: Mapping[str, StoredTensor]) -> dict[str, Source]:
-    """Parameters of SD3Transformer2DModel; empty when the file holds none."""
+def transformer(
+    stored: Mapping[str, StoredTensor], *, last_block: int | None = None
+) -> dict[str, Source]:
+    """Parameters of SD3Transformer2DModel; empty when the file holds none.
+
+    Args:
+        stored: of the file, by name.
+        last_block: its number, where the file may lack it.
+    """
     tensors = _under(stored, TRANSFORMER_PREFIX)
-    blocks = [int(key.split(".")[1]) for key in tensors if key.startswith("joint_blocks.")]
-    last_block = max(blocks, default=0)
+    if last_block is None:
+        blocks = [int(key.split(".")[1]) for key in tensors if key.startswith("joint_blocks.")]
+        last_block = max(blocks, default=0)
     # Neither has a gate, and diffusers takes the scale first where the file has the shift.
     swapped = (
         "final_layer.adaLN_modulation.1.",

@@ -13,7 +13,7 @@ import json
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,8 @@ import transformers
 from edge_node.domain import ModelFingerprint
 from edge_node.worker import clip_vocabulary
 from edge_node.worker.denoiser import ModelUnusable
+from edge_node.worker.lora import LoraFile
+from edge_node.worker.lora_fusing import FusedParts, fused
 from edge_node.worker.model_files import CLIP_PARTS, WEIGHED_PARTS, ModelFiles, TokenizerFiles
 from edge_node.worker.safetensors_file import StoredTensor, TensorReader, chunks, zeros_at_the_end
 from edge_node.worker.sd3_checkpoint import IdentityMatrix, Source
@@ -67,6 +69,7 @@ class Sd3Parts:
         scheduler_config: of FlowMatchEulerDiscreteScheduler, with defaults filled in.
         fingerprint: the same for the same weights, vocabularies and settings in any layout.
         weight_bytes: of all parameters and stored buffers, on the device.
+        variants: the same with a LoRA in them.
     """
 
     transformer: Any
@@ -75,13 +78,21 @@ class Sd3Parts:
     scheduler_config: Mapping[str, object]
     fingerprint: ModelFingerprint
     weight_bytes: int
+    variants: tuple[FusedParts, ...] = ()
 
 
-def load_parts(files: ModelFiles, *, device: torch.device, dtype: torch.dtype) -> Sd3Parts:
+def load_parts(
+    files: ModelFiles,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    loras: Sequence[LoraFile] = (),
+) -> Sd3Parts:
     """Reads every weight once from the disk into its place on `device`, in `dtype`.
 
     Raises:
-        ModelUnusable: weights and configs disagree, or a file is damaged; says what to do.
+        ModelUnusable: weights and configs disagree, a file is damaged, or a LoRA is not for this
+            model; says what to do.
     """
     scheduler_config = _scheduler_config(files)
     modules = {part: _skeleton(files, part, dtype=dtype) for part in WEIGHED_PARTS}
@@ -105,16 +116,22 @@ def load_parts(files: ModelFiles, *, device: torch.device, dtype: torch.dtype) -
                 digest = _fill(target, source, reader=reader, staging=staging)
                 _check_values(part, name, source, target)
                 facts.append(f"{part} {name} {source.dtype} {list(source.shape)} {digest}")
+    clips = tuple(
+        (_tokenizer(tokenizer), modules[part])
+        for tokenizer, part in zip(files.tokenizers, CLIP_PARTS, strict=True)
+    )
+    transformer, fingerprint = modules["transformer"], _fingerprint(facts)
     return Sd3Parts(
-        transformer=modules["transformer"],
+        transformer=transformer,
         vae=modules["vae"],
-        clips=tuple(
-            (_tokenizer(tokenizer), modules[part])
-            for tokenizer, part in zip(files.tokenizers, CLIP_PARTS, strict=True)
-        ),
+        clips=clips,
         scheduler_config=scheduler_config,
-        fingerprint=_fingerprint(facts),
+        fingerprint=fingerprint,
         weight_bytes=weight_bytes,
+        variants=tuple(
+            fused(lora, transformer=transformer, clips=clips, fingerprint=fingerprint)
+            for lora in loras
+        ),
     )
 
 

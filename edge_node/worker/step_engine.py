@@ -562,7 +562,7 @@ class StepEngine(Generic[Row]):
                 picture,
                 drawing=attempt.drawing,
                 task_id=attempt.task_id,
-                model=self._description.model,
+                model=attempt.drawing.model or self._description.model,
                 choices=self._choices,
                 emulated_device=self._description.emulated_device,
                 metadata=self._limits.metadata,

@@ -94,7 +94,7 @@ class Pipelines:
         scheduler_class = (
             UnroundedScheduler if unrounded else diffusers.FlowMatchEulerDiscreteScheduler
         )
-        self._text: Any = diffusers.StableDiffusion3Pipeline.from_pretrained(
+        self.text: Any = diffusers.StableDiffusion3Pipeline.from_pretrained(
             folder,
             text_encoder_3=None,
             tokenizer_3=None,
@@ -102,9 +102,9 @@ class Pipelines:
             local_files_only=True,
             scheduler=scheduler_class.from_pretrained(folder, subfolder="scheduler"),
         )
-        self._image: Any = diffusers.StableDiffusion3Img2ImgPipeline(**self._text.components)
-        self._inpaint: Any = diffusers.StableDiffusion3InpaintPipeline(**self._text.components)
-        for pipe in (self._text, self._image, self._inpaint):
+        self._image: Any = diffusers.StableDiffusion3Img2ImgPipeline(**self.text.components)
+        self._inpaint: Any = diffusers.StableDiffusion3InpaintPipeline(**self.text.components)
+        for pipe in (self.text, self._image, self._inpaint):
             pipe.set_progress_bar_config(disable=True)
         self.latent = functools.lru_cache(maxsize=4096)(self._latent)
 
@@ -127,7 +127,7 @@ class Pipelines:
             "output_type": output_type,
         }
         if not one.init_image_sha256:
-            return self._text(**options).images[0]
+            return self.text(**options).images[0]
         picture = PillowImage.open(io.BytesIO(init_image(one)))
         if one.masked:
             anew = ImageOps.invert(picture.getchannel("A"))
@@ -139,8 +139,8 @@ class Pipelines:
 
     def _decoded(self, latent: torch.Tensor) -> Any:
         """As its siblings do: diffusers 0.42's for masks forgets the autoencoder's shift."""
-        vae = self._text.vae
+        vae = self.text.vae
         unscaled = latent[None] / vae.config.scaling_factor + vae.config.shift_factor
         with torch.inference_mode():
             decoded = vae.decode(unscaled, return_dict=False)[0]
-        return self._text.image_processor.postprocess(decoded)[0]
+        return self.text.image_processor.postprocess(decoded)[0]

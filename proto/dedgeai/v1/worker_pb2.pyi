@@ -85,7 +85,7 @@ class DescribeRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class DescribeResponse(_message.Message):
-    __slots__ = ("state", "detail", "engine", "model", "model_fingerprint", "capacity", "work_model", "size_px_min", "size_px_max", "size_px_multiple", "steps_max", "rows_max", "emulated_device", "pace_s", "device", "order", "fault", "masks")
+    __slots__ = ("state", "detail", "engine", "model", "model_fingerprint", "capacity", "work_model", "size_px_min", "size_px_max", "size_px_multiple", "steps_max", "rows_max", "emulated_device", "pace_s", "device", "order", "fault", "masks", "variants")
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         STATE_UNSPECIFIED: _ClassVar[DescribeResponse.State]
@@ -116,6 +116,7 @@ class DescribeResponse(_message.Message):
     ORDER_FIELD_NUMBER: _ClassVar[int]
     FAULT_FIELD_NUMBER: _ClassVar[int]
     MASKS_FIELD_NUMBER: _ClassVar[int]
+    VARIANTS_FIELD_NUMBER: _ClassVar[int]
     state: DescribeResponse.State
     detail: str
     engine: str
@@ -134,7 +135,16 @@ class DescribeResponse(_message.Message):
     order: str
     fault: str
     masks: bool
-    def __init__(self, state: _Optional[_Union[DescribeResponse.State, str]] = ..., detail: _Optional[str] = ..., engine: _Optional[str] = ..., model: _Optional[str] = ..., model_fingerprint: _Optional[str] = ..., capacity: _Optional[float] = ..., work_model: _Optional[_Union[WorkModel, _Mapping]] = ..., size_px_min: _Optional[int] = ..., size_px_max: _Optional[int] = ..., size_px_multiple: _Optional[int] = ..., steps_max: _Optional[int] = ..., rows_max: _Optional[int] = ..., emulated_device: _Optional[str] = ..., pace_s: _Optional[float] = ..., device: _Optional[str] = ..., order: _Optional[str] = ..., fault: _Optional[str] = ..., masks: _Optional[bool] = ...) -> None: ...
+    variants: _containers.RepeatedCompositeFieldContainer[ModelVariant]
+    def __init__(self, state: _Optional[_Union[DescribeResponse.State, str]] = ..., detail: _Optional[str] = ..., engine: _Optional[str] = ..., model: _Optional[str] = ..., model_fingerprint: _Optional[str] = ..., capacity: _Optional[float] = ..., work_model: _Optional[_Union[WorkModel, _Mapping]] = ..., size_px_min: _Optional[int] = ..., size_px_max: _Optional[int] = ..., size_px_multiple: _Optional[int] = ..., steps_max: _Optional[int] = ..., rows_max: _Optional[int] = ..., emulated_device: _Optional[str] = ..., pace_s: _Optional[float] = ..., device: _Optional[str] = ..., order: _Optional[str] = ..., fault: _Optional[str] = ..., masks: _Optional[bool] = ..., variants: _Optional[_Iterable[_Union[ModelVariant, _Mapping]]] = ...) -> None: ...
+
+class ModelVariant(_message.Message):
+    __slots__ = ("name", "fingerprint")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    fingerprint: str
+    def __init__(self, name: _Optional[str] = ..., fingerprint: _Optional[str] = ...) -> None: ...
 
 class Fence(_message.Message):
     __slots__ = ("term", "attempt")
