@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from edge_node.domain import ModelFingerprint, NodeId, NodeState, Task, TaskId
 from edge_node.tasks.cluster_view import ClusterView
-from edge_node.tasks.lifecycle import WaitingAttempt
+from edge_node.tasks.lifecycle_protocol import WaitingAttempt
 from edge_node.tasks.moving import task_to_move
 from edge_node.tasks.placement import Placement, place
 from edge_node.tasks.serving import Offer, offers_of
