@@ -348,7 +348,8 @@ class TaskEvent:
     """Something a client may watch.
 
     `sequence` counts from 1 within the task; after a restart of its node it goes on from a higher
-    number. Of a task that only the ledger remembers, the end is `SEQUENCE_LAST`.
+    number. Of a task that only the ledger remembers, the end is `SEQUENCE_LAST`. `eta_s` is what
+    is expected when it is told, not when it happened.
     """
 
     sequence: int
@@ -361,6 +362,7 @@ class TaskEvent:
     queue_position: int = 0
     error: TaskError | None = None
     preview: bytes = b""
+    eta_s: float = 0.0
 
 
 # What an executor tells the origin of an attempt, in the order in which it happens.

@@ -421,6 +421,7 @@ def task_event(event: TaskEvent) -> Json:
         "steps": event.steps,
         "progress": _progress(event.step, event.steps),
         "queue_position": event.queue_position,
+        "eta_s": round(event.eta_s, 3),
     }
     if event.error is not None:
         document["error"] = {"code": event.error.code, "message": event.error.message}

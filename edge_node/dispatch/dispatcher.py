@@ -148,7 +148,7 @@ class Dispatcher:
             clock=clock,
             new_ulid=new_ulid,
         )
-        self.own_list = OwnList(lifecycle, ledger)
+        self.own_list = OwnList(lifecycle, ledger, self.own_tasks.expected)
         self.own_cancel = OwnCancel(lifecycle, self.own_tasks)
         self.executor = Executor(
             node=node,

@@ -18,6 +18,7 @@ from edge_node.clock import Clock
 from edge_node.config import NodeConfig
 from edge_node.dispatch.background import Background
 from edge_node.dispatch.entrance import Entrance, EntranceSettings
+from edge_node.dispatch.expectations import Expectations
 from edge_node.dispatch.inbox import Inbox
 from edge_node.dispatch.known_models import KnownModels
 from edge_node.dispatch.own_node import OwnNode
@@ -123,6 +124,7 @@ class OwnTasks:
         self._lifecycle = lifecycle
         self._entrance = Entrance(lifecycle=lifecycle, view=view, metrics=metrics, clock=clock)
         self._view = view
+        self.expected = Expectations(node=node, lifecycle=lifecycle, view=view, clock=clock)
         self._ledger = ledger
         self._images = images
         self._init_images = init_images
@@ -233,7 +235,10 @@ class OwnTasks:
 
     async def read_task(self, task_id: TaskId) -> TaskRecord:
         """A task accepted here."""
-        record = self._lifecycle.record(task_id) or await self._ledger.read(task_id)
+        record = self._lifecycle.record(task_id)
+        if record is not None:
+            return self.expected.of(record)
+        record = await self._ledger.read(task_id)
         if record is None:
             raise TaskNotFound(f"There is no task {task_id}, or it was removed after its time.")
         return record
@@ -269,7 +274,7 @@ class OwnTasks:
                     return
                 for event in events:
                     after = event.sequence
-                    yield event
+                    yield self.expected.of_event(task_id, event)
                     if event.kind.is_final:
                         return
                 record = self._lifecycle.record(task_id)

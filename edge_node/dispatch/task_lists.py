@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 
+from edge_node.dispatch.expectations import Expectations
 from edge_node.dispatch.other_nodes import OtherNodes
 from edge_node.domain import NodeId
 from edge_node.errors import StoreUnavailable
 from edge_node.listing import (
     ClusterPage,
+    Listed,
     Missing,
     Place,
     TaskFilter,
@@ -35,11 +37,13 @@ class OwnList:
     Args:
         lifecycle: has what is open, and what ended lately.
         ledger: has what is over.
+        expected: says when the open ones are expected to end.
     """
 
-    def __init__(self, lifecycle: Lifecycle, ledger: Ledger) -> None:
+    def __init__(self, lifecycle: Lifecycle, ledger: Ledger, expected: Expectations) -> None:
         self._lifecycle = lifecycle
         self._ledger = ledger
+        self._expected = expected
 
     async def page(self, wanted: TaskFilter, *, before: Place | None, count: int) -> TaskPage:
         """The newest `count` that are wanted and older than `before`.
@@ -52,7 +56,9 @@ class OwnList:
 
     def in_memory(self, wanted: TaskFilter, *, before: Place | None, count: int) -> TaskPage:
         """The same of what is open, and of what ended lately."""
-        return newest(self._lifecycle.records(), wanted, before=before, count=count)
+        page = newest(self._lifecycle.records(), wanted, before=before, count=count)
+        listed = (Listed(place=p.place, record=self._expected.of(p.record)) for p in page.listed)
+        return TaskPage(listed=tuple(listed), until=page.until)
 
 
 class ClusterList:

@@ -245,6 +245,7 @@ _EVENT: dict[str, Check] = {
     "error_code": _CODE,
     "error_message": _SENTENCE,
     "preview": content(_PREVIEW_BYTES_MAX),
+    "eta_s": Number(0, 1e10),
 }
 _OFFLOAD: dict[str, Check] = {
     "task_id": _TASK,

@@ -507,6 +507,7 @@ def event_to_proto(event: TaskEvent) -> node_pb2.WatchTaskResponse:
         error_code="" if event.error is None else event.error.code,
         error_message="" if event.error is None else event.error.message,
         preview=event.preview,
+        eta_s=min(event.eta_s, ETA_S_MAX),
     )
 
 
@@ -524,6 +525,7 @@ def event_from_proto(message: node_pb2.WatchTaskResponse) -> TaskEvent:
         queue_position=message.queue_position,
         error=_error(message.error_code, message.error_message),
         preview=message.preview,
+        eta_s=message.eta_s,
     )
 
 

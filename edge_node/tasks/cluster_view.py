@@ -23,6 +23,7 @@ import numpy as np
 
 from edge_node.config import NodeConfig
 from edge_node.domain import NodeId, NodeState, ServedModel, Task
+from edge_node.tasks.expectation import Queue
 from edge_node.tasks.links import LinkEstimate, ReportDelay
 from edge_node.tasks.peer_account import PeerAccount
 from edge_node.tasks.serving import Serving, ServingNodes, names_of, offers_of
@@ -311,6 +312,19 @@ class ClusterView:
                 own_unseen_work=self._peers[node_id].unseen_work,
             )
             for node_id in self.node_ids()
+        )
+
+    def queue_of(self, node_id: NodeId, *, now_s: float) -> Queue | None:
+        """A node's queue as it is believed to be now; None where nothing is known of its pace."""
+        peer = self._peers.get(node_id)
+        if peer is None or peer.capacity <= 0.0:
+            return None
+        since_s = 0.0 if node_id == self._own_id else now_s - peer.heard_s
+        return Queue(
+            backlog=max(peer.state.backlog - since_s * peer.capacity, 0.0) + peer.unseen_work,
+            capacity=peer.capacity,
+            queued=peer.state.queued + len(peer.unseen),
+            running=peer.state.running,
         )
 
     def models(self, *, now_s: float) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from edge_node.domain import (
     TaskRecord,
     TaskStatus,
 )
+from edge_node.tasks.expectation import NOT_PLACED, Course
 
 # The last lines of a task's story; enough for several attempts.
 STORY_LINES_MAX = 40
@@ -87,6 +88,7 @@ class Fate:
     lease_until_s: float = 0.0
     overdue_at_s: float = math.inf
     retry_at_s: float = 0.0
+    course: Course = NOT_PLACED
     avoided: set[NodeId] = field(default_factory=set)
     # Devices whose attempts failed, in their order, and of the workers that died while they drew
     # this task, whether it was alone.

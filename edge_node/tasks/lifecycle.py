@@ -39,10 +39,11 @@ from edge_node.domain import (
     TaskStatus,
     owner,
 )
+from edge_node.tasks.expectation import NOT_PLACED, Course
 from edge_node.tasks.fate import END_KINDS, Fate, Phase, StoryLine, too_late
 from edge_node.tasks.finished import Finished
 from edge_node.tasks.in_flight import InFlight
-from edge_node.tasks.lifecycle_limits import LifecycleLimits
+from edge_node.tasks.lifecycle_limits import EVENTS_OF_A_LIFE_MAX, PLACEMENT_LOST_S, LifecycleLimits
 from edge_node.tasks.lifecycle_protocol import (
     AnswerAccepted,
     AnswerRefused,
@@ -77,11 +78,6 @@ from edge_node.tasks.lifecycle_protocol import (
     WaitingAttempt,
 )
 
-# Placement answers at once; a task that waits for an answer so long will not get it.
-PLACEMENT_LOST_S = 5.0
-# Far more than a task can have in one life of its node.
-EVENTS_OF_A_LIFE_MAX = 1_000_000
-
 
 class Lifecycle:
     """All tasks of this origin. `handle` is the one way to change them."""
@@ -106,6 +102,11 @@ class Lifecycle:
         """The task as it stands; None if it is unknown here or only the ledger knows it."""
         entry = self._find(task_id)
         return None if entry is None or entry.phase is Phase.APPENDING else entry.record
+
+    def course(self, task_id: TaskId) -> Course:
+        """How the task's attempt at hand has gone; of one not in memory nothing is known."""
+        entry = self._find(task_id)
+        return NOT_PLACED if entry is None else entry.course
 
     def records(self) -> Iterator[TaskRecord]:
         """Every task as it stands that is open, or over and in memory still."""
@@ -247,6 +248,7 @@ class Lifecycle:
             # The task ended while placement thought about it.
             return [self._ended(event.executor, event.dispatch, event, "not_wanted")]
         entry.dispatch = event.dispatch
+        entry.course = Course(due_s=at.now_s + event.eta_s)
         entry.lease_until_s = at.now_s + self._limits.lease_s
         entry.record = changed(
             entry.record,
@@ -315,6 +317,7 @@ class Lifecycle:
     def _started(self, entry: Fate, at: Moment) -> list[Instruction]:
         if entry.record.status is TaskStatus.IN_PROGRESS:
             return []  # one beginning is enough, whatever an executor says
+        entry.course = entry.course._replace(began_s=at.now_s)
         entry.record = changed(
             entry.record,
             status=TaskStatus.IN_PROGRESS,
@@ -326,6 +329,7 @@ class Lifecycle:
     def _step_finished(self, entry: Fate, report: StepFinished, at: Moment) -> list[Instruction]:
         if report.step <= entry.record.step:
             return []
+        entry.course = entry.course._replace(stepped_s=at.now_s)
         entry.record = changed(entry.record, status=TaskStatus.IN_PROGRESS, step=report.step)
         return self._publish(entry, TaskEventKind.STEP, at, report=report)
 

@@ -6,6 +6,11 @@ from dataclasses import dataclass
 
 from edge_node.config import NodeConfig
 
+# Placement answers at once; a task that waits for an answer so long will not get it.
+PLACEMENT_LOST_S = 5.0
+# Far more than a task can have in one life of its node.
+EVENTS_OF_A_LIFE_MAX = 1_000_000
+
 
 @dataclass(frozen=True, kw_only=True)
 class LifecycleLimits:

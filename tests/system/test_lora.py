@@ -60,6 +60,4 @@ def test_a_variant_is_a_model_of_its_own(tmp_path: Path) -> None:
         assert "tiny-sd3+ink" in unknown.json()["error"]["message"]
 
     write_lora(tmp_path / "loras" / "ink.safetensors")
-    on_cluster(
-        tmp_path / "data", TINY, {**TINY, "lora_folder": str(tmp_path / "loras")}, test=test
-    )
+    on_cluster(tmp_path / "data", TINY, {**TINY, "lora_folder": str(tmp_path / "loras")}, test=test)

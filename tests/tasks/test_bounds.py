@@ -11,7 +11,16 @@ from typing import Any
 import pytest
 
 from edge_node.dispatch import own_node, placer, timekeeper
-from edge_node.tasks import cluster_view, fate, lifecycle, links, membership, moving, slots, traffic
+from edge_node.tasks import (
+    cluster_view,
+    fate,
+    lifecycle_limits,
+    links,
+    membership,
+    moving,
+    slots,
+    traffic,
+)
 from edge_node.tasks.admission import AdmissionLimits
 from edge_node.tasks.cluster_view import ClusterViewLimits
 from edge_node.tasks.hosting import HostingLimits
@@ -64,7 +73,7 @@ def test_limits_where_nothing_is_configured(limits: Any, expected: dict[str, obj
 
 
 def test_bounds_of_memory_and_weights_of_averages() -> None:
-    assert (lifecycle.EVENTS_OF_A_LIFE_MAX, fate.STORY_LINES_MAX) == (1_000_000, 40)
+    assert (lifecycle_limits.EVENTS_OF_A_LIFE_MAX, fate.STORY_LINES_MAX) == (1_000_000, 40)
     assert (membership.NEW_PEERS_MAX, membership.DEPARTED_MAX) == (64, 256)
     assert (cluster_view.HEARTBEATS_OVERDUE, cluster_view.UNSEEN_WEIGHT) == (1.5, 0.1)
     assert (cluster_view.LOAD_PRIOR_SERVICES, moving.GAIN_MIN_SERVICES) == (10.0, 0.5)

@@ -388,7 +388,7 @@ class WatchTaskRequest(_message.Message):
     def __init__(self, task_id: _Optional[str] = ..., after: _Optional[int] = ...) -> None: ...
 
 class WatchTaskResponse(_message.Message):
-    __slots__ = ("sequence", "kind", "at", "attempt", "executor", "step", "steps", "queue_position", "error_code", "error_message", "preview")
+    __slots__ = ("sequence", "kind", "at", "attempt", "executor", "step", "steps", "queue_position", "error_code", "error_message", "preview", "eta_s")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     AT_FIELD_NUMBER: _ClassVar[int]
@@ -400,6 +400,7 @@ class WatchTaskResponse(_message.Message):
     ERROR_CODE_FIELD_NUMBER: _ClassVar[int]
     ERROR_MESSAGE_FIELD_NUMBER: _ClassVar[int]
     PREVIEW_FIELD_NUMBER: _ClassVar[int]
+    ETA_S_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     kind: str
     at: float
@@ -411,7 +412,8 @@ class WatchTaskResponse(_message.Message):
     error_code: str
     error_message: str
     preview: bytes
-    def __init__(self, sequence: _Optional[int] = ..., kind: _Optional[str] = ..., at: _Optional[float] = ..., attempt: _Optional[int] = ..., executor: _Optional[str] = ..., step: _Optional[int] = ..., steps: _Optional[int] = ..., queue_position: _Optional[int] = ..., error_code: _Optional[str] = ..., error_message: _Optional[str] = ..., preview: _Optional[bytes] = ...) -> None: ...
+    eta_s: float
+    def __init__(self, sequence: _Optional[int] = ..., kind: _Optional[str] = ..., at: _Optional[float] = ..., attempt: _Optional[int] = ..., executor: _Optional[str] = ..., step: _Optional[int] = ..., steps: _Optional[int] = ..., queue_position: _Optional[int] = ..., error_code: _Optional[str] = ..., error_message: _Optional[str] = ..., preview: _Optional[bytes] = ..., eta_s: _Optional[float] = ...) -> None: ...
 
 class FetchImageRequest(_message.Message):
     __slots__ = ("task_id",)
