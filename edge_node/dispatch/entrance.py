@@ -83,9 +83,10 @@ class Entrance:
             )
 
     def _turns_of(self, client: str, model: str) -> TurnTaker | None:
-        """Places are counted over all models, work of this one alone: its nodes do no other."""
+        """Places are counted over all models, work of those alone that its nodes draw."""
         if not client:
             return None
-        load = self._lifecycle.load.of(client, model)
-        clients = self._view.clients(model, now_s=self._clock.now_s())
+        now_s = self._clock.now_s()
+        load = self._lifecycle.load.of(client, self._view.models_beside(model, now_s=now_s))
+        clients = self._view.clients(model, now_s=now_s)
         return TurnTaker(load=load, others=max(0, clients - (load.tasks > 0)))

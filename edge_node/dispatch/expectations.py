@@ -18,9 +18,9 @@ class Expectations:
     """Of tasks accepted here that are open.
 
     Args:
-        node: says what encoding and decoding cost.
+        node: says what encoding and decoding cost, of models that it draws.
         lifecycle: says how each task goes.
-        view: says how busy executors are.
+        view: says how busy executors are, and that of other models.
         clock: says how long ago things were.
     """
 
@@ -42,11 +42,12 @@ class Expectations:
         return event if record is None else changed(event, eta_s=self._eta_s(record))
 
     def _eta_s(self, record: TaskRecord) -> float:
-        now_s, executor = self._clock.now_s(), record.executor
+        now_s, executor, model = self._clock.now_s(), record.executor, record.task.drawing.model
+        served = self._node.served_as(model) or self._view.served(model, now_s=now_s)
         return expected_s(
             record,
             self._lifecycle.course(record.task.id),
             queue=None if executor is None else self._view.queue_of(executor, now_s=now_s),
-            fixed_steps=self._node.described.work_model.fixed_steps,
+            fixed_steps=0.0 if served is None else served.work_model.fixed_steps,
             now_s=now_s,
         )

@@ -123,8 +123,10 @@ class Placer:
         """What is expected of the queue, and no more than turns take where clients have keys."""
         if not task.client:
             return placement.eta_s
-        others = self._view.clients(task.drawing.model, now_s=self._clock.now_s())
-        own = max(task.work, self._load.of(task.client, task.drawing.model).work)
+        model, now_s = task.drawing.model, self._clock.now_s()
+        others = self._view.clients(model, now_s=now_s)
+        beside = self._view.models_beside(model, now_s=now_s)
+        own = max(task.work, self._load.of(task.client, beside).work)
         seen = placement.observation
         choice = placement.decision.choice
         in_turns_s = work_ahead(math.inf, own=own, others=others) / seen.capacity_B[choice]

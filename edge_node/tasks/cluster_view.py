@@ -343,6 +343,10 @@ class ClusterView:
         alive = zip(serving.node_ids, serving.told, strict=True)
         return next((told for n, told in alive if told and self.is_alive(n, now_s=now_s)), None)
 
+    def models_beside(self, model: str, *, now_s: float) -> tuple[str, ...]:
+        """All that the nodes draw which may take a task of the model: one queue is for all."""
+        return names_of(peer.state for peer in self._candidates(model, now_s=now_s)) or (model,)
+
     def servers(self, model: str, *, now_s: float) -> tuple[NodeId, ...]:
         """Nodes that said last that they serve a model, alive or not."""
         serving = self._serving_of(model, now_s=now_s)

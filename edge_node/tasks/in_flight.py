@@ -5,6 +5,7 @@ Owns the sums alone; which tasks there are is the lifecycle's.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from edge_node.domain import Task
@@ -32,15 +33,16 @@ class InFlight:
         self.prompt_bytes = 0
         self._clients: dict[str, dict[str, ClientLoad]] = {}
 
-    def of(self, client: str, model: str | None = None) -> ClientLoad:
-        """What a client has in flight; with a model its work is that for this one alone."""
+    def of(self, client: str, models: Collection[str] | None = None) -> ClientLoad:
+        """What a client has in flight; with models its work is that for these alone."""
         loads = self._clients.get(client)
         if loads is None:
             return NOTHING
-        counted = loads.items() if model is None else [(model, loads.get(model, NOTHING))]
         return ClientLoad(
             tasks=sum(load.tasks for load in loads.values()),
-            work=sum(load.work for _, load in counted),
+            work=sum(
+                load.work for model, load in loads.items() if models is None or model in models
+            ),
         )
 
     def add(self, task: Task) -> None:

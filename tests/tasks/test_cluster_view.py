@@ -139,6 +139,18 @@ def test_only_the_same_model_with_the_same_fingerprint_is_a_candidate() -> None:
     assert (elsewhere.node_ids, elsewhere.local) == (("peer",), None)
 
 
+def test_models_that_share_a_queue_are_those_of_the_nodes_that_may_draw_one() -> None:
+    ink, other = replace(SERVED, name="m+ink"), replace(SERVED, name="other")
+    view = view_of(
+        state(OWN, serves=(SERVED, ink)),
+        state(PEER, serves=(SERVED,)),
+        state(OTHER, serves=(other, SERVED), accepting=False),
+    )
+    assert view.models_beside("m", now_s=100.0) == ("m", "m+ink")
+    assert view.models_beside("m+ink", now_s=100.0) == ("m", "m+ink")
+    assert view.models_beside("other", now_s=100.0) == ("other",), "nobody draws it now"
+
+
 def test_masks_are_for_nodes_that_draw_by_them() -> None:
     able = replace(SERVED, masks=True)
     view = view_of(state(OWN, serves=(SERVED,)), state(PEER, serves=(able,)), state(OTHER))
