@@ -22,9 +22,12 @@ from edge_node.worker.safetensors_file import StoredTensor, TensorReader, read_h
 
 # What a variant may be called: it stands in addresses, metadata and logs.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+# Of a folder: each takes memory for what it changes.
+LORAS_MAX = 32
 # How the two matrices of a weight are called: (A, the one that is applied first, and B).
 _PAIRS = (
     (".lora_A.weight", ".lora_B.weight"),
+    (".lora_A.default.weight", ".lora_B.default.weight"),
     (".lora_down.weight", ".lora_up.weight"),
     (".lora.down.weight", ".lora.up.weight"),
     (".lora_linear_layer.down.weight", ".lora_linear_layer.up.weight"),
@@ -102,6 +105,10 @@ def find(
             f"lora_folder is {folder}, and there is no such folder: make it, or leave it out"
         )
     paths = sorted(folder.glob("*.safetensors"))
+    if len(paths) > LORAS_MAX:
+        raise ModelUnusable(
+            f"lora_folder {folder} holds {len(paths)} LoRAs: keep at most {LORAS_MAX} there"
+        )
     names = {path.stem for path in paths}
     strange = sorted(strengths.keys() - names)
     if strange:
@@ -162,10 +169,12 @@ def _alphas(path: pathlib.Path, stored: Mapping[str, StoredTensor]) -> Callable[
         if key.endswith(_ALPHA)
     }
     told = _adapter_metadata(path)
-    if any(told.get(f"{part}.alpha_pattern") or told.get(f"{part}.use_dora") for part in _PARTS):
+    others = {"alpha_pattern", "use_dora", "use_rslora"}
+    if any(told.get(f"{part}.{other}") for part in _PARTS for other in others):
         raise ModelUnusable(
-            f"{path} gives its weights alphas of their own, or is a DoRA, which this worker does "
-            "not read: save it with one alpha, or take it out of lora_folder"
+            f"{path} gives its weights alphas of their own, or is a DoRA or a rank-stabilised "
+            "LoRA, which this worker does not read: save it as a plain one, or take it out of "
+            "lora_folder"
         )
     whole = {
         part: float(str(told[f"{part}.lora_alpha"]))

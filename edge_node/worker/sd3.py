@@ -437,8 +437,12 @@ class Sd3Denoiser:
                 approximations.taesd3, device=self._device, dtype=self._dtype
             )
         if approximations.int8_weights:
-            for transformer in (parts.transformer, *(one.transformer for one in parts.variants)):
-                sd3_parts.quantize_linears(transformer)
+            if parts.variants:
+                raise ModelUnusable(
+                    "int8_weights and lora_folder do not go together, as variants share weights: "
+                    "leave one of them out"
+                )
+            sd3_parts.quantize_linears(parts.transformer)
         on_gpu = self._device.type == "cuda"
         arrangement = Arrangement(
             zero_rows=ZERO_ROWS[self._options.context_mode],

@@ -20,7 +20,7 @@ MESSAGES = 4000
 # The worker's own, which no other node sends.
 OF_A_WORKER = {
     *("DescribeRequest", "DescribeResponse", "DrawRequest", "WatchLoadRequest"),
-    *("WatchLoadResponse", "DrawManyRequest", "DrawManyResponse"),
+    *("WatchLoadResponse", "DrawManyRequest", "DrawManyResponse", "ModelVariant"),
 }
 
 

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from benchmarks import sd3_checkpoint_layout as layout
 from edge_node.clock import SystemClock
 from edge_node.worker import lora, model_files, sd3_checkpoint, sd3_parts
+from edge_node.worker.approximations import Approximations
 from edge_node.worker.denoiser import ModelUnusable
 from edge_node.worker.safetensors_file import StoredTensor
 from edge_node.worker.sd3 import Sd3Denoiser, Sd3Options
@@ -280,6 +281,29 @@ def test_what_is_no_lora_for_this_model_is_said(
     assert "ink.safetensors" in str(refused.value)
 
 
+@pytest.mark.parametrize("setting", ["use_dora", "use_rslora", "alpha_pattern"])
+def test_a_lora_of_another_kind_is_said(tmp_path: pathlib.Path, setting: str) -> None:
+    told = json.dumps({"transformer.lora_alpha": 1, f"transformer.{setting}": {"x": 1}})
+    save(tmp_path / "ink.safetensors", GOOD, lora_adapter_metadata=told)
+    with pytest.raises(ModelUnusable, match="save it as a plain one"):
+        lora.find(tmp_path, strengths={}, last_block=LAST_BLOCK)
+
+
+def test_eight_bit_weights_and_loras_do_not_go_together(
+    random_sd3_folder: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    save(tmp_path / "ink.safetensors", GOOD)
+    files = model_files.find(random_sd3_folder)
+    found = lora.find(tmp_path, strengths={}, last_block=LAST_BLOCK)
+    worker = Sd3Denoiser(
+        lambda device, dtype: sd3_parts.load_parts(files, device=device, dtype=dtype, loras=found),
+        options=Sd3Options(model_name="m", approximations=Approximations(int8_weights=True)),
+        clock=SystemClock(),
+    )
+    with pytest.raises(ModelUnusable, match="do not go together"):
+        worker.load()
+
+
 def test_a_folder_that_is_not_as_the_settings_say_is_said(tmp_path: pathlib.Path) -> None:
     def found(**options: Any) -> tuple[lora.LoraFile, ...]:
         settings: dict[str, Any] = {"strengths": {}, "last_block": LAST_BLOCK, **options}
@@ -291,6 +315,12 @@ def test_a_folder_that_is_not_as_the_settings_say_is_said(tmp_path: pathlib.Path
     assert [one.name for one in found()] == ["ink"]
     with pytest.raises(ModelUnusable, match=r"lora_strengths names oil, and .* has ink"):
         found(strengths={"oil": 0.5})
+    for number in range(lora.LORAS_MAX):
+        save(tmp_path / "loras" / f"{number}.safetensors", GOOD)
+    with pytest.raises(ModelUnusable, match="holds 33 LoRAs: keep at most 32"):
+        found()
+    for number in range(lora.LORAS_MAX):
+        (tmp_path / "loras" / f"{number}.safetensors").unlink()
     save(tmp_path / "loras" / "a b.safetensors", GOOD)
     with pytest.raises(ModelUnusable, match="cannot name a variant"):
         found()
