@@ -176,15 +176,20 @@ class SlotMemory:
         if self._version is None:
             return None
         slot = self._slot
+        kept = (*self._latents.values(), *slot.latents.values())
+        node_ids = self._node_ids
+        if any(latent.node_ids != node_ids for latent in kept):
+            # Of several models, or of a membership that changed: all nodes that anything is of.
+            node_ids = tuple(sorted({n for latent in kept for n in latent.node_ids}))
         return LatentSnapshot(
-            node_ids=self._node_ids,
+            node_ids=node_ids,
             version=self._version,
             slot=slot.number,
             slot_s=slot.slot_s,
             began_unix_s=at.unix_s - (at.now_s - slot.began_s),
             decided=slot.decided,
-            latents=self._bytes(self._latents),
-            open_latents=self._bytes(slot.latents),
+            latents=_bytes(self._latents, node_ids),
+            open_latents=_bytes(slot.latents, node_ids),
         )
 
     def restore(self, snapshot: LatentSnapshot, at: Moment) -> None:
@@ -213,13 +218,13 @@ class SlotMemory:
             return self._slot.slot_s
         return min(max(service_s, SLOT_S_MIN), SLOT_S_MAX)
 
-    def _bytes(self, latents: dict[int, _Latent]) -> dict[int, bytes]:
-        node_ids = self._node_ids
-        return {row: latent.seen_by(node_ids).tobytes() for row, latent in latents.items()}
-
     def _latents_of(self, rows: dict[int, bytes]) -> dict[int, _Latent]:
         return {
             row: _Latent(self._node_ids, np.frombuffer(content, np.float32))
             for row, content in rows.items()
             if row < self._settings.latents_max
         }
+
+
+def _bytes(latents: dict[int, _Latent], node_ids: tuple[str, ...]) -> dict[int, bytes]:
+    return {row: latent.seen_by(node_ids).tobytes() for row, latent in latents.items()}

@@ -106,13 +106,14 @@ class ServiceTimes:
             self._tasks.popitem(last=False)
 
     def factors(self) -> ServiceFactors:
-        """What the window says."""
+        """What the window says of servers all of whose tasks it holds."""
         tasks = list(self._tasks.values())
-        if not tasks or set(tasks[-1].candidates) - {task.node_id for task in tasks}:
+        whole = _whole(tasks)
+        if not whole:
             return AS_EXPECTED
         ended: dict[str, list[tuple[float, _Served]]] = defaultdict(list)
         for task in tasks:
-            if task.end_unix_s is not None:
+            if task.end_unix_s is not None and task.server in whole:
                 ended[task.server].append((task.end_unix_s, task))
         ratios: dict[tuple[str, int], list[float]] = defaultdict(list)
         for server, ends in ended.items():
@@ -129,6 +130,18 @@ class ServiceTimes:
                 if len(found) >= TASKS_MIN
             }
         )
+
+
+def _whole(tasks: list[_Served]) -> set[str]:
+    """Servers that all candidates beside them, as they were last, have placed tasks on or could.
+
+    Where nodes draw different models each model has candidates of its own.
+    """
+    last: dict[str, tuple[str, ...]] = {}
+    for task in tasks:
+        last.update(dict.fromkeys(task.candidates, task.candidates))
+    told = {task.node_id for task in tasks}
+    return {server for server, candidates in last.items() if told.issuperset(candidates)}
 
 
 def _size(work: float) -> int:

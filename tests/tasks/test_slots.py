@@ -217,3 +217,17 @@ def test_all_of_a_snapshot_is_taken_over() -> None:
     recalled = later.recall(Place(slot=2, index=1, row=1), AB)
     assert recalled is not None
     assert recalled.tolist() == [0.75, 1.0]
+
+
+def test_latents_of_two_models_are_in_one_snapshot() -> None:
+    memory = memory_of()
+    decide(memory, (0.5, 0.25))
+    decide(memory, (1.0, 0.75), node_ids=("c", "d"))
+    snapshot = memory.snapshot(Moment(now_s=0.5, unix_s=UNIX_S))
+    assert snapshot is not None
+    assert snapshot.node_ids == ("a", "b", "c", "d")
+    later = memory_of(now_s=7.0)
+    later.restore(snapshot, Moment(now_s=7.0, unix_s=UNIX_S + 100))
+    pass_to(later, 7.0)
+    assert decide(later, None).tolist() == [0.5, 0.25]
+    assert decide(later, None, node_ids=("c", "d")).tolist() == [1.0, 0.75]

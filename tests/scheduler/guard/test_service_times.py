@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -99,3 +100,29 @@ def test_where_nothing_is_known_both_accounts_are_one() -> None:
     assert queues.add(0, 4.0) == pytest.approx(3.0)
     queues.pass_to(1.0)
     assert queues.reported_B.tolist() == pytest.approx([4.0])
+
+
+def test_what_is_not_heard_of_one_model_hides_nothing_of_another() -> None:
+    def of(model: str, entry: PooledDecision | Outcome) -> PooledDecision | Outcome:
+        if isinstance(entry, Outcome):
+            return replace(entry, decision_id=f"{model}-{entry.decision_id}")
+        seen, one = entry.recorded.observation, entry.recorded
+        named = replace(seen, node_ids=tuple(f"{model}-{n}" for n in seen.node_ids))
+        recorded = replace(
+            one,
+            decision_id=f"{model}-{one.decision_id}",
+            node_id=f"{model}-{one.node_id}",
+            observation=named,
+        )
+        return replace(entry, recorded=recorded)
+
+    entries = lived(300, true_B=np.array([4.0, 1.0, 4.0]))
+    whole = [of("m", one) for one in entries]
+    part = [
+        of("other", one)
+        for one in entries
+        if isinstance(one, Outcome) or one.recorded.node_id != NODE_IDS[0]
+    ]
+    factors = seen([one for pair in zip(whole, part, strict=False) for one in pair])
+    assert factors.of("m-b", 1.0) == pytest.approx(2.0)
+    assert factors.of("other-b", 1.0) == 1.0
