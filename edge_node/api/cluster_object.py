@@ -83,6 +83,7 @@ def node_object(state: NodeState | None) -> Json:
         "running": state.running,
         "model": state.model,
         "model_fingerprint": state.model_fingerprint,
+        "models": [served.name for served in state.serves],
         "incarnation": state.incarnation,
         "sequence": state.sequence,
         "rest_url": state.rest_url,

@@ -40,6 +40,8 @@ def test_a_variant_is_a_model_of_its_own(tmp_path: Path) -> None:
                     names = [one["id"] for one in listed if "alias_of" not in one]
                     await asyncio.sleep(0.1)
             assert names == ["tiny-sd3", "tiny-sd3+ink"]
+        (peer,) = (await http.get(f"{cluster.urls[0]}/v1/cluster")).json()["peers"]
+        assert peer["models"] == ["tiny-sd3", "tiny-sd3+ink"]
         pictures = {}
         for model in ("tiny-sd3", "tiny-sd3+ink"):
             executors = set()
