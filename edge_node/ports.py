@@ -26,6 +26,7 @@ from edge_node.domain import (
     WorkerLoad,
 )
 from edge_node.erasure import Owed
+from edge_node.happenings import Happened
 from edge_node.listing import Place, TaskFilter, TaskPage
 from edge_node.requests import AlreadyAccepted, Appended, Idempotency
 from edge_node.tasks.slots import LatentSnapshot
@@ -254,6 +255,12 @@ class Peer(Protocol):
 
     def watch_task(self, task_id: TaskId, *, after: int) -> AsyncGenerator[TaskEvent, None]:
         """Events of a task of that origin."""
+        ...
+
+    def watch_events(
+        self, *, after: int | None, client: str, owner: NodeId
+    ) -> AsyncGenerator[Happened, None]:
+        """What happens to tasks of that node, which is `owner`; as Journal.read."""
         ...
 
     async def fetch_image(self, task_id: TaskId) -> tuple[bytes, str]:

@@ -17,6 +17,7 @@ from edge_node.access.key_use import KeyUse
 from edge_node.access.keys import ANYBODY, Client
 from edge_node.api import (
     automatic1111,
+    cluster_events,
     cluster_keys,
     image_tasks,
     jobs,
@@ -52,6 +53,7 @@ _CORS_HEADERS = (
 )
 _SURFACES = (
     *(openai_images, openai_edits, automatic1111, image_tasks, task_lists, jobs, operations),
+    cluster_events,
     cluster_keys,
 )
 

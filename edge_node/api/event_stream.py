@@ -20,6 +20,11 @@ def encode_event(name: str, data: dict[str, Any], *, event_id: int | str | None 
     return f"{head}event: {name}\ndata: {text}\n\n".encode()
 
 
+def encode_id(event_id: str) -> bytes:
+    """No event, but from where on a client that comes again is told."""
+    return f"id: {event_id}\n\n".encode()
+
+
 def event_response(
     events: AsyncGenerator[bytes, None], *, keep_alive_s: float
 ) -> StreamingResponse:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Protocol
 
-from edge_node.domain import Drawing, JobId, TaskEvent, TaskId, TaskRecord
+from edge_node.domain import Drawing, JobId, NodeId, TaskEvent, TaskId, TaskRecord
+from edge_node.happenings import ClusterEvent
 from edge_node.listing import Cancelled, ClusterPage, Place, TaskFilter
 from edge_node.requests import DrawingLimits, Idempotency, Submission
 from edge_node.snapshot import ClusterSnapshot
@@ -64,6 +65,16 @@ class FrontDeskPort(Protocol):
 
     def watch_task(self, task_id: TaskId, *, after: int = 0) -> AsyncGenerator[TaskEvent, None]:
         """Events with a sequence above `after`, to the final one; raises on first use."""
+        ...
+
+    def watch_cluster(
+        self, *, after: Mapping[NodeId, int], client: str
+    ) -> AsyncGenerator[ClusterEvent, None]:
+        """What happens to tasks of all nodes, and to the nodes, for as long as it is read.
+
+        `after` is the last number seen of each node; of others it is told what happens from now on.
+        `client` is whose tasks are meant, or empty for all.
+        """
         ...
 
     async def until_final(self, task_id: TaskId) -> TaskRecord:

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from edge_node.api import schemas
 from edge_node.api.automatic1111 import LISTS
+from edge_node.api.cluster_events import LAST_SEEN
 from edge_node.api.task_lists import NAME_CHARS_MAX
 from edge_node.domain import TaskStatus
 from edge_node.listing import PAGE_TASKS_MAX
@@ -355,6 +356,15 @@ OPERATIONS: dict[tuple[str, str], Json] = {
             204: _answer("There are no more."),
         },
         "more": _OF_TASKS,
+    },
+    ("/v1/events", "get"): {
+        "headers": [
+            _OF_FILTERS[2],
+            _header("Last-Event-ID", "The last one seen.", pattern=f"^({LAST_SEEN})?$"),
+        ],
+        "answers": {
+            200: _answer("Events of tasks and nodes, without an end.", {"text/event-stream": {}})
+        },
     },
     ("/v1/cluster", "get"): {
         "answers": {200: _answer("All nodes as this one sees them.", _json({"type": "object"}))}

@@ -51,7 +51,7 @@ async def list_tasks(request: Request) -> JSONResponse:
     follow: `has_more` says so. `missing` names the nodes whose tasks it lacks.
     """
     query = request.query_params
-    _refuse_unknown(query, _OF_LISTS)
+    refuse_unknown(query, _OF_LISTS)
     wanted = filter_of(query, client_of(request))
     limit = _limit_in(query.get("limit"))
     before = _place_in(query.get("cursor"))
@@ -67,7 +67,7 @@ async def cancel_tasks(request: Request) -> JSONResponse:
     tasks nothing is known.
     """
     query = request.query_params
-    _refuse_unknown(query, _OF_CANCELLING)
+    refuse_unknown(query, _OF_CANCELLING)
     wanted = _open_ones(query, client_of(request))
     done = await surface_of(request).front_desk.cancel_tasks(wanted)
     missing = [missing_object(one) for one in done.missing]
@@ -106,7 +106,7 @@ def filter_of(query: QueryParams, client: Client) -> TaskFilter:
     return TaskFilter(
         statuses=_statuses_in(query.get("status", "")),
         model=_name_in(query, "model"),
-        client=_owner_for(client, _name_in(query, "owner")),
+        client=owner_in(query, client),
     )
 
 
@@ -138,8 +138,11 @@ def _shown(record: TaskRecord, *, prefix: str) -> Json:
     return schemas.task_object(record, prefix=prefix)
 
 
-def _refuse_unknown(query: QueryParams, known: Sequence[str]) -> None:
-    """Another's name for a filter would list everything, and of two values one would be lost."""
+def refuse_unknown(query: QueryParams, known: Sequence[str]) -> None:
+    """Raises InvalidRequest: another's name for a filter would mean everything.
+
+    And of two values of one name the first would be lost.
+    """
     for name in query:
         if name not in known:
             near = difflib.get_close_matches(name, known)
@@ -173,7 +176,13 @@ def _name_in(query: QueryParams, param: str) -> str:
     return text
 
 
-def _owner_for(client: Client, owner: str) -> str:
+def owner_in(query: QueryParams, client: Client) -> str:
+    """Whose tasks are meant, of those that who asks may see; empty for everybody's.
+
+    Raises:
+        InvalidRequest, ScopeMissing: as filter_of.
+    """
+    owner = _name_in(query, "owner")
     if client.may(Scope.OPERATE):
         return owner
     assert client.id, "who has no key may do everything"

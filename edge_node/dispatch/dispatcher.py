@@ -19,6 +19,7 @@ from edge_node.dispatch.bulk_cancel import OwnCancel
 from edge_node.dispatch.eraser import Eraser, EraserSettings, Holders
 from edge_node.dispatch.executor import Executor
 from edge_node.dispatch.inbox import Inbox
+from edge_node.dispatch.journal import Journal
 from edge_node.dispatch.known_models import KnownModels, KnownModelsSettings
 from edge_node.dispatch.offloads import Offloads
 from edge_node.dispatch.own_node import DrawingDefaults, Identity, OwnNode
@@ -149,6 +150,9 @@ class Dispatcher:
             new_ulid=new_ulid,
         )
         self.own_list = OwnList(lifecycle, ledger, self.own_tasks.expected)
+        self.journal = Journal(
+            term=identity.term, lifecycle=lifecycle, expected=self.own_tasks.expected
+        )
         self.own_cancel = OwnCancel(lifecycle, self.own_tasks)
         self.executor = Executor(
             node=node,
@@ -296,8 +300,9 @@ class Dispatcher:
                 self.own_tasks.note(record)
             case life.RecordFinal(record=record):
                 self.own_tasks.record_final(record)
-            case life.PublishEvent(task_id=task_id):
+            case life.PublishEvent(task_id=task_id, event=event):
                 self.own_tasks.wake_watchers(task_id)
+                self.journal.note(task_id, event)
             case life.AttemptEnded():
                 self.placer.attempt_ended(instruction)
             case life.TaskEnded(record=record, fences=fences):

@@ -7,13 +7,14 @@ of this node is the dispatcher's.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
 from edge_node.clock import Clock
 from edge_node.config import NodeConfig
 from edge_node.dispatch.bulk_cancel import ClusterCancel
+from edge_node.dispatch.cluster_events import ClusterEvents
 from edge_node.dispatch.dead_letters import DeadLetterDesk
 from edge_node.dispatch.dispatcher import Dispatcher
 from edge_node.dispatch.other_nodes import OtherNodes
@@ -29,6 +30,7 @@ from edge_node.domain import (
     owner,
 )
 from edge_node.errors import OriginUnavailable, TaskNotFound
+from edge_node.happenings import ClusterEvent
 from edge_node.listing import Cancelled, ClusterPage, Place, TaskFilter
 from edge_node.ports import Ledger, Peer, Peers, Worker
 from edge_node.requests import DrawingLimits, Idempotency, Submission
@@ -97,6 +99,9 @@ class FrontDesk:
         self._began_s = clock.now_s()
         others = OtherNodes(view=view, peers=peers, clock=clock)
         self._list = ClusterList(dispatcher.own_list, own_id=settings.node_id, others=others)
+        self._events = ClusterEvents(
+            dispatcher.journal, own_id=settings.node_id, view=view, peers=peers, clock=clock
+        )
         self._cancel = ClusterCancel(dispatcher.own_cancel, others=others)
 
     def reconfigure(self, settings: FrontDeskSettings) -> None:
@@ -222,6 +227,12 @@ class FrontDesk:
         async with aclosing(events) as open_events:
             async for event in open_events:
                 yield event
+
+    def watch_cluster(
+        self, *, after: Mapping[NodeId, int], client: str
+    ) -> AsyncGenerator[ClusterEvent, None]:
+        """What happens to tasks of all nodes, and to the nodes; as ClusterEvents.follow."""
+        return self._events.follow(after=after, client=client)
 
     async def until_final(self, task_id: TaskId) -> TaskRecord:
         """A task of this node, once it is over; raises TaskNotFound."""

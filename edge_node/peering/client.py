@@ -29,9 +29,10 @@ from edge_node.domain import (
     TaskRecord,
 )
 from edge_node.errors import DEdgeAIError, MalformedMessage, NotTheCaller, OriginUnavailable
+from edge_node.happenings import Happened
 from edge_node.image_header import image_header
 from edge_node.listing import Place, TaskFilter, TaskPage
-from edge_node.peering import codec, list_codec, message_rules, node_codec
+from edge_node.peering import codec, event_codec, list_codec, message_rules, node_codec
 from edge_node.peering.caller import PeerConduct, who_is_at
 from edge_node.peering.status import error_of
 from edge_node.peering.tls import ANY_NODE, Material, NodeTls, server_name
@@ -232,6 +233,19 @@ class PeerClient:
                         raise MalformedMessage(f"Event {event.sequence} came after {after}.")
                     after = event.sequence
                     yield event
+            finally:
+                call.cancel()
+
+    async def watch_events(
+        self, *, after: int | None, client: str, owner: NodeId
+    ) -> AsyncGenerator[Happened, None]:
+        """What happens to tasks of the peer, which is `owner`, for as long as it is read."""
+        request = node_pb2.WatchEventsRequest(after=after, client=client)
+        async with self._heard("WatchEvents") as stub:
+            call = stub.WatchEvents(request)
+            try:
+                async for response in call:
+                    yield event_codec.happened_from_proto(response, client=client, of=owner)
             finally:
                 call.cancel()
 

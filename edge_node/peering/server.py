@@ -23,7 +23,7 @@ from edge_node.clock import SystemClock
 from edge_node.domain import JobId, NodeState, TaskId
 from edge_node.errors import DEdgeAIError, InvalidRequest, MalformedMessage, NotTheCaller
 from edge_node.grpc_health import Health
-from edge_node.peering import codec, list_codec, message_rules, node_codec
+from edge_node.peering import codec, event_codec, list_codec, message_rules, node_codec
 from edge_node.peering.caller import Caller, PeerConduct, is_loopback
 from edge_node.peering.client import KEEPALIVE_OPTIONS
 from edge_node.peering.service import PeerService
@@ -197,6 +197,17 @@ class NodeServicer(node_pb2_grpc.NodeServiceServicer):
             async with aclosing(watching) as events:
                 async for event in events:
                     yield node_codec.event_to_proto(event)
+
+    async def WatchEvents(
+        self, request: node_pb2.WatchEventsRequest, context: Context
+    ) -> AsyncIterator[node_pb2.WatchEventsResponse]:
+        async with self._call("WatchEvents", context):
+            message_rules.check(request)
+            after = request.after if request.HasField("after") else None
+            reading = self._service.watch_events(after=after, client=request.client)
+            async with aclosing(reading) as happenings:
+                async for happened in happenings:
+                    yield event_codec.happened_to_proto(happened)
 
     async def FetchImage(
         self, request: node_pb2.FetchImageRequest, context: Context

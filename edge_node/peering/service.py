@@ -29,6 +29,7 @@ from edge_node.domain import (
     owner,
 )
 from edge_node.errors import DEdgeAIError, NotTheCaller
+from edge_node.happenings import Happened
 from edge_node.listing import Place, TaskFilter, TaskPage
 from edge_node.peering.caller import NOBODY_KNOWN, Caller
 from edge_node.peering.peer_links import PeerLinks
@@ -174,6 +175,10 @@ class PeerService:
     def watch_task(self, task_id: TaskId, *, after: int) -> AsyncGenerator[TaskEvent, None]:
         """Events of a task of this node, to the final one; raises TaskNotFound on the way."""
         return self._dispatcher.own_tasks.watch(task_id, after=after)
+
+    def watch_events(self, *, after: int | None, client: str) -> AsyncGenerator[Happened, None]:
+        """What happens to tasks of this node; as Journal.read."""
+        return self._dispatcher.journal.read(after=after, client=client)
 
     async def fetch_image(self, task_id: TaskId) -> tuple[bytes, str]:
         """The image of a task of this node; or TaskNotFound, ImageNotReady or ImageGone."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import replace
 
 from edge_node.domain import (
@@ -32,6 +32,7 @@ from edge_node.errors import (
     TaskNotFound,
     not_served,
 )
+from edge_node.happenings import ClusterEvent
 from edge_node.listing import Cancelled, ClusterPage, Missing, Place, TaskFilter, newest
 from edge_node.prompt_tokens import NOT_COUNTED
 from edge_node.requests import DrawingLimits, Idempotency, Submission
@@ -81,6 +82,8 @@ class MemoryFrontDesk:
         self.gone: list[TaskId] = []
         self.prompt_tokens = NOT_COUNTED
         self.missing: tuple[Missing, ...] = ()
+        self.happening: list[ClusterEvent] = []
+        self.followed: list[tuple[dict[NodeId, int], str]] = []
         self._records: dict[TaskId, TaskRecord] = {}
         self._events: dict[TaskId, list[TaskEvent]] = {}
         self._changed = asyncio.Condition()
@@ -244,6 +247,14 @@ class MemoryFrontDesk:
             after = event.sequence
             if event.kind.is_final:
                 return
+
+    async def watch_cluster(
+        self, *, after: Mapping[NodeId, int], client: str
+    ) -> AsyncGenerator[ClusterEvent, None]:
+        self.followed.append((dict(after), client))
+        for event in self.happening:
+            yield event
+        await asyncio.Event().wait()
 
     async def until_final(self, task_id: TaskId) -> TaskRecord:
         async for event in self.watch_task(task_id):

@@ -36,6 +36,7 @@ from edge_node.domain import (
     TaskRecord,
 )
 from edge_node.errors import OriginUnavailable
+from edge_node.happenings import Happened
 from edge_node.peering.caller import Caller
 from edge_node.peering.peer_links import PeerLinks
 from edge_node.peering.service import PeerService
@@ -197,6 +198,11 @@ class Connection:
 
     def watch_task(self, task_id: TaskId, *, after: int) -> AsyncGenerator[TaskEvent, None]:
         return self._stream(lambda p: p.service.watch_task(task_id, after=after))
+
+    def watch_events(
+        self, *, after: int | None, client: str, owner: NodeId
+    ) -> AsyncGenerator[Happened, None]:
+        return self._stream(lambda p: p.service.watch_events(after=after, client=client))
 
     async def fetch_image(self, task_id: TaskId) -> tuple[bytes, str]:
         return await self._once(lambda p: p.service.fetch_image(task_id))

@@ -17,14 +17,15 @@ from dedgeai.v1 import node_pb2, worker_pb2
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
-from edge_node.api import schemas
+from edge_node.api import cluster_events, schemas
 from edge_node.api.cluster_object import node_object
 from edge_node.api.task_lists import page_object
 from edge_node.clock import Moment
 from edge_node.domain import Drawing, Fence, NodeId, NodeState, Task, TaskId
 from edge_node.errors import MalformedMessage
+from edge_node.happenings import ClusterEvent
 from edge_node.listing import ClusterPage, TaskFilter
-from edge_node.peering import list_codec, node_codec
+from edge_node.peering import event_codec, list_codec, node_codec
 from edge_node.tasks import hosting as hosted
 from edge_node.tasks import lifecycle_protocol as life
 from edge_node.tasks.cluster_view import ClusterView
@@ -102,6 +103,7 @@ def _bases() -> dict[str, Message]:
     asked.filter.client = "ab12"
     asked.before.accepted_at, asked.before.task_id = 9.0, TASK.id
     event = node_pb2.WatchTaskResponse(sequence=1, kind="step", step=1, steps=4)
+    happened = node_pb2.WatchEventsResponse(number=7, task_id=TASK.id, event=event)
     page = node_pb2.ReadExperienceResponse(last="1-1")
     page.entries.add(fields={"format": b"1"})
     told = node_pb2.OffloadResponse
@@ -118,6 +120,7 @@ def _bases() -> dict[str, Message]:
         "page": page,
         "asked": asked,
         "listed": listed,
+        "happened": happened,
     }
 
 
@@ -198,6 +201,7 @@ class Judge:
             "event": self._event,
             "asked": lambda asked: _sane(list_codec.request_from_proto(asked)[2]),
             "listed": self._listed,
+            "happened": self._happened,
             "page": lambda page: _sane(node_codec.page_from_proto(page).read_unix_s),
         }
         try:
@@ -289,6 +293,11 @@ class Judge:
         )
         _sane(*(one.place.unix_s for one in page.listed))
         _shown(page_object(ClusterPage(page=page), prefix=""))
+
+    def _happened(self, message: node_pb2.WatchEventsResponse) -> None:
+        happened = event_codec.happened_from_proto(message, client="", of=OWN)
+        told = cluster_events._one(ClusterEvent(node_id=OWN, what=happened), {})
+        assert len(told) < SHOWN_BYTES_MAX
 
     def _event(self, message: node_pb2.WatchTaskResponse) -> None:
         _shown(schemas.task_event(node_codec.event_from_proto(message)))

@@ -415,6 +415,28 @@ class WatchTaskResponse(_message.Message):
     eta_s: float
     def __init__(self, sequence: _Optional[int] = ..., kind: _Optional[str] = ..., at: _Optional[float] = ..., attempt: _Optional[int] = ..., executor: _Optional[str] = ..., step: _Optional[int] = ..., steps: _Optional[int] = ..., queue_position: _Optional[int] = ..., error_code: _Optional[str] = ..., error_message: _Optional[str] = ..., preview: _Optional[bytes] = ..., eta_s: _Optional[float] = ...) -> None: ...
 
+class WatchEventsRequest(_message.Message):
+    __slots__ = ("after", "client")
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_FIELD_NUMBER: _ClassVar[int]
+    after: int
+    client: str
+    def __init__(self, after: _Optional[int] = ..., client: _Optional[str] = ...) -> None: ...
+
+class WatchEventsResponse(_message.Message):
+    __slots__ = ("number", "task_id", "client", "event", "missed")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_FIELD_NUMBER: _ClassVar[int]
+    EVENT_FIELD_NUMBER: _ClassVar[int]
+    MISSED_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    task_id: str
+    client: str
+    event: WatchTaskResponse
+    missed: bool
+    def __init__(self, number: _Optional[int] = ..., task_id: _Optional[str] = ..., client: _Optional[str] = ..., event: _Optional[_Union[WatchTaskResponse, _Mapping]] = ..., missed: _Optional[bool] = ...) -> None: ...
+
 class FetchImageRequest(_message.Message):
     __slots__ = ("task_id",)
     TASK_ID_FIELD_NUMBER: _ClassVar[int]

@@ -94,6 +94,11 @@ class NodeServiceStub:
                 request_serializer=dedgeai_dot_v1_dot_node__pb2.WatchTaskRequest.SerializeToString,
                 response_deserializer=dedgeai_dot_v1_dot_node__pb2.WatchTaskResponse.FromString,
                 _registered_method=True)
+        self.WatchEvents = channel.unary_stream(
+                '/dedgeai.v1.NodeService/WatchEvents',
+                request_serializer=dedgeai_dot_v1_dot_node__pb2.WatchEventsRequest.SerializeToString,
+                response_deserializer=dedgeai_dot_v1_dot_node__pb2.WatchEventsResponse.FromString,
+                _registered_method=True)
         self.FetchImage = channel.unary_stream(
                 '/dedgeai.v1.NodeService/FetchImage',
                 request_serializer=dedgeai_dot_v1_dot_node__pb2.FetchImageRequest.SerializeToString,
@@ -211,6 +216,13 @@ class NodeServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchEvents(self, request, context):
+        """What happens to all tasks of this node, for as long as it is read; as new as ListTasks.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def FetchImage(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -315,6 +327,11 @@ def add_NodeServiceServicer_to_server(servicer, server):
                     servicer.WatchTask,
                     request_deserializer=dedgeai_dot_v1_dot_node__pb2.WatchTaskRequest.FromString,
                     response_serializer=dedgeai_dot_v1_dot_node__pb2.WatchTaskResponse.SerializeToString,
+            ),
+            'WatchEvents': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchEvents,
+                    request_deserializer=dedgeai_dot_v1_dot_node__pb2.WatchEventsRequest.FromString,
+                    response_serializer=dedgeai_dot_v1_dot_node__pb2.WatchEventsResponse.SerializeToString,
             ),
             'FetchImage': grpc.unary_stream_rpc_method_handler(
                     servicer.FetchImage,
@@ -671,6 +688,33 @@ class NodeService:
             '/dedgeai.v1.NodeService/WatchTask',
             dedgeai_dot_v1_dot_node__pb2.WatchTaskRequest.SerializeToString,
             dedgeai_dot_v1_dot_node__pb2.WatchTaskResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/dedgeai.v1.NodeService/WatchEvents',
+            dedgeai_dot_v1_dot_node__pb2.WatchEventsRequest.SerializeToString,
+            dedgeai_dot_v1_dot_node__pb2.WatchEventsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -54,6 +54,8 @@ class NodeServiceStub:
     EraseTask: _grpc.UnaryUnaryMultiCallable[_node_pb2.EraseTaskRequest, _node_pb2.EraseTaskResponse]
     """Ends a task and leaves nothing of it; a node of version 0.1.0 does not have it."""
     WatchTask: _grpc.UnaryStreamMultiCallable[_node_pb2.WatchTaskRequest, _node_pb2.WatchTaskResponse]
+    WatchEvents: _grpc.UnaryStreamMultiCallable[_node_pb2.WatchEventsRequest, _node_pb2.WatchEventsResponse]
+    """What happens to all tasks of this node, for as long as it is read; as new as ListTasks."""
     FetchImage: _grpc.UnaryStreamMultiCallable[_node_pb2.FetchImageRequest, _node_pb2.FetchImageResponse]
     ReadExperience: _grpc.UnaryStreamMultiCallable[_node_pb2.ReadExperienceRequest, _node_pb2.ReadExperienceResponse]
     """What follows is for learning as one cluster; a node of version 0.1.0 has none of it.
@@ -94,6 +96,8 @@ class NodeServiceAsyncStub(NodeServiceStub):
     EraseTask: _aio.UnaryUnaryMultiCallable[_node_pb2.EraseTaskRequest, _node_pb2.EraseTaskResponse]  # type: ignore[assignment]
     """Ends a task and leaves nothing of it; a node of version 0.1.0 does not have it."""
     WatchTask: _aio.UnaryStreamMultiCallable[_node_pb2.WatchTaskRequest, _node_pb2.WatchTaskResponse]  # type: ignore[assignment]
+    WatchEvents: _aio.UnaryStreamMultiCallable[_node_pb2.WatchEventsRequest, _node_pb2.WatchEventsResponse]  # type: ignore[assignment]
+    """What happens to all tasks of this node, for as long as it is read; as new as ListTasks."""
     FetchImage: _aio.UnaryStreamMultiCallable[_node_pb2.FetchImageRequest, _node_pb2.FetchImageResponse]  # type: ignore[assignment]
     ReadExperience: _aio.UnaryStreamMultiCallable[_node_pb2.ReadExperienceRequest, _node_pb2.ReadExperienceResponse]  # type: ignore[assignment]
     """What follows is for learning as one cluster; a node of version 0.1.0 has none of it.
@@ -203,6 +207,14 @@ class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _node_pb2.WatchTaskRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_node_pb2.WatchTaskResponse], _abc.AsyncIterator[_node_pb2.WatchTaskResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def WatchEvents(
+        self,
+        request: _node_pb2.WatchEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_node_pb2.WatchEventsResponse], _abc.AsyncIterator[_node_pb2.WatchEventsResponse]]:
+        """What happens to all tasks of this node, for as long as it is read; as new as ListTasks."""
 
     @_abc_1.abstractmethod
     def FetchImage(

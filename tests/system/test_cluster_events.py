@@ -1,0 +1,88 @@
+"""One stream for a cluster of real nodes: tasks of all, a node that dies, going on from an id."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from edge_node.console.local_cluster import LocalCluster
+from tests.system.local import EMULATED, on_cluster, submit, wait_for
+
+pytestmark = pytest.mark.system
+Told = tuple[str, dict[str, Any], str]
+
+
+async def stream(http: httpx.AsyncClient, url: str, last: str = "") -> AsyncGenerator[Told, None]:
+    """Events as (name, data, id); a block with an id alone has neither."""
+    headers = {"Last-Event-ID": last} if last else {}
+    async with http.stream("GET", f"{url}/v1/events", headers=headers) as response:
+        fields: dict[str, str] = {}
+        async for line in response.aiter_lines():
+            if line:
+                name, _, value = line.partition(": ")
+                fields[name] = value
+            elif fields:
+                yield (
+                    fields.get("event", ""),
+                    json.loads(fields.get("data", "{}")),
+                    fields.get("id", ""),
+                )
+                fields = {}
+
+
+def test_tasks_of_all_nodes_and_the_nodes_are_one_stream(tmp_path: Path) -> None:
+    async def test(cluster: LocalCluster, http: httpx.AsyncClient) -> None:
+        first = cluster.urls[0]
+        last = ""
+        async with asyncio.timeout(60), aclosing(stream(http, first)) as events:
+            known: set[str] = set()
+            while len(known) < 2:  # until both are followed
+                name, _, event_id = await anext(events)
+                known |= {one.partition(":")[0] for one in event_id.split(",") if event_id}
+                last = event_id or last
+            tasks = [await submit(http, url, num_inference_steps=2) for url in cluster.urls]
+            seen: dict[str, list[str]] = {task["id"]: [] for task in tasks}
+            while not all("finished" in kinds for kinds in seen.values()):
+                name, told, event_id = await anext(events)
+                if name == "task":
+                    seen[told["task_id"]].append(told["type"])
+        for kinds in seen.values():
+            assert kinds[:2] == ["queued", "placed"]
+            assert kinds.count("finished") == 1
+        # Whoever comes again with what he saw last is told what happened since.
+        again: set[str] = set()
+        async with asyncio.timeout(20), aclosing(stream(http, first, last)) as events:
+            async for name, told, _ in events:
+                assert name != "missed"
+                if name == "task" and told["type"] == "finished":
+                    again.add(told["task_id"])
+                if again == set(seen):
+                    break
+        async with asyncio.timeout(60), aclosing(stream(http, first, last)) as events:
+            cluster.signal_node(1, signal.SIGKILL)
+            async for name, told, _ in events:
+                if name == "node" and told == {
+                    "node": "node-1",
+                    "alive": False,
+                    "accepting": False,
+                }:
+                    break
+            await asyncio.to_thread(cluster.wait_node, 1)
+            cluster.start_node(1)
+            # What its former life knew is gone: that is said, and lists have it.
+            async for name, told, _ in events:
+                if name == "missed":
+                    assert told == {"node": "node-1"}
+                    break
+            task = await submit(http, cluster.urls[0], num_inference_steps=1)
+            await wait_for(http, first, task["id"])
+
+    on_cluster(tmp_path, EMULATED, EMULATED, test=test)
