@@ -22,6 +22,7 @@ from edge_node.api.key_check import client_of, demand_own
 from edge_node.api.request_body import idempotency_of, read_json_with_image
 from edge_node.api.sent_image import image_of_text
 from edge_node.api.surface import Surface, surface_of
+from edge_node.api.thumbnails import MEDIA_TYPE, side_px_in
 from edge_node.api.uploads import Mask, Upload, UploadPlace
 from edge_node.domain import TaskEvent, TaskId, TaskRecord
 from edge_node.erasure import refuse_erased
@@ -130,9 +131,15 @@ async def erase_task(task_id: str, request: Request) -> JSONResponse:
 
 @router.get("/v1/tasks/{task_id}/image", response_model=None)
 async def read_image(task_id: str, request: Request) -> Response:
-    """The finished image itself."""
+    """The finished image itself, or a small copy that fits a square of `thumbnail` pixels."""
+    asked = request.query_params.get("thumbnail")
+    side_px = None if asked is None else side_px_in(asked)
     await _own_task(request, task_id)
-    content, media_type = await surface_of(request).front_desk.read_image(TaskId(task_id))
+    surface = surface_of(request)
+    content, media_type = await surface.front_desk.read_image(TaskId(task_id))
+    if side_px is not None:
+        content = await surface.thumbnails.of(content, side_px=side_px)
+        media_type = MEDIA_TYPE
     return image_response(request, content, media_type=media_type)
 
 

@@ -1,8 +1,9 @@
 """An uploaded image made into the PNG that a drawing starts from, and a mask into its alpha.
 
-Owns the rule for its size, what decoding takes in memory, and all that touches Pillow in the node
-process. Pillow is imported with the first upload, so that a node which draws from text alone never
-loads it. Nothing here waits or bounds how much is done at once: uploads.py does.
+Owns the rule for its size, what decoding takes in memory, and with thumbnails.py all that touches
+Pillow in the node process. Pillow is imported with the first upload, so that a node which draws
+from text alone never loads it. Nothing here waits or bounds how much is done at once: uploads.py
+does.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from edge_node.api import schemas
 from edge_node.api.automatic1111 import LISTS
 from edge_node.api.cluster_events import LAST_SEEN
 from edge_node.api.task_lists import NAME_CHARS_MAX
+from edge_node.api.thumbnails import SIDE_PX_MAX, SIDE_PX_MIN
 from edge_node.domain import TaskStatus
 from edge_node.listing import PAGE_TASKS_MAX
 
@@ -340,7 +341,17 @@ OPERATIONS: dict[tuple[str, str], Json] = {
         "more": _OF_TASKS,
     },
     ("/v1/tasks/{task_id}/image", "get"): {
-        "headers": [_header("Range", "A part of it."), _header("If-None-Match", "Its ETag.")],
+        "headers": [
+            _header("Range", "A part of it."),
+            _header("If-None-Match", "Its ETag."),
+            _query(
+                "thumbnail",
+                "A small copy that fits a square of so many pixels.",
+                type="integer",
+                minimum=SIDE_PX_MIN,
+                maximum=SIDE_PX_MAX,
+            ),
+        ],
         "answers": {
             200: _answer("The image.", _PICTURE),
             206: _answer("A part of it.", _PICTURE),

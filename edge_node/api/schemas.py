@@ -388,6 +388,7 @@ def task_object(record: TaskRecord, *, prefix: str = "") -> Json:
         "warnings": usage.warnings([record]),
         "image_bytes": record.image_bytes,
         "image_url": f"{prefix}/v1/tasks/{task.id}/image" if completed else None,
+        "thumbnail_url": f"{prefix}/v1/tasks/{task.id}/image?thumbnail=256" if completed else None,
         "error": error_of(record),
     }
     if drawing.init_image_sha256:

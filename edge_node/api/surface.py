@@ -17,6 +17,7 @@ from edge_node.api.image_fetch import ImageFetch
 from edge_node.api.openai_request import Habits
 from edge_node.api.request_body import BodyLimits
 from edge_node.api.sittings import Sittings
+from edge_node.api.thumbnails import Thumbnails
 from edge_node.api.uploads import Upload, Uploads
 from edge_node.domain import TaskId
 from edge_node.requests import DrawingLimits, Idempotency, Submission
@@ -36,6 +37,7 @@ class Surface:
         habits: by which OpenAI's surface is read now.
         keep_alive_s: silence on an event stream after which a comment is sent.
         sittings: requests of AUTOMATIC1111's surface that are under way.
+        thumbnails: makes small copies of images.
         started_unix_s: shown as the age of the models.
     """
 
@@ -50,6 +52,7 @@ class Surface:
     keys: KeyFile | None = None
     key_use: KeyUse | None = None
     sittings: Sittings = field(default_factory=Sittings)
+    thumbnails: Thumbnails = field(default_factory=Thumbnails)
     _farewells: set[asyncio.Task[None]] = field(default_factory=set)
 
     def limits_of(self, model: str | None, *, aliases: bool = False) -> DrawingLimits:
