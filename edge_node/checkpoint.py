@@ -13,6 +13,8 @@ NUMBER_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 # Of one tensor: 1536x1536 pixels in float64 are 4.5 MiB of SD3's latent.
 TENSOR_BYTES_MAX = 8 * 2**20
 SIDES = 3
+# What other nodes may send: twice what SD3's sixteen channels of float64 are.
+LATENT_BYTES_PER_PX_MAX = 4
 
 
 class CheckpointRefused(Exception):

@@ -11,6 +11,7 @@ import sys
 from dataclasses import astuple, dataclass, field, replace
 from typing import NamedTuple, NewType
 
+from edge_node.checkpoint import Checkpoint
 from edge_node.prompt_tokens import NOT_COUNTED, PromptTokens
 
 NodeId = NewType("NodeId", str)
@@ -191,6 +192,7 @@ class WorkerDescription:
 
     Or none, where the node has no worker. `order` is the one in which it takes its drawings: fcfs,
     sjf or srpt. `fault` is the kind of a failure that operators are alerted of: gpu_lost, or empty.
+    `portable`: it sends checkpoints, and hands drawings over.
     """
 
     state: str
@@ -212,6 +214,7 @@ class WorkerDescription:
     pace_s: float = 0.0
     device: str = ""
     order: str = "fcfs"
+    portable: bool = False
 
     @property
     def work_in_one_go(self) -> float:
@@ -284,7 +287,7 @@ class TaskRecord:
 
     Attributes:
         attempt: number of the current placement within the task's term.
-        step: denoising steps done in the current attempt (never written to the ledger).
+        step: denoising steps done, the most that any attempt did (never written to the ledger).
         queue_position: place in the executor's queue, 0 when running (never written).
         queue_s, compute_s: measured by the executor.
         policy: the policy that placed the current attempt.
@@ -377,16 +380,22 @@ class AttemptQueued:
 
 @dataclass(frozen=True, kw_only=True)
 class AttemptStarted:
-    """The first denoising step begins."""
+    """The first denoising step begins; `step` are done where it goes on from a checkpoint."""
+
+    step: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepFinished:
-    """`step` of `steps` is done; `preview` is an encoded intermediate image or empty."""
+    """`step` of `steps` is done; `preview` is an encoded intermediate image or empty.
+
+    `checkpoint` is of this step, where one is due.
+    """
 
     step: int
     steps: int
     preview: bytes = b""
+    checkpoint: Checkpoint | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -420,6 +429,8 @@ WORKER_DIED = "worker_died"
 WORKER_DIED_SHARED = "worker_died_shared"
 # Of one whose executor could not be told of it, or heard no longer.
 PEER_UNREACHABLE = "peer_unreachable"
+# Code of an attempt whose executor is about to stop: it is to go on elsewhere.
+HANDED_OVER = "handed_over"
 # Codes of tasks that were tried and given up: an operator can list and retry them.
 DEAD_LETTER_CODES = frozenset({"poisoned", "attempts_exhausted", "moderation_unavailable"})
 
@@ -442,6 +453,9 @@ class Offload:
         incarnation: the origin's, which numbered the dispatch.
         deadline_s: seconds left, None when there is no deadline.
         client: who asked for the task, as in Task.
+        work: of the whole drawing, whatever the checkpoint spares.
+        checkpoint_steps: after which the executor sends a checkpoint; 0 for never.
+        checkpoint: to go on from.
     """
 
     task_id: TaskId
@@ -454,6 +468,8 @@ class Offload:
     priority: int = 0
     deadline_s: float | None = None
     client: str = ""
+    checkpoint_steps: int = 0
+    checkpoint: Checkpoint | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -520,22 +536,6 @@ class Learning:
     willing: bool = False
     learner: NodeId | None = None
     weights: LearnedWeights | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExperiencePage:
-    """Some entries of an experience pool, in the order of writing.
-
-    Attributes:
-        last: cursor of the last one; that of the request where there is none.
-        entries: fields by name, as the pool's store keeps them.
-        read_unix_s: what the clock that dated them said when they were read; 0 where it is the
-            reader's own, or is not told.
-    """
-
-    last: str
-    entries: tuple[dict[bytes, bytes], ...]
-    read_unix_s: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

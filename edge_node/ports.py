@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Collection, Sequence
 from typing import Protocol
 
+from edge_node.checkpoint import Checkpoint
 from edge_node.domain import (
     AttemptReport,
     Drawing,
-    ExperiencePage,
     Fence,
     Image,
     JobId,
@@ -26,6 +26,7 @@ from edge_node.domain import (
     WorkerLoad,
 )
 from edge_node.erasure import Owed
+from edge_node.experience_page import ExperiencePage
 from edge_node.happenings import Happened
 from edge_node.listing import Place, TaskFilter, TaskPage
 from edge_node.requests import AlreadyAccepted, Appended, Idempotency
@@ -205,8 +206,14 @@ class Worker(Protocol):
         init_image: bytes,
         deadline_s: float | None,
         client: str,
+        checkpoint_steps: int,
+        checkpoint: Checkpoint | None,
     ) -> AsyncGenerator[AttemptReport, None]:
         """Draws one image; raises WorkerUnavailable when the process is gone."""
+        ...
+
+    def hand_over(self, task_id: TaskId, fence: Fence) -> None:
+        """Ends a drawing after the step under way, with a checkpoint, to go on elsewhere."""
         ...
 
 

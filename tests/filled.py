@@ -33,6 +33,8 @@ PLAUSIBLE: dict[str, object] = {
     "format": "jpeg",
     "init_image_sha256": "ab" * 32,
     "sha256": "cd" * 32,
+    "drawing_sha256": "ab" * 32,
+    "dtype": "float32",
     "strength": 0.25,
     "strength_default": 0.75,
     "code": "seen",

@@ -60,6 +60,7 @@ class DispatcherSettings:
     drawing: DrawingDefaults
     erasing: EraserSettings
     models: KnownModelsSettings = field(default_factory=KnownModelsSettings)
+    checkpoint_steps: int | None = None
 
     @classmethod
     def of(cls, config: NodeConfig) -> DispatcherSettings:
@@ -70,6 +71,7 @@ class DispatcherSettings:
             drawing=DrawingDefaults.of(config),
             erasing=EraserSettings.of(config),
             models=KnownModelsSettings.of(config),
+            checkpoint_steps=config.checkpoint_steps,
         )
 
 
@@ -134,6 +136,7 @@ class Dispatcher:
             load=lifecycle.load,
             latent_store=latent_store,
             pool=pool,
+            checkpoint_steps=settings.checkpoint_steps,
         )
         self.own_tasks = OwnTasks(
             settings.own_tasks,
@@ -223,14 +226,27 @@ class Dispatcher:
         self.own_tasks.settings = settings.own_tasks
         self._timekeeper.settings = settings.time
         self.eraser.settings = settings.erasing
+        self.placer.checkpoint_steps = settings.checkpoint_steps
 
     async def drain(self, *, timeout_s: float) -> None:
-        """Refuses new work and waits for what is under way, `timeout_s` at most."""
+        """Refuses new work, hands over what others can draw, and waits for the rest.
+
+        It takes `timeout_s` at most.
+        """
         self.own_node.drain()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                while self.own_tasks.in_flight or self._hosting.hosted():  # noqa: ASYNC110
+                while self.own_tasks.in_flight or self._hosting.hosted() or self.executor.telling:
+                    self._hand_over()
                     await asyncio.sleep(self._timekeeper.settings.tick_s)
+
+    def _hand_over(self) -> None:
+        """Gives back what is drawn for others, while somebody could take it."""
+        views = self._view.views(now_s=self._clock.now_s())
+        own = self.own_node.id
+        if any(one.alive and one.state.accepting for one in views if one.state.node_id != own):
+            portable = self.own_node.described.portable
+            self._inbox.apply(hosted.HandOverDue(own=own, portable=portable))
 
     async def stop(self) -> None:
         """Ends all that is under way; the ledger knows what is owed."""
@@ -315,6 +331,8 @@ class Dispatcher:
                 self.executor.start_drawing(instruction)
             case hosted.StopDrawing(task_id=task_id, fence=fence):
                 self.executor.stop_drawing(task_id, fence)
+            case hosted.HandOverDrawing(task_id=task_id, fence=fence):
+                self.executor.hand_over(task_id, fence)
             case hosted.ReportAttempt(origin=origin, task_id=task_id, fence=fence):
                 if origin == self.own_node.id:
                     self._offloads.reported(origin, task_id, fence, instruction.report)

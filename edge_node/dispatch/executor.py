@@ -5,7 +5,6 @@ Owns the drawings under way in the worker and the queues of reports to other ori
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
 from contextlib import aclosing
@@ -16,6 +15,7 @@ from edge_node.dispatch.background import Background
 from edge_node.dispatch.inbox import Inbox
 from edge_node.dispatch.init_images import init_image_lost, init_image_of
 from edge_node.dispatch.own_node import OwnNode
+from edge_node.dispatch.told_reports import ToldReports
 from edge_node.domain import (
     WORKER_DIED,
     WORKER_DIED_SHARED,
@@ -70,7 +70,7 @@ class Executor:
         self._worker = worker
         self._init_images = init_images
         self._clock = clock
-        self._reports: dict[tuple[TaskId, Fence], asyncio.Queue[AttemptReport]] = {}
+        self._reports: dict[tuple[TaskId, Fence], ToldReports] = {}
         self._drawings: Background[tuple[TaskId, Fence]] = Background()
         # What the worker has begun, and what it had begun when it died last.
         self._begun: dict[tuple[TaskId, Fence], None] = {}
@@ -83,14 +83,12 @@ class Executor:
 
     # For other origins.
 
-    async def host(
-        self, offload: Offload, *, init_image: bytes = b""
-    ) -> asyncio.Queue[AttemptReport]:
+    async def host(self, offload: Offload, *, init_image: bytes = b"") -> ToldReports:
         """Takes an attempt of another origin; what happens to it comes out of the queue.
 
         `init_image` is kept before anything else happens, so that drawing it finds it here.
         """
-        reports: asyncio.Queue[AttemptReport] = asyncio.Queue()
+        reports = ToldReports()
         key = (offload.task_id, offload.fence)
         try:
             if init_image:
@@ -128,7 +126,12 @@ class Executor:
         own = self._node.described.work_model.work(offload.drawing)
         return replace(offload, work=min(offload.work, COST_FACTOR_MAX * own))
 
-    def unhost(self, task_id: TaskId, fence: Fence, reports: asyncio.Queue[AttemptReport]) -> None:
+    @property
+    def telling(self) -> bool:
+        """Whether an origin that listens has not heard the end of an attempt."""
+        return bool(self._reports)
+
+    def unhost(self, task_id: TaskId, fence: Fence, reports: ToldReports) -> None:
         """The origin no longer listens to `reports`."""
         if self._reports.get((task_id, fence)) is reports:
             del self._reports[task_id, fence]
@@ -147,6 +150,10 @@ class Executor:
     def stop_drawing(self, task_id: TaskId, fence: Fence) -> None:
         """Takes an attempt back from the worker."""
         self._drawings.cancel((task_id, fence))
+
+    def hand_over(self, task_id: TaskId, fence: Fence) -> None:
+        """Has the worker end a drawing after the step under way, to go on elsewhere."""
+        self._worker.hand_over(task_id, fence)
 
     def report(self, task_id: TaskId, fence: Fence, report: AttemptReport) -> None:
         """Tells another origin, if it still listens."""
@@ -176,6 +183,8 @@ class Executor:
                 init_image=await init_image_of(start.drawing, self._init_images),
                 deadline_s=start.deadline_s,
                 client=start.client,
+                checkpoint_steps=start.checkpoint_steps,
+                checkpoint=start.checkpoint,
             )
             async with aclosing(drawing) as reports:
                 async for report in reports:

@@ -16,6 +16,7 @@ from edge_node.dispatch.own_node import OwnNode
 from edge_node.domain import PEER_UNREACHABLE, Fence, Task, TaskRecord, TaskStatus
 from edge_node.ports import ExperiencePool, LatentStore
 from edge_node.tasks import lifecycle_protocol as life
+from edge_node.tasks.checkpoints import steps_between
 from edge_node.tasks.cluster_view import ClusterView
 from edge_node.tasks.in_flight import InFlight, work_ahead
 from edge_node.tasks.placement import Placement, place
@@ -49,6 +50,7 @@ class Placer:
         load: what each client has in flight.
         latent_store: keeps latents across restarts, if any does.
         pool: keeps decisions and outcomes for a learner, if any does.
+        checkpoint_steps: the operator's; None for as often as it costs next to nothing.
     """
 
     def __init__(
@@ -64,7 +66,9 @@ class Placer:
         load: InFlight,
         latent_store: LatentStore | None = None,
         pool: ExperiencePool | None = None,
+        checkpoint_steps: int | None = None,
     ) -> None:
+        self.checkpoint_steps = checkpoint_steps
         self._node = node
         self._inbox = inbox
         self._view = view
@@ -116,7 +120,19 @@ class Placer:
                 policy=placement.decision.policy,
                 policy_reason=placement.decision.reason,
                 eta_s=self._eta_s(task, placement),
+                checkpoint_steps=self._checkpoint_steps(wanted, placement),
             )
+        )
+
+    def _checkpoint_steps(self, wanted: life.PlaceTask, placement: Placement) -> int:
+        """As often as the operator wants, or as it costs next to nothing at this executor."""
+        here = placement.executor == self._node.id
+        capacity = float(placement.observation.capacity_B[placement.decision.choice])
+        return steps_between(
+            self.checkpoint_steps,
+            drawing=wanted.task.drawing,
+            step_s=wanted.task.work / (wanted.steps_left + 1) / capacity,
+            throughput_bits_s=None if here else self._view.throughput_bits_s(placement.executor),
         )
 
     def _eta_s(self, task: Task, placement: Placement) -> float:

@@ -179,6 +179,7 @@ class Timekeeper:
         views = self._view.views(now_s=self._clock.now_s())
         others = [v for v in views if v.state.node_id != self._node.id]
         own = self._node.state()
+        self._metrics.checkpoints_observed(self._lifecycle.checkpoints)
         guard = self._placer.guard_status()
         if guard is not None:
             worse = None if guard.verdict is None else guard.verdict.worse

@@ -17,7 +17,6 @@ from dedgeai.v1 import node_pb2, node_pb2_grpc
 from edge_node.clock import SystemClock
 from edge_node.domain import (
     AttemptReport,
-    ExperiencePage,
     Fence,
     JobId,
     LearnedWeights,
@@ -29,6 +28,7 @@ from edge_node.domain import (
     TaskRecord,
 )
 from edge_node.errors import DEdgeAIError, MalformedMessage, NotTheCaller, OriginUnavailable
+from edge_node.experience_page import ExperiencePage
 from edge_node.happenings import Happened
 from edge_node.image_header import image_header
 from edge_node.listing import Place, TaskFilter, TaskPage

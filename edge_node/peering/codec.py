@@ -13,6 +13,7 @@ from typing import Protocol
 
 from dedgeai.v1 import worker_pb2
 
+from edge_node.checkpoint import Checkpoint, Latents
 from edge_node.domain import (
     ATTEMPTS_OF_A_TERM,
     TERMS_MAX,
@@ -176,6 +177,51 @@ def image_from_proto(message: worker_pb2.Image) -> Image:
     )
 
 
+class HasCheckpoint(Protocol):
+    """A message with room for a checkpoint."""
+
+    @property
+    def checkpoint(self) -> worker_pb2.Checkpoint:
+        """Empty where there is none."""
+        ...
+
+
+def checkpoint_to_proto(checkpoint: Checkpoint | None) -> worker_pb2.Checkpoint | None:
+    """Checkpoint as a message."""
+    if checkpoint is None:
+        return None
+    latents = checkpoint.latents
+    return worker_pb2.Checkpoint(
+        drawing_sha256=checkpoint.drawing_sha256,
+        model_fingerprint=checkpoint.fingerprint,
+        step=checkpoint.step,
+        dtype=latents.dtype,
+        shape=latents.shape_CHW,
+        latent=latents.latent,
+        velocity=latents.velocity,
+        change=latents.change if math.isfinite(latents.change) else None,
+    )
+
+
+def checkpoint_from_proto(message: HasCheckpoint) -> Checkpoint | None:
+    """Checkpoint that a message carries; what it is worth, `Checkpoint.what_is_wrong` says."""
+    told = message.checkpoint
+    if not told.step:
+        return None
+    return Checkpoint(
+        drawing_sha256=told.drawing_sha256,
+        fingerprint=told.model_fingerprint,
+        step=told.step,
+        latents=Latents(
+            dtype=told.dtype,
+            shape_CHW=tuple(told.shape),
+            latent=told.latent,
+            velocity=told.velocity,
+            change=told.change if told.HasField("change") else math.inf,
+        ),
+    )
+
+
 # What a worker says of itself.
 
 
@@ -239,6 +285,7 @@ def description_to_proto(description: WorkerDescription) -> worker_pb2.DescribeR
         pace_s=description.pace_s,
         device=description.device,
         order=description.order,
+        portable=description.portable,
     )
 
 
@@ -271,6 +318,7 @@ def description_from_proto(message: worker_pb2.DescribeResponse) -> WorkerDescri
         device=message.device,
         # Empty from a worker that knows no other.
         order=message.order or "fcfs",
+        portable=message.portable,
     )
 
 
@@ -302,15 +350,23 @@ def load_from_proto(message: worker_pb2.WatchLoadResponse) -> WorkerLoad:
 
 
 def step_finished_to_proto(report: StepFinished) -> worker_pb2.DrawResponse.StepFinished:
-    """One denoising step, with its preview if there is one."""
+    """One denoising step, with its preview and its checkpoint if there are any."""
     return worker_pb2.DrawResponse.StepFinished(
-        step=report.step, steps=report.steps, preview=report.preview
+        step=report.step,
+        steps=report.steps,
+        preview=report.preview,
+        checkpoint=checkpoint_to_proto(report.checkpoint),
     )
 
 
 def step_finished_from_proto(message: worker_pb2.DrawResponse.StepFinished) -> StepFinished:
-    """One denoising step, with its preview if there is one."""
-    return StepFinished(step=message.step, steps=message.steps, preview=message.preview)
+    """One denoising step, with its preview and its checkpoint if there are any."""
+    return StepFinished(
+        step=message.step,
+        steps=message.steps,
+        preview=message.preview,
+        checkpoint=checkpoint_from_proto(message),
+    )
 
 
 def finished_to_proto(report: AttemptFinished) -> worker_pb2.DrawResponse.Finished:
@@ -350,8 +406,8 @@ def report_to_draw_response(report: DrawReport) -> worker_pb2.DrawResponse:
     match report:
         case AttemptQueued(position=position):
             return worker_pb2.DrawResponse(queued=worker_pb2.DrawResponse.Queued(position=position))
-        case AttemptStarted():
-            return worker_pb2.DrawResponse(started=worker_pb2.DrawResponse.Started())
+        case AttemptStarted(step=step):
+            return worker_pb2.DrawResponse(started=worker_pb2.DrawResponse.Started(step=step))
         case StepFinished():
             return worker_pb2.DrawResponse(step_finished=step_finished_to_proto(report))
         case AttemptFinished():
@@ -366,7 +422,7 @@ def report_from_draw_response(message: worker_pb2.DrawResponse) -> DrawReport | 
         case "queued":
             return AttemptQueued(position=message.queued.position)
         case "started":
-            return AttemptStarted()
+            return AttemptStarted(step=message.started.step)
         case "step_finished":
             return step_finished_from_proto(message.step_finished)
         case "finished":

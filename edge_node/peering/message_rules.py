@@ -18,6 +18,7 @@ from dedgeai.v1 import node_pb2, worker_pb2
 from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 
+from edge_node.checkpoint import NUMBER_BYTES, SIDES, TENSOR_BYTES_MAX
 from edge_node.domain import (
     ATTEMPTS_OF_A_TERM,
     TERMS_MAX,
@@ -260,6 +261,8 @@ _OFFLOAD: dict[str, Check] = {
     "deadline_s": Number(0, 1e9),
     "init_image": content(_IMAGE_BYTES_MAX),
     "client": _SHORT,
+    "checkpoint_steps": _STEPS,
+    "checkpoint": anything,
 }
 _WEIGHTS: dict[str, Check] = {
     "policy": _SHORT,
@@ -309,11 +312,22 @@ RULES: dict[str, dict[str, Check]] = {
     "Fence": {"term": Number(0, TERMS_MAX), "attempt": Number(0, ATTEMPTS_OF_A_TERM - 1)},
     "DrawResponse": dict.fromkeys(_ONEOF_REPORT, anything),
     "DrawResponse.Queued": {"position": _COUNT},
-    "DrawResponse.Started": {},
+    "DrawResponse.Started": {"step": _STEPS},
     "DrawResponse.StepFinished": {
         "step": _STEPS,
         "steps": _STEPS,
         "preview": content(_PREVIEW_BYTES_MAX),
+        "checkpoint": anything,
+    },
+    "Checkpoint": {
+        "drawing_sha256": _SHA256_OR_NONE,
+        "model_fingerprint": _SHORT,
+        "step": _STEPS,
+        "dtype": word("", *NUMBER_BYTES),
+        "shape": listed(SIDES, Number(1, 2**16)),
+        "latent": content(TENSOR_BYTES_MAX),
+        "velocity": content(TENSOR_BYTES_MAX),
+        "change": Number(0, 1e30),
     },
     "DrawResponse.Finished": {"image": anything, "queue_s": _SECONDS, "compute_s": _SECONDS},
     "DrawResponse.Failed": {"code": _CODE, "message": _SENTENCE, "retryable": anything},

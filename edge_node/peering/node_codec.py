@@ -10,6 +10,7 @@ from functools import lru_cache
 
 from dedgeai.v1 import node_pb2, worker_pb2
 
+from edge_node.checkpoint import LATENT_BYTES_PER_PX_MAX, Checkpoint
 from edge_node.domain import (
     AttemptFailed,
     AttemptFinished,
@@ -19,7 +20,6 @@ from edge_node.domain import (
     AttemptStarted,
     Drawing,
     Durability,
-    ExperiencePage,
     JobId,
     LearnedWeights,
     Learning,
@@ -38,6 +38,7 @@ from edge_node.domain import (
     TaskStatus,
 )
 from edge_node.errors import InvalidRequest, MalformedMessage
+from edge_node.experience_page import ExperiencePage
 from edge_node.image_header import ImageHeader, image_header
 from edge_node.peering import codec, message_rules
 from edge_node.prompt_tokens import PromptTokens
@@ -313,6 +314,8 @@ def offload_to_proto(offload: Offload, *, init_image: bytes = b"") -> node_pb2.O
         deadline_s=codec.deadline_to_proto(offload.deadline_s),
         client=offload.client,
         init_image=init_image,
+        checkpoint_steps=offload.checkpoint_steps,
+        checkpoint=codec.checkpoint_to_proto(offload.checkpoint),
     )
 
 
@@ -325,17 +328,23 @@ def offload_from_proto(message: node_pb2.OffloadRequest) -> Offload:
     message_rules.check(message)
     if not message.work > 0.0:
         raise MalformedMessage(f"OffloadRequest.work is {message.work:g}: a task is work.")
+    drawing = codec.drawing_from_proto(message.drawing)
+    checkpoint = codec.checkpoint_from_proto(message)
+    if checkpoint is not None:
+        _check_checkpoint(checkpoint, drawing)
     return Offload(
         task_id=TaskId(message.task_id),
         fence=codec.fence_from_proto(message),
         origin=NodeId(message.origin),
         incarnation=message.origin_incarnation,
         dispatch=message.dispatch,
-        drawing=codec.drawing_from_proto(message.drawing),
+        drawing=drawing,
         work=message.work,
         priority=message.priority,
         deadline_s=message.deadline_s or None,
         client=message.client,
+        checkpoint_steps=message.checkpoint_steps,
+        checkpoint=checkpoint,
     )
 
 
@@ -358,11 +367,11 @@ def report_to_proto(report: AttemptReport) -> node_pb2.OffloadResponse:
         case AttemptHeartbeat(queue_position=position):
             heartbeat = node_pb2.OffloadResponse.Heartbeat(queue_position=position)
             return node_pb2.OffloadResponse(heartbeat=heartbeat)
-        case AttemptStarted():
-            return node_pb2.OffloadResponse(started=worker_pb2.DrawResponse.Started())
+        case AttemptStarted(step=step):
+            return node_pb2.OffloadResponse(started=worker_pb2.DrawResponse.Started(step=step))
         case StepFinished():
-            step = codec.step_finished_to_proto(report)
-            return node_pb2.OffloadResponse(step_finished=step)
+            done = codec.step_finished_to_proto(report)
+            return node_pb2.OffloadResponse(step_finished=done)
         case AttemptFinished():
             return node_pb2.OffloadResponse(finished=codec.finished_to_proto(report))
         case AttemptFailed():
@@ -382,7 +391,7 @@ def report_from_proto(message: node_pb2.OffloadResponse) -> AttemptReport | None
         case "heartbeat":
             return AttemptHeartbeat(queue_position=message.heartbeat.queue_position)
         case "started":
-            return AttemptStarted()
+            return AttemptStarted(step=message.started.step)
         case "step_finished":
             return codec.step_finished_from_proto(message.step_finished)
         case "finished":
@@ -396,7 +405,10 @@ def report_from_proto(message: node_pb2.OffloadResponse) -> AttemptReport | None
 def check_as_asked(report: AttemptReport, drawing: Drawing) -> None:
     """Raises MalformedMessage where a report is not of that drawing."""
     match report:
-        case StepFinished(step=step, steps=steps, preview=preview):
+        case AttemptStarted(step=step):
+            if not 0 <= step < drawing.denoising_steps:
+                raise MalformedMessage(f"It began after step {step}.")
+        case StepFinished(step=step, steps=steps, preview=preview, checkpoint=checkpoint):
             if not 1 <= step <= steps:
                 raise MalformedMessage(f"Step {step} of {steps} is none.")
             if steps != drawing.denoising_steps:
@@ -405,6 +417,10 @@ def check_as_asked(report: AttemptReport, drawing: Drawing) -> None:
                 )
             if preview and not (drawing.previews and image_header(preview[:HEADER_BYTES])):
                 raise MalformedMessage("A preview is no image, or was not asked for.")
+            if checkpoint is not None:
+                _check_checkpoint(checkpoint, drawing)
+                if checkpoint.step != step:
+                    raise MalformedMessage(f"A checkpoint of {checkpoint.step} came with {step}.")
         case AttemptFinished(image=image):
             wanted = ImageHeader(drawing.image_format, drawing.width_px, drawing.height_px)
             header = image_header(image.content[:HEADER_BYTES])
@@ -414,6 +430,18 @@ def check_as_asked(report: AttemptReport, drawing: Drawing) -> None:
                     f"The image is {_shown(header)} and called {_shown(told)}; asked for was "
                     f"{_shown(wanted)}."
                 )
+
+
+def _check_checkpoint(checkpoint: Checkpoint, drawing: Drawing) -> None:
+    wrong = checkpoint.what_is_wrong(drawing_sha256=drawing.sha256, steps=drawing.denoising_steps)
+    if not wrong and len(checkpoint.latents.latent) > _latent_bytes_max(drawing):
+        wrong = f"its latent has {len(checkpoint.latents.latent)} bytes"
+    if wrong:
+        raise MalformedMessage(f"A checkpoint came that is none: {wrong}.")
+
+
+def _latent_bytes_max(drawing: Drawing) -> int:
+    return LATENT_BYTES_PER_PX_MAX * drawing.width_px * drawing.height_px
 
 
 def _shown(header: ImageHeader | None) -> str:

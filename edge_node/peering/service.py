@@ -16,7 +16,6 @@ from edge_node.domain import (
     AttemptFailed,
     AttemptFinished,
     AttemptReport,
-    ExperiencePage,
     Fence,
     JobId,
     LearnedWeights,
@@ -29,6 +28,7 @@ from edge_node.domain import (
     owner,
 )
 from edge_node.errors import DEdgeAIError, NotTheCaller
+from edge_node.experience_page import ExperiencePage
 from edge_node.happenings import Happened
 from edge_node.listing import Place, TaskFilter, TaskPage
 from edge_node.peering.caller import NOBODY_KNOWN, Caller

@@ -19,7 +19,7 @@ from itertools import islice
 
 from edge_node.clock import Clock
 from edge_node.config import NodeConfig
-from edge_node.domain import ExperiencePage
+from edge_node.experience_page import ExperiencePage
 from edge_node.lasting import Loops
 from edge_node.store.background_writer import BackgroundWriter
 from edge_node.store.connection import Command, StoreConnection, StoreSettings

@@ -47,6 +47,7 @@ class DrawingStream:
         self._problem: Exception | None = None
         self._number = 0
         self._listening: dict[int, asyncio.Queue[_Told]] = {}
+        self._numbers: dict[tuple[str, int, int], int] = {}
         self._unsent: deque[worker_pb2.DrawManyRequest.Wanted] = deque()
         self._wanting = asyncio.Event()
         self._tasks = (
@@ -74,6 +75,8 @@ class DrawingStream:
         self._number += 1
         number, told = self._number, asyncio.Queue[_Told]()
         self._listening[number] = told
+        key = (request.task_id, request.fence.term, request.fence.attempt)
+        self._numbers[key] = number
         self._want(worker_pb2.DrawManyRequest.Wanted(number=number, draw=request))
         del request  # the call holds it until it is sent
         over = False
@@ -90,8 +93,16 @@ class DrawingStream:
                 yield one.response
         finally:
             del self._listening[number]
+            if self._numbers.get(key) == number:
+                del self._numbers[key]
             if not over:
                 self._want(worker_pb2.DrawManyRequest.Wanted(number=number))
+
+    def hand_over(self, task_id: str, fence: worker_pb2.Fence) -> None:
+        """A drawing is to end after the step under way, with a checkpoint, unless it is over."""
+        number = self._numbers.get((task_id, fence.term, fence.attempt))
+        if number is not None:
+            self._want(worker_pb2.DrawManyRequest.Wanted(number=number, hand_over=True))
 
     async def close(self) -> None:
         """Ends the call; what is under way raises StreamClosed."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from typing import Any
 
-from edge_node.domain import AttemptReport, WorkerDescription, WorkerLoad
+from edge_node.domain import AttemptReport, Fence, TaskId, WorkerDescription, WorkerLoad
 from edge_node.errors import WorkerUnavailable
 
 
@@ -28,3 +28,6 @@ class NoWorker:
         if asked:
             raise WorkerUnavailable("This node draws nothing: it has no worker.")
         yield  # type: ignore[misc] # never reached: it makes this a generator
+
+    def hand_over(self, task_id: TaskId, fence: Fence) -> None:
+        """Nothing is drawn that could be."""

@@ -17,6 +17,7 @@ import grpc.aio
 from dedgeai.v1 import worker_pb2, worker_pb2_grpc
 
 from edge_node import errors
+from edge_node.checkpoint import Checkpoint
 from edge_node.domain import AttemptReport, Drawing, Fence, TaskId, WorkerDescription, WorkerLoad
 from edge_node.peering import codec
 from edge_node.socket_path import check_socket_path
@@ -77,6 +78,8 @@ class WorkerClient:
         init_image: bytes = b"",
         deadline_s: float | None = None,
         client: str = "",
+        checkpoint_steps: int = 0,
+        checkpoint: Checkpoint | None = None,
     ) -> AsyncGenerator[AttemptReport, None]:
         """Draws and yields what happens; closing the generator cancels the drawing.
 
@@ -90,6 +93,8 @@ class WorkerClient:
             init_image: PNG of the drawing's size that it names as the one to start from.
             deadline_s: seconds left until the image is of no use; None when it always is.
             client: who wants it; clients who wait share the device.
+            checkpoint_steps: after which one is reported; 0 for never.
+            checkpoint: to go on from.
 
         Raises:
             WorkerUnavailable: the worker is not ready, or the connection broke on the way.
@@ -104,8 +109,10 @@ class WorkerClient:
             init_image=init_image,
             deadline_s=codec.deadline_to_proto(deadline_s),
             client=client,
+            checkpoint_steps=checkpoint_steps,
+            checkpoint=codec.checkpoint_to_proto(checkpoint),
         )
-        del init_image  # the call keeps the request to its end: one copy is enough
+        del init_image, checkpoint  # the call keeps the request to its end: one copy is enough
         self.given += 1
         try:
             async with aclosing(self._told(request)) as messages:
@@ -122,6 +129,14 @@ class WorkerClient:
             raise errors.WorkerUnavailable(str(closed)) from closed
         finally:
             self.given -= 1
+
+    def hand_over(self, task_id: TaskId, fence: Fence) -> None:
+        """Ends a drawing after the step under way, with a checkpoint.
+
+        Of a portable worker only: another one would take it back without a word.
+        """
+        if self._stream is not None:
+            self._stream.hand_over(task_id, codec.fence_to_proto(fence))
 
     async def _told(
         self, request: worker_pb2.DrawRequest

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from edge_node import start_note
+from edge_node.checkpoint import Checkpoint
 from edge_node.config import NodeConfig
 from edge_node.domain import AttemptReport, Drawing, Fence, TaskId, WorkerDescription, WorkerLoad
 from edge_node.errors import WorkerUnavailable
@@ -186,6 +187,8 @@ class WorkerProcess:
         init_image: bytes = b"",
         deadline_s: float | None = None,
         client: str = "",
+        checkpoint_steps: int = 0,
+        checkpoint: Checkpoint | None = None,
     ) -> AsyncGenerator[AttemptReport, None]:
         """As WorkerClient.draw; raises WorkerUnavailable at once while it is not ready."""
         if self._client is None or not self.ready:
@@ -198,7 +201,14 @@ class WorkerProcess:
             init_image=init_image,
             deadline_s=deadline_s,
             client=client,
+            checkpoint_steps=checkpoint_steps,
+            checkpoint=checkpoint,
         )
+
+    def hand_over(self, task_id: TaskId, fence: Fence) -> None:
+        """As WorkerClient.hand_over; a worker that is away has lost the drawing anyway."""
+        if self._client is not None:
+            self._client.hand_over(task_id, fence)
 
     def _why_not_ready(self) -> str:
         described = self._description

@@ -192,6 +192,10 @@ class ClusterView:
             peer.link.offload_answered(input_bits, seconds)
             peer.refresh()
 
+    def throughput_bits_s(self, node_id: NodeId) -> float:
+        """Of the link to a node that is known."""
+        return self._peers[node_id].link.throughput_bits_s
+
     def task_accepted(self, work: float, *, model: str, now_s: float) -> None:
         """This node said yes to a task of `work` work units of `model`."""
         self._accepted.accepted(work, model=model, now_s=now_s)

@@ -95,6 +95,8 @@ class Fate:
     failed_on: list[NodeId] = field(default_factory=list)
     deaths_alone: list[bool] = field(default_factory=list)
     moved: list[Fence] = field(default_factory=list)
+    # Steps done in the attempt at hand; clients are told of the most that any attempt did.
+    steps_done: int = 0
     # Events of this life count from here; those of a former life have lower numbers.
     sequence_before: int = 0
     events: list[TaskEvent] = field(default_factory=list)
@@ -147,6 +149,24 @@ class Fate:
         line = StoryLine(at.now_s, what, self.phase, self.attempt, self.record.executor)
         self.story.append(line)
 
+    def happened(self, kind: TaskEventKind, at: Moment, *, preview: bytes) -> TaskEvent:
+        """Adds an event to those that watchers are told."""
+        record = self.record
+        event = TaskEvent(
+            sequence=self.sequence_before + len(self.events) + 1,
+            kind=kind,
+            unix_s=at.unix_s,
+            attempt=record.attempt,
+            executor=record.executor,
+            step=record.step,
+            steps=record.task.drawing.denoising_steps,
+            queue_position=record.queue_position,
+            error=record.error,
+            preview=preview,
+        )
+        self.events.append(event)
+        return event
+
     def what_is_wrong(self, *, moves_max: int, term: int) -> str:
         """What a task that is not over may not be; empty if nothing is."""
         record, phase = self.record, self.phase
@@ -160,7 +180,7 @@ class Fate:
             "nobody draws it": drawn and record.executor is None,
             "another attempt is shown": drawn and record.attempt != self.attempt,
             "placed already": not placed and record.executor is not None,
-            "steps of nobody": not placed and record.step > 0,
+            "more steps than were told": self.steps_done > record.step,
         }
         return ", ".join(what for what, is_so in wrong.items() if is_so)
 

@@ -11,8 +11,11 @@ from collections import Counter, OrderedDict, deque
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from edge_node.changing import changed
+from edge_node.checkpoint import Checkpoint, share_done
 from edge_node.config import NodeConfig
 from edge_node.domain import (
+    HANDED_OVER,
     NO_FENCE,
     AttemptFailed,
     AttemptFinished,
@@ -84,7 +87,22 @@ class HeartbeatDue:
     """Time to tell the origins that their attempts are still held."""
 
 
-Event = OffloadReceived | OffloadCancelled | DrawingReported | HeartbeatDue
+@dataclass(frozen=True, kw_only=True)
+class HandOverDue:
+    """This node is about to stop, and others may take what it draws for them.
+
+    What it has accepted itself stays: nobody else could end that without it.
+
+    Attributes:
+        own: this node.
+        portable: whether the worker hands over what it has begun.
+    """
+
+    own: NodeId
+    portable: bool
+
+
+Event = OffloadReceived | OffloadCancelled | DrawingReported | HeartbeatDue | HandOverDue
 
 
 # Instructions.
@@ -100,11 +118,21 @@ class StartDrawing:
     priority: int
     deadline_s: float | None
     client: str = ""
+    checkpoint_steps: int = 0
+    checkpoint: Checkpoint | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class StopDrawing:
     """Take the attempt back from the worker."""
+
+    task_id: TaskId
+    fence: Fence
+
+
+@dataclass(frozen=True, kw_only=True)
+class HandOverDrawing:
+    """Have the worker end the drawing after the step under way; answer with DrawingReported."""
 
     task_id: TaskId
     fence: Fence
@@ -120,7 +148,7 @@ class ReportAttempt:
     report: AttemptReport
 
 
-Instruction = StartDrawing | StopDrawing | ReportAttempt
+Instruction = StartDrawing | StopDrawing | HandOverDrawing | ReportAttempt
 
 
 class HostedLine(NamedTuple):
@@ -137,11 +165,16 @@ class _Hosted:
 
     offload: Offload
     started: bool = False
+    leaving: bool = False
     share_done: float = 0.0
 
     @property
     def work_left(self) -> float:
         return self.offload.work * (1.0 - self.share_done)
+
+    def share_after(self, step: int) -> float:
+        """Share of its work that is done after so many steps."""
+        return share_done(step, steps=self.offload.drawing.denoising_steps)
 
 
 class Hosting:
@@ -239,6 +272,8 @@ class Hosting:
                 return self._reported(event)
             case HeartbeatDue():
                 return self._heartbeats()
+            case HandOverDue():
+                return self._handing_over(event)
 
     def _tell(self, event: Event) -> None:
         match event:
@@ -248,7 +283,7 @@ class Hosting:
                 what = "OffloadCancelled"
             case DrawingReported(task_id=task_id, fence=fence, report=report):
                 what = type(report).__name__
-            case HeartbeatDue():
+            case HeartbeatDue() | HandOverDue():
                 return
         hosted = self._hosted.get(task_id)
         story = self._stories.get(task_id)
@@ -278,9 +313,13 @@ class Hosting:
         if len(self._hosted) >= self._limits.hosted_max:
             message = f"The queue holds {self._limits.hosted_max} tasks."
             return [*instructions, self._refusal(offload, "queue_full", message)]
-        self._hosted[offload.task_id] = _Hosted(offload=offload)
+        # The checkpoint is the worker's from here on, and too large to be held twice.
+        hosted = _Hosted(offload=changed(offload, checkpoint=None))
+        if offload.checkpoint is not None:
+            hosted.share_done = hosted.share_after(offload.checkpoint.step)
+        self._hosted[offload.task_id] = hosted
         self._clients[offload.client] += 1
-        self._backlog += offload.work
+        self._backlog += hosted.work_left
         self._changes += 1
         start = StartDrawing(
             task_id=offload.task_id,
@@ -289,6 +328,8 @@ class Hosting:
             priority=offload.priority,
             deadline_s=offload.deadline_s,
             client=offload.client,
+            checkpoint_steps=offload.checkpoint_steps,
+            checkpoint=offload.checkpoint,
         )
         return [*instructions, start]
 
@@ -344,11 +385,11 @@ class Hosting:
             return []
         hosted = self._hosted[event.task_id]
         match event.report:
-            case AttemptStarted():
-                self._progressed(hosted, hosted.share_done)
-            case StepFinished(step=step, steps=steps):
-                # The rest of the work is the decoding, which comes after the last step.
-                self._progressed(hosted, step / (steps + 1))
+            case AttemptStarted(step=step):
+                if not hosted.started:  # a checkpoint that the worker did not take spares nothing
+                    self._progressed(hosted, hosted.share_after(step))
+            case StepFinished(step=step):
+                self._progressed(hosted, hosted.share_after(step))
             case AttemptFinished() | AttemptFailed():
                 self._drop(event.task_id)
         return [
@@ -359,6 +400,26 @@ class Hosting:
                 report=event.report,
             )
         ]
+
+    def _handing_over(self, event: HandOverDue) -> list[Instruction]:
+        """What waits goes back; what is drawn too, where its origin takes what has been done."""
+        instructions: list[Instruction] = []
+        for task_id, one in list(self._hosted.items()):
+            if one.leaving or one.offload.origin == event.own:
+                continue
+            fence = one.offload.fence
+            if one.started:
+                if event.portable and one.offload.checkpoint_steps:
+                    one.leaving = True
+                    instructions.append(HandOverDrawing(task_id=task_id, fence=fence))
+                continue
+            self._drop(task_id)
+            message = "This node is about to stop."
+            instructions += [
+                StopDrawing(task_id=task_id, fence=fence),
+                self._refusal(one.offload, HANDED_OVER, message),
+            ]
+        return instructions
 
     def _heartbeats(self) -> list[Instruction]:
         instructions: list[Instruction] = []

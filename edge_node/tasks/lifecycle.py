@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from edge_node.changing import changed
 from edge_node.clock import Moment
 from edge_node.domain import (
+    HANDED_OVER,
     WORKER_DIED,
     WORKER_DIED_SHARED,
     AttemptFailed,
@@ -39,6 +40,8 @@ from edge_node.domain import (
     TaskStatus,
     owner,
 )
+from edge_node.errors import NotFinite
+from edge_node.tasks.checkpoints import Checkpoints
 from edge_node.tasks.expectation import NOT_PLACED, Course
 from edge_node.tasks.fate import END_KINDS, Fate, Phase, StoryLine, too_late
 from edge_node.tasks.finished import Finished
@@ -78,6 +81,9 @@ from edge_node.tasks.lifecycle_protocol import (
     WaitingAttempt,
 )
 
+# Codes of attempts that failed of what was drawn, and not of who drew it.
+OF_THE_DRAWING = frozenset({"draw_failed", NotFinite.code})
+
 
 class Lifecycle:
     """All tasks of this origin. `handle` is the one way to change them."""
@@ -88,6 +94,8 @@ class Lifecycle:
         self._term = term
         self._live: dict[TaskId, Fate] = {}
         self._finished = Finished(limits)
+        # Read by all, and changed here alone.
+        self.checkpoints = Checkpoints(limits.checkpoint_bytes_max)
         # Sums over `_live`; read by all, and changed here alone.
         self.load = InFlight()
 
@@ -148,7 +156,9 @@ class Lifecycle:
         self._finished.validate(frozenset(self._live))
         live = sum(entry.task.drawing.prompt_bytes for entry in self._live.values())
         assert self.load.prompt_bytes == live, "bytes in flight are miscounted"
+        assert self._live.keys() >= set(self.checkpoints.task_ids()), "checkpoints of nobody"
         for task_id, entry in self._live.items():
+            assert self.checkpoints.step(task_id) <= entry.record.step, "steps that nobody heard of"
             wrong = entry.what_is_wrong(moves_max=self._limits.moves_max, term=self._term)
             assert task_id == entry.task.id, "a task goes by another's name"
             assert not wrong, "\n  ".join([f"{task_id}: {wrong}", *map(str, entry.story)])
@@ -236,11 +246,13 @@ class Lifecycle:
         entry.attempt += 1
         entry.enter(Phase.PLACING, at, why)
         entry.retry_at_s = at.now_s + PLACEMENT_LOST_S
+        entry.steps_done = 0
         entry.record = changed(
-            entry.record, status=TaskStatus.QUEUED, step=0, attempt=entry.attempt, executor=None
+            entry.record, status=TaskStatus.QUEUED, attempt=entry.attempt, executor=None
         )
         avoided = frozenset(entry.avoided | ({leaving} if leaving else set()))
-        return [PlaceTask(task=entry.task, fence=entry.fence, avoided=avoided)]
+        left, steps_left = self.checkpoints.left(entry.task)
+        return [PlaceTask(task=left, fence=entry.fence, avoided=avoided, steps_left=steps_left)]
 
     def _placement_made(self, event: PlacementMade, at: Moment) -> list[Instruction]:
         entry = self._live.get(event.task_id)
@@ -272,6 +284,8 @@ class Lifecycle:
             priority=task.priority,
             deadline_s=deadline_s,
             client=task.client,
+            checkpoint_steps=event.checkpoint_steps,
+            checkpoint=self.checkpoints.of(task.id),
         )
         return [
             *self._publish(entry, TaskEventKind.PLACED, at),
@@ -305,8 +319,8 @@ class Lifecycle:
             case AttemptQueued(position=position) | AttemptHeartbeat(queue_position=position):
                 entry.record = changed(entry.record, queue_position=position)
                 return []
-            case AttemptStarted():
-                return self._started(entry, at)
+            case AttemptStarted(step=step):
+                return self._started(entry, step, at)
             case StepFinished():
                 return self._step_finished(entry, report, at)
             case AttemptFinished():
@@ -314,10 +328,13 @@ class Lifecycle:
             case AttemptFailed():
                 return self._attempt_failed(entry, report, at)
 
-    def _started(self, entry: Fate, at: Moment) -> list[Instruction]:
+    def _started(self, entry: Fate, step: int, at: Moment) -> list[Instruction]:
         if entry.record.status is TaskStatus.IN_PROGRESS:
             return []  # one beginning is enough, whatever an executor says
         entry.course = entry.course._replace(began_s=at.now_s)
+        if step == self.checkpoints.step(entry.task.id):
+            entry.steps_done = step
+            self.checkpoints.steps_resumed += step
         entry.record = changed(
             entry.record,
             status=TaskStatus.IN_PROGRESS,
@@ -327,8 +344,13 @@ class Lifecycle:
         return self._publish(entry, TaskEventKind.STARTED, at)
 
     def _step_finished(self, entry: Fate, report: StepFinished, at: Moment) -> list[Instruction]:
+        again = min(report.step, entry.record.step) - entry.steps_done
+        self.checkpoints.steps_again += max(0, again)
+        entry.steps_done = max(entry.steps_done, report.step)
+        if report.checkpoint is not None and report.checkpoint.step <= report.step:
+            self.checkpoints.keep(entry.task, report.checkpoint)
         if report.step <= entry.record.step:
-            return []
+            return []  # a client sees no steps go back
         entry.course = entry.course._replace(stepped_s=at.now_s)
         entry.record = changed(entry.record, status=TaskStatus.IN_PROGRESS, step=report.step)
         return self._publish(entry, TaskEventKind.STEP, at, report=report)
@@ -337,6 +359,7 @@ class Lifecycle:
         self, entry: Fate, event: AttemptReported, report: AttemptFinished, at: Moment
     ) -> list[Instruction]:
         entry.enter(Phase.STORING, at, "drawn")
+        self.checkpoints.forget(event.task_id)
         entry.record = changed(
             entry.record,
             executor=event.executor,
@@ -353,6 +376,11 @@ class Lifecycle:
         ]
 
     def _attempt_failed(self, entry: Fate, report: AttemptFailed, at: Moment) -> list[Instruction]:
+        if report.code in OF_THE_DRAWING:
+            # Its checkpoint may be why: the next attempt has to do without.
+            self.checkpoints.forget(entry.task.id)
+        if report.code == HANDED_OVER and self._has_moves(entry):
+            return self._handed_over(entry, at)
         if report.retryable:
             return self._give_up_attempt(entry, report.code, report.message, at)
         assert entry.record.executor is not None
@@ -396,12 +424,20 @@ class Lifecycle:
                 instructions += self._give_up_attempt(entry, "peer_failed", message, at)
         return instructions
 
+    def _handed_over(self, entry: Fate, at: Moment) -> list[Instruction]:
+        """Its executor is about to stop: a move, and no failure of anybody."""
+        executor = entry.record.executor
+        assert executor is not None
+        entry.moved.append(entry.fence)
+        ended = self._ended(executor, entry.dispatch, entry, HANDED_OVER)
+        return [ended, *self._place(entry, at, HANDED_OVER, leaving=executor)]
+
+    def _has_moves(self, entry: Fate) -> bool:
+        return len(entry.moved) < self._limits.moves_max
+
     def _may_move(self, entry: Fate) -> bool:
-        return (
-            entry.phase is Phase.ATTEMPTING
-            and entry.record.status is TaskStatus.QUEUED
-            and len(entry.moved) < self._limits.moves_max
-        )
+        waits = entry.record.status is TaskStatus.QUEUED
+        return entry.phase is Phase.ATTEMPTING and waits and self._has_moves(entry)
 
     def _moved(self, task_id: TaskId, at: Moment) -> list[Instruction]:
         entry = self._live.get(task_id)
@@ -523,6 +559,7 @@ class Lifecycle:
         dropped = self._live.pop(task_id, None)
         if dropped is not None:
             self.load.remove(dropped.task)
+            self.checkpoints.forget(task_id)
 
     def _find(self, task_id: TaskId) -> Fate | None:
         return self._live.get(task_id) or self._finished.get(task_id)
@@ -555,18 +592,5 @@ class Lifecycle:
         *,
         report: StepFinished | None = None,
     ) -> list[Instruction]:
-        record = entry.record
-        event = TaskEvent(
-            sequence=entry.sequence_before + len(entry.events) + 1,
-            kind=kind,
-            unix_s=at.unix_s,
-            attempt=record.attempt,
-            executor=record.executor,
-            step=record.step,
-            steps=record.task.drawing.denoising_steps,
-            queue_position=record.queue_position,
-            error=record.error,
-            preview=b"" if report is None else report.preview,
-        )
-        entry.events.append(event)
-        return [PublishEvent(task_id=record.task.id, event=event)]
+        event = entry.happened(kind, at, preview=b"" if report is None else report.preview)
+        return [PublishEvent(task_id=entry.task.id, event=event)]

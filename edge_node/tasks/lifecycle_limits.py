@@ -26,6 +26,7 @@ class LifecycleLimits:
         placement_retry_s: pause before another try when no node can take the task.
         finished_kept_max: finished tasks kept in memory; older ones are read from the ledger.
         finished_bytes_max: that they take, about.
+        checkpoint_bytes_max: that checkpoints of tasks which are not over take.
     """
 
     attempts_max: int = 5
@@ -36,11 +37,16 @@ class LifecycleLimits:
     placement_retry_s: float = 0.25
     finished_kept_max: int = 2000
     finished_bytes_max: int = 16 * 2**20
+    checkpoint_bytes_max: int = 64 * 2**20
 
     @classmethod
     def of(cls, config: NodeConfig) -> LifecycleLimits:
         """From the node's settings."""
-        return cls(attempts_max=config.attempts_max, lease_s=config.lease_s)
+        return cls(
+            attempts_max=config.attempts_max,
+            lease_s=config.lease_s,
+            checkpoint_bytes_max=config.checkpoint_bytes_max,
+        )
 
     def until_overdue_s(self, eta_s: float, deadline_s: float | None) -> float:
         """How long another node may hold an attempt that was expected to take `eta_s`.

@@ -49,7 +49,10 @@ class TasksRecovered:
 
 @dataclass(frozen=True, kw_only=True)
 class PlacementMade:
-    """Placement chose an executor for the attempt; `dispatch` numbers it at that executor."""
+    """Placement chose an executor for the attempt; `dispatch` numbers it at that executor.
+
+    After every `checkpoint_steps` it is to send a checkpoint; 0 for never.
+    """
 
     task_id: TaskId
     fence: Fence
@@ -59,6 +62,7 @@ class PlacementMade:
     policy: str
     policy_reason: str = ""
     eta_s: float
+    checkpoint_steps: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,11 +195,15 @@ class AnswerRefused:
 
 @dataclass(frozen=True, kw_only=True)
 class PlaceTask:
-    """Ask placement for an executor, best none of `avoided`; answer with PlacementMade."""
+    """Ask placement for an executor, best none of `avoided`; answer with PlacementMade.
+
+    The task's work is that of the `steps_left`, and of what follows them.
+    """
 
     task: Task
     fence: Fence
     avoided: frozenset[NodeId]
+    steps_left: int
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -47,6 +47,10 @@ Work is in work units (domain.WorkModel). No prompt and no identifier is ever a 
 | worker_backlog_work_units | work units | by the worker's own account; 0 while it is away |
 | worker_queue_length | drawings | that it has not begun; 0 while it is away |
 | worker_resident_bytes | bytes | of its process; 0 while it is away |
+| checkpoints_kept_bytes | bytes | half-drawn images of this origin's tasks, kept now |
+| checkpoint_bytes_total | bytes | of all that came here |
+| steps_resumed_total | steps | that attempts of this origin were spared by going on from one |
+| steps_drawn_again_total | steps | that an earlier attempt of this origin had done |
 | clock_skew_seconds | s | largest difference of a live peer's clock of the day to this one's |
 | clock_step_seconds | s | by which the wall clock was set since the node began |
 | loop_failures_total | failures; loop | of what goes on in the background; each is begun again |
@@ -93,7 +97,9 @@ _DECISION_BUCKETS_S = (1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-
 _STALENESS_BUCKETS_S = (5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 
 # How an attempt ends when nothing went wrong with it.
-_WANTED_ENDS = frozenset({"finished", "cancelled", "moved", "not_wanted", "deadline_exceeded"})
+_WANTED_ENDS = frozenset(
+    {"finished", "cancelled", "moved", "handed_over", "not_wanted", "deadline_exceeded"}
+)
 # Words for it; this version has some twenty.
 _REASONS_MAX = 64
 
@@ -117,12 +123,22 @@ class Fill(Protocol):
         ...
 
 
+class Checkpoints(Protocol):
+    """The account of what is kept of half-drawn images: tasks.checkpoints."""
+
+    kept_bytes: int
+    bytes_taken: int
+    steps_resumed: int
+    steps_again: int
+
+
 class NodeMetrics:
     """The metrics of one node, on a registry of their own so that a process may hold several."""
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self.registry = registry or CollectorRegistry()
         self._reasons = set(_WANTED_ENDS)
+        self._checkpoints_seen = (0, 0, 0)
         self._define_tasks()
         self._define_attempts()
         self._define_node()
@@ -296,6 +312,16 @@ class NodeMetrics:
         """Another node said what none may say."""
         self._rules_broken.labels(rpc).inc()
 
+    def checkpoints_observed(self, now: Checkpoints) -> None:
+        """What is kept of half-drawn images, and what they were good for since the node began."""
+        self._checkpoints_kept.set(now.kept_bytes)
+        totals = (now.bytes_taken, now.steps_resumed, now.steps_again)
+        for counter, total, former in zip(
+            self._checkpoint_totals, totals, self._checkpoints_seen, strict=True
+        ):
+            counter.inc(total - former)
+        self._checkpoints_seen = totals
+
     def watch_conduct(self, count_aside: Callable[[], int]) -> None:
         """Asks at every scrape how many nodes are not heard."""
         self._set_aside.set_function(count_aside)
@@ -347,6 +373,12 @@ class NodeMetrics:
             "Time to choose an executor",
             buckets=_DECISION_BUCKETS_S,
             registry=self.registry,
+        )
+        self._checkpoints_kept = self._gauge("checkpoints_kept_bytes", "Half-drawn images kept")
+        self._checkpoint_totals = (
+            self._counter("checkpoint_bytes_total", "Half-drawn images that came"),
+            self._counter("steps_resumed_total", "Steps that attempts were spared"),
+            self._counter("steps_drawn_again_total", "Steps that an earlier attempt had done"),
         )
         self._define_latents()
         self._define_learning()

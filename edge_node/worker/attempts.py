@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
+from edge_node.checkpoint import Checkpoint
 from edge_node.domain import (
     NO_FENCE,
     AttemptFailed,
@@ -42,6 +43,8 @@ class Attempt(Generic[Row]):
         entry: what the order sees; renewed by `recount`.
         turn: number of the last step it was part of, or of the one before it joined, and whether
             it was part of it. Who has the least has waited longest for a step.
+        checkpoint: to go on from, until it has begun.
+        leaving: it is to go on elsewhere after the step under way.
         over: nobody waits for it any more, or its last report is on the way.
         out_of_memory: it ran out of memory alone and was not stepped since.
     """
@@ -61,6 +64,8 @@ class Attempt(Generic[Row]):
         work_model: WorkModel,
         unit_s: float,
         on_report: Callable[[Report], None],
+        checkpoint_steps: int = 0,
+        checkpoint: Checkpoint | None = None,
     ) -> None:
         self.task_id = task_id
         self.fence = fence
@@ -76,7 +81,10 @@ class Attempt(Generic[Row]):
         self.begin_s = 0.0
         self.row: Row | None = None
         self.steps = drawing.denoising_steps
-        self.steps_done = 0
+        self.checkpoint_steps = checkpoint_steps
+        self.checkpoint = checkpoint
+        self.leaving = False
+        self.steps_done = 0 if checkpoint is None else checkpoint.step
         self.prompt_tokens = NOT_COUNTED
         self.decoded = False
         self.position = 0
@@ -96,6 +104,17 @@ class Attempt(Generic[Row]):
         if self.decoded:
             return 0.0
         return self.work - self.size_cost * self.row_cost * self.steps_done
+
+    @property
+    def checkpoint_due(self) -> bool:
+        """Whether one is to be sent after the step that was done last."""
+        left = self.steps_done < self.steps
+        return left and self.checkpoint_steps > 0 and self.steps_done % self.checkpoint_steps == 0
+
+    def from_the_beginning(self, unit_s: float) -> None:
+        """It cannot go on from its checkpoint here."""
+        self.checkpoint, self.steps_done = None, 0
+        self.recount(unit_s)
 
     def recount(self, unit_s: float) -> None:
         """Renews what the order sees; `unit_s` is what a row's work unit takes at present."""

@@ -134,6 +134,7 @@ def describing(facts: ModelFacts, before: WorkerDescription) -> WorkerDescriptio
         variants=facts.variants,
         emulated_device=facts.emulated_device,
         device=facts.device,
+        portable=True,
     )
 
 

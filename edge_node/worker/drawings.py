@@ -66,8 +66,10 @@ def is_void(earlier: Report | DEdgeAIError, *, after: Report | DEdgeAIError) -> 
     match earlier:
         case AttemptQueued():
             return isinstance(after, AttemptQueued | AttemptStarted)
-        case StepFinished(preview=b""):
+        case StepFinished(preview=b"", checkpoint=None):
             return isinstance(after, StepFinished)
+        case StepFinished(preview=b""):
+            return isinstance(after, StepFinished) and after.checkpoint is not None
     return False
 
 
@@ -86,6 +88,8 @@ def submit(
         priority=request.priority,
         deadline_s=request.deadline_s or None,
         client=request.client,
+        checkpoint_steps=request.checkpoint_steps,
+        checkpoint=codec.checkpoint_from_proto(request),
         on_report=on_report,
     )
 
@@ -122,6 +126,8 @@ class Drawings:
             for wanted in request.wanted:
                 if wanted.HasField("draw"):
                     self._submit(wanted.number, wanted.draw)
+                elif wanted.hand_over:
+                    self._hand_over(wanted.number)
                 else:
                     self._cancel(wanted.number)
 
@@ -171,6 +177,10 @@ class Drawings:
         if arrival is not None:
             self._engine.cancel(arrival)
 
+    def _hand_over(self, number: int) -> None:
+        if number in self._arrivals:
+            self._engine.hand_over(self._arrivals[number])
+
     def _told(self, number: int, what: Report | DEdgeAIError) -> Told:
         if isinstance(what, DEdgeAIError):
             refused = worker_pb2.DrawManyResponse.Refused(
@@ -186,7 +196,7 @@ class Drawings:
         urgency = Urgency.of(what)
         with self._lock:
             reports = self._untold.setdefault(number, [])
-            if reports and is_void(reports[-1], after=what):
+            while reports and is_void(reports[-1], after=what):
                 reports.pop()
             reports.append(what)
             wake = urgency > self._urgency

@@ -5,6 +5,7 @@ Owns the order of reports and the words of failures. It decides nothing about dr
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
 import threading
@@ -14,7 +15,16 @@ from typing import Any
 
 from PIL import Image as PillowImage
 
-from edge_node.domain import AttemptFailed, StepFinished, TaskId
+from edge_node.checkpoint import Checkpoint
+from edge_node.clock import Clock
+from edge_node.domain import (
+    HANDED_OVER,
+    AttemptFailed,
+    AttemptFinished,
+    StepFinished,
+    TaskId,
+    WorkerDescription,
+)
 from edge_node.errors import InvalidRequest, NotFinite, StaleAttempt
 from edge_node.worker import image_encoding
 from edge_node.worker.attempts import Attempt, Report
@@ -26,6 +36,9 @@ PLACED_AGAIN = AttemptFailed(
     code=StaleAttempt.code,
     message="the task was placed on this worker again",
     retryable=False,
+)
+GOES_ON_ELSEWHERE = AttemptFailed(
+    code=HANDED_OVER, message="this node is about to stop", retryable=True
 )
 TOO_LATE = AttemptFailed(
     code="deadline_exceeded",
@@ -57,11 +70,11 @@ class Reporter:
         else:
             self.run(functools.partial(attempt.on_report, report))
 
-    def send_preview(self, attempt: Attempt[Any], picture: PillowImage.Image) -> None:
+    def send_preview(
+        self, attempt: Attempt[Any], step: StepFinished, picture: PillowImage.Image
+    ) -> None:
         """Tells that a step is done, with its picture."""
-        self.run(
-            functools.partial(_send_preview, attempt, step=attempt.steps_done, picture=picture)
-        )
+        self.run(functools.partial(_send_preview, attempt, step, picture))
 
     def run(self, job: Callable[[], None]) -> None:
         """Does something after all that was told before; nothing any more once stopped."""
@@ -90,13 +103,49 @@ class Reporter:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
 
-def _send_preview(attempt: Attempt[Any], *, step: int, picture: PillowImage.Image) -> None:
+def _send_preview(attempt: Attempt[Any], step: StepFinished, picture: PillowImage.Image) -> None:
     preview = image_encoding.encode(picture, image_format="png")
-    attempt.on_report(StepFinished(step=step, steps=attempt.steps, preview=preview))
+    attempt.on_report(dataclasses.replace(step, preview=preview))
 
 
 def _nothing() -> None:
     """What is waited for when all before it is."""
+
+
+def step_finished(attempt: Attempt[Any], checkpoint: Checkpoint | None) -> StepFinished:
+    """The last step that was done, with its checkpoint if there is one."""
+    return StepFinished(step=attempt.steps_done, steps=attempt.steps, checkpoint=checkpoint)
+
+
+def finished(
+    attempt: Attempt[Any],
+    picture: PillowImage.Image,
+    *,
+    made_by: WorkerDescription,
+    choices: tuple[str, ...],
+    metadata: bool,
+    clock: Clock,
+) -> AttemptFinished | AttemptFailed:
+    """The image of a drawing, encoded; or why there is none."""
+    assert attempt.started_s is not None
+    try:
+        image = image_encoding.image_of(
+            picture,
+            drawing=attempt.drawing,
+            task_id=attempt.task_id,
+            model=attempt.drawing.model or made_by.model,
+            choices=choices,
+            emulated_device=made_by.emulated_device,
+            metadata=metadata,
+            prompt_tokens=attempt.prompt_tokens,
+        )
+    except Exception as error:
+        return failure(attempt.task_id, error)
+    return AttemptFinished(
+        image=image,
+        queue_s=attempt.started_s - attempt.submitted_s,
+        compute_s=clock.now_s() - attempt.started_s,
+    )
 
 
 def failure(task_id: TaskId, error: Exception) -> AttemptFailed:

@@ -21,21 +21,20 @@ from typing import Generic, TypeVar
 
 from PIL import Image as PillowImage
 
+from edge_node.checkpoint import Checkpoint
 from edge_node.clock import Clock
 from edge_node.domain import (
     AttemptFailed,
-    AttemptFinished,
     AttemptQueued,
     AttemptStarted,
     Drawing,
     Fence,
-    StepFinished,
     TaskId,
     WorkerDescription,
     WorkerLoad,
 )
 from edge_node.errors import AdmissionRefused, StaleAttempt
-from edge_node.worker import image_encoding, memory_guard, queue_order, reporting
+from edge_node.worker import memory_guard, queue_order, reporting, travelling
 from edge_node.worker.active_rows import ActiveRows
 from edge_node.worker.attempts import Attempt, AttemptBook, Report
 from edge_node.worker.calibration import Calibration
@@ -173,6 +172,8 @@ class StepEngine(Generic[Row]):
         priority: int,
         deadline_s: float | None = None,
         client: str = "",
+        checkpoint_steps: int = 0,
+        checkpoint: Checkpoint | None = None,
         on_report: Callable[[Report], None],
     ) -> int:
         """Queues a drawing and returns its arrival number, by which it can be cancelled.
@@ -185,6 +186,8 @@ class StepEngine(Generic[Row]):
             priority: larger is served first.
             deadline_s: seconds from now after which the image is of no use.
             client: who wants it; clients who wait share the device.
+            checkpoint_steps: after which one is reported; 0 for never.
+            checkpoint: to go on from; one that cannot be used costs its steps and nothing else.
             on_report: called with what becomes of it.
 
         Raises:
@@ -218,6 +221,10 @@ class StepEngine(Generic[Row]):
                 work_model=self._description.work_model,
                 unit_s=self._ready_rows.unit_s,
                 on_report=on_report,
+                checkpoint_steps=checkpoint_steps,
+                checkpoint=travelling.usable(
+                    checkpoint, drawing=drawing, fingerprint=self._description.model_fingerprint
+                ),
             )
             self._ready_rows.arriving(now_s)
             self._book.add(submitted)
@@ -239,6 +246,14 @@ class StepEngine(Generic[Row]):
             self._report_positions()
             self._wake()
         self._on_change()
+
+    def hand_over(self, arrival: int) -> None:
+        """Ends a drawing after the step under way, with a checkpoint, to go on elsewhere."""
+        with self._changed:
+            attempt = self._book.find(arrival)
+            if attempt is not None:
+                attempt.leaving = True
+                self._wake()
 
     # The rest of what needs the lock; the caller holds it.
 
@@ -265,7 +280,12 @@ class StepEngine(Generic[Row]):
         unwanted = [one for one in self._book.to_draw() if one.over or one.is_late(now_s)]
         for attempt in unwanted:
             self._end(attempt, reporting.TOO_LATE)
-        if unwanted:
+        leaving = [one for one in self._book.to_draw() if one.leaving]
+        for attempt in leaving:
+            if checkpoint := self._exported(attempt):
+                self._reporter.send(attempt, reporting.step_finished(attempt, checkpoint))
+            self._end(attempt, reporting.GOES_ON_ELSEWHERE)
+        if unwanted or leaving:
             self._report_positions()
 
     def _report_positions(self) -> None:
@@ -389,13 +409,21 @@ class StepEngine(Generic[Row]):
             if attempt.over:
                 return
             begun_s = self._clock.now_s()
-            self._ready_rows.shares.begun(attempt.client, attempt.entry.service_s)
+            self._ready_rows.shares.begun(attempt.client, attempt.entry.left_s)
             self._book.begin(attempt, now_s=begun_s)
             self._report_positions()
-            self._reporter.send(attempt, AttemptStarted())
         self._stepped_until_s = None
         try:
-            attempt.row = self._denoiser.begin(attempt.drawing, attempt.init_image)
+            attempt.row = travelling.resumed(self._denoiser, attempt)
+            with self._changed:
+                if attempt.over:
+                    return
+                if attempt.row is None:
+                    attempt.from_the_beginning(self._ready_rows.unit_s)
+                self._reporter.send(attempt, AttemptStarted(step=attempt.steps_done))
+            if attempt.row is None:
+                attempt.row = self._denoiser.begin(attempt.drawing, attempt.init_image)
+            attempt.checkpoint = None
             attempt.prompt_tokens = self._prompt_tokens(attempt.drawing.prompt)
         except Exception as error:
             self._fail(attempt, error)
@@ -428,18 +456,19 @@ class StepEngine(Generic[Row]):
             self._report_step(attempt)
 
     def _report_step(self, attempt: Attempt[Row]) -> None:
-        step = attempt.steps_done
         if attempt.over or attempt.row is None:
             return
-        if step not in attempt.preview_steps:
-            self._reporter.send(attempt, StepFinished(step=step, steps=attempt.steps))
+        checkpoint = self._exported(attempt) if attempt.checkpoint_due else None
+        report = reporting.step_finished(attempt, checkpoint)
+        if attempt.steps_done not in attempt.preview_steps:
+            self._reporter.send(attempt, report)
             return
         try:
             picture = self._denoiser.picture(attempt.row)
         except Exception as error:
             self._fail(attempt, error)
             return
-        self._reporter.send_preview(attempt, picture)
+        self._reporter.send_preview(attempt, report, picture)
 
     def _finish_done(self, batch: list[Attempt[Row]]) -> None:
         """Rows that are done leave at once: others take their places while they are decoded."""
@@ -471,6 +500,10 @@ class StepEngine(Generic[Row]):
         with self._changed:
             attempt.row, attempt.decoded = None, True
         self._reporter.run(functools.partial(self._send_image, attempt, picture))
+
+    def _exported(self, attempt: Attempt[Row]) -> Checkpoint | None:
+        fingerprint = self._description.model_fingerprint
+        return travelling.exported(self._denoiser, attempt, fingerprint=fingerprint)
 
     def _hold_pace(self, *, work: float, since_s: float) -> None:
         left_s = work * self._limits.pace_s - (self._clock.now_s() - since_s)
@@ -543,7 +576,16 @@ class StepEngine(Generic[Row]):
     # On the reporter's thread.
 
     def _send_image(self, attempt: Attempt[Row], picture: PillowImage.Image) -> None:
-        report = None if attempt.over else self._report_of(attempt, picture)
+        report = None
+        if not attempt.over:
+            report = reporting.finished(
+                attempt,
+                picture,
+                made_by=self._description,
+                choices=self._choices,
+                metadata=self._limits.metadata,
+                clock=self._clock,
+            )
         # Given back first: who hears of the end must not find the drawing still running.
         with self._changed:
             wanted = not attempt.over
@@ -554,24 +596,3 @@ class StepEngine(Generic[Row]):
         if wanted and report is not None:
             attempt.on_report(report)
         self._on_change()
-
-    def _report_of(self, attempt: Attempt[Row], picture: PillowImage.Image) -> Report:
-        assert attempt.started_s is not None
-        try:
-            image = image_encoding.image_of(
-                picture,
-                drawing=attempt.drawing,
-                task_id=attempt.task_id,
-                model=attempt.drawing.model or self._description.model,
-                choices=self._choices,
-                emulated_device=self._description.emulated_device,
-                metadata=self._limits.metadata,
-                prompt_tokens=attempt.prompt_tokens,
-            )
-        except Exception as error:
-            return reporting.failure(attempt.task_id, error)
-        return AttemptFinished(
-            image=image,
-            queue_s=attempt.started_s - attempt.submitted_s,
-            compute_s=self._clock.now_s() - attempt.started_s,
-        )

@@ -11,13 +11,13 @@ import multiprocessing
 import os
 import sys
 
-from tests.cluster.simulated_cluster import run_faulty, run_mixed, run_quiet
+from tests.cluster.simulated_cluster import run_draining, run_faulty, run_mixed, run_quiet
 from tests.cluster.users import InvariantBroken
 
 
 def verdict(seed: int) -> str:
     """What is wrong with a seed; empty if nothing is."""
-    for run in (run_faulty, run_mixed, run_quiet):
+    for run in (run_faulty, run_mixed, run_quiet, run_draining):
         try:
             run(seed)
         except (InvariantBroken, AssertionError) as broken:

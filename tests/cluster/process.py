@@ -67,6 +67,7 @@ TICK_S = 0.25
 # Most that a machine's clock of the day is off, in all its lives.
 DAYS_OFF_S = 1e6
 LEASE_S = 2.0
+CHECKPOINT_STEPS = 2
 LIMITS = LifecycleLimits(attempts_max=6, lease_s=LEASE_S)
 T = TypeVar("T")
 
@@ -341,6 +342,7 @@ class NodeProcess:
                     strength_default=0.5,
                 ),
                 erasing=FOR_EVER,
+                checkpoint_steps=CHECKPOINT_STEPS,
             ),
             lifecycle=self.lifecycle,
             hosting=self.hosting,

@@ -16,11 +16,19 @@ from typing import Any
 
 import numpy as np
 
-from edge_node.domain import NO_FENCE, NodeId, NodeState, TaskStatus
+from edge_node.domain import (
+    HANDED_OVER,
+    NO_FENCE,
+    AttemptFailed,
+    NodeId,
+    NodeState,
+    TaskStatus,
+)
 from edge_node.tasks import hosting as hosted
 from edge_node.tasks import lifecycle_protocol as life
 from edge_node.tasks import membership as member
 from edge_node.tasks.fate import Phase
+from edge_node.tasks.lifecycle import Lifecycle
 from scheduler.registry import create
 from tests.cluster.disk import Disk
 from tests.cluster.network import Network
@@ -37,10 +45,50 @@ SOON_S = 0.05
 # Longer than the time between two looks at it.
 PROMPT_S = 1.0
 MODELS = ("m", "other")
+# What a node that is told to stop gives to what is under way, and how attempts may end meanwhile.
+DRAIN_S = 12.0
+DRAINED = frozenset(
+    {"finished", "moved", "cancelled", "deadline_exceeded", HANDED_OVER, "not_accepting"}
+)
 FAULTS = (
     *("crash", "freeze", "cut", "worker_crash", "worker_hang", "disk_full", "disk_slow"),
     *("no_sync", "store_away", "buggy_disk", "buggy_draw", "leave", "membership"),
 )
+
+
+class Latents:
+    """What an origin keeps of a task before and after an event."""
+
+    def __init__(self, lifecycle: Lifecycle, event: Any) -> None:
+        self._reported = event if isinstance(event, life.AttemptReported) else None
+        if self._reported is None:
+            return
+        self._lifecycle, task_id = lifecycle, self._reported.task_id
+        fate = lifecycle._live.get(task_id)
+        self._former = lifecycle.checkpoints.of(task_id)
+        self._steps_done = 0 if fate is None else fate.steps_done
+        self._current = (
+            fate is not None
+            and fate.phase is Phase.ATTEMPTING
+            and (fate.fence, fate.record.executor)
+            == (self._reported.fence, self._reported.executor)
+        )
+
+    def check(self) -> None:
+        """Nothing of an old attempt is kept, and nothing that was handed over is lost."""
+        if self._reported is None:
+            return
+        task_id, report = self._reported.task_id, self._reported.report
+        kept = self._lifecycle.checkpoints.of(task_id)
+        if not self._current and kept is not self._former:
+            raise InvariantBroken(f"{task_id}: a latent of {self._reported.fence} is kept")
+        handed_over = isinstance(report, AttemptFailed) and report.code == HANDED_OVER
+        if handed_over and self._current and self._steps_done:
+            step = 0 if kept is None else kept.step
+            if step != self._steps_done:
+                raise InvariantBroken(
+                    f"{task_id} was handed over after {self._steps_done} and goes on after {step}"
+                )
 
 
 class SimulatedCluster:
@@ -124,6 +172,16 @@ class SimulatedCluster:
             at_s, lasts_s = float(self.rng.uniform(2.0, 20.0)), float(self.rng.uniform(0.2, 4.0))
             self._later(at_s, self._strike, kind, place, lasts_s)
         self._later(FAULTS_END_S, self._heal)
+
+    def drain_in_turn(self) -> None:
+        """Every node is told to stop once, while users come."""
+        for index, place in enumerate(self.places):
+            self._later(6.0 + 5.0 * index, self._strike, "leave", place, DRAIN_S)
+
+    @property
+    def past(self) -> list[NodeProcess]:
+        """Those that ran and ended."""
+        return self._past
 
     def _later(self, delay_s: float, action: Any, *arguments: Any) -> None:
         self.users.loop.call_later(delay_s, action, *arguments)
@@ -236,6 +294,7 @@ class SimulatedCluster:
         handle = machine.handle
 
         def counted(event: Any, *arguments: Any, **named: Any) -> Any:
+            checkpoints = Latents(process.lifecycle, event)
             instructions = handle(event, *arguments, **named)
             self.seen[f"{name}.{type(event).__name__}"] += 1
             for instruction in instructions:
@@ -245,6 +304,7 @@ class SimulatedCluster:
             if isinstance(event, hosted.OffloadReceived):
                 process.offered(event.offload)
             machine.validate()
+            checkpoints.check()
             return instructions
 
         machine.handle = counted
@@ -262,6 +322,8 @@ class SimulatedCluster:
         return self.time.now_s > FAULTS_END_S + 5 and self._settled()
 
     def _check_node(self, node: NodeProcess) -> None:
+        if node.worker.complaints:
+            raise InvariantBroken(f"{node.name}: {node.worker.complaints}")
         for (task_id, fence), drawing in node.worker.drawing.items():
             if drawing.model != node.worker.model:
                 raise InvariantBroken(f"{node.name} draws {drawing.model} for {task_id}")
@@ -430,6 +492,25 @@ def run_mixed(seed: int) -> SimulatedCluster:
     cluster = SimulatedCluster(seed, models=MODELS)
     cluster.plan(users=14, faults=5)
     cluster.run()
+    return cluster
+
+
+def run_draining(seed: int) -> SimulatedCluster:
+    """A busy cluster in which nothing fails, and one node after the other is told to stop.
+
+    What each draws for others is handed over, so that no step is drawn twice.
+    """
+    cluster = SimulatedCluster(seed)
+    cluster.network.faulty = False
+    cluster.plan(users=28, faults=0)
+    cluster.drain_in_turn()
+    cluster.run()
+    for node in [*cluster.nodes, *cluster.past]:
+        if node.lifecycle.checkpoints.steps_again:
+            raise InvariantBroken(f"seed {seed}: steps of {node.name} were drawn again")
+        unexpected = node.reasons.keys() - DRAINED
+        if unexpected:
+            raise InvariantBroken(f"seed {seed}: {node.name} gave attempts up: {unexpected}")
     return cluster
 
 

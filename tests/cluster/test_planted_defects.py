@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from edge_node.checkpoint import Checkpoint
 from edge_node.clock import Moment
 from edge_node.dispatch.background import Background
 from edge_node.dispatch.dispatcher import Dispatcher
@@ -18,16 +19,17 @@ from edge_node.dispatch.own_node import OwnNode
 from edge_node.dispatch.own_tasks import OwnTasks
 from edge_node.dispatch.placer import Placer
 from edge_node.dispatch.timekeeper import Timekeeper
-from edge_node.domain import NodeId, NodeState
+from edge_node.domain import NodeId, NodeState, StepFinished
 from edge_node.peering.peer_links import PeerLinks
 from edge_node.peering.service import PeerService
 from edge_node.tasks import hosting as hosted
 from edge_node.tasks import lifecycle_protocol as life
+from edge_node.tasks.checkpoints import Checkpoints
 from edge_node.tasks.cluster_view import ClusterView
 from edge_node.tasks.hosting import Hosting
 from edge_node.tasks.lifecycle import Lifecycle
 from edge_node.tasks.serving import ServingNodes
-from tests.cluster.simulated_cluster import MODELS, run_faulty, run_quiet
+from tests.cluster.simulated_cluster import MODELS, run_draining, run_faulty, run_quiet
 from tests.cluster.users import InvariantBroken
 
 # Enough for the defect that is found least often.
@@ -127,6 +129,47 @@ def lease_not_renewed_by_reports(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Lifecycle, "_reported", forgetful)
 
 
+def latent_of_an_old_attempt(patch: pytest.MonkeyPatch) -> None:
+    reported = Lifecycle._reported
+
+    def trusting(self: Lifecycle, event: life.AttemptReported, at: Moment) -> list[Any]:
+        told = reported(self, event, at)
+        entry = self._live.get(event.task_id)
+        if entry is not None and isinstance(event.report, StepFinished) and event.report.checkpoint:
+            self.checkpoints.forget(event.task_id)
+            self.checkpoints.keep(entry.task, event.report.checkpoint)
+        return told
+
+    patch.setattr(Lifecycle, "_reported", trusting)
+
+
+def latent_of_another_drawing(patch: pytest.MonkeyPatch) -> None:
+    def any_of_them(self: Checkpoints, _: Any) -> Checkpoint | None:
+        return next(iter(self._kept.values()), None)
+
+    patch.setattr(Checkpoints, "of", any_of_them)
+
+
+def steps_go_back(patch: pytest.MonkeyPatch) -> None:
+    place = Lifecycle._place
+
+    def forgetful(self: Lifecycle, entry: Any, *rest: Any, **named: Any) -> list[Any]:
+        entry.record = replace(entry.record, step=0)
+        self.checkpoints.forget(entry.task.id)
+        return place(self, entry, *rest, **named)
+
+    patch.setattr(Lifecycle, "_place", forgetful)
+
+
+def handed_over_without_its_latent(_: hosted.Event, told: list[Any]) -> list[Any]:
+    return [
+        replace(one, report=replace(one.report, checkpoint=None))
+        if isinstance(one, hosted.ReportAttempt) and isinstance(one.report, StepFinished)
+        else one
+        for one in told
+    ]
+
+
 def never_hung_up(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Executor, "unhost", nothing)
     patch.setattr(PeerService, "cancel_offload", nothing)
@@ -187,6 +230,9 @@ FAULTY: dict[str, Plant] = {
     "the init image stays behind": changed(Lifecycle, init_image_left_behind),
     "leases never lapse": says(Lifecycle, "_lease_lapsed", False),
     "the end before its record": end_before_record,
+    "the latent of an old attempt is kept": latent_of_an_old_attempt,
+    "the checkpoint of another drawing is sent": latent_of_another_drawing,
+    "steps go back": steps_go_back,
     # The shell: the executor's side.
     "StopDrawing does nothing": skipped(Executor, "stop_drawing"),
     "a worker that is lost ends nothing": draws_stay_when_the_worker_is_lost,
@@ -239,6 +285,12 @@ MIXED: dict[str, Plant] = {
     "only a node's own model may be asked for": says(ClusterView, "served", None),
 }
 
+DRAINING: dict[str, Plant] = {
+    "what is handed over leaves its latent behind": changed(
+        Hosting, handed_over_without_its_latent
+    ),
+}
+
 
 def find(run: Callable[[int], object], seeds: int) -> int:
     """The first seed that finds a defect; fails if none does."""
@@ -276,6 +328,14 @@ def run_quiet_mixed(seed: int) -> None:
     cluster = run_quiet(seed, models=MODELS)
     if cluster.users.refused.keys() & {"model_not_found", "model_away"}:
         raise InvariantBroken("a model that a live node draws was refused")
+
+
+@pytest.mark.parametrize("defect", DRAINING)
+def test_a_defect_is_found_where_nodes_are_told_to_stop(
+    defect: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    DRAINING[defect](monkeypatch)
+    assert find(run_draining, QUIET_SEEDS_MAX) < QUIET_SEEDS_MAX
 
 
 def test_a_broken_seed_tells_the_story_of_its_tasks(monkeypatch: pytest.MonkeyPatch) -> None:

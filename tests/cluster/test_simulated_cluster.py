@@ -15,6 +15,7 @@ from tests.cluster.simulated_cluster import (
     MODELS,
     SimulatedCluster,
     machines,
+    run_draining,
     run_faulty,
     run_mixed,
     run_quiet,
@@ -51,7 +52,8 @@ def test_the_seeds_exercise_what_they_are_for(clusters: list[SimulatedCluster]) 
 
 @counted
 def test_every_event_and_instruction_is_reached(clusters: list[SimulatedCluster]) -> None:
-    seen: Counter[str] = sum((cluster.seen for cluster in clusters), Counter())
+    stopped = [run_draining(seed) for seed in range(QUIET_SEEDS)]
+    seen: Counter[str] = sum((cluster.seen for cluster in [*clusters, *stopped]), Counter())
     seldom = [
         f"{name}.{kind.__name__}"
         for name, kinds in machines().items()
@@ -68,6 +70,12 @@ def test_a_seed_tells_the_same_story_again() -> None:
     assert [told.events for told in first.users.told.values()] == [
         told.events for told in second.users.told.values()
     ]
+
+
+@pytest.mark.parametrize("seed", range(QUIET_SEEDS))
+def test_where_nodes_are_told_to_stop_no_step_is_drawn_twice(seed: int) -> None:
+    cluster = run_draining(seed)
+    assert any(told.final for told in cluster.users.told.values())
 
 
 @pytest.mark.parametrize("seed", range(QUIET_SEEDS))

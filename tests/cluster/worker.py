@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 
+from edge_node.checkpoint import Checkpoint, Latents
 from edge_node.domain import (
+    HANDED_OVER,
+    AttemptFailed,
     AttemptFinished,
     AttemptQueued,
     AttemptReport,
@@ -26,6 +29,7 @@ from tests.cluster.disk import PlantedBug
 # Longer silence than this of a worker that draws is taken for a hang by its supervision.
 HANG_S = 3.0
 RESTART_S = 0.4
+LATENT_BYTES = 128
 
 
 class SimulatedWorker:
@@ -46,6 +50,9 @@ class SimulatedWorker:
         self.step_s = step_s
         self.drawing: dict[tuple[TaskId, Fence], Drawing] = {}
         self.steps_drawn = 0
+        self.complaints: list[str] = []
+        self.resumed = 0
+        self.leaving: dict[tuple[TaskId, Fence], None] = {}
         self.buggy_draws = 0
         self._on_change = on_change
         self._ready = False
@@ -87,6 +94,7 @@ class SimulatedWorker:
             work_model=WorkModel(fixed_steps=1.0, unguided_ratio=0.5, reference_px=64),
             size_px_max=64,
             steps_max=100,
+            portable=True,
         )
 
     @property
@@ -107,6 +115,8 @@ class SimulatedWorker:
         init_image: bytes,
         deadline_s: float | None,
         client: str,
+        checkpoint_steps: int,
+        checkpoint: Checkpoint | None,
     ) -> AsyncGenerator[AttemptReport, None]:
         if not self._ready:
             raise WorkerUnavailable("the worker is not there yet")
@@ -123,18 +133,54 @@ class SimulatedWorker:
             yield AttemptQueued(position=len(self._queue))
             self._next()
             await self._waiting(turn)
-            yield AttemptStarted()
-            for step in range(1, drawing.denoising_steps + 1):
+            begun = 0 if checkpoint is None else self._resumed(task_id, fence, drawing, checkpoint)
+            yield AttemptStarted(step=begun)
+            for step in range(begun + 1, drawing.denoising_steps + 1):
+                if (task_id, fence) in self.leaving:
+                    yield self._stands_at(task_id, fence, drawing, step - 1, exported=step > 1)
+                    yield AttemptFailed(code=HANDED_OVER, message="it stops", retryable=True)
+                    return
                 await self._step()
-                yield StepFinished(step=step, steps=drawing.denoising_steps)
+                due = bool(checkpoint_steps) and step % checkpoint_steps == 0
+                yield self._stands_at(task_id, fence, drawing, step, exported=due)
             await self._step()
             content = f"{task_id}/{fence}/{self.name}/{drawing.seed}".encode()
             image = Image(content=content, format="png", width_px=64, height_px=64)
             yield AttemptFinished(image=image, queue_s=0.0, compute_s=1.0)
         finally:
             del self.drawing[task_id, fence]
+            self.leaving.pop((task_id, fence), None)
             self._queue.remove(turn)
             self._next()
+
+    def hand_over(self, task_id: TaskId, fence: Fence) -> None:
+        self.leaving[task_id, fence] = None
+
+    def _stands_at(
+        self, task_id: TaskId, fence: Fence, drawing: Drawing, step: int, *, exported: bool
+    ) -> StepFinished:
+        steps = drawing.denoising_steps
+        if not exported or step == steps:
+            return StepFinished(step=step, steps=steps)
+        # What a latent does not say of itself is said here, so that whoever is given it can tell.
+        latent = f"{task_id}/{fence}/{drawing.seed}/{step}".encode().ljust(LATENT_BYTES)
+        checkpoint = Checkpoint(
+            drawing_sha256=drawing.sha256,
+            fingerprint="f",
+            step=step,
+            latents=Latents(dtype="float16", shape_CHW=(1, 1, LATENT_BYTES // 2), latent=latent),
+        )
+        return StepFinished(step=step, steps=steps, checkpoint=checkpoint)
+
+    def _resumed(
+        self, task_id: TaskId, fence: Fence, drawing: Drawing, checkpoint: Checkpoint
+    ) -> int:
+        said = checkpoint.latents.latent.decode().strip().split("/")
+        wanted = [str(task_id), str(drawing.seed), str(checkpoint.step)]
+        if [said[0], *said[2:]] != wanted or said[1] == str(fence):
+            self.complaints.append(f"{task_id}/{fence} was given the latent of {said}")
+        self.resumed += 1
+        return checkpoint.step
 
     def _next(self) -> None:
         if self._queue and not self._queue[0].done():

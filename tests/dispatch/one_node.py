@@ -114,6 +114,9 @@ class Device:
             await asyncio.sleep(0.01)
         yield DONE
 
+    def hand_over(self, task_id: TaskId, fence: Fence) -> None:
+        raise AssertionError("nothing is handed over here")
+
     async def offload(
         self, offload: Offload, *, init_image: bytes
     ) -> AsyncGenerator[AttemptReport, None]:

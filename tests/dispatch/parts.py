@@ -10,6 +10,7 @@ from edge_node.dispatch.own_node import Identity, OwnNode
 from edge_node.domain import (
     AttemptReport,
     Drawing,
+    Fence,
     ModelFingerprint,
     NodeId,
     NodeState,
@@ -71,11 +72,15 @@ class SetWorker:
         self.reports: list[AttemptReport | Exception] = []
         self.asked: list[dict[str, Any]] = []
         self.closed = 0
+        self.handed_over: list[tuple[TaskId, Fence]] = []
 
     async def draw(self, **asked: Any) -> AsyncGenerator[AttemptReport, None]:
         self.asked.append(asked)
         async for report in self._said():
             yield report
+
+    def hand_over(self, task_id: TaskId, fence: Fence) -> None:
+        self.handed_over.append((task_id, fence))
 
     async def _said(self) -> AsyncGenerator[AttemptReport, None]:
         try:

@@ -12,7 +12,7 @@ import pytest
 
 from edge_node.dispatch.background import Background
 from edge_node.dispatch.inbox import Inbox
-from edge_node.domain import AttemptStarted, NodeState, TaskStatus
+from edge_node.domain import HANDED_OVER, AttemptFailed, AttemptStarted, NodeState, TaskStatus
 from edge_node.errors import NodeNotReady
 from edge_node.tasks import hosting as hosted
 from edge_node.tasks import lifecycle_protocol as life
@@ -120,6 +120,7 @@ def test_draining_waits_for_attempts_of_other_origins_too(tmp_path: Path) -> Non
 
     async def story() -> None:
         await node.start()
+        node.view.forget(PEER)  # nobody else could take it
         node.own_device.held = True
         reports = await node.dispatcher.executor.host(OFFLOAD, init_image=PNG)
         draining = asyncio.create_task(node.dispatcher.drain(timeout_s=5.0))
@@ -127,6 +128,27 @@ def test_draining_waits_for_attempts_of_other_origins_too(tmp_path: Path) -> Non
         assert not draining.done()
         node.own_device.held = False
         assert await reports.get() == DONE
+        node.dispatcher.executor.unhost(OFFLOAD.task_id, OFFLOAD.fence, reports)
+        async with asyncio.timeout(1.0):
+            await draining
+
+    run(node, story)
+
+
+def test_draining_gives_back_what_waits_for_another_who_can_have_it_drawn(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+
+    async def story() -> None:
+        await node.start()
+        node.own_device.held = True
+        reports = await node.dispatcher.executor.host(OFFLOAD, init_image=PNG)
+        draining = asyncio.create_task(node.dispatcher.drain(timeout_s=5.0))
+        told = await reports.get()
+        assert isinstance(told, AttemptFailed)
+        assert (told.code, told.retryable) == (HANDED_OVER, True)
+        await asyncio.sleep(0.03)
+        assert not draining.done()  # until its origin has heard it
+        node.dispatcher.executor.unhost(OFFLOAD.task_id, OFFLOAD.fence, reports)
         async with asyncio.timeout(1.0):
             await draining
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from edge_node.dispatch.executor import Executor
+from edge_node.dispatch.told_reports import ToldReports
 from edge_node.domain import (
     AttemptFailed,
     AttemptQueued,
@@ -117,7 +118,7 @@ def test_an_origin_that_hangs_up_gives_the_attempt_back_once(tmp_path: Path) -> 
     async def story() -> None:
         reports = await drawn.executor.host(OFFERED)
         drawn.heard.clear()
-        drawn.executor.unhost(ID, FENCE, asyncio.Queue())  # somebody else's
+        drawn.executor.unhost(ID, FENCE, ToldReports())  # somebody else's
         assert drawn.heard == []
         drawn.executor.unhost(ID, FENCE, reports)
         drawn.executor.unhost(ID, FENCE, reports)
@@ -159,6 +160,8 @@ def test_the_worker_is_asked_for_all_and_its_reports_are_heard(tmp_path: Path) -
             "init_image": b"",
             "deadline_s": 9.0,
             "client": "alice",
+            "checkpoint_steps": 0,
+            "checkpoint": None,
         }
         assert drawn.worker.closed == 1
 

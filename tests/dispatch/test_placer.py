@@ -133,7 +133,7 @@ def wanted(avoided: frozenset[NodeId] = frozenset()) -> life.PlaceTask:
         input_bits=8,
         created_unix_s=0.0,
     )
-    return life.PlaceTask(task=task, fence=Fence(1, 2), avoided=avoided)
+    return life.PlaceTask(task=task, fence=Fence(1, 2), avoided=avoided, steps_left=4)
 
 
 def test_a_decision_is_told_booked_counted_and_recorded() -> None:
@@ -141,6 +141,7 @@ def test_a_decision_is_told_booked_counted_and_recorded() -> None:
     chosen.view.state_received(peer_state(), now_s=99.0)
     chosen.view.round_trip_measured(PEER, 0.5)
     chosen.decision, chosen.decision_s = replace(DECIDED, choice=1), 0.25
+    chosen.placer.checkpoint_steps = 2
     chosen.placer.place(wanted())
     assert chosen.heard == [
         life.PlacementMade(
@@ -152,6 +153,7 @@ def test_a_decision_is_told_booked_counted_and_recorded() -> None:
             policy="p",
             policy_reason="why",
             eta_s=chosen.heard[0].eta_s,
+            checkpoint_steps=2,
         )
     ]
     peer = {v.state.node_id: v for v in chosen.view.views(now_s=100.0)}[PEER]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from edge_node.domain import ExperiencePage, LearnedWeights
+from edge_node.domain import LearnedWeights
 from edge_node.errors import InvalidRequest, WeightsGone
+from edge_node.experience_page import ExperiencePage
 
 
 class NothingLearned:

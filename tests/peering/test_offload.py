@@ -12,6 +12,7 @@ import pytest
 from dedgeai.v1 import node_pb2
 from PIL import Image as PillowImage
 
+from edge_node.dispatch.told_reports import ToldReports
 from edge_node.domain import (
     AttemptFailed,
     AttemptReport,
@@ -63,9 +64,9 @@ class Executor:
         self.hosted: list[tuple[Offload, bytes]] = []
         self.given_back: list[tuple[TaskId, int]] = []
 
-    async def host(self, offload: Offload, *, init_image: bytes) -> asyncio.Queue[AttemptReport]:
+    async def host(self, offload: Offload, *, init_image: bytes) -> ToldReports:
         self.hosted.append((offload, init_image))
-        reports: asyncio.Queue[AttemptReport] = asyncio.Queue()
+        reports = ToldReports()
         for report in self.reports:
             reports.put_nowait(report)
         return reports

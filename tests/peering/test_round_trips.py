@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from edge_node.checkpoint import Checkpoint, Latents
 from edge_node.domain import (
     AttemptFailed,
     AttemptFinished,
@@ -16,7 +17,6 @@ from edge_node.domain import (
     AttemptQueued,
     AttemptStarted,
     Drawing,
-    ExperiencePage,
     NodeState,
     Offload,
     StepFinished,
@@ -28,6 +28,7 @@ from edge_node.domain import (
     WorkerLoad,
 )
 from edge_node.errors import MalformedMessage
+from edge_node.experience_page import ExperiencePage
 from edge_node.peering import codec, node_codec
 from tests.filled import filled
 
@@ -35,6 +36,17 @@ from tests.filled import filled
 NOT_SHOWN: dict[str, Any] = {"input_bits": 0, "owner": None, "term": 1}
 SHOWN = dataclasses.replace(filled(Task, id=TaskId("orin-a-1")), **NOT_SHOWN)
 RECORD = filled(TaskRecord, task=SHOWN)
+
+LATENTS = Latents(
+    dtype="float32", shape_CHW=(1, 2, 3), latent=bytes(24), velocity=bytes(24), change=0.5
+)
+OFFLOAD = filled(Offload)
+OFFLOAD = dataclasses.replace(
+    OFFLOAD,
+    checkpoint=Checkpoint(
+        drawing_sha256=OFFLOAD.drawing.sha256, fingerprint="f", step=2, latents=LATENTS
+    ),
+)
 
 Word = tuple[Any, Callable[[Any], Any], Callable[[Any], Any]]
 WORDS: list[Word] = [
@@ -46,7 +58,7 @@ WORDS: list[Word] = [
     (RECORD, node_codec.record_to_proto, node_codec.record_from_proto),
     (filled(TaskEvent), node_codec.event_to_proto, node_codec.event_from_proto),
     (
-        filled(Offload),
+        OFFLOAD,
         lambda offload: node_codec.offload_to_proto(offload, init_image=b"png"),
         node_codec.offload_from_proto,
     ),
@@ -170,7 +182,7 @@ def test_what_is_absent_stays_absent() -> None:
         task=dataclasses.replace(SHOWN, job_id=None, deadline_unix_s=None), executor=None
     )
     assert node_codec.record_from_proto(sent(node_codec.record_to_proto(bare))) == bare
-    offload = dataclasses.replace(filled(Offload), deadline_s=None)
+    offload = dataclasses.replace(OFFLOAD, deadline_s=None, checkpoint=None)
     assert node_codec.offload_from_proto(sent(node_codec.offload_to_proto(offload))) == offload
     event = dataclasses.replace(filled(TaskEvent), executor=None, error=None)
     assert node_codec.event_from_proto(sent(node_codec.event_to_proto(event))) == event
@@ -178,9 +190,63 @@ def test_what_is_absent_stays_absent() -> None:
 
 @pytest.mark.parametrize("left_s", [0.0, -1.0])
 def test_a_deadline_that_is_over_is_not_taken_for_none(left_s: float) -> None:
-    offload = dataclasses.replace(filled(Offload), deadline_s=left_s)
+    offload = dataclasses.replace(OFFLOAD, deadline_s=left_s)
     received = node_codec.offload_from_proto(sent(node_codec.offload_to_proto(offload)))
     assert received.deadline_s == 0.001
+
+
+def checked(message: Any) -> None:
+    report = node_codec.report_from_proto(message)
+    assert report is not None
+    node_codec.check_as_asked(report, OFFLOAD.drawing)
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"drawing_sha256": "00" * 32}, "of another drawing"),
+        ({"step": 64}, "after step 64"),
+        ({"latents": dataclasses.replace(LATENTS, latent=bytes(23))}, "23 and 24 bytes"),
+        ({"latents": dataclasses.replace(LATENTS, shape_CHW=(1, 6))}, "its shape"),
+        (
+            {
+                "latents": dataclasses.replace(
+                    LATENTS, shape_CHW=(1, 1, 2**20), latent=bytes(2**22), velocity=b""
+                )
+            },
+            "Checkpoint.shape",
+        ),
+        (
+            {
+                "latents": dataclasses.replace(
+                    LATENTS, shape_CHW=(16, 2**8, 2**8), latent=bytes(2**22), velocity=b""
+                )
+            },
+            "its latent has",
+        ),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_the_drawings_is_refused(
+    changes: dict[str, Any], why: str
+) -> None:
+    assert OFFLOAD.checkpoint is not None
+    wrong = dataclasses.replace(OFFLOAD.checkpoint, **changes)
+    message = node_codec.offload_to_proto(dataclasses.replace(OFFLOAD, checkpoint=wrong))
+    with pytest.raises(MalformedMessage, match=why):
+        node_codec.offload_from_proto(sent(message))
+    step = StepFinished(step=wrong.step, steps=OFFLOAD.drawing.denoising_steps, checkpoint=wrong)
+    with pytest.raises(MalformedMessage):
+        checked(sent(node_codec.report_to_proto(step)))
+
+
+def test_a_checkpoint_is_of_the_step_that_it_comes_with() -> None:
+    steps = OFFLOAD.drawing.denoising_steps
+    fits = StepFinished(step=2, steps=steps, checkpoint=OFFLOAD.checkpoint)
+    node_codec.check_as_asked(fits, OFFLOAD.drawing)
+    with pytest.raises(MalformedMessage, match="came with 3"):
+        node_codec.check_as_asked(dataclasses.replace(fits, step=3), OFFLOAD.drawing)
+    with pytest.raises(MalformedMessage, match="began after step"):
+        node_codec.check_as_asked(AttemptStarted(step=steps), OFFLOAD.drawing)
 
 
 def test_a_report_that_this_version_does_not_know_is_none() -> None:

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from edge_node.dispatch.told_reports import ToldReports
 from edge_node.domain import (
     AttemptFailed,
     AttemptHeartbeat,
-    AttemptReport,
     Drawing,
     Fence,
     JobId,
@@ -52,7 +52,7 @@ class Named:
 class Rest:
     """The dispatcher and the links, as far as they are asked."""
 
-    reports: asyncio.Queue[AttemptReport] = field(default_factory=asyncio.Queue)
+    reports: ToldReports = field(default_factory=ToldReports)
     unhosted: list[tuple[TaskId, Fence, object]] = field(default_factory=list)
     greeted: list[tuple[NodeState, str | None]] = field(default_factory=list)
     known: dict[NodeId, str] = field(default_factory=dict)
@@ -68,7 +68,7 @@ class Rest:
     def own_node(self) -> Named:
         return Named()
 
-    async def host(self, offload: Offload, *, init_image: bytes) -> asyncio.Queue[AttemptReport]:
+    async def host(self, offload: Offload, *, init_image: bytes) -> ToldReports:
         assert (offload, init_image) == (OFFLOAD, b"png")
         if self.refusal is not None:
             raise self.refusal

@@ -15,7 +15,8 @@ import pytest
 from dedgeai.v1 import node_pb2, node_pb2_grpc
 
 from edge_node.console.certs import Authority
-from edge_node.domain import AttemptReport, AttemptStarted, NodeId, NodeState
+from edge_node.dispatch.told_reports import ToldReports
+from edge_node.domain import AttemptStarted, NodeId, NodeState
 from edge_node.errors import InvalidRequest, NotTheCaller, OriginUnavailable
 from edge_node.peering import tls as tls_module
 from edge_node.peering.client import PeerClient
@@ -188,9 +189,9 @@ def test_a_renewed_certificate_counts_without_a_restart_and_breaks_no_call(
     authority: Authority,
 ) -> None:
     b = Attacked(id=NodeId("b"))
-    reports: asyncio.Queue[AttemptReport] = asyncio.Queue()
+    reports = ToldReports()
 
-    async def host(offload: Any, *, init_image: bytes) -> asyncio.Queue[AttemptReport]:
+    async def host(offload: Any, *, init_image: bytes) -> ToldReports:
         return reports
 
     b.host = host  # type: ignore[method-assign]

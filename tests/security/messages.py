@@ -11,6 +11,7 @@ import json
 import math
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from dedgeai.v1 import node_pb2, worker_pb2
@@ -92,6 +93,15 @@ def _bases() -> dict[str, Message]:
     offload.drawing.CopyFrom(drawing)
     offload.fence.term, offload.fence.attempt = 1, 1
     reports = worker_pb2.DrawResponse
+    checkpoint = worker_pb2.Checkpoint(
+        drawing_sha256=DRAWING_TOLD.sha256, model_fingerprint="f", step=1, dtype="float16"
+    )
+    checkpoint.shape.extend((1, 2, 3))
+    checkpoint.latent, checkpoint.velocity, checkpoint.change = bytes(12), bytes(12), 0.5
+    resumed = node_pb2.OffloadRequest()
+    resumed.CopyFrom(offload)
+    resumed.checkpoint.CopyFrom(checkpoint)
+    resumed.checkpoint_steps = 2
     image = worker_pb2.Image(content=b"png", format="png", width_px=64, height_px=64)
     view = node_pb2.TaskView(task_id=TASK.id, status="queued", durability="disk", origin=OWN)
     view.drawing.CopyFrom(drawing)
@@ -110,6 +120,9 @@ def _bases() -> dict[str, Message]:
     return {
         "state": state,
         "offload": offload,
+        "resumed": resumed,
+        "started": told(started=reports.Started(step=1)),
+        "kept": told(step_finished=reports.StepFinished(step=1, steps=4, checkpoint=checkpoint)),
         "queued": told(queued=told.Queued(position=1)),
         "heartbeat": told(heartbeat=told.Heartbeat(queue_position=1)),
         "step": told(step_finished=reports.StepFinished(step=1, steps=4)),
@@ -124,6 +137,8 @@ def _bases() -> dict[str, Message]:
     }
 
 
+# The drawing of the messages, as it is read.
+DRAWING_TOLD = replace(DRAWING, seed=0)
 BASES = _bases()
 
 
@@ -177,7 +192,8 @@ def _copy(base: Message) -> Message:
 def _set(message: Message, place: int, value: Any) -> None:
     holder, field = list(_places(message))[place]
     if field.is_repeated:
-        getattr(holder, field.name)[:] = [value]
+        # A latent has three sides; of texts one is enough.
+        getattr(holder, field.name)[:] = [value] if isinstance(value, str) else [value, 2, 3]
     else:
         setattr(holder, field.name, value)
 
@@ -197,6 +213,7 @@ class Judge:
         takes: dict[str, Callable[[Any], None]] = {
             "state": self._state,
             "offload": self._offload,
+            "resumed": self._offload,
             "record": self._record,
             "event": self._event,
             "asked": lambda asked: _sane(list_codec.request_from_proto(asked)[2]),

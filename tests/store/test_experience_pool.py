@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from edge_node.clock import SystemClock
-from edge_node.domain import ExperiencePage
+from edge_node.experience_page import ExperiencePage
 from edge_node.peering import node_codec
 from edge_node.store.connection import StoreConnection, StoreSettings
 from edge_node.store.experience_pool import (

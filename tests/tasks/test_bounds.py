@@ -51,6 +51,7 @@ from edge_node.tasks.slots import SlotSettings
                 "placement_retry_s": 0.25,
                 "finished_kept_max": 2000,
                 "finished_bytes_max": 16_777_216,
+                "checkpoint_bytes_max": 67_108_864,
             },
         ),
         (

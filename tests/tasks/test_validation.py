@@ -39,6 +39,13 @@ def record(**changes: Any) -> Break:
     return change
 
 
+def steps_done(count: int) -> Break:
+    def change(entry: Any) -> None:
+        entry.steps_done = count
+
+    return change
+
+
 def phase(which: Phase) -> Break:
     def change(entry: Any) -> None:
         entry.phase = which
@@ -65,7 +72,7 @@ def moved(times: int) -> Break:
         (attempting, record(attempt=9), "another attempt is shown"),
         (storing, record(attempt=9), "another attempt is shown"),
         (submitted, record(executor=NodeId("b")), "placed already"),
-        (submitted, record(step=1), "steps of nobody"),
+        (attempting, steps_done(1), "more steps than were told"),
     ],
 )
 def test_a_task_that_contradicts_itself_is_found_and_named(

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 import pytest
 from dedgeai.v1 import worker_pb2
 
+from edge_node.checkpoint import Checkpoint, Latents
 from edge_node.clock import SystemClock
 from edge_node.domain import (
     AttemptFailed,
@@ -31,6 +32,18 @@ DEVICE = emulated.profile("orin-64gb-maxn")
 # Of one of 256x256.
 STEP_S = DEVICE.guided_step_s / 4
 FAILED = AttemptFailed(code="draw_failed", message="it was", retryable=True)
+
+
+KEPT = StepFinished(
+    step=2,
+    steps=3,
+    checkpoint=Checkpoint(
+        drawing_sha256="d",
+        fingerprint="f",
+        step=2,
+        latents=Latents(dtype="float16", shape_CHW=(1, 1, 1), latent=b"xx"),
+    ),
+)
 
 
 def wanted(number: int, **changes: object) -> worker_pb2.DrawManyRequest.Wanted:
@@ -155,6 +168,9 @@ def test_an_end_waits_for_nothing_and_a_step_for_no_longer_than_it_may() -> None
         (StepFinished(step=1, steps=3), StepFinished(step=2, steps=3, preview=b"p"), True),
         (StepFinished(step=1, steps=3, preview=b"p"), StepFinished(step=2, steps=3), False),
         (StepFinished(step=3, steps=3), FAILED, False),
+        (StepFinished(step=1, steps=3), KEPT, True),
+        (KEPT, StepFinished(step=3, steps=3), False),
+        (KEPT, KEPT, True),
     ],
 )
 def test_only_what_says_nothing_more_is_left_out(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import threading
 import time
 import weakref
@@ -14,9 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image as PillowImage
 
-from edge_node.checkpoint import CheckpointRefused, Latents
+from edge_node.checkpoint import Checkpoint, CheckpointRefused, Latents
 from edge_node.clock import Clock, SystemClock
 from edge_node.domain import (
+    HANDED_OVER,
     AttemptFailed,
     AttemptFinished,
     AttemptQueued,
@@ -221,6 +223,8 @@ class Bench:
         priority: int = 0,
         deadline_s: float | None = None,
         client: str = "",
+        checkpoint_steps: int = 0,
+        checkpoint: Checkpoint | None = None,
         **changes: Any,
     ) -> None:
         key = name if attempt == 1 else f"{name} again {attempt}"
@@ -232,6 +236,8 @@ class Bench:
             priority=priority,
             deadline_s=deadline_s,
             client=client,
+            checkpoint_steps=checkpoint_steps,
+            checkpoint=checkpoint,
             on_report=self.reports[key].append,
         )
 
@@ -257,6 +263,14 @@ class Bench:
         self.denoiser.permits.release()
         return self.until_entered(before + 1)
 
+    def checkpoints(self, name: str) -> list[Checkpoint]:
+        steps = [one for one in self.reports[name] if isinstance(one, StepFinished)]
+        found = [one.checkpoint for one in steps if one.checkpoint is not None]
+        assert [one.checkpoint.step for one in steps if one.checkpoint] == [
+            one.step for one in steps if one.checkpoint
+        ]
+        return found
+
     def last_report(self, name: str) -> Report:
         self.until(lambda: self.reports[name] and isinstance(self.reports[name][-1], FINAL))
         return self.reports[name][-1]
@@ -278,7 +292,10 @@ class Bench:
             assert sum(isinstance(report, FINAL) for report in reports) <= 1, (name, reports)
             assert sum(isinstance(report, AttemptStarted) for report in reports) <= 1
             steps = [report.step for report in reports if isinstance(report, StepFinished)]
-            assert steps == list(range(1, len(steps) + 1)), (name, reports)
+            begun = next((one.step for one in reports if isinstance(one, AttemptStarted)), 0)
+            # The last one may be told once more, with the checkpoint of a drawing that leaves.
+            told = list(dict.fromkeys(steps))
+            assert told == list(range(begun + 1, begun + len(told) + 1)), (name, reports)
 
 
 @contextlib.contextmanager
@@ -872,3 +889,88 @@ def test_another_clients_first_waits_for_what_is_drawn_and_not_for_a_queue() -> 
         bench.denoiser.go_on.set()
         bench.check_images(*bench.reports)
     assert bench.denoiser.begun == [0, 100, 1, 101, 2, 3, 4, 5]
+
+
+def checkpoint(step: int, *, seed: int = 1, **changes: Any) -> Checkpoint:
+    """Of the drawing as the bench submits it."""
+    return Checkpoint(
+        drawing_sha256=drawing(seed=seed, **changes).sha256,
+        fingerprint="f",
+        step=step,
+        latents=Latents(dtype="float16", shape_CHW=(1, 1, 1), latent=bytes([seed, seed])),
+    )
+
+
+def test_checkpoints_are_told_as_often_as_asked_for_and_not_of_the_end(bench: Bench) -> None:
+    bench.denoiser.go_on.set()
+    bench.submit("never", steps=6)
+    bench.submit("each other", steps=6, checkpoint_steps=2, previews=1)
+    bench.submit("is none", steps=6, checkpoint_steps=1, prompt="is not finite")
+    bench.check_images("never", "each other", "is none")
+    assert bench.checkpoints("never") == bench.checkpoints("is none") == []
+    assert [one.step for one in bench.checkpoints("each other")] == [2, 4]
+    assert bench.checkpoints("each other")[1] == checkpoint(4, steps=6)
+
+
+def test_a_drawing_goes_on_from_a_checkpoint_and_has_less_to_do(one_row: Bench) -> None:
+    one_row.submit("whole", seed=1)
+    one_row.until_entered(1)
+    one_row.submit("resumed", seed=2, checkpoint=checkpoint(2, seed=2))
+    model = one_row.engine.describe().work_model
+    left = model.work(drawing()) - 2.0
+    backlog = one_row.engine.load().backlog
+    assert backlog == pytest.approx(model.work(drawing()) + left)
+    one_row.denoiser.go_on.set()
+    one_row.check_images("whole", "resumed")
+    assert one_row.denoiser.resumed == [2]
+    assert one_row.denoiser.begun == [1]
+    assert AttemptStarted(step=2) in one_row.reports["resumed"]
+    assert sum(2 in seeds for seeds in one_row.denoiser.batches) == 1
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        checkpoint(2, steps=4),
+        checkpoint(3),
+        dataclasses.replace(checkpoint(1), fingerprint="another model"),
+        dataclasses.replace(
+            checkpoint(2), latents=Latents(dtype="float16", shape_CHW=(1, 1, 1), latent=b"xx")
+        ),
+    ],
+    ids=["another drawing's", "nothing left", "another model's", "refused by the denoiser"],
+)
+def test_what_cannot_be_gone_on_from_is_drawn_from_its_beginning(
+    bench: Bench, wrong: Checkpoint
+) -> None:
+    bench.denoiser.go_on.set()
+    bench.submit("one", checkpoint=wrong)
+    bench.check_images("one")
+    assert (bench.denoiser.begun, bench.denoiser.resumed) == ([1], [])
+    assert AttemptStarted(step=0) in bench.reports["one"]
+
+
+def test_a_drawing_is_handed_over_after_the_step_under_way(one_row: Bench) -> None:
+    one_row.submit("drawn", steps=5)
+    one_row.submit("waits", seed=2, steps=40)
+    one_row.until_entered(1)
+    one_row.step()
+    one_row.engine.hand_over(one_row.arrivals["drawn"])
+    one_row.engine.hand_over(one_row.arrivals["waits"])
+    one_row.denoiser.permits.release()
+    one_row.check_failure("drawn", HANDED_OVER, retryable=True)
+    one_row.check_failure("waits", HANDED_OVER, retryable=True)
+    assert [one.step for one in one_row.checkpoints("drawn")] == [2]
+    assert one_row.checkpoints("waits") == []
+    assert sum(1 in seeds for seeds in one_row.denoiser.batches) == 2
+
+
+def test_what_is_done_but_for_its_picture_is_not_handed_over() -> None:
+    with serving(ScriptedDenoiser(decodes_beside=True)) as bench:
+        bench.denoiser.decode.clear()
+        bench.denoiser.go_on.set()
+        bench.submit("done", steps=1)
+        bench.until(lambda: bench.denoiser.decoded_on)
+        bench.engine.hand_over(bench.arrivals["done"])
+        bench.denoiser.decode.set()
+        bench.check_images("done")

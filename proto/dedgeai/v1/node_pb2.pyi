@@ -194,7 +194,7 @@ class ExchangeStateResponse(_message.Message):
     def __init__(self, state: _Optional[_Union[NodeState, _Mapping]] = ...) -> None: ...
 
 class OffloadRequest(_message.Message):
-    __slots__ = ("task_id", "attempt", "origin", "origin_incarnation", "dispatch", "drawing", "work", "priority", "deadline_s", "init_image", "fence", "client")
+    __slots__ = ("task_id", "attempt", "origin", "origin_incarnation", "dispatch", "drawing", "work", "priority", "deadline_s", "init_image", "fence", "client", "checkpoint_steps", "checkpoint")
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     ORIGIN_FIELD_NUMBER: _ClassVar[int]
@@ -207,6 +207,8 @@ class OffloadRequest(_message.Message):
     INIT_IMAGE_FIELD_NUMBER: _ClassVar[int]
     FENCE_FIELD_NUMBER: _ClassVar[int]
     CLIENT_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINT_STEPS_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
     task_id: str
     attempt: int
     origin: str
@@ -219,7 +221,9 @@ class OffloadRequest(_message.Message):
     init_image: bytes
     fence: _worker_pb2.Fence
     client: str
-    def __init__(self, task_id: _Optional[str] = ..., attempt: _Optional[int] = ..., origin: _Optional[str] = ..., origin_incarnation: _Optional[int] = ..., dispatch: _Optional[int] = ..., drawing: _Optional[_Union[_worker_pb2.Drawing, _Mapping]] = ..., work: _Optional[float] = ..., priority: _Optional[int] = ..., deadline_s: _Optional[float] = ..., init_image: _Optional[bytes] = ..., fence: _Optional[_Union[_worker_pb2.Fence, _Mapping]] = ..., client: _Optional[str] = ...) -> None: ...
+    checkpoint_steps: int
+    checkpoint: _worker_pb2.Checkpoint
+    def __init__(self, task_id: _Optional[str] = ..., attempt: _Optional[int] = ..., origin: _Optional[str] = ..., origin_incarnation: _Optional[int] = ..., dispatch: _Optional[int] = ..., drawing: _Optional[_Union[_worker_pb2.Drawing, _Mapping]] = ..., work: _Optional[float] = ..., priority: _Optional[int] = ..., deadline_s: _Optional[float] = ..., init_image: _Optional[bytes] = ..., fence: _Optional[_Union[_worker_pb2.Fence, _Mapping]] = ..., client: _Optional[str] = ..., checkpoint_steps: _Optional[int] = ..., checkpoint: _Optional[_Union[_worker_pb2.Checkpoint, _Mapping]] = ...) -> None: ...
 
 class OffloadResponse(_message.Message):
     __slots__ = ("queued", "started", "step_finished", "finished", "failed", "heartbeat")

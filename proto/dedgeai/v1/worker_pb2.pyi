@@ -85,7 +85,7 @@ class DescribeRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class DescribeResponse(_message.Message):
-    __slots__ = ("state", "detail", "engine", "model", "model_fingerprint", "capacity", "work_model", "size_px_min", "size_px_max", "size_px_multiple", "steps_max", "rows_max", "emulated_device", "pace_s", "device", "order", "fault", "masks", "variants")
+    __slots__ = ("state", "detail", "engine", "model", "model_fingerprint", "capacity", "work_model", "size_px_min", "size_px_max", "size_px_multiple", "steps_max", "rows_max", "emulated_device", "pace_s", "device", "order", "fault", "masks", "variants", "portable")
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         STATE_UNSPECIFIED: _ClassVar[DescribeResponse.State]
@@ -117,6 +117,7 @@ class DescribeResponse(_message.Message):
     FAULT_FIELD_NUMBER: _ClassVar[int]
     MASKS_FIELD_NUMBER: _ClassVar[int]
     VARIANTS_FIELD_NUMBER: _ClassVar[int]
+    PORTABLE_FIELD_NUMBER: _ClassVar[int]
     state: DescribeResponse.State
     detail: str
     engine: str
@@ -136,7 +137,8 @@ class DescribeResponse(_message.Message):
     fault: str
     masks: bool
     variants: _containers.RepeatedCompositeFieldContainer[ModelVariant]
-    def __init__(self, state: _Optional[_Union[DescribeResponse.State, str]] = ..., detail: _Optional[str] = ..., engine: _Optional[str] = ..., model: _Optional[str] = ..., model_fingerprint: _Optional[str] = ..., capacity: _Optional[float] = ..., work_model: _Optional[_Union[WorkModel, _Mapping]] = ..., size_px_min: _Optional[int] = ..., size_px_max: _Optional[int] = ..., size_px_multiple: _Optional[int] = ..., steps_max: _Optional[int] = ..., rows_max: _Optional[int] = ..., emulated_device: _Optional[str] = ..., pace_s: _Optional[float] = ..., device: _Optional[str] = ..., order: _Optional[str] = ..., fault: _Optional[str] = ..., masks: _Optional[bool] = ..., variants: _Optional[_Iterable[_Union[ModelVariant, _Mapping]]] = ...) -> None: ...
+    portable: bool
+    def __init__(self, state: _Optional[_Union[DescribeResponse.State, str]] = ..., detail: _Optional[str] = ..., engine: _Optional[str] = ..., model: _Optional[str] = ..., model_fingerprint: _Optional[str] = ..., capacity: _Optional[float] = ..., work_model: _Optional[_Union[WorkModel, _Mapping]] = ..., size_px_min: _Optional[int] = ..., size_px_max: _Optional[int] = ..., size_px_multiple: _Optional[int] = ..., steps_max: _Optional[int] = ..., rows_max: _Optional[int] = ..., emulated_device: _Optional[str] = ..., pace_s: _Optional[float] = ..., device: _Optional[str] = ..., order: _Optional[str] = ..., fault: _Optional[str] = ..., masks: _Optional[bool] = ..., variants: _Optional[_Iterable[_Union[ModelVariant, _Mapping]]] = ..., portable: _Optional[bool] = ...) -> None: ...
 
 class ModelVariant(_message.Message):
     __slots__ = ("name", "fingerprint")
@@ -155,7 +157,7 @@ class Fence(_message.Message):
     def __init__(self, term: _Optional[int] = ..., attempt: _Optional[int] = ...) -> None: ...
 
 class DrawRequest(_message.Message):
-    __slots__ = ("task_id", "attempt", "drawing", "priority", "init_image", "deadline_s", "fence", "client")
+    __slots__ = ("task_id", "attempt", "drawing", "priority", "init_image", "deadline_s", "fence", "client", "checkpoint_steps", "checkpoint")
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     DRAWING_FIELD_NUMBER: _ClassVar[int]
@@ -164,6 +166,8 @@ class DrawRequest(_message.Message):
     DEADLINE_S_FIELD_NUMBER: _ClassVar[int]
     FENCE_FIELD_NUMBER: _ClassVar[int]
     CLIENT_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINT_STEPS_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
     task_id: str
     attempt: int
     drawing: Drawing
@@ -172,7 +176,29 @@ class DrawRequest(_message.Message):
     deadline_s: float
     fence: Fence
     client: str
-    def __init__(self, task_id: _Optional[str] = ..., attempt: _Optional[int] = ..., drawing: _Optional[_Union[Drawing, _Mapping]] = ..., priority: _Optional[int] = ..., init_image: _Optional[bytes] = ..., deadline_s: _Optional[float] = ..., fence: _Optional[_Union[Fence, _Mapping]] = ..., client: _Optional[str] = ...) -> None: ...
+    checkpoint_steps: int
+    checkpoint: Checkpoint
+    def __init__(self, task_id: _Optional[str] = ..., attempt: _Optional[int] = ..., drawing: _Optional[_Union[Drawing, _Mapping]] = ..., priority: _Optional[int] = ..., init_image: _Optional[bytes] = ..., deadline_s: _Optional[float] = ..., fence: _Optional[_Union[Fence, _Mapping]] = ..., client: _Optional[str] = ..., checkpoint_steps: _Optional[int] = ..., checkpoint: _Optional[_Union[Checkpoint, _Mapping]] = ...) -> None: ...
+
+class Checkpoint(_message.Message):
+    __slots__ = ("drawing_sha256", "model_fingerprint", "step", "dtype", "shape", "latent", "velocity", "change")
+    DRAWING_SHA256_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    SHAPE_FIELD_NUMBER: _ClassVar[int]
+    LATENT_FIELD_NUMBER: _ClassVar[int]
+    VELOCITY_FIELD_NUMBER: _ClassVar[int]
+    CHANGE_FIELD_NUMBER: _ClassVar[int]
+    drawing_sha256: str
+    model_fingerprint: str
+    step: int
+    dtype: str
+    shape: _containers.RepeatedScalarFieldContainer[int]
+    latent: bytes
+    velocity: bytes
+    change: float
+    def __init__(self, drawing_sha256: _Optional[str] = ..., model_fingerprint: _Optional[str] = ..., step: _Optional[int] = ..., dtype: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., latent: _Optional[bytes] = ..., velocity: _Optional[bytes] = ..., change: _Optional[float] = ...) -> None: ...
 
 class DrawResponse(_message.Message):
     __slots__ = ("queued", "started", "step_finished", "finished", "failed")
@@ -182,17 +208,21 @@ class DrawResponse(_message.Message):
         position: int
         def __init__(self, position: _Optional[int] = ...) -> None: ...
     class Started(_message.Message):
-        __slots__ = ()
-        def __init__(self) -> None: ...
+        __slots__ = ("step",)
+        STEP_FIELD_NUMBER: _ClassVar[int]
+        step: int
+        def __init__(self, step: _Optional[int] = ...) -> None: ...
     class StepFinished(_message.Message):
-        __slots__ = ("step", "steps", "preview")
+        __slots__ = ("step", "steps", "preview", "checkpoint")
         STEP_FIELD_NUMBER: _ClassVar[int]
         STEPS_FIELD_NUMBER: _ClassVar[int]
         PREVIEW_FIELD_NUMBER: _ClassVar[int]
+        CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
         step: int
         steps: int
         preview: bytes
-        def __init__(self, step: _Optional[int] = ..., steps: _Optional[int] = ..., preview: _Optional[bytes] = ...) -> None: ...
+        checkpoint: Checkpoint
+        def __init__(self, step: _Optional[int] = ..., steps: _Optional[int] = ..., preview: _Optional[bytes] = ..., checkpoint: _Optional[_Union[Checkpoint, _Mapping]] = ...) -> None: ...
     class Finished(_message.Message):
         __slots__ = ("image", "queue_s", "compute_s")
         IMAGE_FIELD_NUMBER: _ClassVar[int]
@@ -226,12 +256,14 @@ class DrawResponse(_message.Message):
 class DrawManyRequest(_message.Message):
     __slots__ = ("wanted",)
     class Wanted(_message.Message):
-        __slots__ = ("number", "draw")
+        __slots__ = ("number", "draw", "hand_over")
         NUMBER_FIELD_NUMBER: _ClassVar[int]
         DRAW_FIELD_NUMBER: _ClassVar[int]
+        HAND_OVER_FIELD_NUMBER: _ClassVar[int]
         number: int
         draw: DrawRequest
-        def __init__(self, number: _Optional[int] = ..., draw: _Optional[_Union[DrawRequest, _Mapping]] = ...) -> None: ...
+        hand_over: bool
+        def __init__(self, number: _Optional[int] = ..., draw: _Optional[_Union[DrawRequest, _Mapping]] = ..., hand_over: _Optional[bool] = ...) -> None: ...
     WANTED_FIELD_NUMBER: _ClassVar[int]
     wanted: _containers.RepeatedCompositeFieldContainer[DrawManyRequest.Wanted]
     def __init__(self, wanted: _Optional[_Iterable[_Union[DrawManyRequest.Wanted, _Mapping]]] = ...) -> None: ...
