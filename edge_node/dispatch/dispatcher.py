@@ -153,9 +153,7 @@ class Dispatcher:
             new_ulid=new_ulid,
         )
         self.own_list = OwnList(lifecycle, ledger, self.own_tasks.expected)
-        self.journal = Journal(
-            term=identity.term, lifecycle=lifecycle, expected=self.own_tasks.expected
-        )
+        self.journal = self._journal(identity, lifecycle)
         self.own_cancel = OwnCancel(lifecycle, self.own_tasks)
         self.executor = Executor(
             node=node,
@@ -172,6 +170,10 @@ class Dispatcher:
         )
         self._timekeeper = self._timekeeper_of(settings.time, lifecycle, ledger, metrics)
         inbox.connect(obey=self._obey, hosting_changed=node.changed)
+
+    def _journal(self, identity: Identity, lifecycle: Lifecycle) -> Journal:
+        expected = self.own_tasks.expected
+        return Journal(term=identity.term, lifecycle=lifecycle, expected=expected)
 
     def _eraser(self, settings: EraserSettings, holders: Holders, lifecycle: Lifecycle) -> Eraser:
         return Eraser(
