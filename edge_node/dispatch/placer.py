@@ -121,6 +121,7 @@ class Placer:
                 policy_reason=placement.decision.reason,
                 eta_s=self._eta_s(task, placement),
                 checkpoint_steps=self._checkpoint_steps(wanted, placement),
+                others=bool(wanted.avoided) or int(placement.observation.alive_B.sum()) > 1,
             )
         )
 

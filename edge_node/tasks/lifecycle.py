@@ -272,7 +272,9 @@ class Lifecycle:
         entry.enter(Phase.ATTEMPTING, at, "placed")
         task = entry.task
         deadline_s = None if task.deadline_unix_s is None else task.deadline_unix_s - at.unix_s
-        entry.overdue_at_s = at.now_s + self._limits.until_overdue_s(event.eta_s, deadline_s)
+        # Time is left for another node where there is one.
+        patience_s = self._limits.until_overdue_s(event.eta_s, deadline_s if event.others else None)
+        entry.overdue_at_s = at.now_s + patience_s
         offload = Offload(
             task_id=task.id,
             fence=entry.fence,

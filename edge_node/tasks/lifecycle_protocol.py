@@ -52,6 +52,7 @@ class PlacementMade:
     """Placement chose an executor for the attempt; `dispatch` numbers it at that executor.
 
     After every `checkpoint_steps` it is to send a checkpoint; 0 for never.
+    `others` is whether another node could draw it, too.
     """
 
     task_id: TaskId
@@ -63,6 +64,7 @@ class PlacementMade:
     policy_reason: str = ""
     eta_s: float
     checkpoint_steps: int = 0
+    others: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -67,7 +67,9 @@ def task(**changes: Any) -> Task:
     return Task(**(fields | changes))  # type: ignore[arg-type]
 
 
-def placed(machine: Lifecycle, *, attempt: int = 1, now_s: float = 0.0) -> list[life.Instruction]:
+def placed(
+    machine: Lifecycle, *, attempt: int = 1, now_s: float = 0.0, others: bool = True
+) -> list[life.Instruction]:
     event = life.PlacementMade(
         task_id=TASK_ID,
         fence=nth(attempt),
@@ -76,6 +78,7 @@ def placed(machine: Lifecycle, *, attempt: int = 1, now_s: float = 0.0) -> list[
         dispatch=attempt,
         policy="local",
         eta_s=1.0,
+        others=others,
     )
     return machine.handle(event, at(now_s))
 
@@ -688,6 +691,15 @@ def test_a_short_deadline_leaves_time_for_another_node() -> None:
     machine = submitted(deadline_unix_s=1020.0)
     placed(machine)
     assert isinstance(held(machine, until_s=10.0)[0], life.StopAttempt)
+
+
+def test_where_no_other_node_draws_the_model_the_task_keeps_its_place() -> None:
+    machine = submitted(deadline_unix_s=1020.0)
+    placed(machine, others=False)
+    assert held(machine, until_s=19.0) == []
+    machine = submitted()
+    placed(machine, others=False)
+    assert isinstance(held(machine, until_s=120.0)[0], life.StopAttempt), "it may have lost it"
 
 
 def test_the_last_attempt_and_this_nodes_own_are_left_to_the_deadline() -> None:
