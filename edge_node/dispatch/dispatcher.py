@@ -71,7 +71,8 @@ class DispatcherSettings:
             drawing=DrawingDefaults.of(config),
             erasing=EraserSettings.of(config),
             models=KnownModelsSettings.of(config),
-            checkpoint_steps=config.checkpoint_steps,
+            # What would not be kept is not asked for.
+            checkpoint_steps=config.checkpoint_steps if config.checkpoint_bytes_max else 0,
         )
 
 

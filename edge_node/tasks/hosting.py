@@ -405,9 +405,11 @@ class Hosting:
         """What waits goes back; what is drawn too, where its origin takes what has been done."""
         instructions: list[Instruction] = []
         for task_id, one in list(self._hosted.items()):
-            if one.leaving or one.offload.origin == event.own:
-                continue
             fence = one.offload.fence
+            # To an origin of 0.1.0, which has no terms, it would be a failure of this node.
+            stays = one.offload.origin == event.own or fence.term == 0
+            if one.leaving or stays:
+                continue
             if one.started:
                 if event.portable and one.offload.checkpoint_steps:
                     one.leaving = True

@@ -12,6 +12,8 @@ from edge_node.domain import (
     HANDED_OVER,
     AttemptFailed,
     AttemptStarted,
+    Fence,
+    NodeId,
     Offload,
     StepFinished,
     TaskEventKind,
@@ -20,7 +22,16 @@ from edge_node.domain import (
 )
 from edge_node.tasks import lifecycle_protocol as life
 from edge_node.tasks.checkpoints import Checkpoints, steps_between
-from edge_node.tasks.hosting import DrawingReported, Hosting, HostingLimits, OffloadReceived
+from edge_node.tasks.hosting import (
+    DrawingReported,
+    HandOverDrawing,
+    HandOverDue,
+    Hosting,
+    HostingLimits,
+    OffloadReceived,
+    ReportAttempt,
+    StopDrawing,
+)
 from edge_node.tasks.lifecycle import Lifecycle
 from tests.tasks.test_lifecycle import TASK_ID, B, at, nth, placed, report, submitted, task
 
@@ -178,6 +189,60 @@ def test_a_hosted_attempt_counts_the_work_that_is_left() -> None:
     hosting.handle(refused)
     assert hosting.backlog == pytest.approx(10.0)
     hosting.validate()
+
+
+OWN = NodeId("own")
+
+
+def hosting_of(**changes: Any) -> Hosting:
+    """One attempt that is drawn for B, or as `changes` say."""
+    fields: dict[str, Any] = {
+        **{"task_id": TASK_ID, "fence": nth(2), "origin": B, "incarnation": 1, "dispatch": 1},
+        **{"drawing": DRAWING, "work": 10.0, "checkpoint_steps": 3},
+    }
+    hosting = Hosting(HostingLimits())
+    hosting.handle(OffloadReceived(offload=Offload(**(fields | changes))))
+    return hosting
+
+
+def begun(hosting: Hosting, fence: Fence) -> Hosting:
+    hosting.handle(DrawingReported(task_id=TASK_ID, fence=fence, report=AttemptStarted()))
+    return hosting
+
+
+def test_what_waits_for_another_goes_back_when_this_node_stops() -> None:
+    hosting = hosting_of()
+    stop, told = hosting.handle(HandOverDue(own=OWN, portable=False))
+    assert stop == StopDrawing(task_id=TASK_ID, fence=nth(2))
+    assert isinstance(told, ReportAttempt)
+    assert isinstance(told.report, AttemptFailed)
+    assert (told.origin, told.report.code) == (B, HANDED_OVER)
+    assert hosting.backlog == 0.0
+
+
+def test_what_is_drawn_for_another_is_handed_over_once() -> None:
+    hosting = begun(hosting_of(), nth(2))
+    due = HandOverDue(own=OWN, portable=True)
+    assert hosting.handle(due) == [HandOverDrawing(task_id=TASK_ID, fence=nth(2))]
+    assert hosting.handle(due) == []
+    assert hosting.is_hosted(TASK_ID, nth(2))  # until the worker has said so
+
+
+@pytest.mark.parametrize(
+    ("changes", "portable"),
+    [({"origin": OWN}, True), ({"checkpoint_steps": 0}, True), ({}, False)],
+    ids=["its own", "nobody keeps it", "an old worker"],
+)
+def test_what_nobody_could_go_on_with_is_drawn_here(
+    changes: dict[str, Any], portable: bool
+) -> None:
+    hosting = begun(hosting_of(**changes), nth(2))
+    assert hosting.handle(HandOverDue(own=OWN, portable=portable)) == []
+
+
+def test_an_origin_of_the_former_version_is_given_nothing_back() -> None:
+    hosting = hosting_of(fence=Fence(0, 2))
+    assert hosting.handle(HandOverDue(own=OWN, portable=True)) == []
 
 
 @pytest.mark.parametrize(
