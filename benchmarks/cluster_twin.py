@@ -33,6 +33,7 @@ POLICIES = (
     "least_expected_delay:fresh=true",
     "slow_server_aware",
     "lad_ts_plus",
+    "lad_ts",
 )
 # Most tasks are small; 1..50 steps.
 HEAVY_TAIL = 1.1
