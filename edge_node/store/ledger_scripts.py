@@ -60,7 +60,7 @@ else
   redis.call('ZADD', KEYS[6], ARGV[3], ARGV[1])
   if ARGV[5] == '1' then redis.call('ZADD', KEYS[5], ARGV[3], ARGV[1]) end
   for i = 7, #KEYS do redis.call('ZADD', KEYS[i], ARGV[6], ARGV[1]) end
-  redis.call('HSET', KEYS[3], 'lists', table.concat(KEYS, ' ', 7))
+  if #KEYS > 7 then redis.call('HSET', KEYS[3], 'lists', table.concat(KEYS, ' ', 7)) end
 end
 return 1
 """
@@ -85,7 +85,7 @@ redis.call('ZADD', KEYS[2], ARGV[3], ARGV[1])
 redis.call('ZREM', KEYS[4], ARGV[1])
 redis.call('ZREM', KEYS[5], ARGV[1])
 for i = 8, #KEYS do redis.call('ZADD', KEYS[i], 'NX', ARGV[4], ARGV[1]) end
-redis.call('HSET', KEYS[3], 'lists', table.concat(KEYS, ' ', 8))
+if #KEYS > 8 then redis.call('HSET', KEYS[3], 'lists', table.concat(KEYS, ' ', 8)) end
 redis.call('HSET', KEYS[6], ARGV[1], ARGV[5])
 return redis.call('INCR', KEYS[7])
 """

@@ -10,7 +10,8 @@ Keys, under the ledger's prefix:
     listed:client:<client>    the same of one API key's
     listed:status:<status>    the same of the failed and of the cancelled, which are few
 
-When is in unix seconds. Which of them a task is in is in its hash, under `lists`.
+When is in unix seconds. Which of them a task is in is in its hash, under `lists`, unless it is in
+the first alone.
 """
 
 from __future__ import annotations
