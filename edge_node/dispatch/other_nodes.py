@@ -6,7 +6,7 @@ Owns who can be asked, and how long is waited for.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import TypeVar
 
 from edge_node.clock import Clock
@@ -39,15 +39,18 @@ class OtherNodes:
         return len(self._met())
 
     async def ask(
-        self, question: Callable[[NodeId, Peer], Awaitable[Answer]], *, within_s: float
+        self,
+        question: Callable[[NodeId, Peer], Awaitable[Answer]],
+        *,
+        within_s: float,
+        of: Collection[NodeId] | None = None,
     ) -> tuple[list[Answer], list[Missing]]:
-        """What those say that answer in time, and who does not."""
-        asked = (self._asked(node_id, question, within_s) for node_id in self._met())
-        replies = await asyncio.gather(*asked)
-        missing = [
-            *self._out_of_reach(),
-            *(reply for reply in replies if isinstance(reply, Missing)),
-        ]
+        """What those say that answer in time, and who does not; of some nodes, or of all."""
+        met = [node_id for node_id in self._met() if of is None or node_id in of]
+        replies = await asyncio.gather(*(self._asked(one, question, within_s) for one in met))
+        missing = [reply for reply in replies if isinstance(reply, Missing)]
+        if of is None:
+            missing = [*self._out_of_reach(), *missing]
         return [reply for reply in replies if not isinstance(reply, Missing)], missing
 
     def _met(self) -> list[NodeId]:

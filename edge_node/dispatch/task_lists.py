@@ -7,6 +7,7 @@ index), and how long others are waited for. Changes nothing.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 
 from edge_node.dispatch.expectations import Expectations
 from edge_node.dispatch.other_nodes import OtherNodes
@@ -78,33 +79,48 @@ class ClusterList:
     async def page(self, wanted: TaskFilter, *, before: Place | None, count: int) -> ClusterPage:
         """The newest `count` of all nodes that answer; the others are named.
 
-        Tasks are spread over nodes, so that twice its share of a page is asked of each, and the
-        rest once more where that was not enough. In all one more is asked for, by which it is known
-        whether the page is the last.
+        Tasks are spread over nodes, so that twice its share of a page is asked of each, and more of
+        the one whose part ends first where that was not enough. In all one more is asked for, by
+        which it is known whether the page is the last.
         """
         share = min(count + 1, 2 * (count + 1) // (1 + self._others.count) + SHARE_MORE)
         pages, missing = await self._asked(wanted, before, share)
-        page = joined(pages, count=count)
-        short = len(page.listed) < count and page.until is not None
-        if short and any(len(one.listed) == share for one in pages if one.until == page.until):
-            left = count - len(page.listed)
-            pages, missing = await self._asked(wanted, page.until, left + 1)
-            rest = joined(pages, count=left)
-            page = TaskPage(listed=page.listed + rest.listed, until=rest.until)
+        full = {one for one, part in pages.items() if len(part.listed) == share}
+        page = joined(list(pages.values()), count=count)
+        for _ in range(len(pages)):
+            ends = {one for one in full if pages[one].until == page.until}
+            if page.until is None or len(page.listed) >= count or not ends:
+                break
+            left = count + 1 - len(page.listed)
+            more, gaps = await self._asked(wanted, page.until, left, of=ends)
+            missing += gaps
+            full -= {one for one in ends if one not in more or len(more[one].listed) < left}
+            for one, rest in more.items():
+                pages[one] = TaskPage(listed=pages[one].listed + rest.listed, until=rest.until)
+            page = joined(list(pages.values()), count=count)
         return ClusterPage(page=page, missing=tuple(missing))
 
     async def _asked(
-        self, wanted: TaskFilter, before: Place | None, count: int
-    ) -> tuple[list[TaskPage], list[Missing]]:
-        """A page of each node that answers, this one's first, and who does not."""
+        self,
+        wanted: TaskFilter,
+        before: Place | None,
+        count: int,
+        *,
+        of: Collection[NodeId] | None = None,
+    ) -> tuple[dict[NodeId, TaskPage], list[Missing]]:
+        """A page of each node that answers, and who does not; of some nodes, or of all."""
 
-        async def theirs(node_id: NodeId, peer: Peer) -> TaskPage:
-            return await peer.list_tasks(wanted, before=before, count=count, owner=node_id)
+        async def theirs(node_id: NodeId, peer: Peer) -> tuple[NodeId, TaskPage]:
+            page = await peer.list_tasks(wanted, before=before, count=count, owner=node_id)
+            return node_id, page
 
-        (own, gap), (pages, missing) = await asyncio.gather(
-            self._own_page(wanted, before, count), self._others.ask(theirs, within_s=ANSWER_S_MAX)
-        )
-        return [own, *pages], [*gap, *missing]
+        others = self._others.ask(theirs, within_s=ANSWER_S_MAX, of=of)
+        if of is not None and self._own_id not in of:
+            answers, missing = await others
+            return dict(answers), missing
+        own = self._own_page(wanted, before, count)
+        (page, gap), (answers, missing) = await asyncio.gather(own, others)
+        return {self._own_id: page, **dict(answers)}, [*gap, *missing]
 
     async def _own_page(
         self, wanted: TaskFilter, before: Place | None, count: int

@@ -257,11 +257,13 @@ def test_what_is_meant_is_cancelled_everywhere_before_anybody_is_told(desk: Desk
     on(desk, story)
 
 
-def test_twice_its_share_is_asked_of_each_and_the_rest_where_that_is_too_little(
+def test_twice_its_share_is_asked_of_each_and_the_rest_of_who_ends_first(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(task_lists, "SHARE_MORE", 0)
     desk.peers.records = [over(f"peer-{number}", float(number)) for number in range(100, 140)]
+    for number in range(90, 99):
+        desk.node.stores.records[TaskId(f"own-{number}")] = over(f"own-{number}", float(number))
 
     async def story() -> None:
         desk.peers.addresses["10.0.0.3:9080"] = NodeId("third")
@@ -272,6 +274,26 @@ def test_twice_its_share_is_asked_of_each_and_the_rest_where_that_is_too_little(
         assert [count for _, _, count, _ in desk.peers.asked] == [10, 11]
         assert {one.node_id for one in found.missing} == {"third", "fourth"}
         assert len(found.missing) == 2
+        rest = await desk.cluster.page(EVERY, before=found.page.until, count=25)
+        assert ids(rest.page) == [
+            *(f"peer-{number}" for number in range(119, 99, -1)),
+            *(f"own-{number}" for number in range(98, 93, -1)),
+        ]
+        # Who falls silent meanwhile is missing, and the page ends where his part does.
+        desk.peers.asked.clear()
+        list_tasks = desk.peers.list_tasks
+
+        async def once(*given: Any, **asked: Any) -> TaskPage:
+            if desk.peers.asked:
+                raise SetAside("node peer broke the rules of the wire too often.")
+            return await list_tasks(*given, **asked)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(desk.peers, "list_tasks", once)
+            short = await desk.page(count=20)
+        assert ids(short.page) == [f"peer-{number}" for number in range(139, 129, -1)]
+        assert short.page.until == short.page.listed[-1].place
+        assert PEER in {one.node_id for one in short.missing}
         # What is looked for and not found is not looked for twice.
         desk.peers.asked.clear()
         nothing_yet = TaskPage(until=place_of(desk.peers.records[5]))
