@@ -447,8 +447,8 @@ class NodeConfig(RequestConfig):
     )
     checkpoint_bytes_max: int = setting(
         64 * 2**20,
-        "of memory for half-drawn images of tasks accepted here: some 500 of 512x512 pixels in "
-        "float16; 0 keeps none",
+        "of memory for half-drawn images of tasks accepted here, and as much for those that go on "
+        "here: each some 500 of 512x512 pixels in float16; 0 keeps none",
         unit="bytes",
         ge=0,
     )

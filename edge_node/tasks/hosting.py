@@ -42,17 +42,21 @@ class HostingLimits:
     Attributes:
         hosted_max: attempts queued and running at once.
         fences_remembered_max: tasks whose highest fence is remembered.
+        checkpoint_bytes_max: of the checkpoints that attempts here go on from.
         origins_remembered_max: whose last dispatch is remembered; more than a cluster has nodes.
     """
 
     hosted_max: int = 2000
     fences_remembered_max: int = 50_000
     origins_remembered_max: int = 1000
+    checkpoint_bytes_max: int = 64 * 2**20
 
     @classmethod
     def of(cls, config: NodeConfig) -> HostingLimits:
         """From the node's settings."""
-        return cls(hosted_max=config.hosted_tasks_max)
+        return cls(
+            hosted_max=config.hosted_tasks_max, checkpoint_bytes_max=config.checkpoint_bytes_max
+        )
 
 
 # Events.
@@ -313,8 +317,8 @@ class Hosting:
         if len(self._hosted) >= self._limits.hosted_max:
             message = f"The queue holds {self._limits.hosted_max} tasks."
             return [*instructions, self._refusal(offload, "queue_full", message)]
-        # The checkpoint is the worker's from here on, and too large to be held twice.
-        hosted = _Hosted(offload=changed(offload, checkpoint=None))
+        offload = self._with_room(offload)
+        hosted = _Hosted(offload=offload)
         if offload.checkpoint is not None:
             hosted.share_done = hosted.share_after(offload.checkpoint.step)
         self._hosted[offload.task_id] = hosted
@@ -332,6 +336,15 @@ class Hosting:
             checkpoint=offload.checkpoint,
         )
         return [*instructions, start]
+
+    def _with_room(self, offload: Offload) -> Offload:
+        """The attempt, without its checkpoint where others take all room: it begins anew then."""
+        if offload.checkpoint is None:
+            return offload
+        held = [one.offload.checkpoint for one in self._hosted.values()]
+        taken = sum(one.size_bytes for one in (offload.checkpoint, *held) if one is not None)
+        fits = taken <= self._limits.checkpoint_bytes_max
+        return offload if fits else changed(offload, checkpoint=None)
 
     def _drop(self, task_id: TaskId) -> _Hosted | None:
         self._changes += 1

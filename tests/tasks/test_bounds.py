@@ -37,6 +37,7 @@ from edge_node.tasks.slots import SlotSettings
             {
                 "hosted_max": 2000,
                 "fences_remembered_max": 50_000,
+                "checkpoint_bytes_max": 67_108_864,
                 "origins_remembered_max": 1000,
             },
         ),

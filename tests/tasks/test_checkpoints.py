@@ -191,6 +191,25 @@ def test_a_hosted_attempt_counts_the_work_that_is_left() -> None:
     hosting.validate()
 
 
+def test_an_attempt_for_whose_checkpoint_there_is_no_room_begins_anew() -> None:
+    hosting = Hosting(HostingLimits(checkpoint_bytes_max=150))
+    starts: list[Any] = []
+    for number in range(2):
+        offload = Offload(
+            task_id=TaskId(f"a-{number}"),
+            fence=nth(2),
+            origin=B,
+            incarnation=1,
+            dispatch=1 + number,
+            drawing=DRAWING,
+            work=10.0,
+            checkpoint=checkpoint(4),
+        )
+        starts += hosting.handle(OffloadReceived(offload=offload))
+    assert [start.checkpoint for start in starts] == [checkpoint(4), None]
+    assert hosting.backlog == pytest.approx(6.0 + 10.0)
+
+
 OWN = NodeId("own")
 
 
