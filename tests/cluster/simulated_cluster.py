@@ -48,7 +48,10 @@ MODELS = ("m", "other")
 # What a node that is told to stop gives to what is under way, and how attempts may end meanwhile.
 DRAIN_S = 12.0
 DRAINED = frozenset(
-    {"finished", "moved", "cancelled", "deadline_exceeded", HANDED_OVER, "not_accepting"}
+    {
+        *("finished", "moved", "cancelled", "deadline_exceeded", HANDED_OVER),
+        *("not_accepting", "queue_full"),
+    }
 )
 FAULTS = (
     *("crash", "freeze", "cut", "worker_crash", "worker_hang", "disk_full", "disk_slow"),
