@@ -36,6 +36,8 @@ from tests.cluster.process import NodeProcess, Place
 from tests.cluster.users import KINDS, InvariantBroken, Told, Users, origin_of
 from tests.cluster.virtual_time import VirtualTime
 
+# Of all tasks, read by somebody while all goes on.
+LISTS = 8
 FAULTS_END_S = 22.0
 HEALED_END_S = 200.0
 # Links that broke are tried again by then, and whoever was frozen is awake.
@@ -169,6 +171,8 @@ class SimulatedCluster:
         for index in range(users):
             kind = KINDS[index % len(KINDS)]
             self.users.come(kind, index, float(self.rng.uniform(1.0, 18.0)))
+        for number in range(LISTS):
+            self.users.look_over(4.0 + 4.0 * number, number)
         for _ in range(faults):
             kind = FAULTS[int(self.rng.integers(len(FAULTS)))]
             place = self.places[int(self.rng.integers(len(self.places)))]

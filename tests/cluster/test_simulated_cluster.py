@@ -12,6 +12,7 @@ import pytest
 
 from edge_node.clock import Moment
 from tests.cluster.simulated_cluster import (
+    LISTS,
     MODELS,
     SimulatedCluster,
     machines,
@@ -46,6 +47,7 @@ def test_the_seeds_exercise_what_they_are_for(clusters: list[SimulatedCluster]) 
     attempts = [len({e.attempt for e in one.events if e.executor}) for one in told]
     assert sum(count > 1 for count in attempts) > 2 * SEEDS
     assert sum(cluster.users.conflicts for cluster in clusters) > SEEDS
+    assert sum(cluster.users.lists_read for cluster in clusters) > 2 * SEEDS
     kinds = Counter(fault.split()[2] for cluster in clusters for fault in cluster.faults)
     assert min(kinds.values()) > 20, kinds
 
@@ -83,6 +85,7 @@ def test_where_nothing_fails_everything_is_drawn_once(seed: int) -> None:
     """Attempts that last longer than a lease and queues longer than it, included."""
     cluster = run_quiet(seed)
     assert any(told.final for told in cluster.users.told.values())
+    assert cluster.users.lists_read > LISTS // 4
 
 
 @pytest.mark.parametrize("seed", range(QUIET_SEEDS))

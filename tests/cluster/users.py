@@ -36,6 +36,7 @@ from edge_node.errors import (
     StoreUnavailable,
     TaskNotFound,
 )
+from edge_node.listing import ClusterPage, Place, TaskFilter
 from edge_node.requests import Idempotency, Submission
 from edge_node.tasks.lifecycle_limits import EVENTS_OF_A_LIFE_MAX
 from tests.cluster.network import Broken, Network, Unanswered
@@ -82,6 +83,7 @@ class Users:
         models: that they ask for in turn.
         complaints: what should not have been.
         refused: how often a request was refused at once, by the code of the error.
+        lists_read: how often a list of all tasks was read to its end.
     """
 
     time: VirtualTime
@@ -93,6 +95,7 @@ class Users:
     refused: dict[str, int] = field(default_factory=dict)
     conflicts: int = 0
     complaints: list[str] = field(default_factory=list)
+    lists_read: int = 0
     name: str = "clients"
     models: tuple[str, ...] = ("m",)
 
@@ -307,6 +310,46 @@ class Users:
             await self.network.once(self, self._any(), cancel)
         except (Broken, DEdgeAIError):
             return
+
+    def look_over(self, at_s: float, number: int) -> None:
+        """Somebody turns the pages of the list of all tasks, from that time on."""
+        address = self.addresses[number % len(self.addresses)]
+        self.loop.call_later(at_s - self.time.now_s, lambda: self._begin(self._turn_pages(address)))
+
+    async def _turn_pages(self, address: str) -> None:
+        """No task is shown twice, and none is lost of a node that nobody says is missing."""
+        due = {
+            told.task_id
+            for told in self.told.values()
+            if told.kind != "synchronous" and self.is_running(origin_of(told.task_id))
+        }
+        shown: list[TaskId] = []
+        known: list[set[NodeId]] = []
+        before: Place | None = None
+
+        async def turn(node: Any) -> tuple[ClusterPage, set[NodeId]]:
+            met = {node.place.node_id, *node.links.addresses.values()}
+            found = await node.front_desk.list_tasks(TaskFilter(), before=before, count=3)
+            missing = {one.node_id for one in found.missing}
+            return found, set() if None in missing else met - missing
+
+        while True:
+            try:
+                found, there = await self.network.once(self, address, turn)
+            except (Broken, DEdgeAIError):
+                return
+            shown += [one.record.task.id for one in found.page.listed]
+            known.append(there)
+            before = found.page.until
+            if before is None:
+                break
+        if len(set(shown)) < len(shown):
+            raise InvariantBroken(f"tasks are listed twice: {shown}")
+        answered = set.intersection(*known)
+        lost = [one for one in due - set(shown) if origin_of(one) in answered]
+        if any(self.is_running(origin_of(one)) for one in lost):
+            raise InvariantBroken(f"{lost} are not listed, and nobody is missing")
+        self.lists_read += 1
 
     def _miss(self, task_id: TaskId) -> None:
         """A node that began while the origin was away cannot know that there is such a node."""

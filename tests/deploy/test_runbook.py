@@ -18,7 +18,14 @@ from typing import Any
 import pytest
 
 from edge_node import cli
-from edge_node.api import image_tasks, openai_edits, openai_images, operations
+from edge_node.api import (
+    cluster_events,
+    image_tasks,
+    openai_edits,
+    openai_images,
+    operations,
+    task_lists,
+)
 from edge_node.config import SETTINGS
 from edge_node.console.inventory import Device, read_inventory, render
 
@@ -299,7 +306,7 @@ def test_every_metric_is_exported() -> None:
 
 
 def test_every_path_of_the_api_is_served() -> None:
-    modules = (image_tasks, openai_edits, openai_images, operations)
+    modules = (image_tasks, openai_edits, openai_images, operations, task_lists, cluster_events)
     served = {route.path for one in modules for route in one.router.routes}
     named = re.findall(r"(?<!:9090)(/(?:v1/[\w/]+|livez|readyz|metrics))\b", RUNBOOK.read_text())
     assert {"/v1/cluster", "/readyz", "/metrics"} <= set(named)
