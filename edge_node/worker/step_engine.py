@@ -222,9 +222,7 @@ class StepEngine(Generic[Row]):
                 unit_s=self._ready_rows.unit_s,
                 on_report=on_report,
                 checkpoint_steps=checkpoint_steps,
-                checkpoint=travelling.usable(
-                    checkpoint, drawing=drawing, fingerprint=self._description.model_fingerprint
-                ),
+                checkpoint=travelling.usable(checkpoint, drawing=drawing, served=self._description),
             )
             self._ready_rows.arriving(now_s)
             self._book.add(submitted)
@@ -282,8 +280,12 @@ class StepEngine(Generic[Row]):
             self._end(attempt, reporting.TOO_LATE)
         leaving = [one for one in self._book.to_draw() if one.leaving]
         for attempt in leaving:
-            if checkpoint := self._exported(attempt):
+            checkpoint = self._exported(attempt)
+            if checkpoint is not None:
                 self._reporter.send(attempt, reporting.step_finished(attempt, checkpoint))
+            elif attempt.row is not None and attempt.steps_done:
+                attempt.leaving = False  # it cannot take its steps along: it is drawn here
+                continue
             self._end(attempt, reporting.GOES_ON_ELSEWHERE)
         if unwanted or leaving:
             self._report_positions()
@@ -502,8 +504,7 @@ class StepEngine(Generic[Row]):
         self._reporter.run(functools.partial(self._send_image, attempt, picture))
 
     def _exported(self, attempt: Attempt[Row]) -> Checkpoint | None:
-        fingerprint = self._description.model_fingerprint
-        return travelling.exported(self._denoiser, attempt, fingerprint=fingerprint)
+        return travelling.exported(self._denoiser, attempt, served=self._description)
 
     def _hold_pace(self, *, work: float, since_s: float) -> None:
         left_s = work * self._limits.pace_s - (self._clock.now_s() - since_s)

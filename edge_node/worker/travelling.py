@@ -10,7 +10,7 @@ import logging
 from typing import TypeVar
 
 from edge_node.checkpoint import Checkpoint, CheckpointRefused
-from edge_node.domain import Drawing, ModelFingerprint
+from edge_node.domain import Drawing, ModelFingerprint, WorkerDescription
 from edge_node.worker.attempts import Attempt
 from edge_node.worker.denoiser import Denoiser
 from edge_node.worker.device_errors import DeviceLost, is_device_lost
@@ -21,7 +21,7 @@ Row = TypeVar("Row")
 
 
 def usable(
-    checkpoint: Checkpoint | None, *, drawing: Drawing, fingerprint: ModelFingerprint
+    checkpoint: Checkpoint | None, *, drawing: Drawing, served: WorkerDescription
 ) -> Checkpoint | None:
     """The checkpoint, if the drawing may go on from it with this model; else none, and it is said.
 
@@ -30,7 +30,7 @@ def usable(
     if checkpoint is None:
         return None
     wrong = checkpoint.what_is_wrong(drawing_sha256=drawing.sha256, steps=drawing.denoising_steps)
-    if not wrong and checkpoint.fingerprint != fingerprint:
+    if not wrong and checkpoint.fingerprint != _fingerprint(drawing, served):
         wrong = "it is of a model that draws otherwise"
     if wrong:
         LOG.warning("a checkpoint cannot be used (%s): drawn from the beginning", wrong)
@@ -55,7 +55,7 @@ def resumed(denoiser: Denoiser[Row], attempt: Attempt[Row]) -> Row | None:
 
 
 def exported(
-    denoiser: Denoiser[Row], attempt: Attempt[Row], *, fingerprint: ModelFingerprint
+    denoiser: Denoiser[Row], attempt: Attempt[Row], *, served: WorkerDescription
 ) -> Checkpoint | None:
     """Checkpoint of a drawing whose row is not in use; None where it cannot leave.
 
@@ -77,7 +77,12 @@ def exported(
         return None
     return Checkpoint(
         drawing_sha256=attempt.drawing.sha256,
-        fingerprint=fingerprint,
+        fingerprint=_fingerprint(attempt.drawing, served),
         step=attempt.steps_done,
         latents=latents,
     )
+
+
+def _fingerprint(drawing: Drawing, served: WorkerDescription) -> ModelFingerprint:
+    """Of what the drawing is drawn with: the model, or one of its variants."""
+    return dict(served.variants).get(drawing.model, served.model_fingerprint)

@@ -28,9 +28,10 @@ from edge_node.domain import (
     ModelFingerprint,
     StepFinished,
     TaskId,
+    WorkerDescription,
 )
 from edge_node.errors import InvalidRequest, NotFinite, StaleAttempt, WorkerUnavailable
-from edge_node.worker import calibration
+from edge_node.worker import calibration, travelling
 from edge_node.worker.active_rows import ENCODING_MAX
 from edge_node.worker.attempts import Report, preview_steps
 from edge_node.worker.denoiser import ModelFacts, ModelUnusable
@@ -974,3 +975,25 @@ def test_what_is_done_but_for_its_picture_is_not_handed_over() -> None:
         bench.engine.hand_over(bench.arrivals["done"])
         bench.denoiser.decode.set()
         bench.check_images("done")
+
+
+def test_what_cannot_take_its_steps_along_is_drawn_to_its_end(one_row: Bench) -> None:
+    one_row.submit("stays", prompt="is not finite", steps=4)
+    one_row.until_entered(1)
+    one_row.step()
+    one_row.engine.hand_over(one_row.arrivals["stays"])
+    one_row.denoiser.go_on.set()
+    one_row.check_images("stays")
+
+
+def test_a_checkpoint_is_of_the_variant_that_the_drawing_names() -> None:
+    served = WorkerDescription(
+        state="ready",
+        model_fingerprint=ModelFingerprint("f"),
+        variants=(("with a LoRA", ModelFingerprint("v")),),
+    )
+    one = drawing(model="with a LoRA")
+    of_the_model = dataclasses.replace(checkpoint(1), drawing_sha256=one.sha256)
+    of_the_variant = dataclasses.replace(of_the_model, fingerprint="v")
+    assert travelling.usable(of_the_model, drawing=one, served=served) is None
+    assert travelling.usable(of_the_variant, drawing=one, served=served) is of_the_variant
