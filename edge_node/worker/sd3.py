@@ -532,9 +532,9 @@ class Sd3Denoiser:
             row = self.begin(probe, b"")
             self.step([row])
             if not bool(torch.isfinite(row.latent_CHW).all()):
-                of = f" of {name}" if name else ""
+                drawn = f", with {name}" if name else ""
                 raise ModelUnusable(
-                    f"a denoising step{of} in {self._dtype} gave numbers that are not finite: "
+                    f"a denoising step in {self._dtype} gave numbers that are not finite{drawn}: "
                     f"{another}"
                 )
         try:
