@@ -1,8 +1,8 @@
 """AUTOMATIC1111's surface (/sdapi/v1): a face of the same tasks for what speaks it.
 
 Owns the words of that surface. Samplers, schedulers and upscalers are listed because clients ask
-for them before they draw; a drawing goes by the sampler that the model has, whatever is named. A
-mask, which would change the picture and cannot be, is refused; the rest is ignored.
+for them before they draw; a drawing goes by the sampler that the model has, whatever is named. What
+else it does not know is ignored.
 """
 
 from __future__ import annotations
@@ -183,20 +183,25 @@ async def skip(request: Request) -> Response:
 
 @router.get("/sdapi/v1/options", response_model=None)
 async def read_options(request: Request) -> Response:
-    """The model that draws."""
-    model = surface_of(request).front_desk.limits().model
+    """The model that draws where a request of this client names none."""
+    surface = surface_of(request)
+    chosen = surface.chosen_models.of(client_of(request).id)
+    model = chosen or surface.front_desk.limits().model
     return JSONResponse({"sd_model_checkpoint": model, "samples_format": "png"})
 
 
 @router.post("/sdapi/v1/options", response_model=None)
 async def set_options(request: Request) -> Response:
-    """The model may be named; nothing else can be set by a client."""
+    """The model may be chosen, for all that follows; nothing else can be set by a client."""
     surface = surface_of(request)
     document = _object(await read_json(request, limits=surface.body_limits))
     name = str(document.get("sd_model_checkpoint") or "")
     served = surface.front_desk.models()
-    if name and name not in served and not surface.habits().is_alias(name):
+    is_served = name in served
+    if name and not is_served and not surface.habits().is_alias(name):
         raise ModelNotFound(not_served(name, served), param="sd_model_checkpoint")
+    if name:
+        surface.chosen_models.choose(client_of(request).id, name if is_served else None)
     return JSONResponse({})
 
 
@@ -253,7 +258,26 @@ def _understood(document: Any, *, from_image: bool = False) -> _Asked:
         schemas.ImageEditRequest, meant({"prompt": document.get("prompt", ""), **fields})
     )
     sent = {name: value for name, value in document.items() if name not in _IMAGES}
+    _check_repeatable(sent)
     return _Asked(sent=sent, wanted=wanted)
+
+
+def _check_repeatable(sent: Mapping[str, Any]) -> None:
+    """The answer says again what was sent, once all is drawn: too late to find that it cannot.
+
+    Raises:
+        InvalidRequest: naming a field that holds what no JSON may.
+    """
+    for name, value in sent.items():
+        try:
+            json.dumps({name: value}, allow_nan=False, ensure_ascii=False).encode()
+        except ValueError:
+            shown = name.encode("ascii", "backslashreplace").decode()[:100]
+            raise InvalidRequest(
+                f"`{shown}` holds NaN, Infinity or half a surrogate pair, which the answer could "
+                "not say again: leave it out.",
+                param=shown,
+            ) from None
 
 
 def _understood_with_image(place: UploadPlace, document: Any) -> _Asked:
@@ -290,8 +314,9 @@ def _mask(document: Mapping[str, Any], place: UploadPlace) -> Mask | None:
 
 async def _accepted(request: Request, asked: _Asked) -> _Accepted:
     surface, client = surface_of(request), client_of(request)
-    limits = surface.limits_of(asked.wanted.model, aliases=True)
-    found = adapted(asked.wanted, limits, surface.habits())
+    model = asked.wanted.model or surface.chosen_models.of(client.id)
+    wanted = asked.wanted.model_copy(update={"model": model})
+    found = adapted(wanted, surface.limits_of(model, aliases=True), surface.habits())
     order = await surface.order(found.wanted, previews_wanted=True, upload=asked.upload)
     submission = await surface.submit(order, client=client, durable=False, idempotency=None)
     task_ids = tuple(record.task.id for record in submission.records)

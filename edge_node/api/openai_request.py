@@ -21,7 +21,7 @@ from edge_node.requests import DrawingLimits
 
 WantedT = TypeVar("WantedT", bound=ImageGenerationRequest)
 
-_SIZE = re.compile(r"(\d{1,5})\s*[x*×]\s*(\d{1,5})")
+_SIZE = re.compile(r"([0-9]{1,5})\s*[x*×]\s*([0-9]{1,5})")
 # Of other servers with this surface, by the names of OpenAI's extensions.
 _OTHER_NAMES = {"steps": "num_inference_steps", "cfg_scale": "guidance_scale"}
 _FORMATS = {"jpg": "jpeg"}

@@ -35,7 +35,7 @@ MODEL_ALIASES = ("default",)
 
 _SEED_MAX = 2**63 - 1
 _DRAWN_SEED_BITS = 32
-_SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
+_SIZE = re.compile(r"([0-9]{1,5})x([0-9]{1,5})")
 # What other surfaces call our fields.
 _ELSEWHERE = {
     "steps": "num_inference_steps",

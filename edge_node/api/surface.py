@@ -12,6 +12,7 @@ from edge_node.access.key_file import KeyFile
 from edge_node.access.key_use import KeyUse
 from edge_node.access.keys import Client
 from edge_node.api import schemas
+from edge_node.api.chosen_models import ChosenModels
 from edge_node.api.front_desk_port import FrontDeskPort
 from edge_node.api.image_fetch import ImageFetch
 from edge_node.api.openai_request import Habits
@@ -37,6 +38,7 @@ class Surface:
         habits: by which OpenAI's surface is read now.
         keep_alive_s: silence on an event stream after which a comment is sent.
         sittings: requests of AUTOMATIC1111's surface that are under way.
+        chosen_models: what its clients chose.
         thumbnails: makes small copies of images.
         started_unix_s: shown as the age of the models.
     """
@@ -52,6 +54,7 @@ class Surface:
     keys: KeyFile | None = None
     key_use: KeyUse | None = None
     sittings: Sittings = field(default_factory=Sittings)
+    chosen_models: ChosenModels = field(default_factory=ChosenModels)
     thumbnails: Thumbnails = field(default_factory=Thumbnails)
     _farewells: set[asyncio.Task[None]] = field(default_factory=set)
 

@@ -50,6 +50,7 @@ BAD_FIELDS: list[tuple[dict[str, Any], str, str]] = [
     ({"size": "64"}, "size", "WIDTHxHEIGHT"),
     ({"size": "64x-64"}, "size", "WIDTHxHEIGHT"),
     ({"size": 64}, "size", "valid string"),
+    ({"size": "٦٤x٦٤"}, "size", "WIDTHxHEIGHT"),
     ({"num_inference_steps": 0}, "num_inference_steps", "from 1 to 50"),
     ({"num_inference_steps": 10000}, "num_inference_steps", "from 1 to 50"),
     ({"num_inference_steps": 10.5}, "num_inference_steps", "valid integer"),
