@@ -11,8 +11,8 @@ import asyncio
 import base64
 import json
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing, suppress
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -24,9 +24,14 @@ from edge_node.api import schemas
 from edge_node.api.direct_route import DirectRoute
 from edge_node.api.error_responses import CLIENT_CLOSED_REQUEST, remember_acceptance
 from edge_node.api.key_check import client_of
-from edge_node.api.openai_request import adapted, meant
-from edge_node.api.openai_serving import failure_of
-from edge_node.api.request_body import hung_up, read_json, read_json_with_image
+from edge_node.api.openai_request import adapted, meant, whole
+from edge_node.api.openai_serving import failure_of, submit
+from edge_node.api.request_body import (
+    hung_up,
+    idempotency_of,
+    read_json,
+    read_json_with_image,
+)
 from edge_node.api.sent_image import image_of_text
 from edge_node.api.sittings import Sitting
 from edge_node.api.surface import Surface, surface_of
@@ -34,6 +39,7 @@ from edge_node.api.uploads import Mask, Upload, UploadPlace
 from edge_node.domain import TaskId, TaskRecord, TaskStatus
 from edge_node.errors import DEdgeAIError, InvalidRequest, ModelNotFound, not_served
 from edge_node.image_header import image_header
+from edge_node.requests import Idempotency
 
 router = APIRouter(route_class=DirectRoute)
 
@@ -43,6 +49,13 @@ _STRENGTH = 0.75
 _MASK_BLUR_PX = 4
 _IMAGES = ("init_images", "mask")
 _PREVIEWS = 3
+# What a client of this surface calls the fields of a drawing.
+_OWN_NAMES = {
+    "n": "batch_size` times `n_iter",
+    "num_inference_steps": "steps",
+    "guidance_scale": "cfg_scale",
+    "strength": "denoising_strength",
+}
 # That looking for the latest preview may take: what there is comes at once.
 _LOOK_S = 0.1
 # By address: what clients ask for before they draw, and what there is of it.
@@ -71,6 +84,7 @@ class _Asked:
 
     sent: Mapping[str, Any]
     wanted: schemas.ImageEditRequest
+    idempotency: Idempotency | None
     upload: Upload | None = None
 
 
@@ -81,13 +95,14 @@ class _Accepted:
     sent: Mapping[str, Any]
     sitting: Sitting
     notes: tuple[str, ...]
+    keyed: bool
 
 
 @router.post("/sdapi/v1/txt2img", response_model=None)
 async def draw_from_text(request: Request) -> Response:
     """Draws batch_size x n_iter images."""
     document = await read_json(request, limits=surface_of(request).body_limits)
-    return await _drawn(request, await _accepted(request, _understood(document)))
+    return await _drawn(request, await _accepted(request, _understood(request, document)))
 
 
 @router.post("/sdapi/v1/img2img", response_model=None)
@@ -101,7 +116,7 @@ async def draw_from_image(request: Request) -> Response:
             uploads=surface.uploads,
             place=place,
             images_in=lambda document: (*document["init_images"], document.get("mask") or ""),
-            understand=partial(_understood_with_image, place),
+            understand=partial(_understood_with_image, request, place),
         )
         accepted = await _accepted(request, asked)
     return await _drawn(request, accepted)
@@ -239,27 +254,48 @@ def _object(document: Any) -> dict[str, Any]:
     return document
 
 
-def _understood(document: Any, *, from_image: bool = False) -> _Asked:
+def _understood(request: Request, document: Any, *, from_image: bool = False) -> _Asked:
     document = _object(document)
+    idempotency = idempotency_of(request, document)
     override = document.get("override_settings") or {}
-    batches = (document.get("batch_size") or 1, document.get("n_iter") or 1)
-    if not all(isinstance(count, int) for count in batches):
-        raise InvalidRequest("`batch_size` and `n_iter` must be whole numbers.", param="batch_size")
+    count = 1
+    for name in ("batch_size", "n_iter"):
+        factor = whole(document.get(name) or 1)
+        if type(factor) is int and factor > 0:
+            count *= factor
+            continue
+        raise InvalidRequest(
+            "`batch_size` and `n_iter` must be whole numbers from 1 on.", param="batch_size"
+        )
     fields = {
         name: document.get(name)
         for name in ("negative_prompt", "seed", "steps", "cfg_scale", "width", "height")
     }
-    fields["n"] = batches[0] * batches[1]
+    fields["n"] = count
     fields["model"] = override.get("sd_model_checkpoint") if isinstance(override, dict) else None
     fields["partial_images"] = _PREVIEWS
     if from_image:
         fields["strength"] = document.get("denoising_strength", _STRENGTH)
-    wanted = schemas.parse(
-        schemas.ImageEditRequest, meant({"prompt": document.get("prompt", ""), **fields})
-    )
+    with _own_names():
+        wanted = schemas.parse(
+            schemas.ImageEditRequest, meant({"prompt": document.get("prompt", ""), **fields})
+        )
     sent = {name: value for name, value in document.items() if name not in _IMAGES}
     _check_repeatable(sent)
-    return _Asked(sent=sent, wanted=wanted)
+    return _Asked(sent=sent, wanted=wanted, idempotency=idempotency)
+
+
+@contextmanager
+def _own_names() -> Iterator[None]:
+    """What is refused within the context is named as the client named it."""
+    try:
+        yield
+    except InvalidRequest as refusal:
+        own = _OWN_NAMES.get(refusal.param or "")
+        if own is None:
+            raise
+        message = refusal.message.replace(f"`{refusal.param}`", f"`{own}`")
+        raise InvalidRequest(message, param=own) from None
 
 
 def _check_repeatable(sent: Mapping[str, Any]) -> None:
@@ -280,8 +316,8 @@ def _check_repeatable(sent: Mapping[str, Any]) -> None:
             ) from None
 
 
-def _understood_with_image(place: UploadPlace, document: Any) -> _Asked:
-    asked = _understood(document, from_image=True)
+def _understood_with_image(request: Request, place: UploadPlace, document: Any) -> _Asked:
+    asked = _understood(request, document, from_image=True)
     images = document.get("init_images")
     if not isinstance(images, list) or not images or not isinstance(images[0], str):
         raise InvalidRequest(
@@ -297,7 +333,8 @@ def _understood_with_image(place: UploadPlace, document: Any) -> _Asked:
 
 def _mask(document: Mapping[str, Any], place: UploadPlace) -> Mask | None:
     """White is drawn anew and black stays, or the other way round."""
-    text, blur = document.get("mask"), document.get("mask_blur", _MASK_BLUR_PX)
+    text, blur = document.get("mask"), document.get("mask_blur")
+    blur = _MASK_BLUR_PX if blur is None else blur
     if not text:
         return None
     if not isinstance(text, str):
@@ -317,32 +354,40 @@ async def _accepted(request: Request, asked: _Asked) -> _Accepted:
     model = asked.wanted.model or surface.chosen_models.of(client.id)
     wanted = asked.wanted.model_copy(update={"model": model})
     found = adapted(wanted, surface.limits_of(model, aliases=True), surface.habits())
-    order = await surface.order(found.wanted, previews_wanted=True, upload=asked.upload)
-    submission = await surface.submit(order, client=client, durable=False, idempotency=None)
+    with _own_names():
+        order = await surface.order(found.wanted, previews_wanted=True, upload=asked.upload)
+    submission = await submit(request, order, asked.idempotency)
     task_ids = tuple(record.task.id for record in submission.records)
     remember_acceptance(request, {"x-dedgeai-task-id": ", ".join(task_ids)})
     name = str(asked.sent.get("force_task_id") or "")
     sitting = Sitting(client_id=client.id, name=name, task_ids=task_ids)
-    return _Accepted(sent=asked.sent, sitting=sitting, notes=found.notes)
+    return _Accepted(
+        sent=asked.sent,
+        sitting=sitting,
+        notes=found.notes,
+        keyed=asked.idempotency is not None,
+    )
 
 
 async def _drawn(request: Request, accepted: _Accepted) -> Response:
     """The images, once all are drawn or given up."""
     surface = surface_of(request)
     with surface.sittings.under_way(accepted.sitting):
-        records = await _ended(surface, accepted.sitting, request)
+        records = await _ended(surface, accepted, request)
     if records is None:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
     return await _answer(surface, accepted, records)
 
 
-async def _ended(surface: Surface, sitting: Sitting, request: Request) -> list[TaskRecord] | None:
+async def _ended(
+    surface: Surface, accepted: _Accepted, request: Request
+) -> list[TaskRecord] | None:
     """The records of all its tasks; None if its client hung up.
 
     Raises:
         TaskFailed: one has no image, though it was not given up; nor are the others drawn then.
     """
-    front_desk = surface.front_desk
+    front_desk, sitting = surface.front_desk, accepted.sitting
     ends = asyncio.gather(*(front_desk.until_final(task_id) for task_id in sitting.task_ids))
     gone = asyncio.create_task(hung_up(request))
     racing: set[asyncio.Future[Any]] = {ends, gone}
@@ -359,7 +404,7 @@ async def _ended(surface: Surface, sitting: Sitting, request: Request) -> list[T
         drawn = True
         return records
     finally:
-        if not drawn:
+        if not drawn and not accepted.keyed:  # who has a key may ask again
             surface.say_client_gone(sitting.task_ids)
         for one in racing:
             one.cancel()

@@ -32,16 +32,17 @@ router = APIRouter(route_class=DirectRoute)
 
 # Names under which clients send what is to be edited: one image, or a list.
 _IMAGE_FIELDS = ("image", "image[]", "images")
-_NOT_FIELDS = (*_IMAGE_FIELDS, "mask")
+_MASK_FIELDS = ("mask", "mask[]")
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Asked:
-    """A request with its image in a file; `images` came, of which the first counts."""
+    """A request with its image in a file; `images` and `masks` came, of which the first count."""
 
     wanted: schemas.ImageEditRequest
     upload: Upload
     images: int
+    masks: int
     idempotency: Idempotency | None
 
 
@@ -80,6 +81,9 @@ async def _accept(request: Request, schema: type[schemas.ImageEditRequest]) -> A
         if asked.images > 1:
             note = f"{asked.images} images came; the drawing starts from the first."
             found = replace(found, notes=(*found.notes, note))
+        if asked.masks > 1:
+            note = f"{asked.masks} masks came; the first counts."
+            found = replace(found, notes=(*found.notes, note))
         order = await surface.order(
             found.wanted, previews_wanted=bool(wanted.stream), upload=asked.upload
         )
@@ -93,28 +97,24 @@ async def _accept(request: Request, schema: type[schemas.ImageEditRequest]) -> A
 
 
 def _of_form(request: Request, schema: type[schemas.ImageEditRequest], form: Form) -> _Asked:
-    if form.fields.get("mask"):
+    if any(form.fields.get(name) for name in _MASK_FIELDS):
         raise InvalidRequest("`mask` must be sent as a file.", param="mask")
     files = [file for name in _IMAGE_FIELDS for file in form.files.get(name, ())]
     if not files:
         as_text = any(name in form.fields for name in _IMAGE_FIELDS)
         raise _no_image("must be sent as a file" if as_text else "is required")
-    masks = form.files.get("mask", [])[:1]
-    digests = list(map(_sha256, files))
-    sent = {
-        **form.fields,
-        "image": digests[0] if len(digests) == 1 else digests,
-        **({"mask": _sha256(masks[0])} if masks else {}),
-    }
+    masks = [file for name in _MASK_FIELDS for file in form.files.get(name, ())]
+    sent = {**form.fields, "image": _digests(files), **({"mask": _digests(masks)} if masks else {})}
     wanted = schemas.parse(schema, meant(form.fields))
     return _Asked(
         wanted=wanted,
         upload=_upload(
             SentImage(file=files[0], param="image"),
-            [SentImage(file=mask, param="mask") for mask in masks],
+            [SentImage(file=mask, param="mask") for mask in masks[:1]],
             wanted.strength,
         ),
         images=len(files),
+        masks=len(masks),
         idempotency=idempotency_of(request, sent),
     )
 
@@ -140,6 +140,7 @@ def _of_json(
             wanted.strength,
         ),
         images=len(texts),
+        masks=1,
         idempotency=idempotency_of(request, document),
     )
 
@@ -184,6 +185,11 @@ def _upload(image: SentImage, masks: Sequence[SentImage], strength: float | None
 
 def _no_image(said: str) -> InvalidRequest:
     return InvalidRequest(f"`image` {said}.", param="image")
+
+
+def _digests(files: Sequence[IO[bytes]]) -> str | list[str]:
+    digests = list(map(_sha256, files))
+    return digests[0] if len(digests) == 1 else digests
 
 
 def _sha256(file: IO[bytes]) -> str:

@@ -47,11 +47,12 @@ async def list_models(request: Request) -> JSONResponse:
 @router.get("/v1/models/{model:path}", response_model=None)
 async def read_model(model: str, request: Request) -> JSONResponse:
     """One of them."""
-    models = _models(request)
-    if model not in models:
-        served = surface_of(request).front_desk.models()
-        raise ModelNotFound(not_served(model, served), param="model")
-    return JSONResponse(models[model])
+    surface, models = surface_of(request), _models(request)
+    if model in models:
+        return JSONResponse(models[model])
+    if surface.habits().is_alias(model):  # by a pattern, of which no list has all
+        return JSONResponse(_alias(surface, model, surface.front_desk.limits()))
+    raise ModelNotFound(not_served(model, surface.front_desk.models()), param="model")
 
 
 def _models(request: Request) -> dict[str, dict[str, Any]]:
@@ -62,10 +63,16 @@ def _models(request: Request) -> dict[str, dict[str, Any]]:
         limits = _limits_of(surface, name)
         found[name] = schemas.model_object(name, limits, created_unix_s=created_unix_s)
     meant = _limits_of(surface, None)
-    for alias in surface.habits().alias_names if meant is not None else ():
-        named = schemas.model_object(alias, meant, created_unix_s=created_unix_s, is_alias=True)
-        found.setdefault(alias, named)
+    if meant is not None:
+        for alias in surface.habits().alias_names:
+            found.setdefault(alias, _alias(surface, alias, meant))
     return found
+
+
+def _alias(surface: Surface, name: str, meant: DrawingLimits) -> dict[str, Any]:
+    """Another name of the default model."""
+    created_unix_s = surface.started_unix_s
+    return schemas.model_object(name, meant, created_unix_s=created_unix_s, is_alias=True)
 
 
 def _limits_of(surface: Surface, model: str | None) -> DrawingLimits | None:

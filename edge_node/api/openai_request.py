@@ -83,7 +83,7 @@ def meant(document: object) -> object:
     if given.get("size") is None and (width is not None or height is not None):
         width = height if width is None else width
         height = width if height is None else height
-        given["size"] = f"{_whole(width)}x{_whole(height)}"
+        given["size"] = f"{whole(width)}x{whole(height)}"
     for name, read in _READINGS.items():
         if name in given:
             given[name] = read(given[name])
@@ -107,6 +107,9 @@ def adapted(wanted: WantedT, limits: DrawingLimits, habits: Habits) -> Adapted[W
         ):
             change["response_format"] = "url"
     share = habits.quality_steps.get(wanted.quality or "")
+    if wanted.quality not in (None, "auto") and share is None and habits.quality_steps:
+        known = ", ".join(habits.quality_steps)
+        notes.append(f"`quality` {wanted.quality[:40]!r} is none of {known}; it changed nothing.")
     if wanted.num_inference_steps is None and share is not None:
         steps = round(limits.steps_default * share)
         change["num_inference_steps"] = min(max(1, steps), limits.steps_max)
@@ -136,7 +139,7 @@ def _nearest(size: str, limits: DrawingLimits) -> str:
     return f"{sides_px[0]}x{sides_px[1]}"
 
 
-def _whole(value: object) -> object:
+def whole(value: object) -> object:
     """A whole number, however it was written."""
     if isinstance(value, str):
         value = _number(value)
@@ -182,8 +185,8 @@ def _size(value: object) -> object:
 
 
 _READINGS: dict[str, Callable[[object], object]] = {
-    **dict.fromkeys(("n", "partial_images", "num_inference_steps", "output_compression"), _whole),
-    **dict.fromkeys(("seed", "priority"), _whole),
+    **dict.fromkeys(("n", "partial_images", "num_inference_steps", "output_compression"), whole),
+    **dict.fromkeys(("seed", "priority"), whole),
     **dict.fromkeys(("guidance_scale", "strength", "deadline_s"), _number),
     **dict.fromkeys(("response_format", "quality", "background"), _word),
     "output_format": _image_format,

@@ -142,7 +142,8 @@ async def read_form(
                 "JSON with the image in base64."
             )
         read_bytes_max = limits.bytes_max + uploads.limits.bytes_max
-        place.take(_at_most(_declared_bytes(request), read_bytes_max))
+        packed = "content-encoding" in request.headers  # or it would be as long as it says
+        place.take(_at_most(None if packed else _declared_bytes(request), read_bytes_max))
         chunks = _chunks(request, bytes_max=read_bytes_max)
         parser = MultiPartParser(
             request.headers, chunks, max_files=_FORM_FILES_MAX, max_fields=_FORM_FIELDS_MAX

@@ -9,6 +9,8 @@ from edge_node.api.image_fetch import is_address
 from edge_node.api.uploads import SentImage, UploadPlace, kept_on_disk
 from edge_node.errors import InvalidRequest
 
+_LINE_BREAKS = "\n\r "
+
 
 def image_of_text(text: str, *, place: UploadPlace, param: str) -> SentImage:
     """The image in a file of `place`, which is taken for it; empty where it is to be fetched.
@@ -31,6 +33,8 @@ def _file_of_base64(text: str, place: UploadPlace, param: str) -> IO[bytes]:
             raise InvalidRequest(
                 f"`{param}` must begin data:image/png;base64, if it is a data: URL.", param=param
             )
+    if any(map(text.__contains__, _LINE_BREAKS)):  # as most tools write it
+        text = "".join(text.split())
     try:
         content = base64.b64decode(text, validate=True)
     except ValueError as problem:

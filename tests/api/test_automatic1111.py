@@ -8,11 +8,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 import pytest
+from PIL import Image
 
 from edge_node.access.keys import ANYBODY
 from edge_node.api.chosen_models import ChosenModels
 from tests.api.memory_front_desk import LIMITS, MemoryFrontDesk
 from tests.api.served import Served, served
+from tests.api.uploaded import encoded, halves, in_base64
 
 JSON = {"Content-Type": "application/json"}
 
@@ -58,6 +60,57 @@ def test_the_model_that_a_client_chose_draws_until_it_chooses_another() -> None:
         assert "Served are: tiny-sd3." in gone.json()["detail"]
         await choose(node, "dall-e-3", "alice")
         assert await drawn_by(node, "alice") == "tiny-sd3"
+
+    run(story)
+
+
+def test_a_key_makes_a_repetition_the_same_request() -> None:
+    async def story(node: Served) -> None:
+        photo = in_base64(encoded(halves(96, 64)))
+        bodies = {"txt2img": {}, "img2img": {"init_images": [photo]}}
+        for path, more in bodies.items():
+            seeds = []
+            for prompt, status in (("a", 200), ("a", 200), ("b", 409)):
+                answer = await node.http.post(
+                    f"/sdapi/v1/{path}",
+                    json={"prompt": prompt, **more},
+                    headers={"Idempotency-Key": path},
+                )
+                assert answer.status_code == status, answer.text
+                seeds.append(json.loads(answer.json()["info"])["seed"] if status == 200 else 0)
+            assert seeds[0] == seeds[1]
+        assert len(node.front_desk.submitted) == 2
+
+    run(story)
+
+
+@pytest.mark.parametrize(
+    ("sent", "count", "named"),
+    [
+        ({"batch_size": "2", "n_iter": 2.0}, 4, ""),
+        ({"batch_size": 0, "n_iter": None}, 1, ""),
+        ({"batch_size": -1, "n_iter": -1}, 0, "`batch_size` and `n_iter`"),
+        ({"batch_size": True}, 0, "`batch_size` and `n_iter`"),
+        ({"batch_size": 11}, 0, "`batch_size` times `n_iter` is 11"),
+        ({"steps": 999}, 0, "`steps` is 999"),
+        ({"cfg_scale": 99}, 0, "`cfg_scale` is 99"),
+        ({"denoising_strength": 2}, 0, "`denoising_strength` is 2"),
+        ({"mask_blur": None}, 1, ""),
+    ],
+)
+def test_fields_are_read_as_meant_and_refused_by_their_own_names(
+    sent: dict[str, object], count: int, named: str
+) -> None:
+    async def story(node: Served) -> None:
+        photo = in_base64(encoded(halves(96, 64)))
+        white = in_base64(encoded(Image.new("L", (96, 64), "white")))
+        body = {"prompt": "a", "init_images": [photo], "mask": white, **sent}
+        answer = await node.http.post("/sdapi/v1/img2img", json=body)
+        if count:
+            assert len(answer.json()["images"]) == count
+        else:
+            assert answer.status_code == 400
+            assert named in answer.json()["detail"]
 
     run(story)
 

@@ -7,10 +7,15 @@ import gzip
 import json
 from typing import Any
 
+import httpx
 import pytest
+from fastapi import Request
 from openai import AsyncOpenAI
 
-from tests.api.served import REQUEST_BYTES_MAX, UPLOADS, Served, served
+from edge_node.api.request_body import read_form
+from edge_node.api.uploads import Uploads
+from edge_node.errors import AdmissionRefused
+from tests.api.served import BODIES, REQUEST_BYTES_MAX, UPLOADS, Served, served
 from tests.api.test_bad_input import check
 from tests.api.test_openai_images import sdk
 from tests.api.uploaded import decoded, encoded, halves, in_base64, noise
@@ -37,8 +42,9 @@ def on_a_node(story: Any) -> None:
         {"image": [TEXT]},
         {"images": [{"image_url": f"data:image/jpeg;base64,{TEXT}"}]},
         {"image": {"image_url": {"url": TEXT}}},
+        {"image": "\n".join(TEXT[at : at + 76] for at in range(0, len(TEXT), 76)) + "\r\n"},
     ],
-    ids=["base64", "data url", "list", "objects", "nested"],
+    ids=["base64", "data url", "list", "objects", "nested", "in lines"],
 )
 def test_an_edit_in_json(image: dict[str, Any]) -> None:
     async def story(node: Served) -> None:
@@ -116,6 +122,36 @@ def test_a_key_stands_for_all_images_that_were_sent() -> None:
             assert answer.status_code == status, answer.text
 
     on_a_node(story)
+
+
+def test_a_compressed_form_holds_a_place_for_what_it_may_unpack_to() -> None:
+    async def story() -> None:
+        form = httpx.Request("POST", "http://n", data={"prompt": "a"}, files={"image": PHOTO})
+        packed = gzip.compress(form.read())
+        headers = {
+            "content-type": form.headers["content-type"],
+            "content-encoding": "gzip",
+            "content-length": str(len(packed)),
+        }
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": packed, "more_body": False}
+
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": EDITS,
+            "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+        }
+        uploads = Uploads(UPLOADS)
+        with uploads.place() as place:
+            request = Request(scope, receive)
+            await read_form(request, limits=BODIES, uploads=uploads, place=place)
+            held_bytes = UPLOADS.bytes_max + BODIES.bytes_max
+            with pytest.raises(AdmissionRefused):
+                uploads.hold(UPLOADS.held_bytes_max - held_bytes + 1)
+
+    asyncio.run(story())
 
 
 def test_a_variation_needs_no_prompt() -> None:

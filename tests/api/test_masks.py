@@ -158,6 +158,19 @@ def test_what_is_no_mask_is_said(document: dict[str, Any], param: str, said: str
     on_a_node(story)
 
 
+@pytest.mark.parametrize("name", ["mask", "mask[]"])
+def test_of_several_masks_the_first_counts_and_that_is_said(name: str) -> None:
+    async def story(node: Served) -> None:
+        other = encoded(Image.new("RGBA", (96, 64)))
+        files = [("image", PHOTO), (name, transparent_left()), (name, other)]
+        answer = await node.http.post(EDITS, data={"prompt": "a"}, files=files)
+        assert answer.json()["warnings"] == ["2 masks came; the first counts."]
+        left, _, right = kept(node)
+        assert (left, right) == (0, 255)
+
+    on_a_node(story)
+
+
 def test_a_mask_is_a_file_in_a_form_and_a_request_with_another_is_another() -> None:
     async def story(node: Served) -> None:
         files = {"image": PHOTO}

@@ -146,6 +146,16 @@ def test_sizes_can_be_held_to_and_names_be_strict() -> None:
     assert understood({"quality": "high"}, habits=strict)[1].drawings[0].steps == 15
 
 
+def test_a_quality_that_nobody_knows_is_said() -> None:
+    asked, order = understood({"quality": "max"})
+    assert order.drawings[0].steps == 15
+    assert asked.notes == (
+        "`quality` 'max' is none of low, medium, standard, high, hd; it changed nothing.",
+    )
+    for known in ("auto", "high", "", None):
+        assert understood({"quality": known})[0].notes == ()
+
+
 def test_a_real_name_goes_before_an_alias() -> None:
     limits = replace(LIMITS, model="dall-e-2")
     _, order = understood({"model": "dall-e-2"}, limits=limits)
@@ -204,6 +214,9 @@ def test_answers_say_what_was_drawn() -> None:
             extra = (await client.models.retrieve("dall-e-3")).model_extra
             assert extra is not None
             assert extra["alias_of"] == "tiny-sd3"
+            of_a_pattern = (await client.models.retrieve("gpt-image-7")).model_extra
+            assert of_a_pattern is not None
+            assert of_a_pattern["alias_of"] == "tiny-sd3"
 
     asyncio.run(story())
 
