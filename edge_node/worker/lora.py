@@ -127,6 +127,8 @@ def _read(path: pathlib.Path, *, strength: float, last_block: int) -> LoraFile:
             f"{path} cannot name a variant: call it by letters, digits, dots, dashes and "
             "underscores, 64 at most"
         )
+    if not path.is_file():
+        raise ModelUnusable(f"{path} is no file: take it out of lora_folder")
     stored = read_header(path)
     pairs, rest = _paired(stored)
     if rest or not pairs:
@@ -143,7 +145,12 @@ def _read(path: pathlib.Path, *, strength: float, last_block: int) -> LoraFile:
         rank = down.shape[0]
         scale = alphas(module, rank) / rank
         for part, name, rows in _targets(path, module, up, last_block=last_block):
-            changes.setdefault(part, {})[name] = LowRank(down=down, up=rows, scale=scale)
+            if name in changes.setdefault(part, {}):
+                raise ModelUnusable(
+                    f"{path} changes {name} of the {part} twice, under two names: save it with one "
+                    "of them, or take it out of lora_folder"
+                )
+            changes[part][name] = LowRank(down=down, up=rows, scale=scale)
     return LoraFile(path=path, name=path.stem, strength=strength, changes=changes)
 
 
@@ -176,11 +183,15 @@ def _alphas(path: pathlib.Path, stored: Mapping[str, StoredTensor]) -> Callable[
             "LoRA, which this worker does not read: save it as a plain one, or take it out of "
             "lora_folder"
         )
-    whole = {
-        part: float(str(told[f"{part}.lora_alpha"]))
-        for part in _PARTS
-        if f"{part}.lora_alpha" in told
-    }
+    whole: dict[str, float] = {}
+    for part in _PARTS:
+        number = told.get(f"{part}.lora_alpha")
+        if isinstance(number, int | float):
+            whole[part] = float(number)
+        elif number is not None:
+            raise ModelUnusable(
+                f"the lora_alpha of the {part} in {path} is no number: save it again"
+            )
 
     def alpha(module: str, rank: int) -> float:
         return beside.get(module, whole.get(module.partition(".")[0], float(rank)))
@@ -235,12 +246,19 @@ def _of_kohya(
         module = re.sub(pattern, dotted, module)
     stored = {f"{sd3_checkpoint.TRANSFORMER_PREFIX}{module}.weight": up}
     named = sd3_checkpoint.transformer(stored, last_block=last_block)
-    return [(part, name, rows) for name, rows in named.items() if isinstance(rows, StoredTensor)]
+    shares = [(part, name, rows) for name, rows in named.items() if isinstance(rows, StoredTensor)]
+    if sum(rows.shape[0] for _, _, rows in shares) != up.shape[0]:
+        raise ModelUnusable(
+            f"{up.key} in {path} has {up.shape[0]} rows, which the {len(shares)} weights that it "
+            "changes cannot share: the LoRA is for another model, take it out of lora_folder"
+        )
+    return shares
 
 
 def _number(tensor: StoredTensor) -> float:
     """The number of a tensor that holds one."""
-    kind = {"F64": "<d", "F32": "<f", "F16": "<e"}.get(tensor.dtype)
+    kinds = {"F64": "<d", "F32": "<f", "F16": "<e", "I64": "<q", "I32": "<i"}
+    kind = kinds.get(tensor.dtype)
     content = bytearray(tensor.size_bytes)
     with TensorReader() as reader:
         reader.read_into(memoryview(content), tensor.path, start=tensor.ranges[0][0])

@@ -249,6 +249,7 @@ def test_kohyas_names_are_those_of_the_single_files_without_dots() -> None:
 GOOD_A, GOOD_B = torch.ones(2, 32), torch.ones(32, 2)
 TO_Q = "transformer.transformer_blocks.0.attn.to_q"
 GOOD = {f"{TO_Q}.lora_A.weight": GOOD_A, f"{TO_Q}.lora_B.weight": GOOD_B}
+QKV = "lora_unet_joint_blocks_0_x_block_attn_qkv"
 FLUX = "lora_unet_double_blocks_0_img_attn_qkv"
 BAD: dict[str, tuple[dict[str, torch.Tensor], str]] = {
     "a checkpoint": ({"model.diffusion_model.joint_blocks.0.x": GOOD_A}, "looks like"),
@@ -266,6 +267,14 @@ BAD: dict[str, tuple[dict[str, torch.Tensor], str]] = {
     "another width": ({**GOOD, f"{TO_Q}.lora_A.weight": torch.ones(2, 48)}, "of shape .32, 48."),
     "not finite": ({**GOOD, f"{TO_Q}.lora_B.weight": GOOD_B * torch.inf}, "not finite"),
     "whole numbers": ({**GOOD, f"{TO_Q}.lora_A.weight": GOOD_A.to(torch.int32)}, "stored as I32"),
+    "a weight under two names": (
+        {**GOOD, f"{QKV}.lora_down.weight": GOOD_A, f"{QKV}.lora_up.weight": torch.ones(96, 2)},
+        "changes transformer_blocks.0.attn.to_q.weight of the transformer twice",
+    ),
+    "rows that three cannot share": (
+        {f"{QKV}.lora_down.weight": GOOD_A, f"{QKV}.lora_up.weight": torch.ones(97, 2)},
+        "has 97 rows, which the 3 weights",
+    ),
     "no number as alpha": ({**GOOD, f"{TO_Q}.alpha": torch.ones(2)}, "is no number"),
 }
 
@@ -287,6 +296,21 @@ def test_a_lora_of_another_kind_is_said(tmp_path: pathlib.Path, setting: str) ->
     save(tmp_path / "ink.safetensors", GOOD, lora_adapter_metadata=told)
     with pytest.raises(ModelUnusable, match="save it as a plain one"):
         lora.find(tmp_path, strengths={}, last_block=LAST_BLOCK)
+
+
+@pytest.mark.parametrize("alpha", ["8", {}, [1]])
+def test_an_alpha_that_is_no_number_is_said(tmp_path: pathlib.Path, alpha: object) -> None:
+    told = json.dumps({"transformer.lora_alpha": alpha})
+    save(tmp_path / "ink.safetensors", GOOD, lora_adapter_metadata=told)
+    with pytest.raises(ModelUnusable, match=r"lora_alpha of the transformer .* is no number"):
+        lora.find(tmp_path, strengths={}, last_block=LAST_BLOCK)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.bfloat16])
+def test_kohyas_alpha_may_be_a_whole_number(tmp_path: pathlib.Path, dtype: torch.dtype) -> None:
+    save(tmp_path / "ink.safetensors", {**GOOD, f"{TO_Q}.alpha": torch.tensor(4, dtype=dtype)})
+    (found,) = lora.find(tmp_path, strengths={}, last_block=LAST_BLOCK)
+    assert [one.scale for one in found.changes["transformer"].values()] == [2.0]
 
 
 def test_eight_bit_weights_and_loras_do_not_go_together(
@@ -321,6 +345,10 @@ def test_a_folder_that_is_not_as_the_settings_say_is_said(tmp_path: pathlib.Path
         found()
     for number in range(lora.LORAS_MAX):
         (tmp_path / "loras" / f"{number}.safetensors").unlink()
+    (tmp_path / "loras" / "gone.safetensors").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(ModelUnusable, match=r"gone\.safetensors is no file"):
+        found()
+    (tmp_path / "loras" / "gone.safetensors").unlink()
     save(tmp_path / "loras" / "a b.safetensors", GOOD)
     with pytest.raises(ModelUnusable, match="cannot name a variant"):
         found()
