@@ -49,6 +49,10 @@ class Ledger(Protocol):
         """Writes new tasks and returns when they are on disk, or raises StoreUnavailable."""
         ...
 
+    async def find_accepted(self, idempotency: Idempotency) -> AlreadyAccepted | None:
+        """What a key brought in, if it did; raises StoreUnavailable or IdempotencyConflict."""
+        ...
+
     def journal_accepted(self, tasks: Sequence[Task], *, job_id: JobId | None) -> None:
         """Writes new tasks without waiting."""
         ...

@@ -34,7 +34,7 @@ from edge_node.api.request_body import (
 )
 from edge_node.api.sent_image import image_of_text
 from edge_node.api.sittings import Sitting
-from edge_node.api.surface import Surface, surface_of
+from edge_node.api.surface import NOBODY_DRAWS, Surface, surface_of
 from edge_node.api.uploads import Mask, Upload, UploadPlace
 from edge_node.domain import TaskId, TaskRecord, TaskStatus
 from edge_node.errors import DEdgeAIError, InvalidRequest, ModelNotFound, not_served
@@ -353,10 +353,15 @@ async def _accepted(request: Request, asked: _Asked) -> _Accepted:
     surface, client = surface_of(request), client_of(request)
     model = asked.wanted.model or surface.chosen_models.of(client.id)
     wanted = asked.wanted.model_copy(update={"model": model})
-    found = adapted(wanted, surface.limits_of(model, aliases=True), surface.habits())
-    with _own_names():
-        order = await surface.order(found.wanted, previews_wanted=True, upload=asked.upload)
-    submission = await submit(request, order, asked.idempotency)
+    notes: tuple[str, ...] = ()
+    try:
+        found = adapted(wanted, surface.limits_of(model, aliases=True), surface.habits())
+        with _own_names():
+            order = await surface.order(found.wanted, previews_wanted=True, upload=asked.upload)
+        submission = await submit(request, order, asked.idempotency)
+        notes = found.notes
+    except NOBODY_DRAWS as refusal:
+        submission = await surface.submitted_before(asked.idempotency, refusal)
     task_ids = tuple(record.task.id for record in submission.records)
     remember_acceptance(request, {"x-dedgeai-task-id": ", ".join(task_ids)})
     name = str(asked.sent.get("force_task_id") or "")
@@ -364,7 +369,7 @@ async def _accepted(request: Request, asked: _Asked) -> _Accepted:
     return _Accepted(
         sent=asked.sent,
         sitting=sitting,
-        notes=found.notes,
+        notes=notes,
         keyed=asked.idempotency is not None,
     )
 

@@ -33,6 +33,10 @@ class FrontDeskPort(Protocol):
         """
         ...
 
+    async def find_submitted(self, idempotency: Idempotency) -> Submission | None:
+        """What an Idempotency-Key brought in here, if it did."""
+        ...
+
     async def read_task(self, task_id: TaskId) -> TaskRecord:
         """Any node's task; raises TaskNotFound or OriginUnavailable."""
         ...

@@ -21,7 +21,7 @@ from edge_node.api.job_object import job_object
 from edge_node.api.key_check import client_of, demand_own
 from edge_node.api.request_body import idempotency_of, read_json_with_image
 from edge_node.api.sent_image import image_of_text
-from edge_node.api.surface import Surface, surface_of
+from edge_node.api.surface import NOBODY_DRAWS, Surface, surface_of
 from edge_node.api.thumbnails import MEDIA_TYPE, side_px_in
 from edge_node.api.uploads import Mask, Upload, UploadPlace
 from edge_node.domain import TaskEvent, TaskId, TaskRecord
@@ -47,10 +47,15 @@ async def submit_task(request: Request) -> JSONResponse:
             images_in=lambda document: (document["init_image"], document.get("mask") or ""),
             understand=partial(_understood, request, place),
         )
-        order = await surface.order(asked.wanted, previews_wanted=True, upload=asked.upload)
-    submission = await surface.submit(
-        order, client=client_of(request), durable=True, idempotency=asked.idempotency
-    )
+        try:
+            order = await surface.order(asked.wanted, previews_wanted=True, upload=asked.upload)
+        except NOBODY_DRAWS as refusal:
+            submission = await surface.submitted_before(asked.idempotency, refusal)
+            order = None
+    if order is not None:
+        submission = await surface.submit(
+            order, client=client_of(request), durable=True, idempotency=asked.idempotency
+        )
     records = submission.records
     remember_acceptance(request, {"x-dedgeai-durability": records[0].task.durability.value})
     prefix = path_prefix_of(request)

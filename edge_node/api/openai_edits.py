@@ -13,7 +13,7 @@ from fastapi.responses import Response
 
 from edge_node.api import schemas
 from edge_node.api.direct_route import DirectRoute
-from edge_node.api.openai_request import adapted, meant
+from edge_node.api.openai_request import adapted, drawn_before, meant
 from edge_node.api.openai_serving import Accepted, serve, submit
 from edge_node.api.request_body import (
     Form,
@@ -23,7 +23,7 @@ from edge_node.api.request_body import (
     read_json_with_image,
 )
 from edge_node.api.sent_image import image_of_text
-from edge_node.api.surface import surface_of
+from edge_node.api.surface import NOBODY_DRAWS, surface_of
 from edge_node.api.uploads import Mask, SentImage, Upload, UploadPlace
 from edge_node.errors import InvalidRequest
 from edge_node.requests import Idempotency
@@ -77,7 +77,17 @@ async def _accept(request: Request, schema: type[schemas.ImageEditRequest]) -> A
             )
             asked = _of_form(request, schema, form)
         wanted = asked.wanted
-        found = adapted(wanted, surface.limits_of(wanted.model, aliases=True), surface.habits())
+        try:
+            limits = surface.limits_of(wanted.model, aliases=True)
+        except NOBODY_DRAWS as refusal:
+            return Accepted(
+                surface=surface,
+                kind="image_edit",
+                adapted=drawn_before(wanted, surface.habits()),
+                submission=await surface.submitted_before(asked.idempotency, refusal),
+                keyed=True,
+            )
+        found = adapted(wanted, limits, surface.habits())
         if asked.images > 1:
             note = f"{asked.images} images came; the drawing starts from the first."
             found = replace(found, notes=(*found.notes, note))

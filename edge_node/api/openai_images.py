@@ -9,10 +9,10 @@ from fastapi.responses import JSONResponse, Response
 
 from edge_node.api import schemas
 from edge_node.api.direct_route import DirectRoute
-from edge_node.api.openai_request import adapted, meant
+from edge_node.api.openai_request import adapted, drawn_before, meant
 from edge_node.api.openai_serving import Accepted, serve, submit
 from edge_node.api.request_body import idempotency_of, read_json
-from edge_node.api.surface import Surface, surface_of
+from edge_node.api.surface import NOBODY_DRAWS, Surface, surface_of
 from edge_node.errors import DEdgeAIError, ModelNotFound, not_served
 from edge_node.requests import DrawingLimits
 
@@ -26,13 +26,18 @@ async def generate_images(request: Request) -> Response:
     document = await read_json(request, limits=surface.body_limits)
     idempotency = idempotency_of(request, document)
     wanted = schemas.parse(schemas.ImageGenerationRequest, meant(document))
-    asked = adapted(wanted, surface.limits_of(wanted.model, aliases=True), surface.habits())
-    order = await surface.order(asked.wanted, previews_wanted=bool(wanted.stream))
+    try:
+        asked = adapted(wanted, surface.limits_of(wanted.model, aliases=True), surface.habits())
+        order = await surface.order(asked.wanted, previews_wanted=bool(wanted.stream))
+        submission = await submit(request, order, idempotency)
+    except NOBODY_DRAWS as refusal:
+        submission = await surface.submitted_before(idempotency, refusal)
+        asked = drawn_before(wanted, surface.habits())
     accepted = Accepted(
         surface=surface,
         kind="image_generation",
         adapted=asked,
-        submission=await submit(request, order, idempotency),
+        submission=submission,
         keyed=idempotency is not None,
     )
     return await serve(accepted, request)

@@ -101,11 +101,7 @@ def adapted(wanted: WantedT, limits: DrawingLimits, habits: Habits) -> Adapted[W
     notes = []
     asked_size = ""
     if wanted.model is None or habits.is_alias(wanted.model):
-        change["model"] = limits.model
-        if wanted.response_format is None and fnmatch.fnmatchcase(
-            wanted.model or "", _WITH_ADDRESSES
-        ):
-            change["response_format"] = "url"
+        change = {"model": limits.model, **_answer_meant(wanted, habits)}
     share = habits.quality_steps.get(wanted.quality or "")
     if wanted.quality not in (None, "auto") and share is None and habits.quality_steps:
         known = ", ".join(habits.quality_steps)
@@ -125,6 +121,20 @@ def adapted(wanted: WantedT, limits: DrawingLimits, habits: Habits) -> Adapted[W
         notes=tuple(notes),
         asked_size=asked_size,
     )
+
+
+def drawn_before(wanted: WantedT, habits: Habits) -> Adapted[WantedT]:
+    """A request whose images are accepted already, whoever could draw them now."""
+    return Adapted(wanted=wanted.model_copy(update=_answer_meant(wanted, habits)))
+
+
+def _answer_meant(wanted: ImageGenerationRequest, habits: Habits) -> dict[str, Any]:
+    """How the images are wanted by whoever names an alias and says nothing of it."""
+    name = wanted.model or ""
+    with_addresses = habits.is_alias(name) and fnmatch.fnmatchcase(name, _WITH_ADDRESSES)
+    if with_addresses and wanted.response_format is None:
+        return {"response_format": "url"}
+    return {}
 
 
 def _nearest(size: str, limits: DrawingLimits) -> str:

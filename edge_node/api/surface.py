@@ -21,8 +21,12 @@ from edge_node.api.sittings import Sittings
 from edge_node.api.thumbnails import Thumbnails
 from edge_node.api.uploads import Upload, Uploads
 from edge_node.domain import TaskId
+from edge_node.errors import DEdgeAIError, ModelAway, ModelNotFound, NodeNotReady
 from edge_node.requests import DrawingLimits, Idempotency, Submission
 from edge_node.telemetry.metrics import NodeMetrics
+
+# Nobody draws the model now; one who asks again may have what was drawn while somebody did.
+NOBODY_DRAWS = (ModelAway, ModelNotFound, NodeNotReady)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +132,17 @@ class Surface:
             if self.key_use is not None:
                 self.key_use.settle(client, images, accepted=accepted)
         return submission
+
+    async def submitted_before(
+        self, idempotency: Idempotency | None, refusal: DEdgeAIError
+    ) -> Submission:
+        """What a key brought in while its model was served; raises `refusal` where it did not."""
+        earlier = None
+        if idempotency is not None:
+            earlier = await self.front_desk.find_submitted(idempotency)
+        if earlier is None:
+            raise refusal
+        return earlier
 
     def say_client_gone(self, task_ids: Sequence[TaskId]) -> None:
         """Tells the node without waiting: the request that finds out is being cancelled itself."""

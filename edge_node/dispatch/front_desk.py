@@ -130,6 +130,10 @@ class FrontDesk:
             client=client,
         )
 
+    async def find_submitted(self, idempotency: Idempotency) -> Submission | None:
+        """What a key brought in here; as OwnTasks.find_submitted."""
+        return await self._dispatcher.own_tasks.find_submitted(idempotency)
+
     async def client_gone(self, task_ids: Sequence[TaskId]) -> None:
         """A synchronous client hung up: nobody wants what it had asked for."""
         self._dispatcher.own_tasks.client_gone(task_ids)

@@ -220,13 +220,25 @@ class OwnTasks:
         finally:
             self._answers.pop(first, None)
         if earlier is not None:
-            records = [await self.read_task(task_id) for task_id in earlier.task_ids]
-            refuse_erased(*records)
-            return Submission(job_id=earlier.job_id, records=tuple(records), replayed=True)
+            return await self._again(earlier)
         self._metrics.tasks_accepted(len(tasks))
         self._remember_job(tasks)
         records = [await self.read_task(task.id) for task in tasks]
         return Submission(job_id=tasks[0].job_id, records=tuple(records), replayed=False)
+
+    async def find_submitted(self, idempotency: Idempotency) -> Submission | None:
+        """What a key brought in, if it did: also where it could not be accepted now.
+
+        Raises:
+            StoreUnavailable, IdempotencyConflict.
+        """
+        earlier = await self._ledger.find_accepted(idempotency)
+        return None if earlier is None else await self._again(earlier)
+
+    async def _again(self, earlier: AlreadyAccepted) -> Submission:
+        records = [await self.read_task(task_id) for task_id in earlier.task_ids]
+        refuse_erased(*records)
+        return Submission(job_id=earlier.job_id, records=tuple(records), replayed=True)
 
     def client_gone(self, task_ids: Sequence[TaskId]) -> None:
         """A synchronous client hung up: nobody wants what it had asked for."""

@@ -214,6 +214,19 @@ class TaskLedger:
             return Appended(task_ids=task_ids, job_id=job_id)
         return _already_accepted(earlier, idempotency)
 
+    async def find_accepted(self, idempotency: Idempotency) -> AlreadyAccepted | None:
+        """The tasks that a key brought in, if it did.
+
+        Raises:
+            IdempotencyConflict: the key was used with a different request.
+            StoreUnavailable: the store is away.
+        """
+        while self._retractions:
+            await self._writer.write_once()
+        key_name, _ = self._key_record(idempotency, task_ids=(), job_id=None)
+        earlier = (await self._connection.execute([("GET", key_name)], durable=False))[0]
+        return None if earlier is None else _already_accepted(earlier, idempotency)
+
     def journal_accepted(self, tasks: Sequence[Task], *, job_id: JobId | None) -> None:
         """Hands the new tasks of one request to the write-behind, without waiting."""
         for index, task in enumerate(tasks):

@@ -105,12 +105,9 @@ class MemoryFrontDesk:
             raise self.unforeseen
         if self.refusal is not None:
             raise self.refusal
-        if idempotency is not None and idempotency.key in self._keys:
-            digest, earlier = self._keys[idempotency.key]
-            if digest != idempotency.request_digest:
-                raise IdempotencyConflict("used before with a different request")
-            records = tuple(self._records[record.task.id] for record in earlier.records)
-            return replace(earlier, records=records, replayed=True)
+        earlier = None if idempotency is None else await self.find_submitted(idempotency)
+        if earlier is not None:
+            return earlier
         self.submitted.append((tuple(drawings), durable, deadline_s, priority))
         self.init_images.append(init_image)
         count = len(self._records)
@@ -144,6 +141,15 @@ class MemoryFrontDesk:
         if idempotency is not None:
             self._keys[idempotency.key] = (idempotency.request_digest, submission)
         return submission
+
+    async def find_submitted(self, idempotency: Idempotency) -> Submission | None:
+        if idempotency.key not in self._keys:
+            return None
+        digest, earlier = self._keys[idempotency.key]
+        if digest != idempotency.request_digest:
+            raise IdempotencyConflict("used before with a different request")
+        records = tuple(self._records[record.task.id] for record in earlier.records)
+        return replace(earlier, records=records, replayed=True)
 
     async def finish(self, task_id: TaskId) -> None:
         """Draws a held task: steps with previews, then its end."""

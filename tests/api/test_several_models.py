@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from typing import Any
 
 from edge_node.api.openai_request import Habits
 from edge_node.config import NodeConfig
 from edge_node.requests import DrawingLimits
 from tests.api.memory_front_desk import LIMITS, MemoryFrontDesk
 from tests.api.served import HABITS, Served, served
+from tests.api.uploaded import encoded, halves, in_base64
 
 # Of a node beside this one; this one draws 32 to 128 pixels.
 LARGE = replace(
@@ -107,6 +109,39 @@ def test_an_unknown_name_is_told_with_those_that_are_served() -> None:
         assert "Served are: large, tiny-sd3." in told.text
 
     run(story)
+
+
+def test_who_asks_again_gets_what_was_drawn_before_the_model_went_away() -> None:
+    async def story(node: Served) -> None:
+        photo = encoded(halves(96, 64))
+        override = {"sd_model_checkpoint": "dall-e-3"}
+        named: dict[str, object] = {"prompt": "a", "model": "dall-e-3"}
+        requests: list[tuple[str, dict[str, Any]]] = [
+            ("/v1/images/generations", {"json": named}),
+            ("/v1/tasks", {"json": named}),
+            ("/v1/images/edits", {"data": named, "files": {"image": photo}}),
+            ("/v1/images/edits", {"json": {**named, "image": in_base64(photo)}}),
+            ("/sdapi/v1/txt2img", {"json": {"prompt": "a", "override_settings": override}}),
+        ]
+
+        async def ask(which: str) -> list[tuple[int, object]]:
+            said: list[tuple[int, object]] = []
+            for number, (path, how) in enumerate(requests):
+                headers = {"Idempotency-Key": f"{which} {number}"}
+                answer = await node.http.post(path, headers=headers, **how)
+                ids = answer.headers.get("x-dedgeai-task-id") or answer.json().get("id")
+                said.append((answer.status_code, ids))
+            return said
+
+        first = await ask("before")
+        assert [status for status, _ in first] == [200, 202, 200, 200, 200]
+        node.front_desk.served.clear()
+        assert await ask("before") == first
+        # The alias was the served model's own name; nobody's default is there now.
+        assert {status for status, _ in await ask("after")} <= {404, 503}
+        assert len(node.front_desk.submitted) == len(requests)
+
+    run(story, replace(LIMITS, model="dall-e-3"))
 
 
 def test_each_model_is_listed_with_what_may_be_asked_of_it() -> None:

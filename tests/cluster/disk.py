@@ -134,6 +134,15 @@ class SimulatedLedger:
             if record.status.is_final:
                 self._disk.held.discard(record.task.id)
 
+    async def find_accepted(self, idempotency: Idempotency) -> AlreadyAccepted | None:
+        await self._mount.work()
+        if self._away():
+            raise StoreUnavailable("The store is away.")
+        known = self._disk.keys.get(idempotency.key)
+        if known is not None and known[0] != idempotency.request_digest:
+            raise IdempotencyConflict("This Idempotency-Key was used before.")
+        return None if known is None else known[1]
+
     async def append_accepted(
         self, tasks: Sequence[Task], *, job_id: JobId | None, idempotency: Idempotency | None
     ) -> Appended | AlreadyAccepted:

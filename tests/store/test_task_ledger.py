@@ -97,6 +97,10 @@ def test_an_accepted_task_survives_a_kill_right_after(valkey: ValkeyProcess) -> 
         again = await ledger.append_accepted([task(9)], job_id=None, idempotency=KEY)
         assert isinstance(again, AlreadyAccepted)
         assert again.task_ids == (task_id(3), task_id(1), task_id(2))
+        assert await ledger.find_accepted(KEY) == again
+        assert await ledger.find_accepted(replace(KEY, key="another")) is None
+        with pytest.raises(IdempotencyConflict):
+            await ledger.find_accepted(replace(KEY, request_digest="another"))
 
     run(valkey, accept)
     valkey.start()

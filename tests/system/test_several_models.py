@@ -104,6 +104,13 @@ def test_tasks_wait_for_the_last_node_of_their_model(tmp_path: Path) -> None:
 def test_a_node_that_left_takes_its_model_along(tmp_path: Path) -> None:
     async def test(cluster: LocalCluster, http: httpx.AsyncClient) -> None:
         here = cluster.urls[0]
+
+        async def draw() -> httpx.Response:
+            body = {"prompt": "a", "model": "b", "num_inference_steps": 2}
+            key = {"Idempotency-Key": "k"}
+            return await http.post(f"{here}/v1/images/generations", json=body, headers=key)
+
+        drawn = await draw()
         cluster.signal_node(1, signal.SIGTERM)
         cluster.wait_node(1)
         async with asyncio.timeout(30.0):
@@ -114,5 +121,7 @@ def test_a_node_that_left_takes_its_model_along(tmp_path: Path) -> None:
         refused = await http.post(f"{here}/v1/tasks", json={"prompt": "a", "model": "b"})
         assert refused.status_code == 404
         assert refused.json()["error"]["message"].endswith("Served are: a.")
+        again = await draw()
+        assert (again.status_code, again.json()) == (200, drawn.json())
 
     on_cluster(tmp_path, A, B, test=test)
