@@ -48,7 +48,7 @@ async def follow_cluster(request: Request) -> Response:
     if wants_head_alone(request):
         return Response(media_type=EVENT_STREAM)
     stream = _encoded(surface, after, client)
-    return event_response(stream, keep_alive_s=surface.keep_alive_s)
+    return event_response(request, stream, keep_alive_s=surface.keep_alive_s)
 
 
 def _seen_in(text: str) -> dict[NodeId, int]:

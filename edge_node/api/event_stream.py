@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from functools import partial
 from typing import Any
 
+from fastapi import Request
 from fastapi.responses import StreamingResponse
+
+from edge_node.api.error_responses import error_body
+from edge_node.api.key_check import InvalidApiKey, demand_key
 
 EVENT_STREAM = "text/event-stream"
 KEEP_ALIVE = b": keep-alive\n\n"
@@ -26,11 +31,14 @@ def encode_id(event_id: str) -> bytes:
 
 
 def event_response(
-    events: AsyncGenerator[bytes, None], *, keep_alive_s: float
+    request: Request, events: AsyncGenerator[bytes, None], *, keep_alive_s: float
 ) -> StreamingResponse:
-    """Streams `events`, with a comment whenever `keep_alive_s` pass without one."""
+    """Streams `events`, with a comment whenever `keep_alive_s` pass without one.
+
+    It ends with an error where the key of the request is revoked meanwhile.
+    """
     return StreamingResponse(
-        _with_pulse(events, interval_s=keep_alive_s),
+        _with_pulse(events, interval_s=keep_alive_s, demand=partial(demand_key, request)),
         media_type=EVENT_STREAM,
         # The second is for nginx, which would hold events back.
         headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
@@ -38,18 +46,23 @@ def event_response(
 
 
 async def _with_pulse(
-    events: AsyncGenerator[bytes, None], *, interval_s: float
+    events: AsyncGenerator[bytes, None], *, interval_s: float, demand: Callable[[], None]
 ) -> AsyncIterator[bytes]:
     following: asyncio.Future[bytes | None] | None = None
     try:
         while True:
             following = asyncio.ensure_future(anext(events, None))
             while not (await asyncio.wait({following}, timeout=interval_s))[0]:
+                demand()
                 yield KEEP_ALIVE
             event = following.result()
             if event is None:
                 return
+            demand()
             yield event
+    except InvalidApiKey as error:
+        # The headers are out: all that is left is to say it here.
+        yield encode_event("error", error_body(error))
     finally:
         # Reached also when the client hangs up: cancelling the step in progress, or else closing
         # between steps, lets the source clean up.

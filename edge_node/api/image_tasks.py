@@ -129,7 +129,7 @@ async def erase_task(task_id: str, request: Request) -> JSONResponse:
     From then on all but this is answered 410. What it needs to reach other nodes follows by itself.
     """
     front_desk = surface_of(request).front_desk
-    demand_own(request, await front_desk.read_task(TaskId(task_id)))
+    demand_own(request, task_id, await front_desk.read_task(TaskId(task_id)))
     await front_desk.erase_task(TaskId(task_id))
     return JSONResponse({"id": task_id, "object": "image.task", "erased": True})
 
@@ -161,7 +161,7 @@ async def follow_task(task_id: str, request: Request) -> Response:
         return Response(media_type=EVENT_STREAM)
     if not record.status.is_final:
         events = surface.front_desk.watch_task(record.task.id, after=after)
-        return event_response(_encoded(surface, events), keep_alive_s=surface.keep_alive_s)
+        return event_response(request, _encoded(surface, events), keep_alive_s=surface.keep_alive_s)
     happened = [
         event
         async for event in surface.front_desk.watch_task(record.task.id)
@@ -169,13 +169,15 @@ async def follow_task(task_id: str, request: Request) -> Response:
     ]
     if not happened:
         return Response(status_code=204)
-    return event_response(_encoded(surface, _replay(happened)), keep_alive_s=surface.keep_alive_s)
+    return event_response(
+        request, _encoded(surface, _replay(happened)), keep_alive_s=surface.keep_alive_s
+    )
 
 
 async def _own_task(request: Request, task_id: str) -> TaskRecord:
     """The task, if it is there for who asks."""
     record = await surface_of(request).front_desk.read_task(TaskId(task_id))
-    demand_own(request, record)
+    demand_own(request, task_id, record)
     refuse_erased(record)
     return record
 

@@ -79,13 +79,13 @@ async def follow_job(job_id: str, request: Request) -> Response:
         if not happened:
             return Response(status_code=204)
     stream = _encoded(surface, records, after)
-    return event_response(stream, keep_alive_s=surface.keep_alive_s)
+    return event_response(request, stream, keep_alive_s=surface.keep_alive_s)
 
 
 async def _own_job(request: Request, job_id: str) -> tuple[TaskRecord, ...]:
     """The tasks of a job, if it is there for who asks."""
     records = await surface_of(request).front_desk.read_job(JobId(job_id))
-    demand_own(request, *records)
+    demand_own(request, job_id, *records)
     return records
 
 

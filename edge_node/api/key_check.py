@@ -1,6 +1,7 @@
 """Who asks: the API key of a request, and whether it allows what is asked for.
 
-Owns which scope an address needs. Whose tasks are whose is asked where a task has been read.
+Owns which scope an address needs, and that a stream ends with the key that began it. Whose tasks
+are whose is asked where a task has been read.
 """
 
 from __future__ import annotations
@@ -66,10 +67,13 @@ class KeyCheck:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        client = self._client_of_key(_key_in(scope))
+        key = _key_in(scope)
+        client = self._client_of_key(key)
         refusal = None if scope["path"] in _OPEN else self._why_not(client, scope)
         if refusal is None:
-            scope.setdefault("state", {})["client"] = client
+            state = scope.setdefault("state", {})
+            state["client"] = client
+            state["demand_key"] = lambda: _demand(self._client_of_key(key))
             await self._app(scope, receive, send)
             return
         response = error_response(refusal, path=scope["path"])
@@ -93,8 +97,21 @@ def client_of(request: Request) -> Client:
     return client
 
 
-def demand_own(request: Request, *records: TaskRecord) -> None:
+def demand_key(request: Request) -> None:
+    """Who asked may still ask: for what goes on being told after the answer began.
+
+    Raises:
+        InvalidApiKey: the key was revoked meanwhile, or keys are asked for since.
+    """
+    demand: Callable[[], None] | None = getattr(request.state, "demand_key", None)
+    if demand is not None:
+        demand()
+
+
+def demand_own(request: Request, identifier: str, *records: TaskRecord) -> None:
     """Another's tasks are not there for who may not operate.
+
+    `identifier` is what was asked for: of the tasks of another's job not even their names are said.
 
     Raises:
         TaskNotFound: one of them is another's.
@@ -103,16 +120,24 @@ def demand_own(request: Request, *records: TaskRecord) -> None:
     for record in records:
         if not client.owns(record.task.client):
             raise TaskNotFound(
-                f"There is no task {record.task.id}, or it was asked for with another key."
+                f"There is no task or job {identifier}, or it was asked for with another key."
             )
 
 
-def _refusal(client: Client | None, scope: Scope) -> DEdgeAIError | None:
+def _demand(client: Client | None) -> Client:
     if client is None:
-        return InvalidApiKey(
+        raise InvalidApiKey(
             "This needs an API key of this cluster that is in force: send the header "
             "Authorization: Bearer <key>. The operator gives one out with `dedgeai keys add`."
         )
+    return client
+
+
+def _refusal(client: Client | None, scope: Scope) -> DEdgeAIError | None:
+    try:
+        client = _demand(client)
+    except InvalidApiKey as error:
+        return error
     needed = _needed(scope["method"], scope["path"])
     if client.may(needed):
         return None

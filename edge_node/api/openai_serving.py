@@ -80,7 +80,7 @@ async def serve(accepted: Accepted, request: Request) -> Response:
     remember_acceptance(request, _acceptance_headers(accepted))
     if accepted.wanted.stream:
         keep_alive_s = accepted.surface.keep_alive_s
-        return event_response(_streamed(accepted), keep_alive_s=keep_alive_s)
+        return event_response(request, _streamed(accepted), keep_alive_s=keep_alive_s)
     records = await _until_final_or_gone(accepted, request)
     if records is None:
         accepted.abandon()

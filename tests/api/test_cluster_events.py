@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
 import httpx
 
+from edge_node.access.keys import ANYBODY, Client
 from edge_node.domain import NodeId, TaskEvent, TaskEventKind, TaskId
 from edge_node.happenings import ClusterEvent, Happened, NodeSeen
 from tests.api.memory_front_desk import MemoryFrontDesk
@@ -109,3 +111,48 @@ def test_a_key_follows_its_own_tasks_and_an_operators_all() -> None:
         assert [client for _, client in front_desk.followed] == [alice, "", alice]
 
     on_site(story, front_desk=front_desk)
+
+
+def test_a_stream_ends_with_the_key_that_began_it() -> None:
+    """Nothing that happens after it was revoked is told, and a silent stream is not kept either."""
+    here, _, task, _ = HAPPENING
+    revoked = False
+
+    class Desk(MemoryFrontDesk):
+        happened = asyncio.Event()
+
+        async def watch_cluster(
+            self, *, after: Mapping[NodeId, int], client: str
+        ) -> AsyncGenerator[ClusterEvent, None]:
+            yield here
+            await self.happened.wait()
+            yield task
+
+    def client_of_key(key: str | None) -> Client | None:
+        return None if revoked or key is None else ANYBODY
+
+    async def story(*, pulse_s: float, happens: bool) -> None:
+        nonlocal revoked
+        revoked = False
+        desk = Desk()
+        desk.happened = asyncio.Event()
+        headers = {"Authorization": "Bearer x"}
+        async with (
+            served(desk, client_of_key=client_of_key, keep_alive_s=pulse_s) as node,
+            asyncio.timeout(10),
+            node.http.stream("GET", "/v1/events", headers=headers) as response,
+        ):
+            told = response.aiter_text()
+            first = await anext(told)
+            revoked = True
+            if happens:
+                desk.happened.set()
+            rest = "".join([text async for text in told])
+            assert "orin-a:10" in first
+            assert "orin-a-1" not in rest
+            assert rest.startswith("event: error")
+            assert "invalid_api_key" in rest
+            await let_go(node)
+
+    asyncio.run(story(pulse_s=15.0, happens=True))
+    asyncio.run(story(pulse_s=0.1, happens=False))

@@ -183,6 +183,23 @@ def test_tasks_are_there_for_who_asked_for_them_and_for_operators() -> None:
     on_site(story)
 
 
+def test_a_job_of_another_names_none_of_its_tasks() -> None:
+    async def story(site: Site) -> None:
+        made = await site.ask("alice", "POST", "/v1/tasks", json={**TASK, "n": 2})
+        job, tasks = made.json()["id"], [task["id"] for task in made.json()["tasks"]]
+        for method, path in (
+            ("GET", ""),
+            ("GET", "/events"),
+            ("DELETE", ""),
+            ("POST", "/erase"),
+        ):
+            answer = await site.ask("bob", method, f"/v1/jobs/{job}{path}")
+            assert job in check(answer, status=404, code="task_not_found")
+            assert not any(task in answer.text for task in tasks)
+
+    on_site(story)
+
+
 def test_what_another_may_not_cancel_goes_on() -> None:
     async def story(site: Site) -> None:
         task = (await site.ask("alice", "POST", "/v1/tasks", json=TASK)).json()["id"]
