@@ -68,6 +68,14 @@ class TaskNotFound(DEdgeAIError):
     http_status = 404
     grpc_status = "NOT_FOUND"
 
+    @classmethod
+    def of(cls, identifier: str) -> TaskNotFound:
+        """One sentence for all who may not have it, so that nobody learns whether it exists."""
+        return cls(
+            f"There is no task or job {identifier}; or it was removed after its time, or asked for "
+            "with another key."
+        )
+
 
 class TaskErased(DEdgeAIError):
     """The task was there, and its content was erased."""

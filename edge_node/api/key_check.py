@@ -119,9 +119,7 @@ def demand_own(request: Request, identifier: str, *records: TaskRecord) -> None:
     client = client_of(request)
     for record in records:
         if not client.owns(record.task.client):
-            raise TaskNotFound(
-                f"There is no task or job {identifier}, or it was asked for with another key."
-            )
+            raise TaskNotFound.of(identifier)
 
 
 def _demand(client: Client | None) -> Client:

@@ -252,14 +252,14 @@ class OwnTasks:
             return self.expected.of(record)
         record = await self._ledger.read(task_id)
         if record is None:
-            raise TaskNotFound(f"There is no task {task_id}, or it was removed after its time.")
+            raise TaskNotFound.of(task_id)
         return record
 
     async def read_job(self, job_id: JobId) -> tuple[TaskRecord, ...]:
         """The tasks of a job accepted here."""
         task_ids = self._jobs.get(job_id) or await self._ledger.read_job(job_id)
         if not task_ids:
-            raise TaskNotFound(f"There is no job {job_id}, or it was removed after its time.")
+            raise TaskNotFound.of(job_id)
         return tuple([await self.read_task(task_id) for task_id in task_ids])
 
     async def cancel(self, task_id: TaskId) -> TaskRecord:

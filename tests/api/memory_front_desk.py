@@ -202,12 +202,12 @@ class MemoryFrontDesk:
 
     async def read_task(self, task_id: TaskId) -> TaskRecord:
         if task_id not in self._records:
-            raise TaskNotFound(f"There is no task {task_id}.")
+            raise TaskNotFound.of(task_id)
         return self._records[task_id]
 
     async def read_job(self, job_id: JobId) -> tuple[TaskRecord, ...]:
         if job_id not in self._jobs:
-            raise TaskNotFound(f"There is no job {job_id}.")
+            raise TaskNotFound.of(job_id)
         return tuple(self._records[task_id] for task_id in self._jobs[job_id])
 
     async def list_tasks(

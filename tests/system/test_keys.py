@@ -70,6 +70,13 @@ def test_keys_are_asked_for_from_the_first_to_the_last(tmp_path: Path, capsys: A
                     while 503 in (seen := await answers(http, f"{url}/v1/tasks/{task}", keys)):
                         await asyncio.sleep(0.1)
                 assert seen == [200, 404, 200]
+                # Nobody learns whether another's is there.
+                none = task[:-1] + ("1" if task.endswith("0") else "0")
+                said = set()
+                for one in (task, none):
+                    answer = await http.get(f"{url}/v1/tasks/{one}", headers=bearer(bob))
+                    said.add(answer.text.replace(one, ""))
+                assert len(said) == 1, said
                 of_nobody = await http.get(f"{url}/v1/tasks/{before}", headers=bearer(alice))
                 assert of_nobody.status_code == 404
             cluster.signal_node(0, signal.SIGTERM)
