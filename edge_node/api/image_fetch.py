@@ -65,8 +65,10 @@ class ImageFetch:
             problem = f"it did not arrive within {self.limits.arrival_s_max:g} s"
         except _NoImage as refused:
             problem = str(refused)
+        except httpx.ConnectError:
+            problem = "its server cannot be reached"
         except httpx.HTTPError as failed:
-            problem = type(failed).__name__
+            problem = f"its server broke off ({type(failed).__name__})"
         else:
             return
         raise InvalidRequest(

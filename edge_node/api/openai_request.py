@@ -44,7 +44,7 @@ class Habits:
         return cls(
             model_aliases=config.model_aliases,
             size_policy=config.size_policy,
-            quality_steps=config.quality_steps,
+            quality_steps={word.lower(): of for word, of in config.quality_steps.items()},
         )
 
     def is_alias(self, name: str) -> bool:

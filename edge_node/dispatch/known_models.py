@@ -70,11 +70,23 @@ class KnownModels:
             ModelAway: those that do are silent, or have not been met yet.
             NodeNotReady: this node's own model is meant, or may be, and is not loaded.
         """
-        name = name if name is not None else self._default_name()
+        if name is None:
+            return self._default()
         served = self._node.served_as(name) or self._view.served(name, now_s=self._clock.now_s())
         if served is None:
             raise self._why_not(name)
         return served
+
+    def _default(self) -> ServedModel:
+        name = self._default_name()
+        try:
+            return self.find(name)
+        except ModelNotFound as missing:  # the client named no such model
+            raise ModelNotFound(
+                f"No model was named, or an alias, which means {name[:100]!r} at this node. "
+                f"{missing.message} Name one, or have the operator of this node set default_model.",
+                param="model",
+            ) from None
 
     def _default_name(self) -> str:
         if self.settings.default_model is not None:

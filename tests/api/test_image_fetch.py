@@ -107,7 +107,7 @@ def test_nothing_is_fetched_from_where_nobody_allowed(surface: str, spelt: str) 
         ("/gone", "status 404"),
         ("/moved", "status 302"),
         ("/large", "more than 300000 bytes"),
-        ("/cut", "RemoteProtocolError"),
+        ("/cut", "its server broke off (RemoteProtocolError)"),
         ("/silent", "within 0.5 s"),
         ("/text", "whole PNG"),
         ("/packed", "whole PNG"),

@@ -156,6 +156,12 @@ def test_a_quality_that_nobody_knows_is_said() -> None:
         assert understood({"quality": known})[0].notes == ()
 
 
+def test_an_operators_qualities_are_read_as_clients_are() -> None:
+    habits = Habits.of(NodeConfig(quality_steps={"Best": 2.0}))
+    for word in ("best", "BEST"):
+        assert understood({"quality": word}, habits=habits)[1].drawings[0].steps == 30
+
+
 def test_a_real_name_goes_before_an_alias() -> None:
     limits = replace(LIMITS, model="dall-e-2")
     _, order = understood({"model": "dall-e-2"}, limits=limits)

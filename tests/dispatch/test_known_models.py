@@ -63,6 +63,16 @@ def test_a_name_that_nobody_serves_is_refused_with_those_that_are() -> None:
     assert len(str(error)) < 200
 
 
+def test_who_named_no_model_is_told_which_was_meant() -> None:
+    error = Known(default_model="gone").refused()
+    assert isinstance(error, ModelNotFound)
+    assert str(error) == (
+        "No model was named, or an alias, which means 'gone' at this node. The model 'gone' is not "
+        "served here. Served are: m, other. Name one, or have the operator of this node set "
+        "default_model."
+    )
+
+
 def test_a_model_whose_nodes_are_silent_is_away_until_they_are_given_up() -> None:
     known = Known()
     known.clock.time_s += 3.0
