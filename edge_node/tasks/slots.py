@@ -31,8 +31,7 @@ from edge_node.config import NodeConfig
 from scheduler.observation import FloatArray
 from scheduler.policy import Decision
 
-# "Never chosen": to LAD-TS+ a node without memory, as all are at first. LAD-TS is for a fixed
-# number of servers, so it meets this only in a node that took another's place.
+# "Never chosen": what a node is to LAD-TS and LAD-TS+ that joined after the latent was kept.
 NEUTRAL = 0.0
 SLOT_S_MIN, SLOT_S_MAX = 0.1, 60.0
 

@@ -1,4 +1,4 @@
-"""Placement rules that learn nothing: the baselines, and the default of a node.
+"""Placement rules that learn nothing: the baselines, and what stands in for a learned policy.
 
 Owns the rules and their ties; keeps no queue state beyond round robin's turns. Arrays end in
 their dimension: B is the number of candidates.
