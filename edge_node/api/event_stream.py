@@ -12,7 +12,7 @@ from fastapi import Request
 from fastapi.responses import StreamingResponse
 
 from edge_node.api.error_responses import error_body
-from edge_node.api.key_check import InvalidApiKey, demand_key
+from edge_node.api.key_check import InvalidApiKey, client_of
 
 EVENT_STREAM = "text/event-stream"
 KEEP_ALIVE = b": keep-alive\n\n"
@@ -38,7 +38,7 @@ def event_response(
     It ends with an error where the key of the request is revoked meanwhile.
     """
     return StreamingResponse(
-        _with_pulse(events, interval_s=keep_alive_s, demand=partial(demand_key, request)),
+        _with_pulse(events, interval_s=keep_alive_s, demand=partial(client_of, request)),
         media_type=EVENT_STREAM,
         # The second is for nginx, which would hold events back.
         headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
@@ -46,7 +46,7 @@ def event_response(
 
 
 async def _with_pulse(
-    events: AsyncGenerator[bytes, None], *, interval_s: float, demand: Callable[[], None]
+    events: AsyncGenerator[bytes, None], *, interval_s: float, demand: Callable[[], object]
 ) -> AsyncIterator[bytes]:
     following: asyncio.Future[bytes | None] | None = None
     try:

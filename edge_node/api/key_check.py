@@ -1,7 +1,7 @@
 """Who asks: the API key of a request, and whether it allows what is asked for.
 
-Owns which scope an address needs, and that a stream ends with the key that began it. Whose tasks
-are whose is asked where a task has been read.
+Owns which scope an address needs, and that a key counts for as long as it is in force, whatever
+began before. Whose tasks are whose is asked where a task has been read.
 """
 
 from __future__ import annotations
@@ -72,8 +72,7 @@ class KeyCheck:
         refusal = None if scope["path"] in _OPEN else self._why_not(client, scope)
         if refusal is None:
             state = scope.setdefault("state", {})
-            state["client"] = client
-            state["demand_key"] = lambda: _demand(self._client_of_key(key))
+            state["asking"] = lambda: _demand(self._client_of_key(key))
             await self._app(scope, receive, send)
             return
         response = error_response(refusal, path=scope["path"])
@@ -92,20 +91,13 @@ class KeyCheck:
 
 
 def client_of(request: Request) -> Client:
-    """Who asks."""
-    client: Client = getattr(request.state, "client", ANYBODY)
-    return client
-
-
-def demand_key(request: Request) -> None:
-    """Who asked may still ask: for what goes on being told after the answer began.
+    """Who asks, as it is now: a body may take its time to arrive, and a stream does not end.
 
     Raises:
         InvalidApiKey: the key was revoked meanwhile, or keys are asked for since.
     """
-    demand: Callable[[], None] | None = getattr(request.state, "demand_key", None)
-    if demand is not None:
-        demand()
+    asking: Callable[[], Client] | None = getattr(request.state, "asking", None)
+    return ANYBODY if asking is None else asking()
 
 
 def demand_own(request: Request, identifier: str, *records: TaskRecord) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import Awaitable, Callable
+import json
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import httpx
 import pytest
 
 from edge_node.access.key_use import KeyUse
-from edge_node.access.keys import KeyLimits, KeyList, Scope
+from edge_node.access.keys import ANYBODY, KeyLimits, KeyList, Scope
 from edge_node.domain import NodeId
 from tests.api.memory_front_desk import MemoryFrontDesk
 from tests.api.served import Served, served
@@ -198,6 +199,32 @@ def test_a_job_of_another_names_none_of_its_tasks() -> None:
             assert not any(task in answer.text for task in tasks)
 
     on_site(story)
+
+
+@pytest.mark.parametrize("path", ["/v1/tasks", "/v1/images/generations", "/sdapi/v1/txt2img"])
+def test_what_arrives_after_its_key_was_revoked_is_not_drawn(path: str) -> None:
+    """A request that began before, and whose body takes its time."""
+    revoked = False
+
+    def client_of_key(key: str | None) -> Any:
+        return None if revoked or key is None else ANYBODY
+
+    async def body() -> AsyncGenerator[bytes, None]:
+        nonlocal revoked
+        whole = json.dumps(TASK).encode()
+        yield whole[:5]
+        await asyncio.sleep(0.2)
+        revoked = True
+        yield whole[5:]
+
+    async def story() -> None:
+        async with served(client_of_key=client_of_key) as node:
+            headers = {"Authorization": "Bearer x", "Content-Type": "application/json"}
+            answer = await node.http.post(path, content=body(), headers=headers)
+            assert answer.status_code == 401, answer.text
+            assert node.front_desk.submitted == []
+
+    asyncio.run(story())
 
 
 def test_what_another_may_not_cancel_goes_on() -> None:
