@@ -68,7 +68,8 @@ def memory_mb(node_pid: int) -> float:
     """Proportional memory of a node and of the images' decoders among its children, in 10^6 B."""
     pids = [str(node_pid)]
     for listed in Path(f"/proc/{node_pid}/task").glob("*/children"):
-        pids += listed.read_text().split()
+        with contextlib.suppress(OSError):  # its thread has just ended
+            pids += listed.read_text().split()
     total = 0
     for pid in pids:
         # A child may be gone by now.

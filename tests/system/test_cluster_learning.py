@@ -123,7 +123,7 @@ def test_one_learner_serves_all_another_takes_over_and_who_joins_has_the_weights
                 cluster.stop()
 
     async def the_first_learns(http: httpx.AsyncClient, urls: list[str]) -> None:
-        shown = await until(http, urls[:4], generation_above(1), timeout_s=180.0)
+        shown = await until(http, urls[:4], generation_above(1), timeout_s=400.0)
         assert all(map(learner_is("node-0"), shown))
         entries = shown[0]["learner"]["entries"]
         assert set(entries) == {"node-0", "node-1", "node-2", "node-3"}
