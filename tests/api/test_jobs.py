@@ -134,6 +134,8 @@ def test_who_hangs_up_leaves_nothing_watching() -> None:
         job = await job_of(node)
         async with node.http.stream("GET", f"/v1/jobs/{job['id']}/events") as response:
             await anext(response.aiter_text())
+            watched = (await node.http.get("/metrics")).text
+            assert "dedgeai_event_watchers 0.0" not in watched, "somebody is watching"
         async with asyncio.timeout(5):
             while "dedgeai_event_watchers 0.0" not in (await node.http.get("/metrics")).text:
                 await asyncio.sleep(0.02)
