@@ -26,7 +26,7 @@ from edge_node.domain import Drawing, Fence, NodeId, NodeState, Task, TaskId
 from edge_node.errors import MalformedMessage
 from edge_node.happenings import ClusterEvent
 from edge_node.listing import ClusterPage, TaskFilter
-from edge_node.peering import event_codec, list_codec, node_codec
+from edge_node.peering import event_codec, list_codec, message_rules, node_codec
 from edge_node.tasks import hosting as hosted
 from edge_node.tasks import lifecycle_protocol as life
 from edge_node.tasks.cluster_view import ClusterView
@@ -134,7 +134,29 @@ def _bases() -> dict[str, Message]:
         "asked": asked,
         "listed": listed,
         "happened": happened,
+        **_plain(view),
     }
+
+
+def _plain(view: node_pb2.TaskView) -> dict[str, Message]:
+    """What is done as it says, and leaves nothing that could be shown: the rules say it all."""
+    wanted = node_pb2.TaskFilter(statuses=["queued"], model="m", client="ab12")
+    job = node_pb2.GetJobResponse(job_id="own-01ARZ3NDEKTSV4RRFFQ69G5FAV")
+    job.tasks.add().CopyFrom(view)
+    task = {"task_id": TASK.id}
+    messages = (
+        *(node_pb2.GetTaskRequest(**task), node_pb2.CancelTaskRequest(**task)),
+        *(node_pb2.EraseTaskRequest(**task), node_pb2.FetchImageRequest(**task)),
+        node_pb2.ForgetTaskRequest(init_image_sha256="ab" * 32, **task),
+        node_pb2.ForgetTaskResponse(forgotten=True),
+        node_pb2.WatchTaskRequest(after=3, **task),
+        *(node_pb2.GetJobRequest(job_id=job.job_id), job),
+        node_pb2.CancelTasksRequest(filter=wanted),
+        node_pb2.CancelTasksResponse(cancelled=3),
+        node_pb2.WatchEventsRequest(after=3, client="ab12"),
+        node_pb2.FetchKeysResponse(signed_list=b"{}"),
+    )
+    return {f"plain {type(one).__name__}": one for one in messages}
 
 
 # The drawing of the messages, as it is read.
@@ -221,6 +243,7 @@ class Judge:
             "happened": self._happened,
             "page": lambda page: _sane(node_codec.page_from_proto(page).read_unix_s),
         }
+        takes |= dict.fromkeys((name for name in BASES if name.startswith("plain ")), _ruled)
         try:
             takes.get(kind, self._report)(message)
         except MalformedMessage as error:
@@ -318,6 +341,14 @@ class Judge:
 
     def _event(self, message: node_pb2.WatchTaskResponse) -> None:
         _shown(schemas.task_event(node_codec.event_from_proto(message)))
+
+
+def _ruled(message: Message) -> None:
+    """By the rules alone; what they let pass has no number that is none."""
+    message_rules.check(message)
+    for holder, field in _places(message):
+        if field.cpp_type == FieldDescriptor.CPPTYPE_DOUBLE and not field.is_repeated:
+            _sane(getattr(holder, field.name))
 
 
 def _sane(*numbers: float) -> None:
