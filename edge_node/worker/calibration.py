@@ -218,8 +218,8 @@ class Peak(Protocol):
     """What a watch of memory tells when it is over."""
 
     @property
-    def bytes(self) -> int:
-        """The most that was in use meanwhile."""
+    def growth_bytes(self) -> int:
+        """The most that was in use meanwhile, beyond what was in use before."""
         ...
 
 
@@ -285,7 +285,7 @@ def _by_width(
 ) -> tuple[tuple[tuple[int, float], ...], int]:
     """Seconds of a step by number of rows, and the memory that each further row took."""
     guided_s: list[tuple[int, float]] = []
-    peak_bytes: list[int] = []
+    growths_bytes: list[int] = []
     for rows in widths:
         if guided_s and clock.now_s() > until_s:
             break
@@ -298,9 +298,9 @@ def _by_width(
             LOG.warning("%d rows do not fit into memory: at most %d", rows, guided_s[-1][0])
             break
         guided_s.append((rows, step_s))
-        peak_bytes.append(peak.bytes if peak else 0)
-    growth_bytes, further = peak_bytes[-1] - peak_bytes[0], guided_s[-1][0] - guided_s[0][0]
-    return tuple(guided_s), max(0, growth_bytes) // max(1, further)
+        growths_bytes.append(peak.growth_bytes if peak else 0)
+    more_bytes, further = growths_bytes[-1] - growths_bytes[0], guided_s[-1][0] - guided_s[0][0]
+    return tuple(guided_s), max(0, more_bytes) // max(1, further)
 
 
 def _probe(width_px: int, height_px: int) -> Drawing:

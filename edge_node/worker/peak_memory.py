@@ -6,6 +6,8 @@ on CUDA the allocator keeps one.
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import pathlib
 from types import TracebackType
 from typing import Any
@@ -18,25 +20,46 @@ _RESET_PEAK = "5"
 
 def peak_resident_bytes() -> int:
     """Highest resident set of this process since the mark was last reset."""
+    return _told_bytes("VmHWM")
+
+
+def _told_bytes(name: str) -> int:
     for line in _STATUS_PATH.read_text(encoding="ascii").splitlines():
-        if line.startswith("VmHWM:"):
+        if line.startswith(f"{name}:"):
             return int(line.split()[1]) * 1024
-    raise OSError("this kernel does not tell VmHWM")
+    raise OSError(f"this kernel does not tell {name}")
+
+
+def _give_back_freed() -> None:
+    """Hands freed memory back to the kernel: what stays with the allocator is no room for rows."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:  # glibc's; other C libraries have none
+        trim(0)
 
 
 class PeakBytes:
-    """`with PeakBytes(cuda) as peak: ...`; then `peak.bytes` is the highest use, not the growth."""
+    """`with PeakBytes(cuda) as peak: ...`; then `peak.bytes` is the highest use.
+
+    `peak.growth_bytes` is how far that lies above what was in use before: what else the process
+    takes or gives back between two watches is not in it.
+    """
 
     def __init__(self, cuda: Any | None) -> None:
         """`cuda` is torch.cuda when the work is done there, None for this process's memory."""
         self._cuda = cuda
         self.bytes = 0
+        self.growth_bytes = 0
+        self._before_bytes = 0
 
     def __enter__(self) -> PeakBytes:
         """Begins to watch."""
         if self._cuda is not None:
             self._cuda.reset_peak_memory_stats()
+            self._before_bytes = self._cuda.memory_allocated()
         else:
+            _give_back_freed()
+            self._before_bytes = _told_bytes("VmRSS")
             _RESET_PATH.write_text(_RESET_PEAK, encoding="ascii")
         return self
 
@@ -52,3 +75,4 @@ class PeakBytes:
             self.bytes = self._cuda.max_memory_allocated()
         else:
             self.bytes = peak_resident_bytes()
+        self.growth_bytes = max(0, self.bytes - self._before_bytes)

@@ -133,7 +133,8 @@ def test_who_hangs_up_leaves_nothing_watching() -> None:
     async def story(node: Served) -> None:
         job = await job_of(node)
         async with node.http.stream("GET", f"/v1/jobs/{job['id']}/events") as response:
-            await anext(response.aiter_text())
+            texts = response.aiter_text()  # kept: what nobody holds is collected, and hangs up
+            await anext(texts)
             watched = (await node.http.get("/metrics")).text
             assert "dedgeai_event_watchers 0.0" not in watched, "somebody is watching"
         async with asyncio.timeout(5):

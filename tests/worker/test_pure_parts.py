@@ -159,7 +159,7 @@ def test_a_changed_power_mode_is_known_after_a_few_steps_and_a_hiccup_is_none() 
 class MeasuredEngine:
     """Draws nothing, takes no time and runs out of memory at three rows."""
 
-    bytes = 0
+    growth_bytes = 0
 
     def begin(self, drawing: Drawing, init_image: Any) -> Drawing:
         return drawing
@@ -167,10 +167,10 @@ class MeasuredEngine:
     def step(self, rows: Sequence[Drawing]) -> None:
         if len(rows) > 2:
             raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        self.bytes = max(self.bytes, 1000 + 300 * len(rows))
+        self.growth_bytes = max(self.growth_bytes, 1000 + 300 * len(rows))
 
     def watch(self) -> contextlib.AbstractContextManager[calibration.Peak]:
-        self.bytes = 0
+        self.growth_bytes = 0
         return contextlib.nullcontext(self)
 
 
