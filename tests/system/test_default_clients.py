@@ -29,11 +29,13 @@ class Sent:
     Attributes:
         client: its name and version, and how its request is known.
         document: of POST /v1/images/generations, but for the prompt.
+        headers: beside those that every client sends.
         reads: where it looks for the image in an answer.
     """
 
     client: str
     document: dict[str, Any] = field(default_factory=dict)
+    headers: dict[str, str] = field(default_factory=dict)
     reads: str = "b64_json"
 
 
@@ -56,8 +58,14 @@ REQUESTS = (
         reads="url",
     ),
     Sent(
-        client="aiperf 0.13.0, image-generation, source",
+        client="aiperf 0.13.0, image-generation, captured",
         document={"model": "gpt-image-1", "response_format": "b64_json", "n": 1},
+        headers={
+            "Accept": "application/json",
+            "X-Request-ID": "a343addd-1165-4c41-b562-e437b8e5df94",
+            "X-Correlation-ID": "2a0e7122-c3fd-4d40-b182-99adea7c3f80",
+            "X-Session-Affinity": "2a0e7122-c3fd-4d40-b182-99adea7c3f80",
+        },
     ),
     Sent(
         client="Open WebUI, engine openai, source",
@@ -111,7 +119,7 @@ def test_clients_draw_as_they_come(tmp_path: Path) -> None:
             answer = await http.post(
                 f"{url}/v1/images/generations",
                 json={"prompt": PROMPT, **sent.document},
-                headers=key,
+                headers={**key, **sent.headers},
             )
             assert answer.status_code == 200, (sent.client, answer.text)
             picture = decoded(await image_in(http, answer, sent.reads))
