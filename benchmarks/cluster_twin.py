@@ -17,7 +17,7 @@ from scheduler.simulator import scenarios
 from scheduler.simulator.dispatchers import PolicySpec, dispatcher
 from scheduler.simulator.scenario import CapacityChange, Scenario
 from scheduler.simulator.service import Discipline, service_delay_s
-from scheduler.simulator.workload import Episode, draw
+from scheduler.simulator.workload import Episode, draw, one_model
 
 LOADS = (0.5, 0.8, 0.95, 1.2)
 SEEDS = 5
@@ -152,6 +152,7 @@ def episode_of(devices: Devices, requests: Sequence[Request], scenario: Scenario
         since_s_K=capacities_of.since_s_K,
         capacity_KB=capacities_of.capacity_KB,
         believed_KB=capacities_of.believed_KB,
+        **one_model(tasks=tasks, servers=scenario.servers),
     )
 
 

@@ -84,13 +84,17 @@ def create(
 
     Raises:
         ValueError: the name or an option is unknown, an option's value is none of its type, or
-            the scenario cannot be learned in slots.
+            the scenario cannot be learned in slots or has models that not all servers draw.
     """
     if name not in _ALGORITHMS:
         raise ValueError(f"unknown algorithm {name!r}; choose one of {', '.join(names())}")
     if scenario.task_arrivals != "slotted" and name not in ANY_ARRIVALS:
         raise ValueError(
             f"scenario {scenario.name!r} has {scenario.task_arrivals} arrivals, not slots"
+        )
+    if scenario.models and name not in ANY_ARRIVALS:
+        raise ValueError(
+            f"scenario {scenario.name!r} has several models; {name} chooses among all servers"
         )
     module_name, learner_name, config_name = _ALGORITHMS[name]
     module = importlib.import_module(f"scheduler.algorithms.{module_name}")

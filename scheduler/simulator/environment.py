@@ -69,7 +69,7 @@ class PlacementEnv(gymnasium.Env[Observation, np.int64]):
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 - as the base class has it
 
     def __init__(self, scenario: Scenario) -> None:
-        _require_finite_delays(scenario)
+        _require_learnable(scenario)
         self._scenario = scenario
         self.observation_space = _observations(1, scenario)
         self.action_space = Discrete(scenario.servers)
@@ -109,7 +109,7 @@ class StationsInTurn(AECEnv[str, Observation, np.int64]):  # type: ignore[misc]
 
     def __init__(self, scenario: Scenario) -> None:
         super().__init__()
-        _require_finite_delays(scenario)
+        _require_learnable(scenario)
         self._scenario = scenario
         self._rng = np.random.default_rng()
         self.possible_agents = _agents(scenario)
@@ -176,7 +176,7 @@ class StationsAtOnce(ParallelEnv[str, Observation, IntArray]):  # type: ignore[m
     def __init__(self, scenario: Scenario) -> None:
         if scenario.task_arrivals != "slotted":
             raise ValueError(f"{scenario.name} has {scenario.task_arrivals} arrivals, not slots")
-        _require_finite_delays(scenario)
+        _require_learnable(scenario)
         self._scenario = scenario
         self._rng = np.random.default_rng()
         tasks = scenario.tasks_per_slot_max
@@ -345,8 +345,14 @@ def _episode(scenario: Scenario, rng: np.random.Generator, options: Options) -> 
             return episode
 
 
-def _require_finite_delays(scenario: Scenario) -> None:
-    """Refuses a server that never comes back, for its tasks would have no finite reward."""
+def _require_learnable(scenario: Scenario) -> None:
+    """Refuses what an agent here cannot be told, and tasks without a finite reward.
+
+    That is a server that never comes back, and models that not every server draws: observations
+    and actions have no room for them.
+    """
+    if scenario.models:
+        raise ValueError(f"{scenario.name}: environments have one model that every server draws")
     last = {c.server: c.factor for c in sorted(scenario.changes, key=lambda change: change.at_s)}
     for server, factor in last.items():
         if factor == 0.0:

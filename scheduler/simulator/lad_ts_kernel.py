@@ -4,9 +4,9 @@ Owns what a simulated station knows when it decides, and the latents that it kee
 is that of the live policy, and so are the random numbers, drawn from the same generator in the same
 order; tests hold them together. Optionally every decision is recorded for a learner.
 
-Arrays end in their dimension: N tasks, B servers, S stations, L places in a slot, W waits, V server
-features, C context features, F inputs, H hidden units, I denoising steps, K stretches of constant
-capacity.
+Arrays end in their dimension: N tasks, B servers, S stations, L places in a slot, M models, W
+waits, V server features, C context features, F inputs, H hidden units, I denoising steps, K
+stretches of constant capacity.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from scheduler.simulator.rules.view import (
     book,
     facts_of,
     link_s,
-    look,
+    look_for,
     open_view,
     placed,
     stations,
@@ -77,6 +77,17 @@ class _Weights(NamedTuple):
     keep_I: FloatArray
     take_I: FloatArray
     spread_I: FloatArray
+
+
+class _Traffic(NamedTuple):
+    """What has come of each model, and what was measured of it up to the last report."""
+
+    came_M: FloatArray
+    tasks_M: FloatArray
+    first_M: FloatArray
+    report_s_M: FloatArray
+    load_M: FloatArray
+    mean_work_M: FloatArray
 
 
 class _Record(NamedTuple):
@@ -142,9 +153,8 @@ def play(
     scenario, tasks = episode.scenario, episode.tasks
     kept = tasks if record else 0
     places = min(int(episode.index_N.max(initial=0)) + 1, PLACES_MAX)
-    latent_SLB = np.full(
-        (stations(scenario), places, episode.servers), 1.0 / episode.servers, np.float64
-    )
+    shape = (len(episode.serves_MB), stations(scenario), places, episode.servers)
+    latent_MSLB = np.full(shape, 1.0 / episode.servers, np.float64)
     noted = _Record(
         np.zeros((kept, episode.servers, len(SERVER)), np.float32),
         np.zeros((kept, _CONTEXT_SIZE), np.float32),
@@ -164,7 +174,7 @@ def play(
         facts_of(episode),
         np.minimum(episode.index_N, places - 1),
         weights,
-        latent_SLB,
+        latent_MSLB,
         ("latent", "zero", "gaussian").index(chain.start),
         chain.evaluation == "sample",
         rng,
@@ -204,7 +214,7 @@ def _play(
     facts: Facts,
     place_N: IntArray,
     weights: _Weights,
-    latent_SLB: FloatArray,
+    latent_MSLB: FloatArray,
     start: int,
     sample: bool,
     rng: np.random.Generator,
@@ -215,30 +225,30 @@ def _play(
     server_N = np.full(len(facts.work_N), -1)
     servers = facts.capacity_KB.shape[1]
     view = open_view(facts)
-    scratch = _Scratch(
-        np.zeros((servers, len(SERVER))),
-        np.zeros(_CONTEXT_SIZE),
-        np.zeros((servers, INPUTS)),
-        np.zeros(servers),
-        np.zeros(servers),
-        np.zeros(servers),
-    )
-    report_s, came, load, mean_work = -1.0, 0.0, 1.0, 1.0
+    scratch = _room(servers)
+    traffic = _no_traffic(len(facts.serves_MB))
     for task in range(len(facts.work_N)):
         now_s = facts.arrival_s_N[task]
-        look(facts, view, now_s)
+        look_for(facts, view, task)
+        model = facts.model_N[task]
         published_s = view.clock_s[1] if facts.refresh_s > 0.0 else now_s
-        if published_s != report_s:
-            report_s = published_s
-            mean_work = (came + facts.work_N[0]) / (task + 1)
-            load = _load(came, mean_work, view.capacity_B, report_s, facts.refresh_s)
+        if published_s != traffic.report_s_M[model]:
+            _measure(traffic, facts, task, view.capacity_B, published_s)
         usable = np.flatnonzero(view.capacity_B > 0.0)
         if len(usable) == 0:
             return server_N
         unit_s = _features(
-            facts, view, task, usable, now_s - report_s, load, mean_work, rng, scratch
+            facts,
+            view,
+            task,
+            usable,
+            now_s - published_s,
+            traffic.load_M[model],
+            traffic.mean_work_M[model],
+            rng,
+            scratch,
         )
-        latent_B = latent_SLB[facts.origin_N[task], place_N[task]]
+        latent_B = latent_MSLB[model, facts.origin_N[task], place_N[task]]
         x_B = scratch.x_B[: len(usable)]
         _start(x_B, latent_B, usable, start, rng)
         if len(noted.unit_s_N):
@@ -257,7 +267,8 @@ def _play(
         for position, server in enumerate(usable):
             latent_B[server] = x_B[position]
         server_N[task] = usable[chosen]
-        came += facts.work_N[task]
+        traffic.came_M[model] += facts.work_N[task]
+        traffic.tasks_M[model] += 1.0
         book(facts, view, task, usable[chosen])
         served_s = work_off_s(
             view.true_B[usable[chosen]],
@@ -268,6 +279,40 @@ def _play(
         )
         delay_s_N[task] = served_s + link_s(facts, task, usable[chosen])
     return server_N
+
+
+@njit(cache=True)
+def _room(servers: int) -> _Scratch:
+    return _Scratch(
+        np.zeros((servers, len(SERVER))),
+        np.zeros(_CONTEXT_SIZE),
+        np.zeros((servers, INPUTS)),
+        np.zeros(servers),
+        np.zeros(servers),
+        np.zeros(servers),
+    )
+
+
+@njit(cache=True)
+def _no_traffic(models: int) -> _Traffic:
+    """Before anything came."""
+    no_M = np.zeros(models)
+    return _Traffic(no_M, no_M.copy(), no_M.copy(), no_M - 1.0, no_M + 1.0, no_M + 1.0)
+
+
+@njit(cache=True)
+def _measure(
+    traffic: _Traffic, facts: Facts, task: int, capacity_B: FloatArray, report_s: float
+) -> None:
+    """A new report: the traffic of the task's model is measured anew, the task itself not in it."""
+    model = facts.model_N[task]
+    traffic.report_s_M[model] = report_s
+    came, tasks = traffic.came_M[model], traffic.tasks_M[model]
+    if tasks == 0.0:
+        traffic.first_M[model] = facts.work_N[task]
+    mean_work = (came + traffic.first_M[model]) / (tasks + 1.0)
+    traffic.mean_work_M[model] = mean_work
+    traffic.load_M[model] = _load(came, mean_work, capacity_B, report_s, facts.refresh_s)
 
 
 @njit(cache=True)

@@ -5,7 +5,7 @@ dispatches since, the traffic measured up to the last report, its latents. Where
 tasks first, a report also gives the backlog by size class, drained least class first.
 
 Arrays end in their dimension: N tasks, B servers, S stations, C size classes, K stretches of
-constant capacity, L latents of a station, X context features, G gains.
+constant capacity, L latents of a station, M models, X context features, G gains.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from scheduler.policies.lad_ts_plus_policy import (
     price_horizon_s,
 )
 from scheduler.simulator.queueing import FloatArray, IntArray
-from scheduler.simulator.workload import Episode
+from scheduler.simulator.workload import BoolArray, Episode
 
 LATENT_SLOTS_MAX = 256
 SIZE_CLASSES = 10
@@ -44,15 +44,17 @@ class _Tasks(NamedTuple):
     index_N: IntArray
     work_N: FloatArray
     input_mbit_N: FloatArray
+    model_N: IntArray
 
 
 class _Servers(NamedTuple):
-    """Links, and capacities over time: true, and as the stations are told."""
+    """Links, who draws which model, and capacities over time: true, and as stations are told."""
 
     link_mbit_s_B: FloatArray
     since_s_K: FloatArray
     capacity_KB: FloatArray
     believed_KB: FloatArray
+    serves_MB: BoolArray
 
 
 class _Queues(NamedTuple):
@@ -110,19 +112,21 @@ class LadTsPlusDispatcher:
                 index_N,
                 episode.work_N,
                 episode.input_mbit_N,
+                episode.model_N,
             ),
             _Servers(
                 episode.link_mbit_s_B,
                 episode.since_s_K,
                 episode.capacity_KB,
                 episode.believed_KB,
+                episode.serves_MB,
             ),
             _empty(stations, episode.servers, SIZE_CLASSES if self.reorder else 1),
             scenario.refresh_s,
             gains_XG,
             self.weights.price_SM,
             self.price,
-            np.zeros((stations, slots, episode.servers)),
+            np.zeros((len(episode.serves_MB), stations, slots, episode.servers)),
             memory,
             self._turns(stations, episode.servers, rng),
         )
@@ -149,15 +153,18 @@ def _place(
     gains_XG: FloatArray,
     price_SM: FloatArray,
     price: float,
-    latent_SLB: FloatArray,
+    latent_MSLB: FloatArray,
     memory: bool,
     turn_SB: FloatArray,
 ) -> IntArray:
     server_N = np.empty(len(tasks.work_N), np.int64)
-    price_B, believed_B = np.zeros(len(queues.work_BC)), servers.believed_KB[0].copy()
-    gain_G = np.ones(6)
-    now_s, report_s, stretch = 0.0, -1.0, 0
-    work, mean_work = 0.0, 1.0
+    models = len(servers.serves_MB)
+    price_MB = np.zeros((models, len(queues.work_BC)))
+    believed_MB = np.zeros(price_MB.shape)
+    gain_MG, mean_work_M = np.ones((models, 6)), np.ones(models)
+    work_M, tasks_M, report_s_M = np.zeros(models), np.zeros(models), np.full(models, -1.0)
+    first_M = np.zeros(models)
+    now_s, report_s, stretch, seen_stretch, mean_work = 0.0, -1.0, 0, 0, 1.0
     for task in range(len(tasks.work_N)):
         if tasks.arrival_s_N[task] > now_s:
             stretch = _drain_classes(queues, now_s, tasks.arrival_s_N[task], servers, stretch)
@@ -168,28 +175,36 @@ def _place(
         if report != report_s:
             report_s = report
             _report(queues)
-            believed_B[:] = servers.believed_KB[stretch]
-            mean_work = (work + tasks.work_N[0]) / (task + 1)
+            seen_stretch = stretch
+            mean_work = (work_M.sum() + tasks.work_N[0]) / (task + 1)
+        model = tasks.model_N[task]
+        believed_B = believed_MB[model]
+        if report_s_M[model] != report_s:
+            report_s_M[model] = report_s
+            believed_B[:] = servers.believed_KB[seen_stretch] * servers.serves_MB[model]
+            if tasks_M[model] == 0.0:
+                first_M[model] = tasks.work_N[task]
+            mean_work_M[model] = (work_M[model] + first_M[model]) / (tasks_M[model] + 1.0)
             _terms(
                 queues.seen_BC.sum(axis=1),
                 queues.seen_count_BC.sum(axis=1),
                 believed_B,
-                len(latent_SLB),
-                work,
-                mean_work,
+                latent_MSLB.shape[1],
+                work_M[model],
+                mean_work_M[model],
                 report_s,
                 refresh_s,
                 price,
                 gains_XG,
                 price_SM,
-                gain_G,
-                price_B,
+                gain_MG[model],
+                price_MB[model],
             )
         origin = tasks.origin_N[task]
-        latent_B = latent_SLB[origin, tasks.index_N[task]]
+        latent_B = latent_MSLB[model, origin, tasks.index_N[task]]
         size_class = _size_class(tasks.work_N[task], mean_work, queues.work_BC.shape[1])
         choose = (tasks, task, size_class, now_s - report_s, servers.link_mbit_s_B, believed_B)
-        learned = (price_B, gain_G, latent_B, turn_SB[origin])
+        learned = (price_MB[model], gain_MG[model], latent_B, turn_SB[origin])
         if queues.work_BC.shape[1] == 1:
             best = _cheapest(choose, queues, learned)
         else:
@@ -200,7 +215,8 @@ def _place(
             latent_B *= 1.0 - LATENT_STEP
             latent_B[best] += LATENT_STEP
         server_N[task] = best
-        work += tasks.work_N[task]
+        work_M[model] += tasks.work_N[task]
+        tasks_M[model] += 1.0
         _dispatch(queues, origin, best, size_class, tasks.work_N[task])
     return server_N
 

@@ -27,7 +27,7 @@ import numpy as np
 from numba import njit
 
 from scheduler.simulator.queueing import FloatArray, IntArray
-from scheduler.simulator.workload import Episode
+from scheduler.simulator.workload import BoolArray, Episode
 
 PLACES_AT_FIRST = 64
 TRUTH, REPORT, FIRST_STATION = 0, 1, 2  # views
@@ -73,6 +73,8 @@ class LeastMarginalHarm:
             episode.since_s_K,
             episode.capacity_KB,
             episode.believed_KB,
+            episode.model_N,
+            episode.serves_MB,
             0.0 if self.fresh else episode.scenario.refresh_s,
             self.own_multiplier,
             rng,
@@ -116,6 +118,8 @@ def _place(
     since_s_K: FloatArray,
     capacity_KB: FloatArray,
     believed_KB: FloatArray,
+    model_N: IntArray,
+    serves_MB: BoolArray,
     refresh_s: float,
     own_multiplier: float,
     rng: np.random.Generator,
@@ -148,7 +152,7 @@ def _place(
         _serve_true(queues, now_s, since_s_K, capacity_KB)
         best, least_s = station, np.inf
         for server in range(servers):
-            if seen_B[server] > 0.0:
+            if seen_B[server] > 0.0 and serves_MB[model_N[task], server]:
                 upload_mbit = 0.0 if server == station else input_mbit_N[task]
                 cost_s = (upload_mbit + result_mbit_N[task]) / link_mbit_s_B[server]
                 cost_s += _added_work(queues, view, server, work_N[task]) / seen_B[server]

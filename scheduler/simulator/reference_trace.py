@@ -23,7 +23,7 @@ import numpy as np
 from scheduler.simulator.queueing import FloatArray, IntArray
 from scheduler.simulator.scenario import Scenario
 from scheduler.simulator.slotted_cluster import SlottedCluster
-from scheduler.simulator.workload import Episode
+from scheduler.simulator.workload import Episode, one_model
 
 WHOLE = ("slot", "origin", "index_in_slot", "steps", "action")
 SIZES = ("input_mbit", "density_gcycles_per_step", "result_mbit", "service_delay_s")
@@ -185,4 +185,5 @@ def _episode(
         since_s_K=np.zeros(1),
         capacity_KB=capacity_B[np.newaxis],
         believed_KB=capacity_B[np.newaxis],
+        **one_model(tasks=len(whole["slot"]), servers=len(capacity_B)),
     )

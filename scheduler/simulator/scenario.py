@@ -34,6 +34,20 @@ class CapacityChange:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ModelServed:
+    """One of several models that tasks ask for.
+
+    Attributes:
+        servers: those that draw it, by their index in the order of falling capacity, as in
+            `CapacityChange`.
+        share: of the tasks; the shares of all models make 1.
+    """
+
+    servers: tuple[int, ...]
+    share: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Scenario:
     """One experiment. The defaults are the paper's (Table III) as its code reads them.
 
@@ -68,6 +82,8 @@ class Scenario:
         capacity_published: published states carry the current capacity; otherwise the first
             capacity is believed for ever.
         changes: capacity changes in mid-run.
+        models: what tasks ask for and who draws it, a server perhaps several; (): every server
+            draws every task. A station need not draw what it is asked for.
         capacity_seed, link_seed, task_seed: of the authors' legacy generator (numpy RandomState).
     """
 
@@ -93,6 +109,7 @@ class Scenario:
     refresh_s: float = 1.0
     capacity_published: bool = True
     changes: tuple[CapacityChange, ...] = ()
+    models: tuple[ModelServed, ...] = ()
     capacity_seed: int = 2
     link_seed: int = 5
     task_seed: int = 1
@@ -152,6 +169,7 @@ class Scenario:
             value = getattr(self, field)
             _require(0 <= value < 2**32, field, value, "in 0..2^32 - 1")
         self._check_changes()
+        self._check_models()
 
     def _check_changes(self) -> None:
         for change in self.changes:
@@ -173,6 +191,17 @@ class Scenario:
                 change.factor,
                 "0 or more",
             )
+
+    def _check_models(self) -> None:
+        for model in self.models:
+            known = set(range(self.servers))
+            good = len(model.servers) > 0 and set(model.servers) <= known
+            _require(good, "models.servers", model.servers, f"some of 0..{self.servers - 1}")
+            good = math.isfinite(model.share) and model.share > 0
+            _require(good, "models.share", model.share, "positive")
+        if self.models:
+            total = math.fsum(model.share for model in self.models)
+            _require(abs(total - 1.0) < 1e-6, "models.share", total, "1 in all")
 
     def replace(self, **changes: object) -> Scenario:
         """The same scenario with some fields changed, validated again."""

@@ -14,7 +14,7 @@ import typing
 from pathlib import Path
 from typing import Any, Literal
 
-from scheduler.simulator.scenario import CapacityChange, InvalidScenario, Scenario
+from scheduler.simulator.scenario import CapacityChange, InvalidScenario, ModelServed, Scenario
 
 DEFAULT = Scenario(name="default")
 
@@ -24,6 +24,12 @@ ORIN_MAXN, ORIN_50W, ORIN_30W, ORIN_15W = 42.6, 26.7, 10.0, 5.0
 ORIN_LOADS = (0.5, 0.8, 0.95, 1.2)
 ORIN_MEAN_SERVICE_S = 3.5  # on the fastest
 ORIN_STEPS = (10, 20)  # half-open: 10..19, as the paper's captions
+# Two models and a variant of the first: shares are about those of the capacity that draws each.
+_ORIN_MODELS = (
+    ModelServed(servers=(0, 2, 4), share=0.5),
+    ModelServed(servers=(0,), share=0.15),
+    ModelServed(servers=(1, 3), share=0.35),
+)
 _ORIN_STEP = ORIN_MEAN_SERVICE_S * ORIN_MAXN / ((ORIN_STEPS[0] + ORIN_STEPS[1] - 1) / 2)
 
 
@@ -53,8 +59,8 @@ def load(path: Path) -> Scenario:
     """A scenario from a TOML file.
 
     The file holds fields of `Scenario`; what it leaves out is as in the scenario named by its key
-    `base` ("default" if there is none). Ranges are arrays of two, `changes` an array of tables.
-    The name is the file's unless it gives one.
+    `base` ("default" if there is none). Ranges are arrays of two, `changes` and `models` arrays of
+    tables. The name is the file's unless it gives one.
 
     Raises:
         InvalidScenario: the file cannot be read, a key is unknown, or a value has the wrong type
@@ -82,7 +88,7 @@ def _fields_of(kind: type, table: dict[str, Any], where: str) -> dict[str, objec
 
 
 def _checked(key: str, hint: Any, value: object) -> Any:
-    """A TOML value as the type `hint`; arrays become tuples, tables changes of capacity."""
+    """A TOML value as the type `hint`; arrays become tuples, tables changes or models."""
     origin, arms = typing.get_origin(hint), typing.get_args(hint)
     if origin is types.UnionType:
         return _checked(key, arms[0], value)  # TOML has no null
@@ -94,12 +100,12 @@ def _checked(key: str, hint: Any, value: object) -> Any:
         items = _is(good, key, value, "an array" if open_ended else f"an array of {len(arms)}")
         each = [arms[0]] * len(items) if open_ended else arms
         return tuple(_checked(key, arm, one) for arm, one in zip(each, items, strict=True))
-    if hint is CapacityChange:
-        fields = {field.name for field in dataclasses.fields(CapacityChange)}
+    if hint in (CapacityChange, ModelServed):
+        fields = {field.name for field in dataclasses.fields(hint)}
         wanted = f"a table of {', '.join(sorted(fields))}"
         table = _is(isinstance(value, dict), key, value, wanted)
-        values = _fields_of(CapacityChange, table, f"{key}.")
-        return CapacityChange(**_is(values.keys() == fields, key, values, wanted))
+        values = _fields_of(hint, table, f"{key}.")
+        return hint(**_is(values.keys() == fields, key, values, wanted))
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     wanted = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}[
@@ -237,6 +243,8 @@ def _orins() -> dict[Scenario, str]:
         named[drifting] = f"The same at first load {load:g}; devices switch their power mode."
         believed = drifting.replace(name=f"orins_drift_believed_{load:g}", capacity_published=False)
         named[believed] = "The same, but the capacities at the start are believed for ever."
+        mixed = steady.replace(name=f"orins_models_{load:g}", models=_ORIN_MODELS)
+        named[mixed] = "The five Orins at first, with two models, one of them with a LoRA variant."
     return named
 
 

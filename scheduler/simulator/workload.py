@@ -4,12 +4,13 @@ Owns the order in which tasks are placed and served and the use of random number
 for several policies are the same Episode given to each.
 
 Arrays end in their dimension: N tasks of the episode in the order in which they are placed,
-B servers, K stretches of constant capacity.
+B servers, K stretches of constant capacity, M models.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from scheduler.simulator.scenario import Scenario
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +38,8 @@ class Episode:
         since_s_K: start of each stretch of constant capacity, since_s_K[0] = 0.
         capacity_KB: Gcycles/s in each stretch; 0 while a server is away.
         believed_KB: what the dispatchers are told of it.
+        model_N: index of the model that each task asks for.
+        serves_MB: whether a server draws a model.
     """
 
     scenario: Scenario
@@ -51,6 +55,8 @@ class Episode:
     since_s_K: FloatArray
     capacity_KB: FloatArray
     believed_KB: FloatArray
+    model_N: IntArray
+    serves_MB: BoolArray
 
     @property
     def tasks(self) -> int:
@@ -61,6 +67,11 @@ class Episode:
     def servers(self) -> int:
         """B, the number of servers."""
         return len(self.link_mbit_s_B)
+
+    @property
+    def serves_all(self) -> bool:
+        """Whether every server draws every task."""
+        return bool(self.serves_MB.all())
 
     def transfer_s(self, server_N: IntArray) -> FloatArray:
         """Upload and return of each task placed on `server_N`, seconds, (N,).
@@ -98,6 +109,7 @@ def draw(scenario: Scenario, rng: np.random.Generator) -> Episode:
         if scenario.capacity_published
         else np.tile(capacity_KB[:1], (len(since_s_K), 1))
     )
+    model_N, serves_MB = _models(scenario, len(slot_N), rng)
     return Episode(
         scenario=scenario,
         arrival_s_N=arrival_s_N,
@@ -112,7 +124,14 @@ def draw(scenario: Scenario, rng: np.random.Generator) -> Episode:
         since_s_K=since_s_K,
         capacity_KB=capacity_KB,
         believed_KB=believed_KB,
+        model_N=model_N,
+        serves_MB=serves_MB,
     )
+
+
+def one_model(*, tasks: int, servers: int) -> dict[str, Any]:
+    """`model_N` and `serves_MB` where every server draws every task."""
+    return {"model_N": np.zeros(tasks, np.int64), "serves_MB": np.ones((1, servers), np.bool_)}
 
 
 def mean_work(scenario: Scenario) -> float:
@@ -181,6 +200,19 @@ def _tasks(
         )
     result = _legacy(scenario).uniform(*scenario.result_mbit, size=rows)
     return density[index_N], steps[index_N].astype(np.int64), result[index_N]
+
+
+def _models(scenario: Scenario, tasks: int, rng: np.random.Generator) -> tuple[IntArray, BoolArray]:
+    """The model of each task, and who draws each; draws nothing where there is one for all."""
+    if not scenario.models:
+        all_of_one = one_model(tasks=tasks, servers=scenario.servers)
+        return all_of_one["model_N"], all_of_one["serves_MB"]
+    by_speed = np.argsort(-capacities(scenario), kind="stable")
+    serves_MB = np.zeros((len(scenario.models), scenario.servers), np.bool_)
+    for index, model in enumerate(scenario.models):
+        serves_MB[index, by_speed[list(model.servers)]] = True
+    share_M = np.array([model.share for model in scenario.models])
+    return rng.choice(len(share_M), tasks, p=share_M / share_M.sum()), serves_MB
 
 
 def _legacy(scenario: Scenario) -> np.random.RandomState:

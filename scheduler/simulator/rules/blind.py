@@ -1,6 +1,7 @@
 """Rules that look at no queue: at most at who lives and how fast they are.
 
-Arrays end in their dimension: N tasks, B servers, S stations, K stretches of constant capacity.
+Arrays end in their dimension: N tasks, B servers, S stations, M models, K stretches of
+constant capacity.
 """
 
 from __future__ import annotations
@@ -16,22 +17,25 @@ from scheduler.simulator.rules.view import (
     Facts,
     book,
     facts_of,
-    look,
+    look_for,
     open_view,
     placed,
     published_stretch_N,
     stations,
 )
-from scheduler.simulator.workload import Episode
+from scheduler.simulator.workload import BoolArray, Episode
 
 
 @dataclass(frozen=True, kw_only=True)
 class Local:
-    """Never offloads; while the own server is believed dead, the least expected delay decides."""
+    """Offloads only what the own server does not draw or while it is believed dead.
+
+    Then the least expected delay decides.
+    """
 
     def place(self, episode: Episode, rng: np.random.Generator) -> IntArray:
         """The server of each task, (N,); draws nothing."""
-        if (episode.believed_KB > 0.0).all():
+        if episode.serves_all and (episode.believed_KB > 0.0).all():
             return episode.origin_N.copy()
         return placed(_place_local(facts_of(episode)), episode)
 
@@ -66,7 +70,12 @@ class RoundRobin:
         """The server of each task, (N,); draws nothing."""
         stretch_N = published_stretch_N(episode)
         server_N = _place_round_robin(
-            episode.origin_N, stretch_N, episode.believed_KB, stations(episode.scenario)
+            episode.origin_N,
+            stretch_N,
+            episode.believed_KB,
+            stations(episode.scenario),
+            episode.model_N,
+            episode.serves_MB,
         )
         return placed(server_N, episode)
 
@@ -89,31 +98,43 @@ class SmoothWrr:
 
     def place(self, episode: Episode, rng: np.random.Generator) -> IntArray:
         """The server of each task, (N,); draws the first credits if staggered."""
-        shape = (stations(episode.scenario), episode.servers)
+        # A turn of each station for each model, for credit ends where a server is none.
+        shape = (len(episode.serves_MB), stations(episode.scenario), episode.servers)
         price_N = episode.work_N if self.by_work else np.ones(episode.tasks)
-        credit_SB = np.zeros(shape)
+        credit_MSB = np.zeros(shape)
         if self.staggered and episode.tasks:
             turn = price_N.mean() * episode.believed_KB[0].sum()
-            credit_SB = rng.uniform(-0.5, 0.5, shape) * turn
+            credit_MSB = rng.uniform(-0.5, 0.5, shape) * turn
         stretch_N = published_stretch_N(episode)
         server_N = _place_smooth_wrr(
-            episode.origin_N, price_N, stretch_N, episode.believed_KB, credit_SB
+            episode.origin_N,
+            price_N,
+            stretch_N,
+            episode.believed_KB,
+            credit_MSB,
+            episode.model_N,
+            episode.serves_MB,
         )
         return placed(server_N, episode)
 
 
 def _lottery(weight_KB: FloatArray, episode: Episode, rng: np.random.Generator) -> IntArray:
-    """One server for each task with probability proportional to the weight in its stretch."""
+    """One server for each task with probability proportional to its weight in that stretch.
+
+    Among those that draw the task's model.
+    """
     drawn_N = rng.random(episode.tasks)
     stretch_N = published_stretch_N(episode)
     server_N = np.full(episode.tasks, -1)
-    for stretch in np.unique(stretch_N):
-        here_N = stretch_N == stretch
-        bounds_B = np.cumsum(weight_KB[stretch])
+    kinds_N2 = np.stack((stretch_N, episode.model_N), axis=1)
+    for stretch, model in np.unique(kinds_N2, axis=0):
+        here_N = (kinds_N2 == (stretch, model)).all(axis=1)
+        weight_B = weight_KB[stretch] * episode.serves_MB[model]
+        bounds_B = np.cumsum(weight_B)
         if bounds_B[-1] > 0.0:
             # side="right" steps over dead servers, whose bound equals their neighbour's.
             chosen = np.searchsorted(bounds_B, drawn_N[here_N] * bounds_B[-1], side="right")
-            server_N[here_N] = np.minimum(chosen, np.flatnonzero(weight_KB[stretch])[-1])
+            server_N[here_N] = np.minimum(chosen, np.flatnonzero(weight_B)[-1])
     return placed(server_N, episode)
 
 
@@ -124,7 +145,7 @@ def _place_local(facts: Facts) -> IntArray:
     plain = (1.0, 1.0, np.inf, np.inf)
     server_N = np.empty(len(facts.work_N), np.int64)
     for task in range(len(server_N)):
-        look(facts, view, facts.arrival_s_N[task])
+        look_for(facts, view, task)
         server_N[task] = facts.origin_N[task]
         if view.capacity_B[server_N[task]] <= 0.0:
             server_N[task] = cheapest(facts, view, task, plain, nothing_B, nothing_B)
@@ -136,7 +157,12 @@ def _place_local(facts: Facts) -> IntArray:
 
 @njit(cache=True)
 def _place_round_robin(
-    origin_N: IntArray, stretch_N: IntArray, believed_KB: FloatArray, stations: int
+    origin_N: IntArray,
+    stretch_N: IntArray,
+    believed_KB: FloatArray,
+    stations: int,
+    model_N: IntArray,
+    serves_MB: BoolArray,
 ) -> IntArray:
     servers = believed_KB.shape[1]
     last_turn_SB = np.full((stations, servers), -1)
@@ -145,6 +171,7 @@ def _place_round_robin(
         last_turn_B, best = last_turn_SB[origin_N[task]], -1
         for server in range(servers):
             alive = believed_KB[stretch_N[task], server] > 0.0
+            alive = alive and serves_MB[model_N[task], server]
             if alive and (best < 0 or last_turn_B[server] < last_turn_B[best]):
                 best = server
         if best < 0:
@@ -160,12 +187,15 @@ def _place_smooth_wrr(
     price_N: FloatArray,
     stretch_N: IntArray,
     believed_KB: FloatArray,
-    credit_SB: FloatArray,
+    credit_MSB: FloatArray,
+    model_N: IntArray,
+    serves_MB: BoolArray,
 ) -> IntArray:
     server_N = np.full(len(origin_N), -1)
     for task in range(len(origin_N)):
-        capacity_B = believed_KB[stretch_N[task]]
-        server_N[task] = take_turn(credit_SB[origin_N[task]], capacity_B, price_N[task])
+        model = model_N[task]
+        capacity_B = believed_KB[stretch_N[task]] * serves_MB[model]
+        server_N[task] = take_turn(credit_MSB[model, origin_N[task]], capacity_B, price_N[task])
         if server_N[task] < 0:
             break
     return server_N

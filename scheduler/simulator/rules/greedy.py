@@ -27,14 +27,14 @@ from scheduler.simulator.rules.view import (
     book,
     facts_of,
     link_s,
-    look,
+    look_for,
     open_view,
     own_weight,
     placed,
     preferred,
     stations,
 )
-from scheduler.simulator.workload import Episode
+from scheduler.simulator.workload import BoolArray, Episode
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +127,8 @@ class OptTs:
                 episode.link_mbit_s_B,
                 episode.since_s_K,
                 episode.capacity_KB,
+                episode.model_N,
+                episode.serves_MB,
             ),
             episode,
         )
@@ -172,7 +174,7 @@ def cheapest(
     origin, work = facts.origin_N[task], facts.work_N[task]
     own, discount, deep_tasks, spread = weights
     if spread < np.inf and work > 0.0:
-        own_tasks = view.own_SB[origin].sum() / (work * len(view.capacity_B))
+        own_tasks = _own_work(facts, view, task) / work
         own = 1.0 + (own - 1.0) / (1.0 + (own_tasks / spread) ** 2)
     if deep_tasks < np.inf and _least_tasks(view, origin, work, own) > deep_tasks:
         discount = 1.0
@@ -189,6 +191,20 @@ def cheapest(
         ):
             best, least_s = server, cost_s
     return best
+
+
+@njit(cache=True)
+def _own_work(facts: Facts, view: View, task: int) -> float:
+    """The station's unseen work by the number of servers that draw the task's model."""
+    own_B, model = view.own_SB[facts.origin_N[task]], facts.model_N[task]
+    if facts.serves_all:
+        return float(own_B.sum() / len(own_B))
+    work, servers = 0.0, 0
+    for server in range(len(own_B)):
+        if facts.serves_MB[model, server]:
+            work += own_B[server]
+            servers += 1
+    return work / servers
 
 
 @njit(cache=True)
@@ -212,7 +228,7 @@ def _place_cheapest(
     view = open_view(facts)
     server_N = np.empty(len(facts.work_N), np.int64)
     for task in range(len(server_N)):
-        look(facts, view, facts.arrival_s_N[task])
+        look_for(facts, view, task)
         ahead_B, price_B = ahead_SB[facts.origin_N[task]], price_TB[facts.slot_N[task]]
         server_N[task] = cheapest(facts, view, task, weights, ahead_B, price_B)
         if server_N[task] < 0:
@@ -231,6 +247,8 @@ def _place_opt_ts(
     link_mbit_s_B: FloatArray,
     since_s_K: FloatArray,
     capacity_KB: FloatArray,
+    model_N: IntArray,
+    serves_MB: BoolArray,
 ) -> IntArray:
     servers = len(link_mbit_s_B)
     backlog_B = np.zeros(servers)
@@ -238,7 +256,7 @@ def _place_opt_ts(
     per_work_s_B = 1.0 / capacity_KB[0]  # infinite for a dead server
     cost_s_B = np.empty(servers)
     server_N = np.empty(len(work_N), np.int64)
-    now_s = 0.0
+    now_s, serves_all = 0.0, serves_MB.all()
     for task in range(len(work_N)):
         if arrival_s_N[task] > now_s:
             drain(backlog_B, now_s, arrival_s_N[task], since_s_K, capacity_KB)
@@ -252,6 +270,10 @@ def _place_opt_ts(
             waiting_s = (backlog_B[server] + work) * per_work_s_B[server]
             cost_s_B[server] = waiting_s + away_mbit * per_mbit_s_B[server]
         cost_s_B[origin] -= input_mbit_N[task] * per_mbit_s_B[origin]
+        if not serves_all:
+            for server in range(servers):
+                if not serves_MB[model_N[task], server]:
+                    cost_s_B[server] = np.inf
         best, least_s = -1, np.inf
         for server in range(servers):
             if cost_s_B[server] < least_s:

@@ -32,6 +32,8 @@ class LeastMarginalHarm:
         """The server of each task, (N,); `rng` keeps stations that see the same apart."""
         own = own_weight(self.own, episode.scenario)
         rule = marginal_harm.LeastMarginalHarm(fresh=self.fresh, own_multiplier=own)
-        alive_K = np.asarray((episode.believed_KB > 0.0).any(axis=1))
-        alive_N = alive_K[published_stretch_N(episode, fresh=self.fresh)]
+        alive_KB = episode.believed_KB > 0.0
+        alive_KM = np.asarray((alive_KB[:, None] & episode.serves_MB).any(axis=2))
+        stretch_N = published_stretch_N(episode, fresh=self.fresh)
+        alive_N = alive_KM[stretch_N, episode.model_N]
         return placed(np.where(alive_N, rule.place(episode, rng), -1), episode)

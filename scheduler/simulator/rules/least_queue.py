@@ -18,6 +18,7 @@ from scheduler.simulator.rules.view import (
     book,
     facts_of,
     look,
+    look_for,
     open_view,
     own_weight,
     placed,
@@ -96,7 +97,7 @@ def _place_by_work(facts: Facts, own: float, drawn_N: FloatArray) -> IntArray:
     view = open_view(facts)
     server_N = np.empty(len(facts.work_N), np.int64)
     for task in range(len(server_N)):
-        look(facts, view, facts.arrival_s_N[task])
+        look_for(facts, view, task)
         origin = facts.origin_N[task]
         queue_B = view.backlog_B + own * view.own_SB[origin]
         server_N[task] = _shortest(queue_B, view.capacity_B, origin, task, drawn_N)
@@ -126,7 +127,7 @@ def _place_by_tasks(facts: Facts, own: float, drawn_N: FloatArray) -> IntArray:
             _let_finished_go(work_B - view.true_B, upto_N, next_N, oldest_B, waiting_B)
             seen_B[:] = waiting_B
             own_SB[:] = 0.0
-        look(facts, view, facts.arrival_s_N[task])
+        look_for(facts, view, task)
         origin = facts.origin_N[task]
         queue_B = waiting_B if fresh else seen_B + own * own_SB[origin]
         server = _shortest(queue_B, view.capacity_B, origin, task, drawn_N)

@@ -17,7 +17,7 @@ from scheduler.simulator.rules.view import (
     Facts,
     book,
     facts_of,
-    look,
+    look_for,
     open_view,
     own_weight,
     placed,
@@ -65,7 +65,7 @@ def _place(facts: Facts, own: float, by_capacity: bool, drawn_N2: FloatArray) ->
     weight_B = np.empty(len(view.capacity_B))
     server_N = np.full(len(facts.work_N), -1)
     for task in range(len(server_N)):
-        look(facts, view, facts.arrival_s_N[task])
+        look_for(facts, view, task)
         for server in range(len(weight_B)):
             capacity = view.capacity_B[server]
             weight_B[server] = capacity if by_capacity or capacity <= 0.0 else 1.0

@@ -14,7 +14,7 @@ from numba import njit
 from scheduler.policies.heuristics import DEEP_TASKS, RING_OWN_TASKS, RING_TURN_TASKS
 from scheduler.simulator.queueing import FloatArray, IntArray
 from scheduler.simulator.rules.greedy import cheapest
-from scheduler.simulator.rules.view import Facts, View, book, facts_of, look, open_view, placed
+from scheduler.simulator.rules.view import Facts, View, book, facts_of, look_for, open_view, placed
 from scheduler.simulator.workload import Episode
 
 # Until so many mean tasks could have been served, the load is taken to be nearer to 1.
@@ -23,7 +23,7 @@ LOAD_PRIOR_SERVICES = 10.0
 
 @dataclass(frozen=True, kw_only=True)
 class Ring:
-    """As `scheduler.policies.heuristics.ring`.
+    """As `scheduler.policies.heuristics.ring`, with the traffic of each model by itself.
 
     Attributes:
         alpha: 0..1, the part of the task's own work that counts where a server will idle soon.
@@ -50,19 +50,26 @@ def _place(facts: Facts, alpha: float, turn_SB: FloatArray) -> IntArray:
     view = open_view(facts)
     nothing_B = np.zeros(len(view.capacity_B))
     server_N = np.full(len(facts.work_N), -1)
-    work, published_s, own, width = 0.0, -1.0, 1.0, 0.0
+    models = len(facts.serves_MB)
+    work_M, came_M, first_M = np.zeros(models), np.zeros(models), np.zeros(models)
+    own_M, width_M = np.ones(models), np.zeros(models)
+    published_s_M = np.full(models, -1.0)
     for task in range(len(server_N)):
-        look(facts, view, facts.arrival_s_N[task])
-        if view.clock_s[1] != published_s:
-            published_s = view.clock_s[1]
-            mean_work = (work + facts.work_N[0]) / (task + 1)
-            own, width = _terms(facts, view, work, mean_work)
-        origin = facts.origin_N[task]
+        look_for(facts, view, task)
+        model = facts.model_N[task]
+        if view.clock_s[1] != published_s_M[model]:
+            published_s_M[model] = view.clock_s[1]
+            if came_M[model] == 0.0:
+                first_M[model] = facts.work_N[task]
+            mean_work = (work_M[model] + first_M[model]) / (came_M[model] + 1.0)
+            own_M[model], width_M[model] = _terms(facts, view, work_M[model], mean_work)
+        own, width, origin = own_M[model], width_M[model], facts.origin_N[task]
         weights = (own, alpha, DEEP_TASKS, np.inf)
         server_N[task] = cheapest(facts, view, task, weights, width * turn_SB[origin], nothing_B)
         if server_N[task] < 0:
             break
-        work += facts.work_N[task]
+        work_M[model] += facts.work_N[task]
+        came_M[model] += 1.0
         book(facts, view, task, server_N[task])
     return server_N
 

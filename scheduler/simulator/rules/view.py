@@ -2,7 +2,7 @@
 
 Owns when states are published and what is counted between two publications; compiled rules keep
 one `View` while they run through an episode. Arrays end in their dimension: N tasks, B servers,
-S stations, K stretches of constant capacity.
+S stations, K stretches of constant capacity, M models.
 """
 
 from __future__ import annotations
@@ -16,17 +16,18 @@ from numba import njit
 from scheduler.policies.heuristics import Own
 from scheduler.simulator.queueing import FloatArray, IntArray, drain
 from scheduler.simulator.scenario import Scenario
-from scheduler.simulator.workload import Episode
+from scheduler.simulator.workload import BoolArray, Episode
 
 
 class NoServerAlive(ValueError):
-    """A task arrives while every server is believed to have no capacity."""
+    """A task arrives while every server that draws it is believed to have no capacity."""
 
 
 class Facts(NamedTuple):
     """An episode as kernels read it; the arrays are the episode's own.
 
     Attributes:
+        serves_all: every server draws every task.
         stations: S, those with tasks of their own.
         slot_s: length of a slot, seconds.
         refresh_s: the servers' states are published at multiples of it; 0: always true.
@@ -44,6 +45,9 @@ class Facts(NamedTuple):
     since_s_K: FloatArray
     capacity_KB: FloatArray
     believed_KB: FloatArray
+    model_N: IntArray
+    serves_MB: BoolArray
+    serves_all: bool
     stations: int
     slot_s: float
     refresh_s: float
@@ -56,13 +60,15 @@ class View(NamedTuple):
     Attributes:
         true_B: true backlogs, Gcycles.
         backlog_B: as published, perhaps extrapolated; the same array as `true_B` when fresh.
-        capacity_B: as published, Gcycles/s; a server at 0 is believed dead.
+        published_B: capacities as published, Gcycles/s; a server at 0 is believed dead.
+        capacity_B: the same to the task at hand: 0 also where its model is not drawn.
         own_SB: what each station has placed since the publication, Gcycles; stays 0 when fresh.
         clock_s: time that the view has been brought to, and time of the last publication.
     """
 
     true_B: FloatArray
     backlog_B: FloatArray
+    published_B: FloatArray
     capacity_B: FloatArray
     own_SB: FloatArray
     clock_s: FloatArray
@@ -81,6 +87,9 @@ def facts_of(episode: Episode, *, fresh: bool = False, extrapolate: bool = True)
         since_s_K=episode.since_s_K,
         capacity_KB=episode.capacity_KB,
         believed_KB=episode.believed_KB,
+        model_N=episode.model_N,
+        serves_MB=episode.serves_MB,
+        serves_all=episode.serves_all,
         stations=stations(episode.scenario),
         slot_s=episode.scenario.slot_s,
         refresh_s=0.0 if fresh else episode.scenario.refresh_s,
@@ -106,8 +115,9 @@ def placed(server_N: IntArray, episode: Episode) -> IntArray:
     """
     lost_N = np.flatnonzero(server_N < 0)
     if len(lost_N):
+        which = "server" if episode.serves_all else "server that draws it"
         raise NoServerAlive(
-            f"{episode.scenario.name}: every server is believed dead when task {lost_N[0]} "
+            f"{episode.scenario.name}: every {which} is believed dead when task {lost_N[0]} "
             f"arrives at {episode.arrival_s_N[lost_N[0]]:g} s"
         )
     return server_N
@@ -138,7 +148,9 @@ def open_view(facts: Facts) -> View:
     true_B = np.zeros(servers)
     backlog_B = true_B if facts.refresh_s == 0.0 else np.zeros(servers)
     own_SB = np.zeros((facts.stations, servers))
-    return View(true_B, backlog_B, facts.believed_KB[0].copy(), own_SB, np.zeros(2))
+    published_B = facts.believed_KB[0].copy()
+    capacity_B = published_B if facts.serves_all else published_B.copy()
+    return View(true_B, backlog_B, published_B, capacity_B, own_SB, np.zeros(2))
 
 
 @njit(cache=True)
@@ -152,7 +164,7 @@ def look(facts: Facts, view: View, now_s: float) -> None:
         drain(view.true_B, since_s, at_s, facts.since_s_K, facts.capacity_KB)
         stretch = np.searchsorted(facts.since_s_K, at_s, side="right") - 1
         for server in range(len(view.true_B)):
-            view.capacity_B[server] = facts.believed_KB[stretch, server]
+            view.published_B[server] = facts.believed_KB[stretch, server]
             view.backlog_B[server] = view.true_B[server]
             for station in range(facts.stations):
                 view.own_SB[station, server] = 0.0
@@ -162,9 +174,20 @@ def look(facts: Facts, view: View, now_s: float) -> None:
         drain(view.true_B, since_s, now_s, facts.since_s_K, facts.capacity_KB)
         if facts.extrapolate and facts.refresh_s > 0.0:
             for server in range(len(view.backlog_B)):
-                left = view.backlog_B[server] - view.capacity_B[server] * (now_s - since_s)
+                left = view.backlog_B[server] - view.published_B[server] * (now_s - since_s)
                 view.backlog_B[server] = max(left, 0.0)
     view.clock_s[0] = now_s
+
+
+@njit(cache=True)
+def look_for(facts: Facts, view: View, task: int) -> None:
+    """Brings the view to the task's arrival, and its capacities to who draws the task's model."""
+    look(facts, view, facts.arrival_s_N[task])
+    if not facts.serves_all:
+        model = facts.model_N[task]
+        for server in range(len(view.capacity_B)):
+            serves = facts.serves_MB[model, server]
+            view.capacity_B[server] = view.published_B[server] if serves else 0.0
 
 
 @njit(cache=True)

@@ -20,7 +20,7 @@ from numba import njit
 from scheduler.simulator.queueing import FloatArray, IntArray
 from scheduler.simulator.rules.blind import take_turn
 from scheduler.simulator.rules.power_of_two import draw_weighted
-from scheduler.simulator.rules.view import Facts, book, facts_of, look, open_view, placed
+from scheduler.simulator.rules.view import Facts, book, facts_of, look_for, open_view, placed
 from scheduler.simulator.scenario import Scenario
 from scheduler.simulator.workload import Episode, draw
 
@@ -72,27 +72,32 @@ class WaterFilling:
         expected = self.arrivals_per_s * max(scenario.refresh_s, scenario.slot_s)
         drawn_N = rng.random(episode.tasks if self.split == "random" else 0)
         facts = facts_of(episode, extrapolate=self.extrapolate)
-        return placed(_place(facts, expected, self.carry, drawn_N), episode)
+        share_M = np.array([model.share for model in scenario.models] or [1.0])
+        return placed(_place(facts, expected * share_M, self.carry, drawn_N), episode)
 
 
 @njit(cache=True)
-def _place(facts: Facts, expected: float, carry: bool, drawn_N: FloatArray) -> IntArray:
+def _place(facts: Facts, expected_M: FloatArray, carry: bool, drawn_N: FloatArray) -> IntArray:
     view = open_view(facts)
-    share_B = shares(view.backlog_B, view.capacity_B, expected)
-    credit_SB = np.zeros((facts.stations, len(share_B)))
+    models = len(facts.serves_MB)
+    share_MB = np.zeros((models, len(view.capacity_B)))
+    credit_MSB = np.zeros((models, facts.stations, len(view.capacity_B)))
+    looked_s_M, published_s_M = np.full(models, -1.0), np.zeros(models)
     server_N = np.full(len(facts.work_N), -1)
     for task in range(len(server_N)):
-        last_s = view.clock_s[0]
-        look(facts, view, facts.arrival_s_N[task])
-        if view.clock_s[0] > last_s:
-            if not carry and view.clock_s[1] > last_s:
-                credit_SB = np.zeros(credit_SB.shape)
-            share_B = shares(view.backlog_B, view.capacity_B, expected)
+        look_for(facts, view, task)
+        model = facts.model_N[task]
+        if view.clock_s[0] > looked_s_M[model]:
+            looked_s_M[model] = view.clock_s[0]
+            if not carry and view.clock_s[1] > published_s_M[model]:
+                published_s_M[model] = view.clock_s[1]
+                credit_MSB[model] = 0.0
+            share_MB[model] = shares(view.backlog_B, view.capacity_B, expected_M[model])
         if len(drawn_N) > 0:
-            server_N[task] = draw_weighted(share_B, drawn_N[task])
+            server_N[task] = draw_weighted(share_MB[model], drawn_N[task])
         else:
-            credit_B = credit_SB[facts.origin_N[task]]
-            server_N[task] = take_turn(credit_B, share_B, facts.work_N[task])
+            credit_B = credit_MSB[model, facts.origin_N[task]]
+            server_N[task] = take_turn(credit_B, share_MB[model], facts.work_N[task])
         if server_N[task] < 0:
             break
         book(facts, view, task, server_N[task])

@@ -15,7 +15,7 @@ from scheduler.simulator.service import (
     longest_wait_s,
     service_delay_s,
 )
-from scheduler.simulator.workload import Episode, draw
+from scheduler.simulator.workload import Episode, draw, one_model
 
 DISCIPLINES = [
     Discipline(order="sjf"),
@@ -62,6 +62,7 @@ def episode_of(arrivals: list[float], works: list[float], steps: list[int]) -> E
         since_s_K=np.zeros(1),
         capacity_KB=np.ones((1, 1)),
         believed_KB=np.ones((1, 1)),
+        **one_model(tasks=size, servers=1),
     )
 
 
