@@ -146,7 +146,7 @@ def drawing_ms() -> dict[str, float]:
             model="m",
             choices=(),
             emulated_device="m",
-            metadata=True,
+            told=image_encoding.Metadata(),
         )
         times.append(1000.0 * (time.process_time() - start_s))
         size = len(image.content)

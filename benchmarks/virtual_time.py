@@ -20,6 +20,7 @@ from edge_node.checkpoint import Latents
 from edge_node.domain import AttemptFailed, AttemptFinished, Drawing, Fence, TaskId
 from edge_node.worker import calibration, queue_order
 from edge_node.worker.denoiser import Denoiser, ModelFacts
+from edge_node.worker.image_encoding import Metadata
 from edge_node.worker.step_engine import EngineLimits, StepEngine
 
 Result = TypeVar("Result")
@@ -117,7 +118,9 @@ class VirtualRun:
         self.failures: list[AttemptFailed] = []
         self._engine: StepEngine[Any] = StepEngine(
             lambda: self,
-            limits=EngineLimits(queue_max=len(requests) + 1, metadata=False, order=order),
+            limits=EngineLimits(
+                queue_max=len(requests) + 1, told=Metadata(parameters=False), order=order
+            ),
             clock=self._clock,
             on_change=lambda: None,
         )

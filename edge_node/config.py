@@ -311,7 +311,10 @@ class NodeConfig(RequestConfig):
         unit="bytes",
         ge=0,
     )
-    image_metadata: bool = setting(True, "prompt and parameters are written into PNG files")
+    image_metadata: bool = setting(True, "prompt and parameters are written into image files")
+    image_task_ids: bool = setting(
+        True, "task ids are written into image files; without them equal images are equal files"
+    )
 
     # Scheduling.
     policy: str = setting("lad_ts", "who draws a task; dedgeai simulate compares them")

@@ -1,4 +1,4 @@
-"""What a file of an image says of itself: format and size, and in a PNG what was asked for.
+"""What a file of an image says of itself: its format and size.
 
 Owns the headers of the three formats that are drawn. Nothing is decoded, so that bytes of strangers
 cost nothing; whoever shows the picture finds out whether the rest of it is whole.
@@ -9,9 +9,6 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
-# Of the chunk in which image viewers look for a drawing's prompt and parameters.
-PARAMETERS = b"parameters"
-_PNG_TEXTS = (b"tEXt", b"iTXt", b"zTXt")
 _PNG = b"\x89PNG\r\n\x1a\n"
 # Frames of a JPEG that carry its size: SOF0 to SOF15 without DHT, JPG and DAC.
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -38,25 +35,6 @@ def image_header(content: bytes) -> ImageHeader | None:
     except (struct.error, IndexError):
         pass  # cut short
     return None
-
-
-def without_parameters(content: bytes) -> bytes:
-    """A PNG without the prompt and parameters in it; every other byte is as it was.
-
-    Other formats stay as they are: they have neither.
-    """
-    if not content.startswith(_PNG):
-        return content
-    kept, at = [_PNG], len(_PNG)
-    while at + 12 <= len(content):
-        (length,) = struct.unpack_from(">I", content, at)
-        end = at + 12 + length
-        kind, body = content[at + 4 : at + 8], content[at + 8 : end]
-        if kind not in _PNG_TEXTS or not body.startswith(PARAMETERS + b"\0"):
-            kept.append(content[at:end])
-        at = end
-    kept.append(content[at:])
-    return b"".join(kept)
 
 
 def _png(content: bytes) -> ImageHeader | None:

@@ -51,6 +51,7 @@ class WorkerOptions:
     queue_promotion_load: float | None
     memory_floor_bytes: int
     image_metadata: bool
+    image_task_ids: bool
     hosted_tasks_max: int
     worker_lock: Path | None
 

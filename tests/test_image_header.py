@@ -6,9 +6,8 @@ import io
 
 import pytest
 from PIL import Image as PillowImage
-from PIL.PngImagePlugin import PngInfo
 
-from edge_node.image_header import ImageHeader, image_header, without_parameters
+from edge_node.image_header import ImageHeader, image_header
 
 
 def encoded(image_format: str, **options: object) -> bytes:
@@ -39,23 +38,3 @@ def test_what_is_written_is_read(image_format: str, options: dict[str, object]) 
 @pytest.mark.parametrize("content", [b"", b"<script>", b"GIF89a" + bytes(30), b"\xff\xd8\xff" * 90])
 def test_what_is_none_of_the_three_is_none(content: bytes) -> None:
     assert image_header(content) is None
-
-
-@pytest.mark.parametrize("prompt", ["a boat", "ein Schiff \N{SAILBOAT}"])
-def test_a_png_loses_its_parameters_and_nothing_else(prompt: str) -> None:
-    info = PngInfo()
-    info.add_text("parameters", prompt)
-    info.add_text("task_id", "a-1")
-    content, without = encoded("png", pnginfo=info), without_parameters
-    left = without(content)
-    assert prompt.encode() not in left
-    with PillowImage.open(io.BytesIO(left)) as image, PillowImage.open(io.BytesIO(content)) as was:
-        assert image.info == {"task_id": "a-1"}
-        assert image.tobytes() == was.tobytes()
-    assert without(left) == left
-
-
-@pytest.mark.parametrize("content", [b"", b"\x89PNG\r\n\x1a\n", b"\x89PNG\r\n\x1a\n\0\0\1\0tEXt"])
-def test_what_is_no_whole_png_stays_as_it_is(content: bytes) -> None:
-    assert without_parameters(content) == content
-    assert without_parameters(encoded("webp")) == encoded("webp")

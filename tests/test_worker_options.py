@@ -50,6 +50,7 @@ CHANGED: dict[str, Any] = {
     "queue_promotion_load": 0.9,
     "memory_floor_bytes": 2**20,
     "image_metadata": False,
+    "image_task_ids": False,
     "hosted_tasks_max": 7,
     "worker_lock": Path("/run/lock of ours"),
 }

@@ -22,7 +22,7 @@ from edge_node.clock import Clock
 from edge_node.config import NodeConfig
 from edge_node.domain import Image, TaskId
 from edge_node.errors import ImageGone
-from edge_node.image_header import without_parameters
+from edge_node.image_words import without_parameters
 from edge_node.store.durable_file import TEMPORARY_SUFFIX, FolderSync, write_synced
 
 # For which an image stays that was just stored, though the disk is full.
@@ -277,7 +277,7 @@ class ImageFiles:
     def _forget_words(self, task_ids: Sequence[TaskId]) -> None:
         for task_id in task_ids:
             stored = self._stored.get(task_id)
-            if stored is None or stored.format != "png":
+            if stored is None:
                 continue
             path = self._path(task_id, stored.format)
             try:

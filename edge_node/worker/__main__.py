@@ -26,7 +26,7 @@ from edge_node import start_note
 from edge_node.clock import SystemClock
 from edge_node.config_sources import InvalidConfig
 from edge_node.socket_path import check_socket_path
-from edge_node.worker import accelerator_lock, lora, model_files, service
+from edge_node.worker import accelerator_lock, image_encoding, lora, model_files, service
 from edge_node.worker.approximations import Approximations
 from edge_node.worker.denoiser import Denoiser, ModelUnusable
 from edge_node.worker.queue_order import Order
@@ -206,7 +206,9 @@ async def run(arguments: Arguments) -> bool:
         limits=EngineLimits(
             queue_max=options.hosted_tasks_max,
             pace_s=options.pace_s,
-            metadata=options.image_metadata,
+            told=image_encoding.Metadata(
+                parameters=options.image_metadata, task_ids=options.image_task_ids
+            ),
             order=arguments.order,
             memory_floor_bytes=options.memory_floor_bytes,
         ),

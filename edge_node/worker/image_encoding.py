@@ -1,4 +1,4 @@
-"""Pictures as PNG, WebP or JPEG files, with the drawing's parameters inside a PNG.
+"""Pictures as PNG, WebP or JPEG files, with the drawing's parameters inside.
 
 Owns formats and metadata. It must not import torch or numpy: the emulated worker uses it, too.
 """
@@ -6,15 +6,34 @@ Owns formats and metadata. It must not import torch or numpy: the emulated worke
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from PIL import Image as PillowImage
 from PIL.PngImagePlugin import PngInfo
 
 from edge_node.domain import Drawing, Image, TaskId
+from edge_node.image_words import EXIF_IFD, PARAMETERS, UNICODE, USER_COMMENT
 from edge_node.prompt_tokens import NOT_COUNTED, PromptTokens
 
 FORMATS = ("png", "webp", "jpeg")
+# A segment of a JPEG has 64 KiB, of which 2 bytes are its length and 6 its name.
+EXIF_BYTES_MAX = 65_533 - 6
+# Tags of Exif: of the file, "the camera" and in its own directory a name that no other image has.
+_MADE_BY, _IMAGE_ID = 0x0110, 0xA420
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metadata:
+    """What images tell beside what is seen.
+
+    Attributes:
+        parameters: prompt, seed and the rest, as `parameters_text` has them.
+        task_ids: which task it was; without it equal drawings are equal files.
+    """
+
+    parameters: bool = True
+    task_ids: bool = True
 
 
 def parameters_text(drawing: Drawing, *, model: str, choices: Sequence[str] = ()) -> str:
@@ -39,21 +58,24 @@ def parameters_text(drawing: Drawing, *, model: str, choices: Sequence[str] = ()
     return "\n".join(lines)
 
 
-def png_metadata(
+def texts_of(
     drawing: Drawing,
     *,
+    told: Metadata,
     task_id: TaskId,
     model: str,
     choices: Sequence[str] = (),
     emulated_device: str = "",
-) -> PngInfo:
-    """Text chunks of a PNG: tEXt, or iTXt where a prompt is not Latin-1."""
-    info = PngInfo()
-    info.add_text("parameters", parameters_text(drawing, model=model, choices=choices))
-    info.add_text("task_id", task_id)
-    if emulated_device:
-        info.add_text("emulated_device", emulated_device)
-    return info
+) -> dict[str, str]:
+    """What is written into a file, by the names that a PNG's texts have."""
+    texts = {}
+    if told.parameters:
+        texts[PARAMETERS.decode()] = parameters_text(drawing, model=model, choices=choices)
+        if emulated_device:
+            texts["emulated_device"] = emulated_device
+    if told.task_ids:
+        texts["task_id"] = task_id
+    return texts
 
 
 def encode(
@@ -61,16 +83,44 @@ def encode(
     *,
     image_format: str,
     image_quality: int = 90,
-    metadata: PngInfo | None = None,
+    texts: Mapping[str, str] | None = None,
 ) -> bytes:
-    """Encoded bytes of `picture`; `image_quality` is for webp and jpeg, `metadata` for png."""
+    """Encoded bytes of `picture`; `image_quality` is for webp and jpeg."""
     buffer = io.BytesIO()
     if image_format == "png":
-        picture.save(buffer, format="PNG", pnginfo=metadata)
+        picture.save(buffer, format="PNG", pnginfo=_png_info(texts or {}))
     else:
         full_colour = picture.convert("RGB")
-        full_colour.save(buffer, format=image_format.upper(), quality=image_quality)
+        told = {"exif": exif} if (exif := _exif(texts or {})) else {}
+        full_colour.save(buffer, format=image_format.upper(), quality=image_quality, **told)
     return buffer.getvalue()
+
+
+def _png_info(texts: Mapping[str, str]) -> PngInfo:
+    """Text chunks of a PNG: tEXt, or iTXt where a prompt is not Latin-1."""
+    info = PngInfo()
+    for name, text in texts.items():
+        info.add_text(name, text)
+    return info
+
+
+def _exif(texts: Mapping[str, str]) -> bytes:
+    """The Exif block of a JPEG or WebP; empty where there is nothing to tell.
+
+    Parameters that do not fit into a JPEG's segment are left out: half of them would say that
+    something else was asked for.
+    """
+    block = PillowImage.Exif()
+    if device := texts.get("emulated_device"):
+        block[_MADE_BY] = device
+    if task_id := texts.get("task_id"):
+        block.get_ifd(EXIF_IFD)[_IMAGE_ID] = task_id
+    if parameters := texts.get(PARAMETERS.decode()):
+        comment = UNICODE + parameters.encode("utf-16-be", "surrogatepass")
+        block.get_ifd(EXIF_IFD)[USER_COMMENT] = comment
+        if len(block.tobytes()) > EXIF_BYTES_MAX:
+            del block.get_ifd(EXIF_IFD)[USER_COMMENT]
+    return block.tobytes() if texts else b""
 
 
 def image_of(
@@ -81,24 +131,23 @@ def image_of(
     model: str,
     choices: Sequence[str],
     emulated_device: str,
-    metadata: bool,
+    told: Metadata,
     prompt_tokens: PromptTokens = NOT_COUNTED,
 ) -> Image:
     """The finished image of a drawing in the format that it asks for."""
-    text = None
-    if metadata:
-        text = png_metadata(
-            drawing,
-            task_id=task_id,
-            model=model,
-            choices=choices,
-            emulated_device=emulated_device,
-        )
+    texts = texts_of(
+        drawing,
+        told=told,
+        task_id=task_id,
+        model=model,
+        choices=choices,
+        emulated_device=emulated_device,
+    )
     content = encode(
         picture,
         image_format=drawing.image_format,
         image_quality=drawing.image_quality,
-        metadata=text,
+        texts=texts,
     )
     return Image(
         content=content,

@@ -123,7 +123,7 @@ def finished(
     *,
     made_by: WorkerDescription,
     choices: tuple[str, ...],
-    metadata: bool,
+    told: image_encoding.Metadata,
     clock: Clock,
 ) -> AttemptFinished | AttemptFailed:
     """The image of a drawing, encoded; or why there is none."""
@@ -136,7 +136,7 @@ def finished(
             model=attempt.drawing.model or made_by.model,
             choices=choices,
             emulated_device=made_by.emulated_device,
-            metadata=metadata,
+            told=told,
             prompt_tokens=attempt.prompt_tokens,
         )
     except Exception as error:

@@ -34,7 +34,7 @@ from edge_node.domain import (
     WorkerLoad,
 )
 from edge_node.errors import AdmissionRefused, StaleAttempt
-from edge_node.worker import memory_guard, queue_order, reporting, travelling
+from edge_node.worker import image_encoding, memory_guard, queue_order, reporting, travelling
 from edge_node.worker.active_rows import ActiveRows
 from edge_node.worker.attempts import Attempt, AttemptBook, Report
 from edge_node.worker.calibration import Calibration
@@ -71,7 +71,7 @@ class EngineLimits:
     Attributes:
         queue_max: drawings that may wait.
         pace_s: least duration of a work unit; 0 is off.
-        metadata: whether images carry prompt and parameters.
+        told: what images tell beside what is seen.
         order: who is drawn next.
         parked_max: drawings that may hold a latent beside the active ones.
         memory_floor_bytes: left to everything else on the device when rows are admitted.
@@ -79,7 +79,7 @@ class EngineLimits:
 
     queue_max: int = 64
     pace_s: float = 0.0
-    metadata: bool = True
+    told: image_encoding.Metadata = field(default_factory=image_encoding.Metadata)
     order: queue_order.Order = field(default_factory=queue_order.Order)
     parked_max: int = PARKED_MAX
     memory_floor_bytes: int = 2**30
@@ -584,7 +584,7 @@ class StepEngine(Generic[Row]):
                 picture,
                 made_by=self._description,
                 choices=self._choices,
-                metadata=self._limits.metadata,
+                told=self._limits.told,
                 clock=self._clock,
             )
         # Given back first: who hears of the end must not find the drawing still running.

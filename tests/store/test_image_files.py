@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import os
 import stat
 import threading
@@ -12,13 +11,13 @@ from pathlib import Path
 
 import pytest
 from PIL import Image as PillowImage
-from PIL.PngImagePlugin import PngInfo
 
 from edge_node.domain import Image, TaskId
 from edge_node.errors import ImageGone
 from edge_node.store import image_files
 from edge_node.store.durable_file import FolderSync
 from edge_node.store.image_files import ImageFiles
+from edge_node.worker.image_encoding import encode
 from tests.set_clock import SetClock
 from tests.store.records import task_id
 
@@ -242,12 +241,16 @@ def test_the_oldest_make_room_but_for_those_just_stored(tmp_path: Path) -> None:
     run(tmp_path, story)
 
 
-def test_words_leave_an_image_that_is_as_old_as_before(tmp_path: Path) -> None:
-    info = PngInfo()
-    info.add_text("parameters", "a boat")
-    buffer = io.BytesIO()
-    PillowImage.new("RGB", (8, 8), "red").save(buffer, "PNG", pnginfo=info)
-    told = Image(content=buffer.getvalue(), format="png", width_px=8, height_px=8)
+@pytest.mark.parametrize("image_format", ["png", "webp", "jpeg"])
+def test_words_leave_an_image_that_is_as_old_as_before(tmp_path: Path, image_format: str) -> None:
+    drawn = encode(
+        PillowImage.new("RGB", (8, 8), "red"),
+        image_format=image_format,
+        texts={"parameters": "a boat"},
+    )
+    words = b"a boat" if image_format == "png" else "a boat".encode("utf-16-be")
+    assert words in drawn
+    told = Image(content=drawn, format=image_format, width_px=8, height_px=8)
 
     async def story(files: ImageFiles, clock: SetClock) -> None:
         await files.write(task_id(1), told)
@@ -255,8 +258,8 @@ def test_words_leave_an_image_that_is_as_old_as_before(tmp_path: Path) -> None:
         clock.now += 60.0
         await files.forget_words([task_id(1), task_id(2), task_id(3)])
         content, _ = await files.read(task_id(1))
-        assert b"a boat" not in content
-        assert (tmp_path / f"{task_id(1)}.png").read_bytes() == content
+        assert words not in content
+        assert (tmp_path / f"{task_id(1)}.{image_format}").read_bytes() == content
         assert len(list(tmp_path.iterdir())) == 2
         assert files.bytes_stored == len(content) + 20
         clock.now += 41.0

@@ -314,21 +314,34 @@ def test_formats_are_what_they_say(image_format: str) -> None:
         assert (opened.format, opened.size) == (image_format.upper(), (32, 16))
 
 
-def test_png_tells_its_parameters_unless_told_not_to() -> None:
-    picture = PillowImage.new("RGB", (8, 8))
-    metadata = image_encoding.png_metadata(
-        DRAWING, task_id=TaskId("a-1"), model="served", emulated_device="orin"
+def told_by(image_format: str, told: image_encoding.Metadata, task_id: str = "a-1") -> bytes:
+    texts = image_encoding.texts_of(
+        DRAWING, told=told, task_id=TaskId(task_id), model="served", emulated_device="orin"
     )
-    content = image_encoding.encode(picture, image_format="png", metadata=metadata)
-    with PillowImage.open(io.BytesIO(content)) as opened:
+    picture = PillowImage.new("RGB", (8, 8))
+    return image_encoding.encode(picture, image_format=image_format, texts=texts)
+
+
+def test_png_tells_its_parameters_unless_told_not_to() -> None:
+    with PillowImage.open(io.BytesIO(told_by("png", image_encoding.Metadata()))) as opened:
         assert opened.info == {
             "parameters": "a fox\nNegative prompt: a dog\nSteps: 28, Sampler: Euler, CFG scale: 7, "
             "Seed: 1, Size: 512x512, Model: served",
             "task_id": "a-1",
             "emulated_device": "orin",
         }
-    with PillowImage.open(io.BytesIO(image_encoding.encode(picture, image_format="png"))) as bare:
+    nothing = image_encoding.Metadata(parameters=False, task_ids=False)
+    with PillowImage.open(io.BytesIO(told_by("png", nothing))) as bare:
         assert bare.info == {}
+
+
+@pytest.mark.parametrize("image_format", image_encoding.FORMATS)
+def test_equal_drawings_are_equal_files_without_task_ids(image_format: str) -> None:
+    for parameters in (True, False):
+        told = image_encoding.Metadata(parameters=parameters, task_ids=False)
+        assert told_by(image_format, told, "a-1") == told_by(image_format, told, "a-2")
+    told = image_encoding.Metadata()
+    assert told_by(image_format, told, "a-1") != told_by(image_format, told, "a-2")
 
 
 @dataclass
@@ -401,10 +414,11 @@ def test_what_made_a_picture_another_one_is_told() -> None:
 
 def test_a_prompt_beyond_latin_survives() -> None:
     drawing = Drawing(**{**vars(DRAWING), "prompt": "狐 🦊", "negative_prompt": ""})
-    metadata = image_encoding.png_metadata(drawing, task_id=TaskId("a-1"), model="m")
-    content = image_encoding.encode(
-        PillowImage.new("RGB", (8, 8)), image_format="png", metadata=metadata
+    texts = image_encoding.texts_of(
+        drawing, told=image_encoding.Metadata(), task_id=TaskId("a-1"), model="m"
     )
+    picture = PillowImage.new("RGB", (8, 8))
+    content = image_encoding.encode(picture, image_format="png", texts=texts)
     with PillowImage.open(io.BytesIO(content)) as opened:
         assert opened.info["parameters"].startswith("狐 🦊\nSteps: 28")
 
