@@ -28,8 +28,8 @@ from edge_node.access import key_file
 from edge_node.access.key_use import KeyUse
 from edge_node.access.keys import ANYBODY, KeyLimits, KeyList, Scope
 from edge_node.api.key_check import KeyCheck
+from edge_node.client_variables import KEY_VARIABLE
 from edge_node.clock import SystemClock
-from edge_node.config_sources import KEY_VARIABLE
 from edge_node.console.local_cluster import LocalCluster, free_rest_port
 from edge_node.domain import NodeId
 

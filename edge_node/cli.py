@@ -471,19 +471,24 @@ def _dead_letters(options: argparse.Namespace) -> int:
 
 
 def _generate(options: argparse.Namespace) -> int:
-    from edge_node.console.generate import generate, init_image_field
+    from edge_node.client import DrawingOptions
+    from edge_node.console.generate import generate
 
-    request = {
-        "prompt": options.prompt,
-        "num_inference_steps": options.steps,
-        "guidance_scale": options.guidance_scale,
-        "seed": random.randrange(2**32) if options.seed is None else options.seed,
-        "size": options.size,
-        "init_image": init_image_field(options.init_image),
-        "strength": options.strength,
-    }
-    given = {key: value for key, value in request.items() if value is not None}
-    return asyncio.run(generate(options.node, given, out=options.out))
+    given = DrawingOptions(seed=random.randrange(2**32) if options.seed is None else options.seed)
+    if options.steps is not None:
+        given["num_inference_steps"] = options.steps
+    if options.guidance_scale is not None:
+        given["guidance_scale"] = options.guidance_scale
+    if options.size is not None:
+        given["size"] = options.size
+    return generate(
+        options.node,
+        options.prompt,
+        out=options.out,
+        init_image=options.init_image,
+        strength=options.strength,
+        options=given,
+    )
 
 
 def _replay(options: argparse.Namespace) -> int:

@@ -16,13 +16,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from edge_node.client_variables import FOR_CLIENTS
 from edge_node.config import SETTINGS, NodeConfig
 from edge_node.errors import InvalidRequest
 
-# What commands that are clients of a node find there: an API key, if nodes ask for one, and a file
-# with the authorities of nodes that speak TLS, where these are not the public's. No settings.
-KEY_VARIABLE, AUTHORITIES_VARIABLE = "DEDGEAI_API_KEY", "DEDGEAI_CA_FILE"
-FOR_CLIENTS = (KEY_VARIABLE, AUTHORITIES_VARIABLE)
 ENVIRONMENT_PREFIX = "DEDGEAI_"
 
 

@@ -14,8 +14,9 @@ from edge_node.child_options import (
     learner_alive_path,
     learner_command,
 )
+from edge_node.client_variables import FOR_CLIENTS
 from edge_node.config import SETTINGS, NodeConfig
-from edge_node.config_sources import FOR_CLIENTS, InvalidConfig, load, load_config
+from edge_node.config_sources import InvalidConfig, load, load_config
 from edge_node.errors import InvalidRequest
 from edge_node.worker.__main__ import checked, command_line
 

@@ -23,6 +23,7 @@ LONG_WITH_A_REASON = Path("edge_node/worker/tiny_sd3/train.py")
 PURE = {
     "changing",
     "checkpoint",
+    "client_variables",
     "requests",
     "rest_tls",
     "snapshot",
@@ -79,7 +80,8 @@ ALLOWED = {
     "edge_node.in_the_way": set(),
     "edge_node.sign_of_life": {"clock"},
     "edge_node.start_note": {"clock", "json_text"},
-    "edge_node.config_sources": {"config", "errors"},
+    "edge_node.client_variables": set(),
+    "edge_node.config_sources": {"client_variables", "config", "errors"},
     "edge_node.children": {"store.embedded_valkey", "supervision.child_process"},
     "edge_node.sole_owner": {"errors"},
     "edge_node.child_options": {"config", "errors", "guard.deciding", "worker_options"},
@@ -116,17 +118,19 @@ ALLOWED = {
     "edge_node.api": PURE | {"access", "api", "telemetry", "scheduler.guard.status"},
     "edge_node.worker": PURE | {"worker", "grpc_health", "peering.codec", "scheduler.longest_wait"},
     # Clients of a running node: they reach it over HTTP, like everyone else.
-    "edge_node.console": PURE | {"console", "supervision.launcher", "worker.tiny_sd3.scenes"},
+    "edge_node.client": {"client", "client_variables", "errors"},
+    "edge_node.console": PURE
+    | {"client", "console", "supervision.launcher", "worker.tiny_sd3.scenes"},
     # Looks at what the node and its worker would find, with their own eyes, and starts neither.
     "edge_node.console.doctor": PURE | {"console", "telemetry.jetson"},
     "edge_node.console.doctor_checks": PURE
-    | {"console", "peering.link_probe", "peering.tls", "telemetry.jetson", "worker"},
+    | {"client", "console", "peering.link_probe", "peering.tls", "telemetry.jetson", "worker"},
     "edge_node.console.certs": PURE | {"access", "console", "peering.tls"},
     "edge_node.console.deploy": PURE | {"access", "console", "peering.tls"},
     "edge_node.console.configuration": PURE | {"console", "node_keys", "peering.tls", "scheduler"},
     "edge_node.node_keys": {"access", "config", "errors", "peering.tls"},
     "edge_node.console.keys": PURE | {"access", "console"},
-    "edge_node.console.cluster_keys": PURE | {"access", "console"},
+    "edge_node.console.cluster_keys": PURE | {"access", "client", "console"},
     "edge_node.console.health": PURE | {"console", "child_options", "supervision.worker_client"},
     "edge_node.console.simulate": PURE | {"console", "scheduler"},
     "edge_node.console.train": PURE | {"console", "scheduler"},

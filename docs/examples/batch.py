@@ -7,34 +7,26 @@ own, and a line that was accepted before is the same task, drawn once.
 import asyncio
 import hashlib
 import sys
+from contextlib import AsyncExitStack
 from pathlib import Path
 
-import httpx
+from dedgeai.client import AsyncClient, DEdgeAIError
 
 AT_ONCE = 32
 
 
-async def draw(http: httpx.AsyncClient, node: str, prompt: str, path: Path) -> None:
-    """One image; waits as long as the node says when it is told to come again."""
+async def draw(client: AsyncClient, prompt: str, path: Path) -> None:
+    """One image; the client waits as long as the node says when it is told to come again."""
     key = hashlib.sha256(f"{path.name} {prompt}".encode()).hexdigest()
-    while True:
-        body = {"prompt": prompt, "num_inference_steps": 12}
-        answer = await http.post(
-            f"{node}/v1/tasks", json=body, headers={"Idempotency-Key": f"batch-{key}"}
+    try:
+        image = await client.generate(
+            prompt, num_inference_steps=12, idempotency_key=f"batch-{key}"
         )
-        if answer.status_code not in (429, 503):
-            break
-        await asyncio.sleep(float(answer.headers.get("retry-after", 1)))
-    task = answer.raise_for_status().json()
-    while task["status"] in ("queued", "in_progress"):
-        await asyncio.sleep(0.2)
-        task = (await http.get(f"{node}/v1/tasks/{task['id']}")).raise_for_status().json()
-    if task["status"] != "completed":
-        print(f"{path.name}: {task['status']}: {task['error']['message']}", file=sys.stderr)
+    except DEdgeAIError as error:
+        print(f"{path.name}: {error.message}", file=sys.stderr)
         return
-    image = await http.get(f"{node}/v1/tasks/{task['id']}/image")
-    path.write_bytes(image.raise_for_status().content)
-    print(f"{path.name}: {prompt}, drawn by {task['executor']}")
+    path.write_bytes(image.content)
+    print(f"{path.name}: {prompt}, drawn by {image.task.executor}")
 
 
 async def main(captions: str, folder: str, *nodes: str) -> None:
@@ -42,12 +34,13 @@ async def main(captions: str, folder: str, *nodes: str) -> None:
     Path(folder).mkdir(parents=True, exist_ok=True)
     prompts = [line.strip() for line in Path(captions).read_text().splitlines() if line.strip()]
     gate = asyncio.Semaphore(AT_ONCE)
-    async with httpx.AsyncClient(timeout=60.0) as http:
+    async with AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(AsyncClient(node)) for node in nodes]
 
         async def one(number: int, prompt: str) -> None:
             async with gate:
                 path = Path(folder) / f"{number:04d}.png"
-                await draw(http, nodes[number % len(nodes)], prompt, path)
+                await draw(clients[number % len(clients)], prompt, path)
 
         await asyncio.gather(*(one(number, prompt) for number, prompt in enumerate(prompts)))
 

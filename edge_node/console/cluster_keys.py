@@ -17,8 +17,8 @@ import httpx
 from edge_node.access import key_file
 from edge_node.access.keys import KeyList, Scope, UnreadableKeys
 from edge_node.access.signed_list import LIST_NAME, SIGNED_BYTES_MAX, NotSigned, verified
+from edge_node.client.connection import trusted
 from edge_node.console.certs import Authority
-from edge_node.console.rest_client import trusted
 from edge_node.errors import InvalidRequest
 
 # The operator's, as a deployment begins.

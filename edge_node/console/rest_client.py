@@ -1,45 +1,18 @@
-"""A small client of the REST surface, for the commands and benchmarks of this project.
+"""A client that measures, for the commands and benchmarks of this project: it never asks again.
 
-Users have the OpenAI SDK; this one measures, so it keeps out of the way: no retries.
+Users have the OpenAI SDK and `edge_node/client`.
 """
 
 from __future__ import annotations
 
 import base64
-import os
-import ssl
 import time
 from dataclasses import dataclass
 from typing import Any, Self
 
 import httpx
 
-from edge_node.config_sources import AUTHORITIES_VARIABLE, KEY_VARIABLE
-from edge_node.errors import InvalidRequest
-
-
-def key_header() -> dict[str, str]:
-    """The header with the API key that the environment holds; empty without one."""
-    key = os.environ.get(KEY_VARIABLE, "")
-    return {"Authorization": f"Bearer {key}"} if key else {}
-
-
-def trusted() -> ssl.SSLContext | bool:
-    """Whose certificates this project's commands believe: the public's, or a file's in PEM.
-
-    Raises:
-        InvalidRequest: the file that the environment names is none.
-    """
-    file = os.environ.get(AUTHORITIES_VARIABLE, "")
-    if not file:
-        return True
-    try:
-        return ssl.create_default_context(cafile=file)
-    except (OSError, ValueError) as problem:
-        raise InvalidRequest(
-            f"{AUTHORITIES_VARIABLE} is {file}, which cannot be used: {problem}. Name a PEM file "
-            "with the authority of the nodes' REST certificates, such as a cluster's ca.pem."
-        ) from None
+from edge_node.client.connection import key_header, trusted
 
 
 @dataclass(frozen=True, kw_only=True)

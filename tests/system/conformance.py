@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 from edge_node import cli
-from edge_node.config_sources import KEY_VARIABLE
+from edge_node.client_variables import KEY_VARIABLE
 from tests.system.local import EMULATED, cluster_of
 
 CONFIG = Path(__file__).parent.parent / "api" / "schemathesis.toml"

@@ -10,9 +10,9 @@ import httpx
 import pytest
 
 from edge_node import cli
+from edge_node.client.connection import trusted
 from edge_node.console.certs import Authority
 from edge_node.console.local_cluster import LocalCluster
-from edge_node.console.rest_client import trusted
 from tests.system.local import EMULATED, cluster_of
 
 pytestmark = pytest.mark.system

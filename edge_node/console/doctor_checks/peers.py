@@ -16,9 +16,9 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from edge_node.client.connection import key_header, trusted
 from edge_node.config import NodeConfig
 from edge_node.console.doctor_checks.finding import Finding
-from edge_node.console.rest_client import key_header, trusted
 from edge_node.errors import InvalidRequest, OriginUnavailable
 from edge_node.peering.link_probe import LinkMeasured, PeerFound, describe_peer, measure_link
 from edge_node.peering.tls import NodeTls
