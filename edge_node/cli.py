@@ -58,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_demo(commands)
     _add_generate(commands)
     _add_dead_letters(commands)
+    _add_mcp(commands)
     _add_keys(commands)
     _add_store_repair(commands)
     _add_weights(commands)
@@ -208,6 +209,14 @@ def _add_dead_letters(commands: Commands) -> None:
     parser.add_argument("--node", default=DEFAULT_URL, help="REST surface of the node")
     parser.add_argument("--retry", metavar="ID", help="accept this one anew, or all")
     parser.set_defaults(run=_dead_letters)
+
+
+def _add_mcp(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "mcp", help="tools for an agent on this machine, over standard input and output"
+    )
+    parser.add_argument("--node", default=DEFAULT_URL, help="REST surface of any node")
+    parser.set_defaults(run=_mcp)
 
 
 def _add_replay(commands: Commands) -> None:
@@ -468,6 +477,16 @@ def _dead_letters(options: argparse.Namespace) -> int:
     from edge_node.console.dead_letters import dead_letters
 
     return dead_letters(options.node, retry=options.retry)
+
+
+def _mcp(options: argparse.Namespace) -> int:
+    from edge_node.mcp.opening import require_mcp
+
+    require_mcp("dedgeai mcp")
+    from edge_node.mcp.stdio import serve_stdio
+
+    asyncio.run(serve_stdio(options.node))
+    return 0
 
 
 def _generate(options: argparse.Namespace) -> int:

@@ -43,6 +43,7 @@ from edge_node.guard.feed import keep_up_to_date
 from edge_node.in_the_way import put_aside
 from edge_node.lasting import Loops, Run, both
 from edge_node.learning.sharing import LearningShare, SharingSettings
+from edge_node.mcp.opening import open_endpoint
 from edge_node.moderation.opening import open_moderator
 from edge_node.node_keys import open_keys
 from edge_node.peering.caller import Caller, PeerConduct
@@ -530,6 +531,7 @@ class _Node:
     async def _serve(self, front_desk: FrontDesk, dispatcher: Dispatcher) -> None:
         config = self._config
         key_use = self._count_use(dispatcher)
+        agents = open_endpoint(config)
         app = create_app(
             front_desk,
             metrics=self._metrics,
@@ -543,7 +545,11 @@ class _Node:
             client_of_key=self._keys.client,
             keys=self._keys,
             key_use=key_use,
+            mcp=agents,
         )
+        if agents is not None:
+            agents.rest = app
+            self._background("answering agents", agents.run)
 
         async def drain() -> None:
             if self.given_up:

@@ -159,6 +159,22 @@ class RequestConfig(BaseModel):
         "others may not",
     )
 
+    # Agents.
+    mcp: bool = setting(
+        False,
+        "true: agents reach the node at /mcp, by the Model Context Protocol over streamable HTTP "
+        "(dedgeai[mcp]); keys and limits are those of REST",
+    )
+    mcp_calls_max: int = setting(
+        32,
+        "requests to /mcp under way at once: one lasts as long as its tool",
+        unit="requests",
+        gt=0,
+    )
+    mcp_request_bytes_max: int = setting(
+        4 * 2**20, "of one request to /mcp, an image in base64 included", unit="bytes", gt=0
+    )
+
     # Moderation.
     moderation_command: Annotated[tuple[str, ...], BeforeValidator(split)] = setting(
         (),

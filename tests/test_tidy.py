@@ -116,6 +116,11 @@ ALLOWED = {
     "edge_node.access": PURE | {"access"},
     "edge_node.moderation": PURE | {"moderation"},
     "edge_node.api": PURE | {"access", "api", "telemetry", "scheduler.guard.status"},
+    # For agents: a client of the REST surface, as everybody is.
+    "edge_node.mcp": {"client", "errors", "mcp"},
+    "edge_node.mcp.opening": {"config", "errors", "mcp"},
+    "edge_node.mcp.endpoint": {"api.error_responses", "api.key_check", "client", "config", "errors"}
+    | {"mcp"},
     "edge_node.worker": PURE | {"worker", "grpc_health", "peering.codec", "scheduler.longest_wait"},
     # Clients of a running node: they reach it over HTTP, like everyone else.
     "edge_node.client": {"client", "client_variables", "errors"},
@@ -143,6 +148,8 @@ ALLOWED = {
 }
 # The heavy world stays inside the worker and the learning side.
 HEAVY = {"torch", "diffusers", "transformers", "numba", "gymnasium", "PIL", "matplotlib"}
+# So does what only some nodes need.
+EXTRAS = {"mcp", "mcp_types", "zeroconf"}
 
 
 # What the repository holds at its top; nothing that a tool has left beside it.
@@ -282,6 +289,6 @@ def can_fail(
 
 
 def test_the_node_process_stays_light() -> None:
-    code = f"import edge_node.node, sys; print(sorted({HEAVY!r} & set(sys.modules)))"
+    code = f"import edge_node.node, sys; print(sorted({HEAVY | EXTRAS!r} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -10,6 +10,7 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.exceptions import ExceptionMiddleware
+from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from edge_node.access.key_file import KeyFile
@@ -124,6 +125,7 @@ def create_app(
     keys: KeyFile | None = None,
     key_use: KeyUse | None = None,
     keep_alive_s: float = 15.0,
+    mcp: ASGIApp | None = None,
 ) -> FastAPI:
     """The application; it starts nothing and needs no lifespan.
 
@@ -141,6 +143,7 @@ def create_app(
         keys: takes a signed list of keys that is handed to the node.
         key_use: refuses what a key may not ask for.
         keep_alive_s: silence on an event stream after which a comment is sent.
+        mcp: answers agents at /mcp, if any does.
     """
     app = _Application(
         metrics=metrics,
@@ -165,5 +168,7 @@ def create_app(
     # As they are, not included: FastAPI would go by its own way to a function again.
     for module in _SURFACES:
         app.router.routes.extend(module.router.routes)
+    if mcp is not None:
+        app.router.routes.append(Route("/mcp", mcp, methods=["POST"]))
     add_error_handlers(app)
     return app

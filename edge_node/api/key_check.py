@@ -22,6 +22,10 @@ from edge_node.errors import DEdgeAIError, TaskNotFound
 # proves itself.
 _OPEN = frozenset({"/livez", "/readyz", "/metrics", "/v1/keys"})
 _OPERATED = "/v1/dead_letters"
+# What is asked for here is asked again of the REST surface, tool by tool.
+_BY_TOOL = "/mcp"
+# In a request's state: this node makes it to answer another one, which was counted.
+PART_OF_ANOTHER = "part_of_another"
 _OF_OWN_REQUESTS = ("/sdapi/", "/internal/")
 _READING = frozenset({"GET", "HEAD"})
 
@@ -82,7 +86,8 @@ class KeyCheck:
 
     def _why_not(self, client: Client | None, scope: Scope) -> DEdgeAIError | None:
         refusal = _refusal(client, scope)
-        if refusal is None and client is not None:
+        counted = scope.get("state", {}).get(PART_OF_ANOTHER, False)
+        if refusal is None and client is not None and not counted:
             try:
                 self._ask(client)
             except DEdgeAIError as error:
@@ -128,6 +133,8 @@ def _refusal(client: Client | None, scope: Scope) -> DEdgeAIError | None:
         client = _demand(client)
     except InvalidApiKey as error:
         return error
+    if scope["path"] == _BY_TOOL:
+        return None
     needed = _needed(scope["method"], scope["path"])
     if client.may(needed):
         return None

@@ -49,6 +49,7 @@ class AsyncClient:
         patience: how long it goes on where a node says to come again, or is away for a moment.
             A node that never answered is not waited for.
         transport: of httpx, in place of the network.
+        headers: sent with every request, as `traceparent`.
 
     Raises:
         RequestRefused: by every method; the node said no, and why.
@@ -63,6 +64,7 @@ class AsyncClient:
         timeout_s: float = 60.0,
         patience: Patience | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         self.address = address.rstrip("/")
         self._patience = patience or Patience()
@@ -72,7 +74,7 @@ class AsyncClient:
             timeout=timeout_s,
             trust_env=False,
             verify=trusted(),
-            headers=key_header(api_key),
+            headers={**key_header(api_key), **(headers or {})},
             transport=transport,
         )
 

@@ -48,6 +48,7 @@ class Client:
         patience: how long it goes on where a node says to come again, or is away for a moment.
             A node that never answered is not waited for.
         transport: of httpx, in place of the network.
+        headers: sent with every request, as `traceparent`.
 
     Raises:
         RequestRefused: by every method; the node said no, and why.
@@ -62,6 +63,7 @@ class Client:
         timeout_s: float = 60.0,
         patience: Patience | None = None,
         transport: httpx.BaseTransport | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         self.address = address.rstrip("/")
         self._patience = patience or Patience()
@@ -71,7 +73,7 @@ class Client:
             timeout=timeout_s,
             trust_env=False,
             verify=trusted(),
-            headers=key_header(api_key),
+            headers={**key_header(api_key), **(headers or {})},
             transport=transport,
         )
 

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Collection
 from dataclasses import dataclass
 
 import httpx
+from fastapi import FastAPI
 
 from edge_node.access.key_use import KeyUse
 from edge_node.access.keys import ANYBODY, Client
@@ -46,6 +47,7 @@ class Served:
     front_desk: MemoryFrontDesk
     url: str
     connections: Connections
+    app: FastAPI
 
 
 @contextlib.asynccontextmanager
@@ -89,7 +91,9 @@ async def served(
     sweeping = asyncio.create_task(connections.sweep())
     try:
         async with httpx.AsyncClient(base_url=url, timeout=5.0, trust_env=False) as http:
-            yield Served(http=http, front_desk=front_desk, url=url, connections=connections)
+            yield Served(
+                http=http, front_desk=front_desk, url=url, connections=connections, app=app
+            )
     finally:
         server.should_exit = True
         await serving

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent.parent
 # What may be shipped beside code of any licence; zeroconf is imported unchanged, and only where
 # nodes are to find each other by themselves.
 ALLOWED = {
-    *("MIT", "MIT-CMU", "ISC", "0BSD", "Zlib", "CC0-1.0", "BSD-2-Clause", "BSD-3-Clause"),
+    *("MIT", "MIT-0", "MIT-CMU", "ISC", "0BSD", "Zlib", "CC0-1.0", "BSD-2-Clause", "BSD-3-Clause"),
     *("Apache-2.0", "Apache-2.0 WITH LLVM-exception", "MPL-2.0", "PSF-2.0", "CNRI-Python"),
     "LGPL-2.1-or-later",
 }
