@@ -269,7 +269,7 @@ class Peer(Protocol):
         ...
 
     def watch_events(
-        self, *, after: int | None, client: str, owner: NodeId
+        self, *, after: int | None, client: str, previews: bool, owner: NodeId
     ) -> AsyncGenerator[Happened, None]:
         """What happens to tasks of that node, which is `owner`; as Journal.read."""
         ...

@@ -27,7 +27,7 @@ from edge_node.happenings import ClusterEvent, NodeSeen
 
 router = APIRouter(route_class=DirectRoute)
 
-_OF_STREAMS = ("owner",)
+_OF_STREAMS = ("owner", "previews")
 _ID_CHARS_MAX = 8000
 _OF_NODE = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}:\d{1,15}"
 LAST_SEEN = rf"{_OF_NODE}(,{_OF_NODE})*"
@@ -40,15 +40,24 @@ async def follow_cluster(request: Request) -> Response:
 
     `task` is something that happened to a task, `node` how a node is seen now, and `missed` says
     that a node no longer knows what happened since: then lists have it. It does not end by itself.
+    With `previews=true` steps come with their pictures, of tasks for which some are made.
     """
     surface = surface_of(request)
     refuse_unknown(request.query_params, _OF_STREAMS)
     client = owner_in(request.query_params, client_of(request))
+    previews = _previews_in(request.query_params.get("previews", ""))
     after = _seen_in(request.headers.get("last-event-id", "").strip())
     if wants_head_alone(request):
         return Response(media_type=EVENT_STREAM)
-    stream = _encoded(surface, after, client)
+    watching = surface.front_desk.watch_cluster(after=after, client=client, previews=previews)
+    stream = _encoded(surface, after, watching)
     return event_response(request, stream, keep_alive_s=surface.keep_alive_s)
+
+
+def _previews_in(text: str) -> bool:
+    if text not in ("", "true", "false"):
+        raise InvalidRequest("`previews` can be true or false.", param="previews")
+    return text == "true"
 
 
 def _seen_in(text: str) -> dict[NodeId, int]:
@@ -65,12 +74,11 @@ def _seen_in(text: str) -> dict[NodeId, int]:
 
 
 async def _encoded(
-    surface: Surface, after: Mapping[NodeId, int], client: str
+    surface: Surface, after: Mapping[NodeId, int], watching: AsyncGenerator[ClusterEvent, None]
 ) -> AsyncGenerator[bytes, None]:
     surface.metrics.watchers_changed(1)
     seen = dict(after)
     try:
-        watching = surface.front_desk.watch_cluster(after=after, client=client)
         async with aclosing(watching) as events:
             async for event in events:
                 yield _one(event, seen)

@@ -72,12 +72,12 @@ class FrontDeskPort(Protocol):
         ...
 
     def watch_cluster(
-        self, *, after: Mapping[NodeId, int], client: str
+        self, *, after: Mapping[NodeId, int], client: str, previews: bool
     ) -> AsyncGenerator[ClusterEvent, None]:
         """What happens to tasks of all nodes, and to the nodes, for as long as it is read.
 
         `after` is the last number seen of each node; of others it is told what happens from now on.
-        `client` is whose tasks are meant, or empty for all.
+        `client` is whose tasks are meant, or empty for all. `previews`: with pictures on the way.
         """
         ...
 

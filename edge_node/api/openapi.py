@@ -371,6 +371,7 @@ OPERATIONS: dict[tuple[str, str], Json] = {
     ("/v1/events", "get"): {
         "headers": [
             _OF_FILTERS[2],
+            _query("previews", "Steps come with their pictures.", enum=["true", "false"]),
             _header("Last-Event-ID", "The last one seen.", pattern=f"^({LAST_SEEN})?$"),
         ],
         "answers": {

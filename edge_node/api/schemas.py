@@ -56,6 +56,7 @@ class _DrawingFields(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="ignore")
     prompt_needed: ClassVar[bool] = True
+    previews_max: ClassVar[int] = 3  # OpenAI's
 
     prompt: str
     model: str | None = None
@@ -80,6 +81,7 @@ class TaskRequest(_DrawingFields):
     """POST /v1/tasks. Ours alone, so a field that it does not know is a mistake of the client."""
 
     model_config = ConfigDict(extra="forbid")
+    previews_max: ClassVar[int] = 100  # one after each step but the last, for who watches
 
     # PNG, JPEG, WebP or GIF in base64, as it is or as a data: URL; or its address.
     init_image: str | None = None
@@ -190,7 +192,9 @@ def order(
         low=0,
         high=_SEED_MAX - count,
     )
-    previews = _within("partial_images", request.partial_images, default=0, low=0, high=3)
+    previews = _within(
+        "partial_images", request.partial_images, default=0, low=0, high=request.previews_max
+    )
     drawing = Drawing(
         prompt=request.prompt,
         negative_prompt=request.negative_prompt or "",

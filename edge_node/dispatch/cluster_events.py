@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing
+from dataclasses import replace
+from typing import NamedTuple
 
 from edge_node.clock import Clock
 from edge_node.dispatch.journal import Journal
 from edge_node.domain import NodeId
 from edge_node.errors import DEdgeAIError
-from edge_node.happenings import ClusterEvent, NodeSeen
+from edge_node.happenings import ClusterEvent, Happened, NodeSeen
 from edge_node.ports import Peers
 from edge_node.tasks.cluster_view import ClusterView
 
@@ -22,6 +24,13 @@ from edge_node.tasks.cluster_view import ClusterView
 LOOK_S = 0.5
 # What waits until its reader has taken what came before; then nodes are read no further.
 WAITING_MAX = 256
+# Of these, what comes with its picture: who reads slower is told of steps alone.
+PICTURES_WAITING_MAX = 16
+
+
+class _Wanted(NamedTuple):
+    client: str
+    previews: bool
 
 
 class ClusterEvents:
@@ -45,16 +54,18 @@ class ClusterEvents:
         self._clock = clock
 
     async def follow(
-        self, *, after: Mapping[NodeId, int], client: str
+        self, *, after: Mapping[NodeId, int], client: str, previews: bool
     ) -> AsyncGenerator[ClusterEvent, None]:
         """What happens, for as long as it is followed; first of each node how far its reader is.
 
         Args:
             after: the last number seen of each node; of the others what happens from now on.
             client: whose tasks are meant; empty for all.
+            previews: pictures on the way are wanted.
         """
         arrived: asyncio.Queue[ClusterEvent] = asyncio.Queue(maxsize=WAITING_MAX)
-        own = self._own(after.get(self._own_id), client, arrived)
+        wanted = _Wanted(client=client, previews=previews)
+        own = self._own(after.get(self._own_id), wanted, arrived)
         following = {self._own_id: asyncio.create_task(own)}
 
         async def look() -> None:
@@ -62,7 +73,7 @@ class ClusterEvents:
             while True:
                 for node_id in self._peers.addresses.values():
                     if node_id is not None and node_id not in following:
-                        theirs = self._theirs(node_id, after.get(node_id), client, arrived)
+                        theirs = self._theirs(node_id, after.get(node_id), wanted, arrived)
                         following[node_id] = asyncio.create_task(theirs)
                 for node_id, seen in self._nodes():
                     if shown.get(node_id) != seen:
@@ -81,28 +92,34 @@ class ClusterEvents:
             await asyncio.gather(*ending, return_exceptions=True)
 
     async def _own(
-        self, after: int | None, client: str, arrived: asyncio.Queue[ClusterEvent]
+        self, after: int | None, wanted: _Wanted, arrived: asyncio.Queue[ClusterEvent]
     ) -> None:
-        async with aclosing(self._journal.read(after=after, client=client)) as happenings:
+        reading = self._journal.read(after=after, client=wanted.client, previews=wanted.previews)
+        async with aclosing(reading) as happenings:
             async for one in happenings:
-                await arrived.put(ClusterEvent(node_id=self._own_id, what=one))
+                await arrived.put(ClusterEvent(node_id=self._own_id, what=_fitting(one, arrived)))
 
     async def _theirs(
         self,
         node_id: NodeId,
         after: int | None,
-        client: str,
+        wanted: _Wanted,
         arrived: asyncio.Queue[ClusterEvent],
     ) -> None:
         while True:
             peer = self._peers.client(node_id)
             if peer is not None:
                 try:
-                    watching = peer.watch_events(after=after, client=client, owner=node_id)
+                    watching = peer.watch_events(
+                        after=after,
+                        client=wanted.client,
+                        previews=wanted.previews,
+                        owner=node_id,
+                    )
                     async with aclosing(watching) as happenings:
                         async for one in happenings:
-                            after = one.number
-                            await arrived.put(ClusterEvent(node_id=node_id, what=one))
+                            after, fitting = one.number, _fitting(one, arrived)
+                            await arrived.put(ClusterEvent(node_id=node_id, what=fitting))
                 except DEdgeAIError:
                     pass  # how it is seen says so
             await asyncio.sleep(LOOK_S)
@@ -114,3 +131,10 @@ class ClusterEvents:
                 state.node_id,
                 NodeSeen(alive=view.alive, accepting=view.alive and state.accepting),
             )
+
+
+def _fitting(happened: Happened, arrived: asyncio.Queue[ClusterEvent]) -> Happened:
+    """Without its picture where too many wait: a picture may have a megabyte."""
+    if not (happened.event and happened.event.preview) or arrived.qsize() < PICTURES_WAITING_MAX:
+        return happened
+    return replace(happened, event=replace(happened.event, preview=b""))

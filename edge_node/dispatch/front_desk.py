@@ -233,10 +233,10 @@ class FrontDesk:
                 yield event
 
     def watch_cluster(
-        self, *, after: Mapping[NodeId, int], client: str
+        self, *, after: Mapping[NodeId, int], client: str, previews: bool
     ) -> AsyncGenerator[ClusterEvent, None]:
         """What happens to tasks of all nodes, and to the nodes; as ClusterEvents.follow."""
-        return self._events.follow(after=after, client=client)
+        return self._events.follow(after=after, client=client, previews=previews)
 
     async def until_final(self, task_id: TaskId) -> TaskRecord:
         """A task of this node, once it is over; raises TaskNotFound."""

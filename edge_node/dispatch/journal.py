@@ -19,6 +19,8 @@ from edge_node.tasks.lifecycle import Lifecycle
 
 # The latest of all tasks; each without its preview, some 400 bytes.
 KEPT_MAX = 10_000
+# The latest pictures on the way, of whatever task: whoever reads as it happens is shown each.
+PICTURES_BYTES_MAX = 8 * 2**20
 # Who is told of none of so many is told how far he is, so that he does not come back too late.
 QUIET_MAX = KEPT_MAX // 10
 # Far more than can happen in one life of a node.
@@ -39,6 +41,8 @@ class Journal:
         self._lifecycle = lifecycle
         self._expected = expected
         self._kept: deque[Happened] = deque(maxlen=KEPT_MAX)
+        self._pictures: dict[int, bytes] = {}
+        self._pictures_bytes = 0
         # In their order, so that a simulated run is the same every time.
         self._readers: dict[asyncio.Event, None] = {}
 
@@ -48,19 +52,31 @@ class Journal:
         if record is None:
             return
         self._last += 1
-        bare = replace(event, preview=b"") if event.preview else event
+        bare = event
+        if event.preview:
+            bare = replace(event, preview=b"")
+            self._keep_picture(event.preview)
         self._kept.append(
             Happened(number=self._last, task_id=task_id, client=record.task.client, event=bare)
         )
         for changed in self._readers:
             changed.set()
 
-    async def read(self, *, after: int | None, client: str) -> AsyncGenerator[Happened, None]:
+    def _keep_picture(self, picture: bytes) -> None:
+        self._pictures[self._last] = picture
+        self._pictures_bytes += len(picture)
+        while self._pictures_bytes > PICTURES_BYTES_MAX:
+            self._pictures_bytes -= len(self._pictures.pop(next(iter(self._pictures))))
+
+    async def read(
+        self, *, after: int | None, client: str, previews: bool = False
+    ) -> AsyncGenerator[Happened, None]:
         """First where the reader is, then what happens, for as long as it is read.
 
         Args:
             after: the last number seen; None for what happens from now on.
             client: whose tasks are meant; empty for all.
+            previews: pictures on the way are wanted, as far as they are kept.
         """
         changed = asyncio.Event()
         self._readers[changed] = None
@@ -81,7 +97,7 @@ class Journal:
                     seen = happened.number
                     if client in ("", happened.client):
                         told = seen
-                        yield self._told(happened)
+                        yield self._told(happened, previews=previews)
                 if seen - told >= QUIET_MAX:
                     told = seen
                     yield Happened(number=seen)
@@ -99,8 +115,10 @@ class Journal:
         """Whether something is not kept that came after; or the number is none of this node's."""
         return not self._oldest - 1 <= seen <= self._last
 
-    def _told(self, happened: Happened) -> Happened:
+    def _told(self, happened: Happened, *, previews: bool) -> Happened:
         assert happened.task_id is not None
         assert happened.event is not None
         event = self._expected.of_event(happened.task_id, happened.event)
+        if previews and happened.number in self._pictures:
+            event = replace(event, preview=self._pictures[happened.number])
         return replace(happened, event=event)

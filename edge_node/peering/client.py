@@ -237,10 +237,10 @@ class PeerClient:
                 call.cancel()
 
     async def watch_events(
-        self, *, after: int | None, client: str, owner: NodeId
+        self, *, after: int | None, client: str, previews: bool, owner: NodeId
     ) -> AsyncGenerator[Happened, None]:
         """What happens to tasks of the peer, which is `owner`, for as long as it is read."""
-        request = node_pb2.WatchEventsRequest(after=after, client=client)
+        request = node_pb2.WatchEventsRequest(after=after, client=client, previews=previews)
         async with self._heard("WatchEvents") as stub:
             call = stub.WatchEvents(request)
             try:

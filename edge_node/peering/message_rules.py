@@ -378,7 +378,7 @@ RULES: dict[str, dict[str, Check]] = {
     "ForgetTaskResponse": {"forgotten": anything},
     "WatchTaskRequest": {"task_id": _TASK, "after": _BIG_COUNT},
     "WatchTaskResponse": _EVENT,
-    "WatchEventsRequest": {"after": _BIG_COUNT, "client": _SHORT},
+    "WatchEventsRequest": {"after": _BIG_COUNT, "client": _SHORT, "previews": anything},
     "WatchEventsResponse": {
         "number": _BIG_COUNT,
         "task_id": _TASK_OR_NONE,

@@ -204,7 +204,9 @@ class NodeServicer(node_pb2_grpc.NodeServiceServicer):
         async with self._call("WatchEvents", context):
             message_rules.check(request)
             after = request.after if request.HasField("after") else None
-            reading = self._service.watch_events(after=after, client=request.client)
+            reading = self._service.watch_events(
+                after=after, client=request.client, previews=request.previews
+            )
             async with aclosing(reading) as happenings:
                 async for happened in happenings:
                     yield event_codec.happened_to_proto(happened)

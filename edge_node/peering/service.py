@@ -176,9 +176,11 @@ class PeerService:
         """Events of a task of this node, to the final one; raises TaskNotFound on the way."""
         return self._dispatcher.own_tasks.watch(task_id, after=after)
 
-    def watch_events(self, *, after: int | None, client: str) -> AsyncGenerator[Happened, None]:
+    def watch_events(
+        self, *, after: int | None, client: str, previews: bool
+    ) -> AsyncGenerator[Happened, None]:
         """What happens to tasks of this node; as Journal.read."""
-        return self._dispatcher.journal.read(after=after, client=client)
+        return self._dispatcher.journal.read(after=after, client=client, previews=previews)
 
     async def fetch_image(self, task_id: TaskId) -> tuple[bytes, str]:
         """The image of a task of this node; or TaskNotFound, ImageNotReady or ImageGone."""

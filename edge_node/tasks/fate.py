@@ -8,6 +8,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from edge_node.changing import changed
 from edge_node.clock import Moment
 from edge_node.domain import (
     Fence,
@@ -26,6 +27,8 @@ STORY_LINES_MAX = 40
 # Of a fate without its prompts, and of an event or a line of its story.
 FATE_BYTES = 2000
 TOLD_BYTES = 400
+# The latest pictures on the way of a task, for who comes late: each may have a megabyte.
+PICTURES_KEPT_MAX = 3
 # How watchers are told of an end.
 END_KINDS = {
     TaskStatus.COMPLETED: TaskEventKind.FINISHED,
@@ -165,7 +168,14 @@ class Fate:
             preview=preview,
         )
         self.events.append(event)
+        if preview:
+            self._let_old_pictures_go()
         return event
+
+    def _let_old_pictures_go(self) -> None:
+        shown = [index for index, event in enumerate(self.events) if event.preview]
+        for index in shown[:-PICTURES_KEPT_MAX]:
+            self.events[index] = changed(self.events[index], preview=b"")
 
     def what_is_wrong(self, *, moves_max: int, term: int) -> str:
         """What a task that is not over may not be; empty if nothing is."""

@@ -84,6 +84,7 @@ class MemoryFrontDesk:
         self.missing: tuple[Missing, ...] = ()
         self.happening: list[ClusterEvent] = []
         self.followed: list[tuple[dict[NodeId, int], str]] = []
+        self.previews_wanted: list[bool] = []
         self._records: dict[TaskId, TaskRecord] = {}
         self._events: dict[TaskId, list[TaskEvent]] = {}
         self._changed = asyncio.Condition()
@@ -255,9 +256,10 @@ class MemoryFrontDesk:
                 return
 
     async def watch_cluster(
-        self, *, after: Mapping[NodeId, int], client: str
+        self, *, after: Mapping[NodeId, int], client: str, previews: bool
     ) -> AsyncGenerator[ClusterEvent, None]:
         self.followed.append((dict(after), client))
+        self.previews_wanted.append(previews)
         for event in self.happening:
             yield event
         await asyncio.Event().wait()

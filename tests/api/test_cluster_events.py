@@ -62,7 +62,9 @@ def test_what_happens_is_one_stream_with_ids_to_go_on_from() -> None:
             assert (missed["event"], missed["id"]) == ("missed", "orin-a:11,orin-b:7")
             assert json.loads(missed["data"]) == {"node": "orin-b"}
             await blocks(node.http, 1, headers={"Last-Event-ID": missed["id"]})
-            assert front_desk.followed == [({}, ""), ({A: 11, B: 7}, "")]
+            await blocks(node.http, 1, params={"previews": "true"})
+            assert front_desk.followed == [({}, ""), ({A: 11, B: 7}, ""), ({}, "")]
+            assert front_desk.previews_wanted == [False, False, True]
             await let_go(node)
 
     asyncio.run(story())
@@ -83,6 +85,8 @@ def test_what_is_no_id_and_no_filter_is_said() -> None:
                 check(answer, status=400, code="invalid_request", param="Last-Event-ID")
             answer = await node.http.get("/v1/events?status=queued")
             check(answer, status=400, code="invalid_request", param="status")
+            answer = await node.http.get("/v1/events?previews=yes")
+            check(answer, status=400, code="invalid_request", param="previews")
             assert (await node.http.head("/v1/events")).status_code == 200
             assert node.front_desk.followed == []
 
@@ -122,7 +126,7 @@ def test_a_stream_ends_with_the_key_that_began_it() -> None:
         happened = asyncio.Event()
 
         async def watch_cluster(
-            self, *, after: Mapping[NodeId, int], client: str
+            self, *, after: Mapping[NodeId, int], client: str, previews: bool
         ) -> AsyncGenerator[ClusterEvent, None]:
             yield here
             await self.happened.wait()

@@ -201,9 +201,11 @@ class Connection:
         return self._stream(lambda p: p.service.watch_task(task_id, after=after))
 
     def watch_events(
-        self, *, after: int | None, client: str, owner: NodeId
+        self, *, after: int | None, client: str, previews: bool, owner: NodeId
     ) -> AsyncGenerator[Happened, None]:
-        return self._stream(lambda p: p.service.watch_events(after=after, client=client))
+        return self._stream(
+            lambda p: p.service.watch_events(after=after, client=client, previews=previews)
+        )
 
     async def fetch_image(self, task_id: TaskId) -> tuple[bytes, str]:
         return await self._once(lambda p: p.service.fetch_image(task_id))

@@ -94,7 +94,11 @@ def test_who_missed_something_is_told_so(tmp_path: Path, monkeypatch: pytest.Mon
     run(small, story)
 
 
-def test_previews_are_for_who_watches_the_task(node: Origin) -> None:
+def test_previews_are_for_who_asks_for_them_and_the_latest_are_kept(
+    node: Origin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal, "PICTURES_BYTES_MAX", 7)
+
     async def story() -> None:
         await node.start()
         book = node.dispatcher.journal
@@ -105,6 +109,11 @@ def test_previews_are_for_who_watches_the_task(node: Origin) -> None:
         book.note(TaskId("own-unknown"), event)
         *_, told = await some(book.read(after=NUMBERS_OF_A_LIFE, client=""), 5)
         assert told.event == replace(event, preview=b"", eta_s=told.event.eta_s)
+        for step in (1, 2):
+            book.note(task_id, replace(event, step=step))
+        shown = book.read(after=told.number - 1, client="", previews=True)
+        _, *latest = await some(shown, 4)
+        assert [one.event.preview for one in latest] == [b"", b"png", b"png"]
 
     run(node, story)
 
@@ -134,11 +143,12 @@ class Talking(SetPeers):
         self.says: list[list[Happened]] = []
 
     async def watch_events(
-        self, *, after: int | None, client: str, owner: NodeId
+        self, *, after: int | None, client: str, previews: bool, owner: NodeId
     ) -> AsyncGenerator[Happened, None]:
         self.asked.append((after, client, owner))
         if not self.says:
             await asyncio.Event().wait()
+        assert previews
         for one in self.says.pop(0):
             yield one
         raise OriginUnavailable("the connection broke")
@@ -158,7 +168,7 @@ def test_the_cluster_is_one_stream_that_goes_on_where_a_connection_broke(
         await node.start()
         parts: Any = {"view": node.view, "peers": peers, "clock": node.clock}
         stream = ClusterEvents(node.dispatcher.journal, own_id=OWN, **parts)
-        following = stream.follow(after={PEER: 4}, client="ab12")
+        following = stream.follow(after={PEER: 4}, client="ab12", previews=True)
         seen: list[ClusterEvent] = []
 
         async def until(what: Any) -> None:
@@ -178,5 +188,37 @@ def test_the_cluster_is_one_stream_that_goes_on_where_a_connection_broke(
         await until(NodeSeen(alive=False, accepting=False))
         await following.aclose()
         assert not node.dispatcher.journal._readers
+
+    run(node, story)
+
+
+def test_who_reads_slowly_is_told_of_steps_without_their_pictures(
+    node: Origin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster_events, "PICTURES_WAITING_MAX", 3)
+    peers = Talking()
+    peers.addresses = {}
+
+    async def story() -> None:
+        await node.start()
+        task_id = await submitted(node)
+        await node.dispatcher.own_tasks.until_final(task_id)
+        parts: Any = {"view": node.view, "peers": peers, "clock": node.clock}
+        stream = ClusterEvents(node.dispatcher.journal, own_id=OWN, **parts)
+        following = stream.follow(after={}, client="", previews=True)
+        here = await anext(following)
+        event = TaskEvent(sequence=9, kind=TaskEventKind.STEP, unix_s=1.0, preview=b"png")
+        for step in range(1, 9):
+            node.dispatcher.journal.note(task_id, replace(event, step=step))
+        told: list[bytes] = []
+        async with asyncio.timeout(5):
+            while len(told) < 8:
+                what = (await anext(following)).what
+                if isinstance(what, Happened) and what.event is not None:
+                    told.append(what.event.preview)
+        assert isinstance(here, ClusterEvent)
+        assert told[0] == b"png"
+        assert b"" in told
+        await following.aclose()
 
     run(node, story)

@@ -106,6 +106,17 @@ def test_a_task_is_unknown_until_it_is_on_disk() -> None:
     assert machine.in_flight == 0
 
 
+def test_who_comes_late_finds_the_latest_pictures_and_not_all_of_them() -> None:
+    machine = submitted(drawing=replace(DRAWING, steps=9, previews=8))
+    placed(machine)
+    for step in range(1, 7):
+        report(machine, StepFinished(step=step, steps=9, preview=b"%d" % step))
+    events = machine.events(TASK_ID)
+    assert events is not None
+    assert [event.preview for event in events if event.preview] == [b"4", b"5", b"6"]
+    assert [event.step for event in events][-6:] == [1, 2, 3, 4, 5, 6]
+
+
 def test_a_synchronous_task_does_not_wait_for_the_disk() -> None:
     machine = Lifecycle(LifecycleLimits(), term=1)
     one = task(durability=Durability.JOURNALLED)

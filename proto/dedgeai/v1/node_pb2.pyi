@@ -420,12 +420,14 @@ class WatchTaskResponse(_message.Message):
     def __init__(self, sequence: _Optional[int] = ..., kind: _Optional[str] = ..., at: _Optional[float] = ..., attempt: _Optional[int] = ..., executor: _Optional[str] = ..., step: _Optional[int] = ..., steps: _Optional[int] = ..., queue_position: _Optional[int] = ..., error_code: _Optional[str] = ..., error_message: _Optional[str] = ..., preview: _Optional[bytes] = ..., eta_s: _Optional[float] = ...) -> None: ...
 
 class WatchEventsRequest(_message.Message):
-    __slots__ = ("after", "client")
+    __slots__ = ("after", "client", "previews")
     AFTER_FIELD_NUMBER: _ClassVar[int]
     CLIENT_FIELD_NUMBER: _ClassVar[int]
+    PREVIEWS_FIELD_NUMBER: _ClassVar[int]
     after: int
     client: str
-    def __init__(self, after: _Optional[int] = ..., client: _Optional[str] = ...) -> None: ...
+    previews: bool
+    def __init__(self, after: _Optional[int] = ..., client: _Optional[str] = ..., previews: _Optional[bool] = ...) -> None: ...
 
 class WatchEventsResponse(_message.Message):
     __slots__ = ("number", "task_id", "client", "event", "missed")
