@@ -13,7 +13,7 @@ NODELESS := $(addprefix tests/,api benchmarks cluster deploy dispatch guard lear
 FILLING := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 WAITING := --numprocesses 4 --dist worksteal
 
-.PHONY: audit demo test test-newest mutants seeds trial lint type proto bench figures lock validate-deploy bundle clean install
+.PHONY: audit browser demo test test-newest mutants seeds trial lint type proto bench figures lock validate-deploy bundle clean install
 
 install: $(INSTALLED)
 
@@ -37,7 +37,15 @@ $(INSTALLED): pyproject.toml constraints-cpu.txt constraints-dev.txt
 demo: install
 	$(BIN)/dedgeai demo --out out
 
-test: install
+# What tests/page look with: Debian's chromium, where apt is there and one is root. Elsewhere these
+# tests are skipped and say so; PAGE_BROWSER=required fails them.
+browser:
+	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+		&& apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes \
+			--no-install-recommends chromium >/dev/null; } \
+		|| echo "There is no chromium: the tests of the page will be skipped"
+
+test: install browser
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

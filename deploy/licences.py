@@ -52,7 +52,7 @@ _HEAD = """# Licences
 Written by `deploy/licences.py` (`make lock`) from the packages' own metadata: what a device gets,
 beside the base image of `docker/Dockerfile.jetson` and its torch (BSD-3-Clause). Versions and
 hashes are in `docker/requirements.txt`; an image says what is in it in
-`/opt/dedgeai/sbom.cdx.json`.
+`/opt/dedgeai/sbom.cdx.json`. The page brings lit's files (BSD-3-Clause) with their licence.
 This project itself is under Apache-2.0; models have licences of their own (docs/models.md).
 
 | package | licence |

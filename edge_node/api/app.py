@@ -26,6 +26,7 @@ from edge_node.api import (
     openai_images,
     openapi,
     operations,
+    page,
     task_lists,
 )
 from edge_node.api.addressing import Addresses, Addressing
@@ -56,6 +57,7 @@ _SURFACES = (
     *(openai_images, openai_edits, automatic1111, image_tasks, task_lists, jobs, operations),
     cluster_events,
     cluster_keys,
+    page,
 )
 
 

@@ -30,10 +30,11 @@ _log = logging.getLogger(__name__)
 # Nobody reads it: the client is gone. The number is nginx's and tells it apart in metrics.
 CLIENT_CLOSED_REQUEST = 499
 
-# What is sent is an image, JSON or text, and nothing that a browser should look into or run.
+# What is sent is an image, JSON or text, and nothing that a browser should look into or run; but
+# for the page, which brings a policy of its own.
+_CONTENT_POLICY = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
 _SECURITY_HEADERS = (
     (b"x-content-type-options", b"nosniff"),
-    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
     (b"referrer-policy", b"no-referrer"),
 )
 
@@ -161,6 +162,8 @@ class RequestFrame:
         headers = MutableHeaders(scope=message)
         headers["x-request-id"] = request_id
         headers.raw.extend(_SECURITY_HEADERS)
+        if _CONTENT_POLICY[0].decode() not in headers:
+            headers.raw.append(_CONTENT_POLICY)
         if scope["scheme"] == "https":
             headers.raw.append(_TRANSPORT_SECURITY)
         acceptance: dict[str, str] | None = scope.get("state", {}).get("acceptance_headers")

@@ -19,8 +19,9 @@ from edge_node.domain import TaskRecord
 from edge_node.errors import DEdgeAIError, TaskNotFound
 
 # For those who keep a node running, and say nothing of anybody's tasks; and a list of keys, which
-# proves itself.
+# proves itself. The page is files, the same for everyone.
 _OPEN = frozenset({"/livez", "/readyz", "/metrics", "/v1/keys"})
+_PAGE = ("/", "/web/")
 _OPERATED = "/v1/dead_letters"
 # What is asked for here is asked again of the REST surface, tool by tool.
 _BY_TOOL = "/mcp"
@@ -73,7 +74,7 @@ class KeyCheck:
             return
         key = _key_in(scope)
         client = self._client_of_key(key)
-        refusal = None if scope["path"] in _OPEN else self._why_not(client, scope)
+        refusal = None if _is_open(scope) else self._why_not(client, scope)
         if refusal is None:
             state = scope.setdefault("state", {})
             state["asking"] = lambda: _demand(self._client_of_key(key))
@@ -117,6 +118,12 @@ def demand_own(request: Request, identifier: str, *records: TaskRecord) -> None:
     for record in records:
         if not client.owns(record.task.client):
             raise TaskNotFound.of(identifier)
+
+
+def _is_open(scope: Scope) -> bool:
+    path: str = scope["path"]
+    page = path == _PAGE[0] or path.startswith(_PAGE[1])
+    return path in _OPEN or (page and scope["method"] in _READING)
 
 
 def _demand(client: Client | None) -> Client:

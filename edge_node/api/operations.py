@@ -10,6 +10,7 @@ from edge_node.api.addressing import path_prefix_of
 from edge_node.api.cluster_object import cluster_object
 from edge_node.api.direct_route import DirectRoute
 from edge_node.api.error_responses import error_body
+from edge_node.api.key_check import client_of
 from edge_node.api.surface import surface_of
 from edge_node.domain import TaskId
 from edge_node.errors import NodeNotReady
@@ -22,8 +23,10 @@ _NOT_READY_RETRY_AFTER_S = 2
 
 @router.get("/v1/cluster", response_model=None)
 async def read_cluster(request: Request) -> JSONResponse:
-    """All nodes as this one sees them."""
-    return JSONResponse(cluster_object(surface_of(request).front_desk.cluster()))
+    """All nodes as this one sees them; and who asks, and what he may."""
+    client = client_of(request)
+    you = {"key": client.id or None, "scopes": sorted(client.scopes)}
+    return JSONResponse({**cluster_object(surface_of(request).front_desk.cluster()), "you": you})
 
 
 @router.get("/v1/dead_letters", response_model=None)

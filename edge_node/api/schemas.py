@@ -387,6 +387,7 @@ def task_object(record: TaskRecord, *, prefix: str = "") -> Json:
         "policy_reason": record.policy_reason or None,
         "queue_s": record.queue_s,
         "compute_s": record.compute_s,
+        "delay_s": round(record.service_delay_s, 3) if record.status.is_final else None,
         "emulated_device": record.emulated_device or None,
         "prompt_tokens": record.prompt_tokens.counted or None,
         "warnings": usage.warnings([record]),
