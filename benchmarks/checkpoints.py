@@ -42,8 +42,9 @@ from edge_node.peering.server import NodeServicer, PeerServer
 from edge_node.supervision.worker_client import WorkerClient
 from edge_node.tasks import checkpoints as kept
 from edge_node.worker import emulated, latent_bytes
+from edge_node.worker.engine_limits import EngineLimits
 from edge_node.worker.service import ChangeSignal, serve
-from edge_node.worker.step_engine import EngineLimits, StepEngine
+from edge_node.worker.step_engine import StepEngine
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 SHAPE_CHW = (16, 64, 64)

@@ -20,8 +20,9 @@ from edge_node.checkpoint import Latents
 from edge_node.domain import AttemptFailed, AttemptFinished, Drawing, Fence, TaskId
 from edge_node.worker import calibration, queue_order
 from edge_node.worker.denoiser import Denoiser, ModelFacts
+from edge_node.worker.engine_limits import EngineLimits
 from edge_node.worker.image_encoding import Metadata
-from edge_node.worker.step_engine import EngineLimits, StepEngine
+from edge_node.worker.step_engine import StepEngine
 
 Result = TypeVar("Result")
 

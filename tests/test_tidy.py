@@ -21,6 +21,7 @@ LONG_WITH_A_REASON = Path("edge_node/worker/tiny_sd3/train.py")
 
 # Each part of the tree and what of this project it may import: docs/architecture.md, "Rooms".
 PURE = {
+    "attempt_codes",
     "changing",
     "checkpoint",
     "client_variables",
@@ -60,6 +61,7 @@ ALLOWED = {
     "scheduler.guard.status": {"scheduler.guard.verdict"},
     "scheduler.guard.verdict": set(),
     "edge_node.domain": {"checkpoint", "prompt_tokens"},
+    "edge_node.attempt_codes": set(),
     "edge_node.checkpoint": set(),
     "edge_node.prompt_tokens": set(),
     "edge_node.experience_page": set(),

@@ -5,8 +5,9 @@ Owns what a retry is: a new task with the same drawing, accepted once however of
 
 from __future__ import annotations
 
+from edge_node.attempt_codes import DEAD_LETTER_CODES
 from edge_node.dispatch.own_tasks import OwnTasks
-from edge_node.domain import DEAD_LETTER_CODES, TaskId, TaskRecord
+from edge_node.domain import TaskId, TaskRecord
 from edge_node.erasure import has_words
 from edge_node.errors import InvalidRequest, TaskErased
 from edge_node.ports import DeadLetters, InitImages

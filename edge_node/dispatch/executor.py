@@ -10,6 +10,7 @@ import math
 from contextlib import aclosing
 from dataclasses import replace
 
+from edge_node.attempt_codes import WORKER_DIED, WORKER_DIED_SHARED
 from edge_node.clock import Clock
 from edge_node.dispatch.background import Background
 from edge_node.dispatch.inbox import Inbox
@@ -17,8 +18,6 @@ from edge_node.dispatch.init_images import init_image_lost, init_image_of
 from edge_node.dispatch.own_node import OwnNode
 from edge_node.dispatch.told_reports import ToldReports
 from edge_node.domain import (
-    WORKER_DIED,
-    WORKER_DIED_SHARED,
     AttemptFailed,
     AttemptFinished,
     AttemptReport,

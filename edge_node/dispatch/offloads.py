@@ -11,13 +11,13 @@ import logging
 from contextlib import aclosing
 from dataclasses import replace
 
+from edge_node.attempt_codes import PEER_UNREACHABLE
 from edge_node.clock import Clock
 from edge_node.dispatch.background import Background
 from edge_node.dispatch.inbox import Inbox
 from edge_node.dispatch.init_images import init_image_lost, init_image_of
 from edge_node.dispatch.own_node import OwnNode
 from edge_node.domain import (
-    PEER_UNREACHABLE,
     AttemptFailed,
     AttemptFinished,
     AttemptReport,

@@ -10,10 +10,11 @@ import math
 from collections.abc import Sequence
 from functools import partial
 
+from edge_node.attempt_codes import PEER_UNREACHABLE
 from edge_node.clock import Clock, moment
 from edge_node.dispatch.inbox import Inbox
 from edge_node.dispatch.own_node import OwnNode
-from edge_node.domain import PEER_UNREACHABLE, Fence, Task, TaskRecord, TaskStatus
+from edge_node.domain import Fence, Task, TaskRecord, TaskStatus
 from edge_node.ports import ExperiencePool, LatentStore
 from edge_node.tasks import lifecycle_protocol as life
 from edge_node.tasks.checkpoints import steps_between

@@ -35,18 +35,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from edge_node.attempt_codes import DEAD_LETTER_CODES
 from edge_node.clock import Clock
 from edge_node.config import NodeConfig
-from edge_node.domain import (
-    DEAD_LETTER_CODES,
-    Durability,
-    JobId,
-    Task,
-    TaskError,
-    TaskId,
-    TaskRecord,
-    TaskStatus,
-)
+from edge_node.domain import Durability, JobId, Task, TaskError, TaskId, TaskRecord, TaskStatus
 from edge_node.errors import IdempotencyConflict, StoreUnavailable
 from edge_node.json_text import parsed
 from edge_node.lasting import Loops

@@ -9,18 +9,22 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from edge_node.changing import changed
+from edge_node.checkpoint import Checkpoint
 from edge_node.clock import Moment
 from edge_node.domain import (
     Fence,
     NodeId,
+    Offload,
     Task,
     TaskError,
     TaskEvent,
     TaskEventKind,
     TaskRecord,
     TaskStatus,
+    owner,
 )
 from edge_node.tasks.expectation import NOT_PLACED, Course
+from edge_node.tasks.lifecycle_protocol import PlacementMade
 
 # The last lines of a task's story; enough for several attempts.
 STORY_LINES_MAX = 40
@@ -212,3 +216,48 @@ def too_late(fate: Fate) -> TaskError:
             "steps."
         )
     return TaskError(code="deadline_exceeded", message=said)
+
+
+def why_no_more(fate: Fate, message: str, *, attempts_max: int) -> TaskError | None:
+    """What a client is told of a task that is not placed again; None while it is.
+
+    `message` is of the attempt that failed last.
+    """
+    if fate.is_poison:
+        return TaskError(
+            code="poisoned",
+            message=f"{len(fate.deaths_alone)} workers died while they drew it; "
+            f"{fate.tried_on}, the last: {message}. It is kept among the dead letters.",
+        )
+    if fate.attempt - len(fate.moved) >= attempts_max:
+        return TaskError(
+            code="attempts_exhausted",
+            message=f"{fate.tried_on} failed to draw it; the last: {message}. Submit it "
+            "again when the cluster is healthy; it is kept among the dead letters.",
+        )
+    return None
+
+
+def offload_of(
+    fate: Fate,
+    placed: PlacementMade,
+    *,
+    deadline_s: float | None,
+    checkpoint: Checkpoint | None,
+) -> Offload:
+    """The attempt at hand as it is sent to the executor that was chosen for it."""
+    task = fate.task
+    return Offload(
+        task_id=task.id,
+        fence=fate.fence,
+        origin=owner(task),
+        incarnation=placed.incarnation,
+        dispatch=placed.dispatch,
+        drawing=task.drawing,
+        work=task.work,
+        priority=task.priority,
+        deadline_s=deadline_s,
+        client=task.client,
+        checkpoint_steps=placed.checkpoint_steps,
+        checkpoint=checkpoint,
+    )

@@ -11,11 +11,11 @@ from collections import Counter, OrderedDict, deque
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from edge_node.attempt_codes import HANDED_OVER
 from edge_node.changing import changed
 from edge_node.checkpoint import Checkpoint, share_done
 from edge_node.config import NodeConfig
 from edge_node.domain import (
-    HANDED_OVER,
     NO_FENCE,
     AttemptFailed,
     AttemptFinished,

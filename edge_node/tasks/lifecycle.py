@@ -16,12 +16,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from edge_node.attempt_codes import HANDED_OVER, WORKER_DIED, WORKER_DIED_SHARED
 from edge_node.changing import changed
 from edge_node.clock import Moment
 from edge_node.domain import (
-    HANDED_OVER,
-    WORKER_DIED,
-    WORKER_DIED_SHARED,
     AttemptFailed,
     AttemptFinished,
     AttemptHeartbeat,
@@ -29,7 +27,6 @@ from edge_node.domain import (
     AttemptStarted,
     Durability,
     NodeId,
-    Offload,
     StepFinished,
     Task,
     TaskError,
@@ -43,7 +40,15 @@ from edge_node.domain import (
 from edge_node.errors import NotFinite
 from edge_node.tasks.checkpoints import Checkpoints
 from edge_node.tasks.expectation import NOT_PLACED, Course
-from edge_node.tasks.fate import END_KINDS, Fate, Phase, StoryLine, too_late
+from edge_node.tasks.fate import (
+    END_KINDS,
+    Fate,
+    Phase,
+    StoryLine,
+    offload_of,
+    too_late,
+    why_no_more,
+)
 from edge_node.tasks.finished import Finished
 from edge_node.tasks.in_flight import InFlight
 from edge_node.tasks.lifecycle_limits import EVENTS_OF_A_LIFE_MAX, PLACEMENT_LOST_S, LifecycleLimits
@@ -270,25 +275,13 @@ class Lifecycle:
             eta_s=event.eta_s,
         )
         entry.enter(Phase.ATTEMPTING, at, "placed")
-        task = entry.task
-        deadline_s = None if task.deadline_unix_s is None else task.deadline_unix_s - at.unix_s
+        unix_s = entry.task.deadline_unix_s
+        deadline_s = None if unix_s is None else unix_s - at.unix_s
         # Time is left for another node where there is one.
         patience_s = self._limits.until_overdue_s(event.eta_s, deadline_s if event.others else None)
         entry.overdue_at_s = at.now_s + patience_s
-        offload = Offload(
-            task_id=task.id,
-            fence=entry.fence,
-            origin=owner(task),
-            incarnation=event.incarnation,
-            dispatch=event.dispatch,
-            drawing=task.drawing,
-            work=task.work,
-            priority=task.priority,
-            deadline_s=deadline_s,
-            client=task.client,
-            checkpoint_steps=event.checkpoint_steps,
-            checkpoint=self.checkpoints.of(task.id),
-        )
+        checkpoint = self.checkpoints.of(event.task_id)
+        offload = offload_of(entry, event, deadline_s=deadline_s, checkpoint=checkpoint)
         return [
             *self._publish(entry, TaskEventKind.PLACED, at),
             *self._note(entry),
@@ -401,19 +394,7 @@ class Lifecycle:
         if reason in (WORKER_DIED, WORKER_DIED_SHARED):
             entry.deaths_alone.append(reason == WORKER_DIED)
         instructions: list[Instruction] = [self._ended(executor, entry.dispatch, entry, reason)]
-        error: TaskError | None = None
-        if entry.is_poison:
-            error = TaskError(
-                code="poisoned",
-                message=f"{len(entry.deaths_alone)} workers died while they drew it; "
-                f"{entry.tried_on}, the last: {message}. It is kept among the dead letters.",
-            )
-        elif entry.attempt - len(entry.moved) >= self._limits.attempts_max:
-            error = TaskError(
-                code="attempts_exhausted",
-                message=f"{entry.tried_on} failed to draw it; the last: {message}. Submit it "
-                "again when the cluster is healthy; it is kept among the dead letters.",
-            )
+        error = why_no_more(entry, message, attempts_max=self._limits.attempts_max)
         if error is not None:
             return instructions + self._end(entry, TaskStatus.FAILED, at, error=error)
         return instructions + self._place(entry, at, reason)

@@ -29,8 +29,9 @@ from edge_node.socket_path import check_socket_path
 from edge_node.worker import accelerator_lock, image_encoding, lora, model_files, service
 from edge_node.worker.approximations import Approximations
 from edge_node.worker.denoiser import Denoiser, ModelUnusable
+from edge_node.worker.engine_limits import EngineLimits
 from edge_node.worker.queue_order import Order
-from edge_node.worker.step_engine import EngineLimits, StepEngine
+from edge_node.worker.step_engine import StepEngine
 from edge_node.worker_options import WorkerOptions, explained
 
 LOG = logging.getLogger(__name__)

@@ -15,16 +15,10 @@ from typing import Any
 
 from PIL import Image as PillowImage
 
+from edge_node.attempt_codes import HANDED_OVER
 from edge_node.checkpoint import Checkpoint
 from edge_node.clock import Clock
-from edge_node.domain import (
-    HANDED_OVER,
-    AttemptFailed,
-    AttemptFinished,
-    StepFinished,
-    TaskId,
-    WorkerDescription,
-)
+from edge_node.domain import AttemptFailed, AttemptFinished, StepFinished, TaskId, WorkerDescription
 from edge_node.errors import InvalidRequest, NotFinite, StaleAttempt
 from edge_node.worker import image_encoding
 from edge_node.worker.attempts import Attempt, Report

@@ -16,7 +16,6 @@ import threading
 import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from PIL import Image as PillowImage
@@ -34,7 +33,7 @@ from edge_node.domain import (
     WorkerLoad,
 )
 from edge_node.errors import AdmissionRefused, StaleAttempt
-from edge_node.worker import image_encoding, memory_guard, queue_order, reporting, travelling
+from edge_node.worker import memory_guard, queue_order, reporting, travelling
 from edge_node.worker.active_rows import ActiveRows
 from edge_node.worker.attempts import Attempt, AttemptBook, Report
 from edge_node.worker.calibration import Calibration
@@ -46,6 +45,7 @@ from edge_node.worker.denoiser import (
     refuse_unless_drawable,
 )
 from edge_node.worker.device_errors import DeviceLost, is_device_lost
+from edge_node.worker.engine_limits import EngineLimits
 
 LOG = logging.getLogger(__name__)
 
@@ -53,36 +53,12 @@ LOG = logging.getLogger(__name__)
 POSITIONS_TOLD_MAX = 10
 # Between two looks at all places. Who arrives in between is told the last one meanwhile.
 POSITIONS_INTERVAL_S = 0.1
-# A parked row of SD3-medium holds its latent, its prompts and the modulations of all its steps, in
-# all some 30 MB. So many interruptions within each other are rare, as each must be the shorter.
-PARKED_MAX = 8
 # A lost device ends the process. The last reports get so long to be made, and then as long as
 # gRPC, of whose threads the engine knows nothing, needs to send them to a node on this machine.
 LAST_REPORTS_S_MAX = 1.0
 LAST_SENDING_S = 0.25
 
 Row = TypeVar("Row")
-
-
-@dataclass(frozen=True, kw_only=True)
-class EngineLimits:
-    """What the operator sets.
-
-    Attributes:
-        queue_max: drawings that may wait.
-        pace_s: least duration of a work unit; 0 is off.
-        told: what images tell beside what is seen.
-        order: who is drawn next.
-        parked_max: drawings that may hold a latent beside the active ones.
-        memory_floor_bytes: left to everything else on the device when rows are admitted.
-    """
-
-    queue_max: int = 64
-    pace_s: float = 0.0
-    told: image_encoding.Metadata = field(default_factory=image_encoding.Metadata)
-    order: queue_order.Order = field(default_factory=queue_order.Order)
-    parked_max: int = PARKED_MAX
-    memory_floor_bytes: int = 2**30
 
 
 class StepEngine(Generic[Row]):

@@ -16,14 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from edge_node.domain import (
-    HANDED_OVER,
-    NO_FENCE,
-    AttemptFailed,
-    NodeId,
-    NodeState,
-    TaskStatus,
-)
+from edge_node.attempt_codes import HANDED_OVER
+from edge_node.domain import NO_FENCE, AttemptFailed, NodeId, NodeState, TaskStatus
 from edge_node.tasks import hosting as hosted
 from edge_node.tasks import lifecycle_protocol as life
 from edge_node.tasks import membership as member

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 
+from edge_node.attempt_codes import HANDED_OVER
 from edge_node.checkpoint import Checkpoint, Latents
 from edge_node.domain import (
-    HANDED_OVER,
     AttemptFailed,
     AttemptFinished,
     AttemptQueued,

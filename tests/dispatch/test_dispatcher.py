@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from edge_node.attempt_codes import HANDED_OVER
 from edge_node.dispatch.background import Background
 from edge_node.dispatch.inbox import Inbox
-from edge_node.domain import HANDED_OVER, AttemptFailed, AttemptStarted, NodeState, TaskStatus
+from edge_node.domain import AttemptFailed, AttemptStarted, NodeState, TaskStatus
 from edge_node.errors import NodeNotReady
 from edge_node.tasks import hosting as hosted
 from edge_node.tasks import lifecycle_protocol as life

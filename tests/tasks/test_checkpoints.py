@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from edge_node.attempt_codes import HANDED_OVER
 from edge_node.checkpoint import Checkpoint, Latents
 from edge_node.domain import (
-    HANDED_OVER,
     AttemptFailed,
     AttemptStarted,
     Fence,

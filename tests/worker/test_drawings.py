@@ -25,7 +25,8 @@ from edge_node.domain import (
 from edge_node.peering import codec
 from edge_node.worker import emulated
 from edge_node.worker.drawings import STEPS_TOGETHER_S, TOLD_TOGETHER_S, Drawings, is_void
-from edge_node.worker.step_engine import EngineLimits, StepEngine
+from edge_node.worker.engine_limits import EngineLimits
+from edge_node.worker.step_engine import StepEngine
 
 STEPS = 14
 DEVICE = emulated.profile("orin-64gb-maxn")

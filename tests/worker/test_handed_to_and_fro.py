@@ -13,20 +13,14 @@ import numpy as np
 import pytest
 from PIL import Image as PillowImage
 
+from edge_node.attempt_codes import HANDED_OVER
 from edge_node.checkpoint import Checkpoint
 from edge_node.clock import SystemClock
-from edge_node.domain import (
-    HANDED_OVER,
-    AttemptFailed,
-    AttemptFinished,
-    Drawing,
-    Fence,
-    StepFinished,
-    TaskId,
-)
+from edge_node.domain import AttemptFailed, AttemptFinished, Drawing, Fence, StepFinished, TaskId
 from edge_node.worker.attempts import Report
+from edge_node.worker.engine_limits import EngineLimits
 from edge_node.worker.sd3 import Sd3Row
-from edge_node.worker.step_engine import EngineLimits, StepEngine
+from edge_node.worker.step_engine import StepEngine
 from tests.worker.oracle import INIT_IMAGE, alone, denoiser, drawing, init_image
 
 pytestmark = pytest.mark.model

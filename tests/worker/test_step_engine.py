@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image as PillowImage
 
+from edge_node.attempt_codes import HANDED_OVER
 from edge_node.checkpoint import Checkpoint, CheckpointRefused, Latents
 from edge_node.clock import Clock, SystemClock
 from edge_node.domain import (
-    HANDED_OVER,
     AttemptFailed,
     AttemptFinished,
     AttemptQueued,
@@ -36,14 +36,10 @@ from edge_node.worker.active_rows import ENCODING_MAX
 from edge_node.worker.attempts import Report, preview_steps
 from edge_node.worker.denoiser import ModelFacts, ModelUnusable
 from edge_node.worker.device_errors import DeviceLost
+from edge_node.worker.engine_limits import EngineLimits
 from edge_node.worker.memory_guard import GOOD_STEPS
 from edge_node.worker.queue_order import Order
-from edge_node.worker.step_engine import (
-    POSITIONS_INTERVAL_S,
-    POSITIONS_TOLD_MAX,
-    EngineLimits,
-    StepEngine,
-)
+from edge_node.worker.step_engine import POSITIONS_INTERVAL_S, POSITIONS_TOLD_MAX, StepEngine
 
 FINAL = (AttemptFinished, AttemptFailed)
 SRPT = Order(discipline="srpt")
