@@ -250,6 +250,8 @@ class Task:
         durability: what was promised when it was accepted.
         owner: the node that decides what becomes of it; None where it is its origin.
         client: id of the API key that asked for it; empty where none was asked for.
+        turns: whose turn at devices it takes: `client`, or without keys a name for the address
+            that it was asked from; empty takes none.
         term: the owner's life that took it up last; on disk before anything is placed in it, so a
             recovered task is fenced without a write at every placement.
     """
@@ -265,6 +267,7 @@ class Task:
     durability: Durability = Durability.DISK
     owner: NodeId | None = None
     client: str = ""
+    turns: str = ""
     term: int = 1
 
     @property
@@ -441,7 +444,7 @@ class Offload:
         dispatch: number of this dispatch among all from this origin to this executor.
         incarnation: the origin's, which numbered the dispatch.
         deadline_s: seconds left, None when there is no deadline.
-        client: who asked for the task, as in Task.
+        client: whose turn it takes, `turns` of the task.
         work: of the whole drawing, whatever the checkpoint spares.
         checkpoint_steps: after which the executor sends a checkpoint; 0 for never.
         checkpoint: to go on from.

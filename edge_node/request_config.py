@@ -151,7 +151,13 @@ class RequestConfig(BaseModel):
         tuple[Annotated[str, AfterValidator(_network)], ...], BeforeValidator(split)
     ] = setting(
         ("127.0.0.0/8", "::1/128"),
-        "addresses and networks of proxies whose X-Forwarded-Host, -Proto and -Prefix are believed",
+        "addresses and networks of proxies whose X-Forwarded-For, -Host, -Proto and -Prefix are "
+        "believed",
+    )
+    turns_by_address: bool = setting(
+        True,
+        "clients without API keys take turns at devices, each address as one; false: the order of "
+        "arrival alone",
     )
     cors_origins: Annotated[tuple[_Origin, ...], BeforeValidator(split)] = setting(
         (),

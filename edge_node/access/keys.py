@@ -89,11 +89,13 @@ class Client:
 
     Attributes:
         id: of the key, which is on record with the tasks; empty where no keys are asked for.
+        address: a name for the address that one without a key asks from, by which he takes turns.
     """
 
     id: str
     scopes: frozenset[Scope]
     limits: KeyLimits = NO_LIMITS
+    address: str = ""
 
     def may(self, scope: Scope) -> bool:
         """Whether a scope is allowed."""

@@ -1,12 +1,15 @@
 """The address that a request came to: what links must begin with, and which path is meant.
 
 A proxy may stand before the node, with another name, scheme and prefix. Owns whom that is believed
-of (`trusted_proxies`), the operator's own word (`public_url`), and what all addresses have in
-common: a slash at the end means nothing, and HEAD is answered as GET is, without the body.
+of (`trusted_proxies`), the operator's own word (`public_url`), who asks where nobody has a key, and
+what all addresses have in common: a slash at the end means nothing, and HEAD is answered as GET is,
+without the body.
 """
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import ipaddress
 import re
 from dataclasses import dataclass
@@ -21,6 +24,8 @@ from edge_node.config import NodeConfig
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]{1,253})(:\d{1,5})?")
 _PREFIX = re.compile(r"(/[A-Za-z0-9._~-]{1,100}){1,10}")
 _SCHEMES = ("http", "https")
+# Proxies behind each other whose word is read.
+PROXIES_MAX = 8
 # Addresses that were looked at are remembered.
 _SEEN_MAX = 256
 
@@ -32,16 +37,22 @@ class Addresses:
     Attributes:
         public_url: under which clients reach this node, without a slash at its end; or empty.
         trusted_proxies: addresses and networks of proxies that are believed.
+        turns: clients without keys take turns, each address as one of them.
     """
 
     public_url: str = ""
     trusted_proxies: tuple[str, ...] = ()
+    turns: bool = True
 
     @classmethod
     def of(cls, config: NodeConfig) -> Addresses:
         """From the node's settings."""
         public_url = (config.public_url or "").rstrip("/")
-        return cls(public_url=public_url, trusted_proxies=config.trusted_proxies)
+        return cls(
+            public_url=public_url,
+            trusted_proxies=config.trusted_proxies,
+            turns=config.turns_by_address,
+        )
 
     @property
     def hosts(self) -> tuple[str, ...]:
@@ -62,12 +73,14 @@ class Addressing:
         self._app = app
         self._public = addresses.public_url
         self._networks = tuple(map(ipaddress.ip_network, addresses.trusted_proxies))
+        self._turns = addresses.turns
         self._seen: dict[str, bool] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes a request on under its own path and method."""
         if scope["type"] == "http":
             scope["public_url"] = self._public or self._as_forwarded(scope)
+            scope["asked_from"] = self._asked_from(scope) if self._turns else ""
             prefix = urlsplit(scope["public_url"]).path
             path: str = scope["path"]
             if prefix and path.startswith(f"{prefix}/"):
@@ -104,6 +117,20 @@ class Addressing:
             host = f"{host}:{port}" if port else host
         return f"{scheme}://{host}{prefix}"
 
+    def _asked_from(self, scope: Scope) -> str:
+        """The client's address: of those that trusted proxies name, the last that is none."""
+        host: str = (scope.get("client") or ("", 0))[0]
+        if not self._is_trusted((host, 0)):
+            return host
+        lists = [value for name, value in scope["headers"] if name == b"x-forwarded-for"]
+        for said in reversed(b",".join(lists).decode("latin-1").split(",")[-PROXIES_MAX:]):
+            if not _is_address(said.strip()):
+                break
+            host = said.strip()
+            if not self._is_trusted((host, 0)):
+                break
+        return host
+
     def _is_trusted(self, client: tuple[str, int] | None) -> bool:
         host = client[0] if client else ""
         if host not in self._seen:
@@ -134,3 +161,32 @@ def path_prefix_of(request: Request) -> str:
 def wants_head_alone(request: Request) -> bool:
     """Whether the method was HEAD."""
     return request.scope.get("asked_method") == "HEAD"
+
+
+def address_name(scope: Scope) -> str:
+    """A name for where a request came from, the same at every node; empty where nobody knows.
+
+    It is on record with a task, and no address: who reads the record learns only that two tasks
+    came from one place. Of an IPv6 address the network counts, of which a host has many.
+    """
+    return _name(scope.get("asked_from", ""))
+
+
+@functools.lru_cache(maxsize=1024)
+def _name(host: str) -> str:
+    if not _is_address(host):
+        return ""
+    address = ipaddress.ip_address(host)
+    if isinstance(address, ipaddress.IPv6Address):
+        mapped = address.ipv4_mapped
+        address = mapped or ipaddress.ip_network((address, 64), strict=False).network_address
+    digest = hashlib.sha256(b"dedgeai address " + address.packed)
+    return f"address-{digest.hexdigest()[:12]}"
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False  # a Unix socket has none
+    return True

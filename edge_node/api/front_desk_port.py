@@ -25,11 +25,12 @@ class FrontDeskPort(Protocol):
         priority: int,
         idempotency: Idempotency | None,
         client: str,
+        turns: str,
     ) -> Submission:
         """Accepts one task per drawing, all or none; on disk before it returns when `durable`.
 
         `init_image` is the PNG that all drawings name as the one to start from, or empty;
-        `client` is the id of the key that asks, or empty.
+        `client` is the id of the key that asks, or empty; `turns` says whose turn they take.
         """
         ...
 

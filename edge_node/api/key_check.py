@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable
+from dataclasses import replace
 
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from edge_node.access.keys import ANYBODY, Client
 from edge_node.access.keys import Scope as KeyScope
+from edge_node.api.addressing import address_name
 from edge_node.api.error_responses import error_response
 from edge_node.domain import TaskRecord
 from edge_node.errors import DEdgeAIError, TaskNotFound
@@ -103,7 +105,8 @@ def client_of(request: Request) -> Client:
         InvalidApiKey: the key was revoked meanwhile, or keys are asked for since.
     """
     asking: Callable[[], Client] | None = getattr(request.state, "asking", None)
-    return ANYBODY if asking is None else asking()
+    client = ANYBODY if asking is None else asking()
+    return client if client.id else replace(client, address=address_name(request.scope))
 
 
 def demand_own(request: Request, identifier: str, *records: TaskRecord) -> None:

@@ -126,6 +126,7 @@ class Surface:
                 priority=order.priority,
                 idempotency=idempotency,
                 client=client.id,
+                turns=client.id or client.address,
             )
             accepted = not submission.replayed
         finally:

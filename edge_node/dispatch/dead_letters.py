@@ -64,6 +64,7 @@ class DeadLetterDesk:
             init_image=await self._init_images.read(named) if named else b"",
             priority=record.task.priority,
             client=record.task.client,
+            turns=record.task.turns,
             idempotency=Idempotency(key=f"dead letter {task_id}", request_digest=task_id),
         )
         await self._letters.strike_dead_letter(task_id)

@@ -62,7 +62,7 @@ class Entrance:
         model, now_s = tasks[0].drawing.model, self._clock.now_s()
         backlog, capacity = self._view.backlog_and_capacity(model, now_s=now_s)
         refusal = admit(
-            turns=self._turns_of(tasks[0].client, model),
+            turns=self._turns_of(tasks[0], model),
             works=tuple(task.work for task in tasks),
             in_flight=self._lifecycle.in_flight,
             backlog=backlog,
@@ -82,11 +82,12 @@ class Entrance:
                 retry_after_s=max(1.0, backlog / capacity if capacity > 0.0 else 1.0),
             )
 
-    def _turns_of(self, client: str, model: str) -> TurnTaker | None:
+    def _turns_of(self, task: Task, model: str) -> TurnTaker | None:
         """Places are counted over all models, work of those alone that its nodes draw."""
-        if not client:
+        if not task.turns:
             return None
         now_s = self._clock.now_s()
-        load = self._lifecycle.load.of(client, self._view.models_beside(model, now_s=now_s))
+        load = self._lifecycle.load.of(task.turns, self._view.models_beside(model, now_s=now_s))
         clients = self._view.clients(model, now_s=now_s)
-        return TurnTaker(load=load, others=max(0, clients - (load.tasks > 0)))
+        others = max(0, clients - (load.tasks > 0))
+        return TurnTaker(load=load, others=others, has_key=bool(task.client))

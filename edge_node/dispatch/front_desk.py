@@ -118,6 +118,7 @@ class FrontDesk:
         priority: int = 0,
         idempotency: Idempotency | None = None,
         client: str = "",
+        turns: str = "",
     ) -> Submission:
         """Accepts tasks here; as OwnTasks.submit."""
         return await self._dispatcher.own_tasks.submit(
@@ -128,6 +129,7 @@ class FrontDesk:
             priority=priority,
             idempotency=idempotency,
             client=client,
+            turns=turns,
         )
 
     async def find_submitted(self, idempotency: Idempotency) -> Submission | None:

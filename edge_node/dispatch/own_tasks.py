@@ -168,6 +168,7 @@ class OwnTasks:
         priority: int = 0,
         idempotency: Idempotency | None = None,
         client: str = "",
+        turns: str = "",
     ) -> Submission:
         """Accepts one task per drawing, all or none.
 
@@ -179,6 +180,7 @@ class OwnTasks:
             priority: larger is served first.
             idempotency: a durable request that may come again.
             client: id of the API key that asks; empty where none is asked for.
+            turns: whose turn at devices the tasks take; the client's if not said.
 
         Raises:
             ModelNotFound, ModelAway: as KnownModels.find.
@@ -196,6 +198,7 @@ class OwnTasks:
                 deadline_s=deadline_s,
                 priority=priority,
                 client=client,
+                turns=turns or client,
             )
             self._entrance.refuse(len(tasks), self.refusal())
             self._entrance.admit(tasks, self.settings.entrance)
@@ -501,6 +504,7 @@ class OwnTasks:
         deadline_s: float | None,
         priority: int,
         client: str,
+        turns: str,
     ) -> tuple[Task, ...]:
         if self._node.draining:
             raise NodeNotReady("This node is being stopped. Ask another node.", retry_after_s=5.0)
@@ -527,6 +531,7 @@ class OwnTasks:
                 priority=priority,
                 durability=durability,
                 client=client,
+                turns=turns,
                 term=self._node.identity.term,
             )
             for drawing, work in costed

@@ -138,13 +138,18 @@ class Placer:
         )
 
     def _eta_s(self, task: Task, placement: Placement) -> float:
-        """What is expected of the queue, and no more than turns take where clients have keys."""
-        if not task.client:
+        """What is expected of the queue, and no more than turns take where others wait, too.
+
+        Who is alone waits for all of his: what he sent to other nodes is not known here.
+        """
+        if not task.turns:
             return placement.eta_s
         model, now_s = task.drawing.model, self._clock.now_s()
-        others = self._view.clients(model, now_s=now_s)
-        beside = self._view.models_beside(model, now_s=now_s)
-        own = max(task.work, self._load.of(task.client, beside).work)
+        load = self._load.of(task.turns, self._view.models_beside(model, now_s=now_s))
+        others = self._view.clients(model, now_s=now_s) - (load.tasks > 1)
+        if others <= 0:
+            return placement.eta_s
+        own = max(task.work, load.work)
         seen = placement.observation
         choice = placement.decision.choice
         in_turns_s = work_ahead(math.inf, own=own, others=others) / seen.capacity_B[choice]

@@ -58,6 +58,8 @@ def encode_record(record: TaskRecord) -> str:
             "durability": task.durability,
             "owner": task.owner,
             "client": task.client,
+            # Of no use after the end: who asked is kept no longer than that.
+            "turns": "" if record.status.is_final else task.turns,
             "term": task.term,
             # For version 0.1.0, if the node is rolled back to it: it places above this number, and
             # raises it by the attempts of each of its lives, far from those of the next term.
@@ -142,6 +144,7 @@ def _task(document: dict[str, Any]) -> Task:
         durability=Durability(document["durability"]),
         owner=None if document.get("owner") is None else NodeId(str(document["owner"])),
         client=str(document.get("client", "")),
+        turns=str(document.get("turns") or document.get("client", "")),
         term=int(document.get("term", Fence.of_integer(int(document["attempt_floor"])).term)),
     )
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from edge_node.config import NodeConfig
 from edge_node.tasks.in_flight import ClientLoad, work_ahead
 
-# Of the places at a node, for all tasks of one key: others find some, however many it asks for.
+# Of the places at a node, for all tasks of one client: others find some, however many it asks for.
+# Who has no key may use them all while nobody else has tasks: a proxy's address may be everybody.
 CLIENT_SHARE_MAX = 0.75
 
 
@@ -33,15 +34,17 @@ class AdmissionLimits:
 
 @dataclass(frozen=True, kw_only=True)
 class TurnTaker:
-    """The client of a request, where clients have keys and take turns at devices.
+    """The client of a request, where clients take turns at devices.
 
     Attributes:
         load: what it has in flight here.
         others: further clients who have tasks at one device, as many as at any.
+        has_key: it is an API key; otherwise an address.
     """
 
     load: ClientLoad
     others: int
+    has_key: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +72,7 @@ def admit(
         backlog: work units in front of all live candidates.
         capacity: their work units per second; 0 when none is ready.
         limits: the bounds.
-        turns: who asks; None where no keys are asked for.
+        turns: who asks; None where nobody takes turns.
 
     Returns:
         None to let it in, or the refusal. The time named is when enough of the work held now will
@@ -80,13 +83,11 @@ def admit(
     if turns is not None:
         share = max(1, int(CLIENT_SHARE_MAX * limits.tasks_in_flight_max))
         over = turns.load.tasks + len(works) - share
-        if over > 0:
+        if over > 0 and (turns.has_key or turns.others):
             held = max(turns.load.tasks, 1)
             task_s = turns.load.work / held * (1 + turns.others) / capacity
             return Refusal(
-                message=f"This key has {turns.load.tasks} tasks at this node that are not "
-                f"finished, of at most {share}. Come back after the time in Retry-After, or ask "
-                "another node.",
+                message=_share_said(turns, share),
                 retry_after_s=max(1.0, over * task_s),
             )
         if turns.others:
@@ -109,3 +110,15 @@ def admit(
             retry_after_s=max(1.0, wait_s - limits.wait_s_max),
         )
     return None
+
+
+def _share_said(turns: TurnTaker, share: int) -> str:
+    tasks = turns.load.tasks
+    if turns.has_key:
+        has = f"This key has {tasks} tasks at this node that are not finished, of at most {share}."
+    else:
+        has = (
+            f"Your address has {tasks} tasks at this node that are not finished, of at most "
+            f"{share} while others wait."
+        )
+    return f"{has} Come back after the time in Retry-After, or ask another node."

@@ -257,7 +257,7 @@ def offload_of(
         work=task.work,
         priority=task.priority,
         deadline_s=deadline_s,
-        client=task.client,
+        client=task.turns,
         checkpoint_steps=placed.checkpoint_steps,
         checkpoint=checkpoint,
     )

@@ -48,7 +48,7 @@ class InFlight:
     def add(self, task: Task) -> None:
         """A task is taken up."""
         self.prompt_bytes += task.drawing.prompt_bytes
-        loads = self._clients.setdefault(task.client, {})
+        loads = self._clients.setdefault(task.turns, {})
         load = loads.get(task.drawing.model, NOTHING)
         more = replace(load, tasks=load.tasks + 1, work=load.work + task.work)
         loads[task.drawing.model] = more
@@ -56,12 +56,12 @@ class InFlight:
     def remove(self, task: Task) -> None:
         """A task that was added is over."""
         self.prompt_bytes -= task.drawing.prompt_bytes
-        loads = self._clients[task.client]
+        loads = self._clients[task.turns]
         load = loads[task.drawing.model]
         if load.tasks == 1:  # exactly nothing, whatever the work was rounded to
             del loads[task.drawing.model]
             if not loads:
-                del self._clients[task.client]
+                del self._clients[task.turns]
         else:
             less = replace(load, tasks=load.tasks - 1, work=load.work - task.work)
             loads[task.drawing.model] = less

@@ -41,7 +41,7 @@ def task_to_move(
     """
     lines: dict[NodeId, dict[str, list[WaitingAttempt]]] = {}
     for one in waiting:
-        lines.setdefault(one.executor, {}).setdefault(one.task.client, []).append(one)
+        lines.setdefault(one.executor, {}).setdefault(one.task.turns, []).append(one)
     last = [
         max(max(clients.values(), key=_work), key=lambda one: one.dispatch)
         for clients in lines.values()

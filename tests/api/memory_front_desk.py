@@ -101,6 +101,7 @@ class MemoryFrontDesk:
         priority: int,
         idempotency: Idempotency | None,
         client: str,
+        turns: str,
     ) -> Submission:
         if self.unforeseen is not None:
             raise self.unforeseen
@@ -125,6 +126,7 @@ class MemoryFrontDesk:
                     created_unix_s=time.time(),
                     priority=priority,
                     client=client,
+                    turns=turns,
                     durability=durability,
                 )
             )

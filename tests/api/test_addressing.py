@@ -10,8 +10,10 @@ import httpx
 import pytest
 from pydantic import ValidationError
 
+from edge_node.access.keys import Client, Scope
 from edge_node.api.addressing import Addresses
 from edge_node.config import NodeConfig
+from edge_node.domain import TaskId
 from tests.api.memory_front_desk import PNG
 from tests.api.served import Served, served
 
@@ -190,5 +192,48 @@ def test_pages_of_the_origins_named_may_use_it_and_no_others() -> None:
         async with served() as node:
             silent = await node.http.get("/v1/models", headers={"Origin": app})
             assert "access-control-allow-origin" not in silent.headers
+
+    asyncio.run(story())
+
+
+async def whose_turn(node: Served, forwarded_for: str | None) -> str:
+    headers = {} if forwarded_for is None else {"X-Forwarded-For": forwarded_for}
+    accepted = await node.http.post("/v1/tasks", json={"prompt": "a"}, headers=headers)
+    assert accepted.status_code == 202
+    record = await node.front_desk.read_task(TaskId(accepted.json()["id"]))
+    assert accepted.json()["owner"] is None
+    return record.task.turns
+
+
+def test_without_keys_every_address_takes_turns() -> None:
+    async def story() -> None:
+        async with served() as node:
+            own, other = await whose_turn(node, None), await whose_turn(node, "10.0.0.9")
+            assert own.startswith("address-")
+            assert "10.0.0.9" not in other
+            assert own != other == await whose_turn(node, "10.0.0.9")
+            # What a client says before the proxies that are trusted is anybody's invention.
+            assert await whose_turn(node, "6.6.6.6, 10.0.0.9, 127.0.0.1") == other
+            assert await whose_turn(node, "10.0.0.9, nonsense") == own
+            assert await whose_turn(node, "::ffff:10.0.0.9") == other
+            home = await whose_turn(node, "2001:db8:1:2::7")
+            assert home == await whose_turn(node, "2001:db8:1:2:ffff::1")
+            assert home != await whose_turn(node, "2001:db8:1:3::7")
+        async with served(addresses=Addresses(trusted_proxies=())) as node:
+            assert await whose_turn(node, "10.0.0.9") == own
+        async with served(addresses=Addresses(turns=False)) as node:
+            assert await whose_turn(node, "10.0.0.9") == ""
+
+    asyncio.run(story())
+
+
+def test_a_key_is_whose_turn_it_is_from_wherever() -> None:
+    alice = Client(id="ab12", scopes=frozenset(Scope))
+
+    async def story() -> None:
+        async with served(client_of_key=lambda key: alice) as node:
+            accepted = await node.http.post("/v1/tasks", json={"prompt": "a"})
+            record = await node.front_desk.read_task(TaskId(accepted.json()["id"]))
+            assert (record.task.client, record.task.turns) == ("ab12", "ab12")
 
     asyncio.run(story())

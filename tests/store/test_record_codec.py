@@ -27,8 +27,17 @@ def test_what_is_written_comes_back() -> None:
 
 def test_every_field_that_is_kept_is_coded() -> None:
     # What changes too often is not kept.
-    record = replace(filled(TaskRecord), step=0, queue_position=0, eta_s=0.0)
+    record = replace(
+        filled(TaskRecord), status=TaskStatus.IN_PROGRESS, step=0, queue_position=0, eta_s=0.0
+    )
     assert decode_record(encode_record(record)) == record
+
+
+def test_whose_turn_it_was_is_not_kept_after_the_end() -> None:
+    record = replace(task(1), turns="address-0123456789ab")
+    assert decode_record(encode_record(placed(record))).task.turns == record.turns
+    assert record.turns not in encode_record(finished(record))
+    assert decode_record(encode_record(finished(record))).task.turns == ""
 
 
 def test_what_changes_with_every_step_is_not_written() -> None:

@@ -74,7 +74,9 @@ def test_a_full_node_does_not_wait_for_a_cluster_that_draws_nothing() -> None:
     assert slow.retry_after_s == pytest.approx(2.0)
 
 
-def judge_client(*, held: int, others: int, tasks: int = 1, backlog: float = 5000.0) -> Any:
+def judge_client(
+    *, held: int, others: int, tasks: int = 1, backlog: float = 5000.0, has_key: bool = True
+) -> Any:
     """One whose tasks are of 10 units; at 5 units/s a wait of 60 s is a backlog of 300."""
     load = ClientLoad(tasks=held, work=10.0 * held)
     return admit(
@@ -83,7 +85,7 @@ def judge_client(*, held: int, others: int, tasks: int = 1, backlog: float = 500
         backlog=backlog,
         capacity=5.0,
         limits=AdmissionLimits(tasks_in_flight_max=100, wait_s_max=60.0),
-        turns=TurnTaker(load=load, others=others),
+        turns=TurnTaker(load=load, others=others, has_key=has_key),
     )
 
 
@@ -103,3 +105,11 @@ def test_one_client_leaves_places_for_others() -> None:
     assert refusal is not None
     assert "This key has 74 tasks" in refusal.message
     assert refusal.retry_after_s == pytest.approx(3 * 10.0 * 2 / 5.0)
+
+
+def test_an_address_that_is_alone_may_use_all_places() -> None:
+    assert judge_client(held=99, others=0, backlog=100.0, has_key=False) is None
+    assert judge_client(held=99, others=0, backlog=100.0) is not None
+    refusal = judge_client(held=99, others=1, backlog=100.0, has_key=False)
+    assert refusal is not None
+    assert "Your address has 99 tasks" in refusal.message

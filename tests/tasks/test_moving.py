@@ -15,7 +15,7 @@ from tests.tasks.test_cluster_view import OTHER, OWN, PEER, state, task, view_of
 def waiting(
     name: str, executor: NodeId, *, dispatch: int = 1, input_bits: int = 1000, client: str = ""
 ) -> WaitingAttempt:
-    one = replace(task(work=10.0, input_bits=input_bits), id=TaskId(name), client=client)
+    one = replace(task(work=10.0, input_bits=input_bits), id=TaskId(name), turns=client)
     return WaitingAttempt(task=one, executor=executor, dispatch=dispatch)
 
 
