@@ -7,8 +7,12 @@ import { state } from './state.js';
 import { currentLanguage, setLanguage, t } from './words.js';
 import { elsewhere } from './elsewhere.js';
 import './draw.js';
+import './cluster.js';
+import './queue.js';
+import './gallery.js';
+import './task.js';
 
-const VIEWS = ['draw'];
+const VIEWS = ['draw', 'cluster', 'queue', 'gallery'];
 
 class App extends Part {
   view = 'draw';
@@ -58,6 +62,7 @@ class App extends Part {
     node.dispatchEvent(new Event('keygiven'));
     state.readCluster();
     state.readModels();
+    state.readLatest();
     this.requestUpdate();
   }
 
@@ -81,11 +86,15 @@ class App extends Part {
       </header>
       ${this.banner()}
       <main id="main" tabindex="-1"><h1 class="hidden">${t(this.view)}</h1>${this.shown()}</main>
+      <de-task></de-task>
       ${this.keyWanted ? this.keyDialog() : nothing}
       <div class="hidden" role="status" aria-live="polite">${this.said ?? ''}</div>`;
   }
 
   shown() {
+    if (this.view === 'cluster') return html`<de-cluster></de-cluster>`;
+    if (this.view === 'queue') return html`<de-queue></de-queue>`;
+    if (this.view === 'gallery') return html`<de-gallery></de-gallery>`;
     return html`<de-draw></de-draw>`;
   }
 

@@ -96,6 +96,17 @@ class Node extends EventTarget {
     return (await this.#fetch(path, { signal: AbortSignal.timeout(ANSWER_MS) })).blob();
   }
 
+  // The device of each step of a task that is over, as far as its node remembers.
+  async trail(id) {
+    const text = await (await this.#fetch(`v1/tasks/${id}/events`, { signal: AbortSignal.timeout(ANSWER_MS) })).text();
+    const trail = [];
+    for (const block of text.split('\n\n')) {
+      const { data } = parsed(block);
+      while (data?.type === 'step' && trail.length < data.step) trail.push(data.executor);
+    }
+    return trail;
+  }
+
   // Follows all that happens, from where it was left, for as long as the page is open.
   // EventSource sends no key.
   async follow({ told, open, lost }) {

@@ -47,7 +47,8 @@ export function statusLine(task) {
     return `${told} · ${t('left', { s: seconds(etaS(task)) })}`;
   }
   if (!task.executor) return t('placing');
-  return task.queue_position > 0 ? t('place', { n: task.queue_position }) : t('next');
+  const place = state.placeOf(task);
+  return place > 1 ? t('place', { n: place }) : t('next');
 }
 
 function storyLine(one) {

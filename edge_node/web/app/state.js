@@ -30,6 +30,7 @@ class State extends EventTarget {
   #wanted = new Set();
   #asking = 0;
   #telling = false;
+  #places = null;
 
   // --- whose, and in which colour
 
@@ -58,6 +59,20 @@ class State extends EventTarget {
     return this.#colours[nodeId] % COLOURS;
   }
 
+  // Place in the line of its device, as far as the page knows that line.
+  placeOf(task) {
+    if (!this.#places) {
+      this.#places = new Map();
+      const lines = new Map();
+      const waiting = [...this.tasks.values()].filter((one) => one.status === 'queued' && one.executor);
+      for (const one of waiting.sort((a, b) => a.etaAt - b.etaAt)) {
+        lines.set(one.executor, (lines.get(one.executor) ?? 0) + 1);
+        this.#places.set(one.id, lines.get(one.executor));
+      }
+    }
+    return Math.max(this.#places.get(task.id) ?? 1, task.queue_position ?? 0);
+  }
+
   // --- telling the parts, once for all that happens before the next picture
 
   changed() {
@@ -65,6 +80,7 @@ class State extends EventTarget {
     this.#telling = true;
     const tell = () => {
       this.#telling = false;
+      this.#places = null;
       this.dispatchEvent(new Event('changed'));
     };
     if (document.hidden) setTimeout(tell, 200);
@@ -82,11 +98,13 @@ class State extends EventTarget {
         this.readModels();
         this.readOpen();
         if (again) this.readCluster();
+        if (again) this.readLatest();
         this.changed();
       },
       lost: () => this.lost(),
     });
     this.readCluster();
+    this.readLatest();
     setInterval(() => {
       if (!document.hidden) this.readCluster();
     }, CLUSTER_MS);
@@ -125,6 +143,15 @@ class State extends EventTarget {
       if (!this.models.length) setTimeout(() => this.readModels(), 2000);
     } catch {
       setTimeout(() => this.readModels(), 2000);
+    }
+  }
+
+  async readLatest() {
+    try {
+      const { data } = await node.ask('v1/tasks?status=completed&limit=40');
+      for (const one of data) this.read(one);
+    } catch {
+      // The gallery asks again.
     }
   }
 
@@ -206,6 +233,18 @@ class State extends EventTarget {
       }
     }
     this.changed();
+  }
+
+  // Which device took which step, of a task that ended before the page was opened.
+  async readTrail(task) {
+    if (!task || isOpen(task) || task.trail.length) return;
+    try {
+      const trail = await node.trail(task.id);
+      if (!task.trail.length) task.trail = trail;
+      this.changed();
+    } catch {
+      // The node remembers the latest only; the picture says who ended it.
+    }
   }
 
   // --- events

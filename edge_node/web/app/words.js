@@ -72,6 +72,10 @@ export function number(value, digits = 1) {
   return value.toLocaleString(language, { maximumFractionDigits: digits });
 }
 
+const POLICIES = { lad_ts: 'LAD-TS', lad_ts_plus: 'LAD-TS+', d2sac_ts: 'D2SAC-TS' };
+
+export const policyName = (name) => POLICIES[name] ?? (name ?? '').replaceAll('_', ' ');
+
 export function moment(unixS) {
   const date = new Date(unixS * 1000);
   const today = date.toDateString() === new Date().toDateString();
