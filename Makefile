@@ -13,7 +13,7 @@ NODELESS := $(addprefix tests/,api benchmarks cluster deploy dispatch guard lear
 FILLING := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 WAITING := --numprocesses 4 --dist worksteal
 
-.PHONY: audit browser demo test test-newest mutants seeds trial lint type proto bench figures lock validate-deploy bundle clean install
+.PHONY: audit browser demo pictures test test-newest mutants seeds trial lint type proto bench figures lock validate-deploy bundle clean install
 
 install: $(INSTALLED)
 
@@ -44,6 +44,10 @@ browser:
 		&& apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes \
 			--no-install-recommends chromium >/dev/null; } \
 		|| echo "There is no chromium: the tests of the page will be skipped"
+
+# What README.md shows of the page, by the test that kills a device while it draws.
+pictures: install browser
+	PAGE_BROWSER=required PAGE_PICTURES=docs $(BIN)/python -m pytest tests/page/test_losses.py -k dies
 
 test: install browser
 	$(BIN)/ruff check .

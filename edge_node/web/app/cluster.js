@@ -3,7 +3,7 @@
 
 import { html, nothing, Part, repeat } from './part.js';
 import { isOpen, state } from './state.js';
-import { colourClass, sourceOf, thumbnailPath, trail } from './picture.js';
+import { colourClass, etaS, sourceOf, thumbnailPath, trail } from './picture.js';
 import { operatorsActions } from './operating.js';
 import { show } from './task.js';
 import { number, policyName, seconds, t } from './words.js';
@@ -17,6 +17,11 @@ export function standing(one) {
   if (!one.alive) return 'away';
   if (one.paused) return 'paused';
   return one.accepting ? 'alive' : 'draining';
+}
+
+// Seconds of work ahead: what the device said last, and what is known to have come since.
+function aheadS(one, tasks) {
+  return Math.max(one.backlog / one.capacity || 0, ...tasks.map(etaS));
 }
 
 class Cluster extends Part {
@@ -51,19 +56,20 @@ class Cluster extends Part {
     const nodes = [...state.nodes.values()];
     const open = [...state.tasks.values()].filter(isOpen);
     return html`<div class="cluster">
-      ${this.together(nodes)}
+      ${this.together(nodes, open)}
       <div class="cards">${repeat(nodes, (one) => one.node, (one) => this.card(one, open.filter((task) => task.executor === one.node)))}</div>
     </div>`;
   }
 
   // What the device that was asked would take alone, and what all take together.
-  together(nodes) {
+  together(nodes, open) {
     const own = state.nodes.get(state.self);
     const one = own?.capacity > 0 ? own : nodes.find(draws);
     const all = nodes.filter((other) => draws(other) && other.model === one?.model);
     const speed = all.reduce((sum, { capacity }) => sum + capacity, 0);
     if (!one || !speed) return nothing;
-    const work = all.reduce((sum, { backlog }) => sum + backlog, 0);
+    const at = (id) => open.filter((task) => task.executor === id);
+    const work = all.reduce((sum, other) => sum + aheadS(other, at(other.node)) * other.capacity, 0);
     const busy = work / one.capacity > 1;
     const told = busy
       ? t('alone', { node: one.node, a: seconds(work / one.capacity), t: seconds(work / speed) })
@@ -102,7 +108,7 @@ class Cluster extends Part {
           ? repeat(tasks.slice(0, CHIPS_MAX), (task) => task.id, (task) => this.chip(task))
           : html`<span class="muted" role="listitem">${now === 'away' ? '' : t('idle')}</span>`}
         ${tasks.length > CHIPS_MAX ? html`<span class="muted" role="listitem">+${tasks.length - CHIPS_MAX}</span>` : nothing}</div>
-      ${now === 'away' ? nothing : this.figures(one)}
+      ${now === 'away' ? nothing : this.figures(one, tasks)}
       ${state.operator ? operatorsActions(one, now) : nothing}
     </article>`;
   }
@@ -134,11 +140,11 @@ class Cluster extends Part {
       @click=${() => show(task)}><i .style=${`height: ${100 * share}%`}></i></button></span>`;
   }
 
-  figures(one) {
+  figures(one, tasks) {
     const most = Math.max(...[...state.nodes.values()].map(({ capacity }) => capacity ?? 0));
     const reading = one.reading ?? {};
     const facts = [
-      ['work', one.capacity > 0 ? seconds(one.backlog / one.capacity) : '–'],
+      ['work', one.capacity > 0 ? seconds(aheadS(one, tasks)) : '–'],
       ['load', reading.gpu_load !== undefined && reading.gpu_load !== null ? `${Math.round(100 * reading.gpu_load)} %` : ''],
       ['heat', reading.temperature_c ? `${Math.round(reading.temperature_c)} °C` : ''],
       ['power', reading.power_w ? `${number(reading.power_w)} W` : ''],

@@ -260,12 +260,12 @@ class Draw extends Part {
     }
     if (!task.known) return nothing;
     return html`<div class="actions">
-      <span class="seedshown" title=${t('seed')}>${task.seed}</span>
       <button class="quiet" @click=${() => this.again(task, true)}>${icon('again')}${t('again')}</button>
       <button class="quiet" @click=${() => this.again(task, false)}>${icon('vary')}${t('vary')}</button>
       ${task.status === 'completed'
-        ? html`<button class="quiet" @click=${() => download(task)}>${icon('download')}${t('download')}</button>`
-        : nothing}</div>`;
+        ? html`<button class="quiet" aria-label=${t('download')} title=${t('download')} @click=${() => download(task)}>${icon('download')}</button>`
+        : nothing}
+      <span class="seedshown" title=${`${t('seed')} ${task.seed}`}>${task.seed}</span></div>`;
   }
 
   recent(shown) {

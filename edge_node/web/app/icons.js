@@ -16,6 +16,7 @@ const PATHS = {
   download: svg`<path d="M10 3v9M6.5 9l3.5 3.500L13.5 9M4 16.500h12"/>`,
   delete: svg`<path d="M4 6h12M8 6V4h4v2M5.5 6l.8 11h7.4l.8-11"/>`,
   image: svg`<rect x="2.5" y="4" width="15" height="12" rx="2"/><path d="M10 7.500v5M7.5 10h5"/>`,
+  key: svg`<circle cx="7" cy="13" r="3.6"/><path d="M9.8 10.2L16.5 3.5M13.5 6.5l2.2 2.2"/>`,
   pause: svg`<path d="M7 4.500v11M13 4.500v11"/>`,
   resume: svg`<path d="M6 4l9 6-9 6z"/>`,
   drain: svg`<path d="M10 3v8M6.5 8l3.5 3.500L13.5 8M4 15h12"/>`,

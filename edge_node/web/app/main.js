@@ -17,13 +17,14 @@ const VIEWS = ['draw', 'cluster', 'queue', 'gallery'];
 class App extends Part {
   view = 'draw';
   keyWanted = false;
-  keyTried = false;
+  keyProblem = '';
 
   connectedCallback() {
     super.connectedCallback();
     window.addEventListener('hashchange', () => this.go());
-    node.addEventListener('keywanted', () => {
+    node.addEventListener('keywanted', ({ detail }) => {
       this.keyWanted = true;
+      this.keyProblem = node.key ? detail.message : '';
       this.requestUpdate();
     });
     const theme = localStorage.getItem('theme');
@@ -58,12 +59,16 @@ class App extends Part {
     event.preventDefault();
     node.key = event.target.elements.key.value;
     this.keyWanted = false;
-    this.keyTried = true;
     node.dispatchEvent(new Event('keygiven'));
     state.readCluster();
     state.readModels();
     state.readLatest();
     this.requestUpdate();
+  }
+
+  forgetKey() {
+    node.key = '';
+    location.reload();
   }
 
   updated() {
@@ -80,6 +85,7 @@ class App extends Part {
           <a href="#${view}" aria-current=${view === this.view ? 'page' : nothing}>${icon(view)}<span>${t(view)}</span>${view === 'queue' ? this.openCount() : nothing}</a>`)}</nav>
         <div class="tools">
           <span class="here ${state.connection}" title=${t('you')}><span class="dot"></span>${state.self}</span>
+          ${node.key ? html`<button class="quiet" aria-label=${t('keyForget')} title=${t('keyForget')} @click=${() => this.forgetKey()}>${icon('key')}</button>` : nothing}
           <button class="quiet" aria-label=${t('language')} title=${t('language')} @click=${() => this.turnLanguage()}>${icon('language')}</button>
           <button class="quiet" aria-label=${t('theme')} title=${t('theme')} @click=${() => this.turnTheme()}>${icon('sun')}</button>
         </div>
@@ -114,7 +120,7 @@ class App extends Part {
         <h2 id="keytitle">${t('keyTitle')}</h2>
         <label class="field"><span>${t('keyLabel')}</span>
           <input name="key" type="password" autocomplete="off" required autofocus></label>
-        ${this.keyTried ? html`<p class="problem" role="alert">${t('keyWrong')}</p>` : nothing}
+        <p class="problem" role="alert">${this.keyProblem}</p>
         <p class="muted">${t('keyNote')}</p>
         <button class="primary">${t('keyGo')}</button>
       </form></dialog>`;

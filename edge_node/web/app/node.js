@@ -3,6 +3,8 @@
 const ANSWER_MS = 15_000;
 // The node sends a comment every 15 s where nothing happens.
 const SILENCE_MS = 40_000;
+// Fetched with the key, and held by the page.
+const PICTURES_MAX = 300;
 const AGAIN_MS = [300, 700, 1500, 3000];
 
 export const at = (path) => new URL(path, document.baseURI).href;
@@ -53,8 +55,11 @@ class Node extends EventTarget {
     }
     if (response.ok) return response;
     const body = await response.json().catch(() => ({}));
-    if (response.status === 401) this.dispatchEvent(new Event('keywanted'));
-    throw new Refused(response.status, body.error, Number(response.headers.get('retry-after')) || 0);
+    const refused = new Refused(response.status, body.error, Number(response.headers.get('retry-after')) || 0);
+    if (response.status === 401 || (response.status === 403 && path.startsWith('v1/events'))) {
+      this.dispatchEvent(new CustomEvent('keywanted', { detail: refused }));
+    }
+    throw refused;
   }
 
   async ask(path, { method = 'GET', json, headers = {} } = {}) {
@@ -88,8 +93,16 @@ class Node extends EventTarget {
         .then((blob) => URL.createObjectURL(blob));
       fetched.catch(() => this.#pictures.delete(path));
       this.#pictures.set(path, fetched);
+      if (this.#pictures.size > PICTURES_MAX) this.#forgetPicture();
     }
     return this.#pictures.get(path);
+  }
+
+  #forgetPicture() {
+    const [path, fetched] = this.#pictures.entries().next().value;
+    this.#pictures.delete(path);
+    fetched.then((url) => URL.revokeObjectURL(url), () => {});
+    this.dispatchEvent(new CustomEvent('pictureforgotten', { detail: path }));
   }
 
   async blob(path) {
@@ -105,6 +118,26 @@ class Node extends EventTarget {
       while (data?.type === 'step' && trail.length < data.step) trail.push(data.executor);
     }
     return trail;
+  }
+
+  // A stream ends with its key.
+  #revoked(told) {
+    const refused = new Refused(401, told, 0);
+    this.dispatchEvent(new CustomEvent('keywanted', { detail: refused }));
+    return refused;
+  }
+
+  // Until it may be asked again: with another key, or later.
+  async #until({ status, retryAfterS }) {
+    if (status === 401 || status === 403) {
+      await new Promise((resolve) => {
+        this.addEventListener('keygiven', resolve, { once: true });
+      });
+      return;
+    }
+    await new Promise((resolve) => {
+      setTimeout(resolve, Math.max(1, retryAfterS) * 1000);
+    });
   }
 
   // Follows all that happens, from where it was left, for as long as the page is open.
@@ -130,16 +163,14 @@ class Node extends EventTarget {
         open();
         for await (const event of events(response.body, heard)) {
           last = event.id || last;
-          if (event.name === 'error') throw new Refused(401, event.data.error, 0);
+          if (event.name === 'error') throw this.#revoked(event.data.error);
           if (event.name) told(event.name, event.data);
         }
       } catch (problem) {
-        if (problem instanceof Refused && problem.status === 400) last = '';
-        if (problem.status === 401) {
-          this.dispatchEvent(new Event('keywanted'));
-          await new Promise((resolve) => {
-            this.addEventListener('keygiven', resolve, { once: true });
-          });
+        if (problem instanceof Refused) {
+          if (problem.status === 400) last = '';
+          await this.#until(problem);
+          continue;
         }
       } finally {
         clearTimeout(silence);

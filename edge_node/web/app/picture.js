@@ -8,6 +8,7 @@ import { isOpen, state } from './state.js';
 import { seconds, t } from './words.js';
 
 const sources = new Map();
+node.addEventListener('pictureforgotten', ({ detail }) => sources.delete(detail));
 
 // Where a finished picture is; empty until it is known where <img> finds it.
 export function sourceOf(path) {

@@ -11,6 +11,8 @@ const ASKED_TOGETHER_MS = 120;
 const ASKED_ALONE_MAX = 4;
 const TASKS_MAX = 1500;
 const PREVIEWS_MAX = 60;
+// From where a task was placed anew, to where its former device is known to be gone.
+const KNOWN_LATE_MS = 15_000;
 const COLOURS = 8;
 const OPEN = new Set(['queued', 'in_progress']);
 
@@ -260,14 +262,19 @@ class State extends EventTarget {
     const known = this.nodes.get(id) ?? { node: id };
     this.nodes.set(id, { ...known, alive, accepting });
     this.nodes = new Map([...this.nodes].sort(([a], [b]) => (a < b ? -1 : 1)));
-    if (!alive) {
-      for (const task of this.tasks.values()) {
-        if (isOpen(task) && task.executor === id) {
-          task.story.push({ kind: 'gone', from: id, step: task.step });
-        }
-      }
-    }
+    if (!alive) for (const task of this.tasks.values()) this.#lose(task, id);
     this.readCluster();
+  }
+
+  // A device is gone: what it drew is lost from there on, also where it was placed anew before
+  // anybody knew why.
+  #lose(task, id) {
+    if (isOpen(task) && task.executor === id) {
+      task.story.push({ kind: 'gone', from: id, step: task.step });
+      return;
+    }
+    const left = task.story.findLast((line) => line.from === id && line.drawing);
+    if (left && Date.now() - left.at < KNOWN_LATE_MS) left.kind = 'gone';
   }
 
   happened(event) {
@@ -286,7 +293,11 @@ class State extends EventTarget {
 
   goTo(task, to, told) {
     const from = task.executor;
-    if (to && from && from !== to) task.story.push({ kind: 'moved', from, to, step: task.step, ...told });
+    const last = task.story.at(-1);
+    if (to && from && from !== to && !(last?.kind === 'gone' && last.from === from)) {
+      const drawing = task.status === 'in_progress';
+      task.story.push({ kind: 'moved', from, to, step: task.step, drawing, at: Date.now(), ...told });
+    }
     task.executor = to ?? task.executor;
     if (to) {
       const flight = { task, from: from ?? task.node, to, ...told };
@@ -320,9 +331,9 @@ const HAPPENED = {
     task.status = 'queued';
   },
   placed: (state, task, event) => {
-    task.status = 'queued';
     task.attempt = event.attempt;
     state.goTo(task, event.executor, {});
+    task.status = 'queued';
   },
   moved: (state, task, event) => {
     state.goTo(task, event.to ?? event.executor, { reason: event.reason, gainS: event.gain_s });

@@ -16,7 +16,7 @@ const EN = {
   decides: 'Who decides', learned: 'learned', rule: 'rule', mine: 'Mine', everyone: 'Everyone', all: 'All', anyDevice: 'Any device', anyModel: 'Any model', status: 'Status', device: 'Device', whose: 'Whose',
   position: 'Place', eta: 'Ready in', noneOpen: 'Nothing is waiting.', noneDrawn: 'No images yet.', loadMore: 'More', missing: 'Not heard: {nodes}',
   waited: 'Waiting', drew: 'Drawing', returned: 'Sending', made: 'Made', asked: 'Asked at',
-  keyTitle: 'This cluster asks for a key', keyLabel: 'API key', keyGo: 'Use it', keyWrong: 'This key is not in force.', keyNote: 'Kept until this tab is closed.', keyForget: 'Forget the key',
+  keyTitle: 'This cluster asks for a key', keyLabel: 'API key', keyGo: 'Use it', keyNote: 'Kept until this tab is closed.', keyForget: 'Forget the key',
   gone: '{node} does not answer.', trying: 'Trying {node} …', back: 'Waiting for it …', came: '{from} does not answer. This is {node}.',
   theme: 'Light or dark', language: '中文', pause: 'Pause', drain: 'Drain', resume: 'Resume', forget: 'Remove', sec: '{n} s', min: '{m} min {n} s',
   skip: 'Skip to the content', progress: 'Progress', image: 'Image', imageOf: 'Image of: {prompt}', nodes: 'Devices', tasksOf: 'Tasks at {node}', noPrompt: 'prompt removed', dice: 'Any seed', landscape: 'landscape', portrait: 'portrait', square: 'square', ready: 'Ready',
@@ -37,7 +37,7 @@ const ZH = {
   decides: '调度策略', learned: '学习策略', rule: '规则', mine: '我的', everyone: '所有人', all: '全部', anyDevice: '任意设备', anyModel: '任意模型', status: '状态', device: '设备', whose: '归属',
   position: '位置', eta: '预计', noneOpen: '没有等待的任务。', noneDrawn: '还没有图片。', loadMore: '更多', missing: '未响应：{nodes}',
   waited: '等待', drew: '绘制', returned: '传回', made: '完成于', asked: '提交于',
-  keyTitle: '此集群需要密钥', keyLabel: 'API 密钥', keyGo: '使用', keyWrong: '此密钥无效。', keyNote: '关闭标签页后即忘记。', keyForget: '忘记密钥',
+  keyTitle: '此集群需要密钥', keyLabel: 'API 密钥', keyGo: '使用', keyNote: '关闭标签页后即忘记。', keyForget: '忘记密钥',
   gone: '{node} 没有响应。', trying: '正在尝试 {node} …', back: '等待恢复 …', came: '{from} 没有响应。当前是 {node}。',
   theme: '浅色或深色', language: 'English', pause: '暂停', drain: '排空', resume: '恢复', forget: '移除', sec: '{n} 秒', min: '{m} 分 {n} 秒',
   skip: '跳到内容', progress: '进度', image: '图片', imageOf: '图片：{prompt}', nodes: '设备', tasksOf: '{node} 的任务', noPrompt: '提示词已删除', dice: '随机种子', landscape: '横向', portrait: '纵向', square: '方形', ready: '就绪',
@@ -58,6 +58,12 @@ export function setLanguage(chosen) {
 export function t(word, values = {}) {
   const text = LANGUAGES[language][word] ?? EN[word] ?? word;
   return text.replace(/\{(\w+)\}/g, (_, name) => values[name] ?? '');
+}
+
+// What one language says and another does not.
+export function untold() {
+  const words = [...Object.keys(EN), ...Object.keys(ZH)];
+  return words.filter((word) => !Object.values(LANGUAGES).every((told) => told[word]));
 }
 
 // Seconds, as long as they are worth telling.
