@@ -1,4 +1,4 @@
-"""When tasks of this node are expected to end, at every look anew.
+"""When tasks of this node are expected to end and which place they have, at every look anew.
 
 Owns what is looked at for it: the task's course here, its executor's queue in the view.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from edge_node.changing import changed
 from edge_node.clock import Clock
 from edge_node.dispatch.own_node import OwnNode
-from edge_node.domain import TaskEvent, TaskId, TaskRecord
+from edge_node.domain import TaskEvent, TaskEventKind, TaskId, TaskRecord, TaskStatus
 from edge_node.tasks.cluster_view import ClusterView
 from edge_node.tasks.expectation import expected_s
 from edge_node.tasks.lifecycle import Lifecycle
@@ -34,12 +34,35 @@ class Expectations:
 
     def of(self, record: TaskRecord) -> TaskRecord:
         """The record with what is expected now."""
-        return record if record.status.is_final else changed(record, eta_s=self._eta_s(record))
+        if record.status.is_final:
+            return record
+        return changed(record, eta_s=self._eta_s(record), queue_position=self._position(record))
 
     def of_event(self, task_id: TaskId, event: TaskEvent) -> TaskEvent:
         """The event with what is expected now, whenever it happened."""
         record = None if event.kind.is_final else self._lifecycle.record(task_id)
-        return event if record is None else changed(event, eta_s=self._eta_s(record))
+        if record is None:
+            return event
+        position = event.queue_position
+        if event.kind is TaskEventKind.PLACED:  # before the executor has said anything
+            position = self._position(record)
+        return changed(event, eta_s=self._eta_s(record), queue_position=position)
+
+    def _position(self, record: TaskRecord) -> int:
+        """Its place in the queue as the executor says, and until then as its queue is known here.
+
+        Who takes turns waits for as many of each other client as for his own.
+        """
+        waits = record.status is TaskStatus.QUEUED and record.executor is not None
+        if not waits or record.queue_position > 0:
+            return record.queue_position
+        now_s, task = self._clock.now_s(), record.task
+        assert record.executor is not None
+        queue = self._view.queue_of(record.executor, now_s=now_s)
+        place = 1 if queue is None else max(1, queue.queued)
+        own = self._lifecycle.load.of(task.turns).tasks
+        others = self._view.clients(task.drawing.model, now_s=now_s) - (own > 1)
+        return min(place, own * (1 + others)) if task.turns and own and others > 0 else place
 
     def _eta_s(self, record: TaskRecord) -> float:
         now_s, executor, model = self._clock.now_s(), record.executor, record.task.drawing.model

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from edge_node.domain import AttemptQueued, AttemptReport, AttemptStarted, Fence, StepFinished
+from edge_node.domain import (
+    AttemptQueued,
+    AttemptReport,
+    AttemptStarted,
+    Fence,
+    StepFinished,
+    TaskEventKind,
+)
 from edge_node.listing import TaskFilter
 from edge_node.tasks import lifecycle_protocol as life
 from tests.dispatch.one_node import OWN, run
@@ -39,7 +47,9 @@ def test_what_is_expected_is_of_the_moment_at_which_it_is_told(tmp_path: Path) -
                 )
             )
 
-        # Its place in the queue, of which more is known by now.
+        # Its place in the queue, which is known before the executor says so.
+        assert (await tasks.read_task(task_id)).queue_position == 1
+        # And of which more is known by now.
         reported(AttemptQueued(position=1))
         next_s = await told()
         reported(AttemptQueued(position=2))
@@ -57,5 +67,32 @@ def test_what_is_expected_is_of_the_moment_at_which_it_is_told(tmp_path: Path) -
         assert await told() == 3.0
         await tasks.cancel(task_id)
         assert (await tasks.read_task(task_id)).eta_s == 0.0
+
+    run(node, story)
+
+
+def test_the_place_in_the_queue_is_known_from_the_first_answer_on(tmp_path: Path) -> None:
+    node = Origin(tmp_path)
+
+    async def story() -> None:
+        await node.start()
+        node.own_device.held = True
+        node.admits(10)
+        tasks = node.dispatcher.own_tasks
+
+        async def sent(turns: str) -> int:
+            submission = await tasks.submit([text()], durable=True, turns=turns)
+            [record] = submission.records
+            told = tasks.expected.of(record)
+            events = tasks.watch(record.task.id, after=0)
+            *_, placed = [await anext(events) for _ in range(2)]
+            await events.aclose()
+            assert placed.kind is TaskEventKind.PLACED
+            assert placed.queue_position == told.queue_position
+            return told.queue_position
+
+        assert [await sent("") for _ in range(4)] == [1, 2, 3, 4]
+        node.view.clients = partial(lambda count, model, now_s: count, 2)  # type: ignore[method-assign]
+        assert [await sent("alice") for _ in range(3)] == [3, 4, 6]
 
     run(node, story)

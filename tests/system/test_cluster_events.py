@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from edge_node.console.local_cluster import LocalCluster
+from edge_node.console.rest_client import RestClient
 from tests.system.local import EMULATED, on_cluster, submit, wait_for
 
 pytestmark = pytest.mark.system
@@ -86,3 +87,49 @@ def test_tasks_of_all_nodes_and_the_nodes_are_one_stream(tmp_path: Path) -> None
             await wait_for(http, first, task["id"])
 
     on_cluster(tmp_path, EMULATED, EMULATED, test=test)
+
+
+def test_events_of_a_task_go_on_after_its_origin_was_killed(tmp_path: Path) -> None:
+    """Ids go on rising, so that what was seen last is all that a client needs to keep."""
+    slow = {**EMULATED, "time_scale": 2}
+
+    async def told_after(
+        http: httpx.AsyncClient, url: str, last: str
+    ) -> AsyncGenerator[Told, None]:
+        headers = {"Last-Event-ID": last} if last else {}
+        async with http.stream("GET", url, headers=headers) as response:
+            assert response.status_code == 200
+            fields: dict[str, str] = {}
+            async for line in response.aiter_lines():
+                name, _, value = line.partition(": ")
+                if line and name:
+                    fields[name] = value
+                elif fields:
+                    yield fields["event"], json.loads(fields["data"]), fields["id"]
+                    fields = {}
+
+    async def test(cluster: LocalCluster, http: httpx.AsyncClient) -> None:
+        task = await submit(http, cluster.urls[0], num_inference_steps=12)
+        url = f"{cluster.urls[0]}/v1/tasks/{task['id']}/events"
+        seen: list[int] = []
+        async with asyncio.timeout(60), aclosing(told_after(http, url, "")) as events:
+            async for name, _, event_id in events:
+                seen.append(int(event_id))
+                if name == "step":
+                    break
+        cluster.signal_node(0, signal.SIGKILL)
+        await asyncio.to_thread(cluster.wait_node, 0)
+        cluster.start_node(0)
+        async with RestClient(timeout_s=5) as client:
+            await cluster.wait_ready(client, 0)
+        kinds: list[str] = []
+        async with asyncio.timeout(60), aclosing(told_after(http, url, str(seen[-1]))) as events:
+            async for name, _, event_id in events:
+                seen.append(int(event_id))
+                kinds.append(name)
+        assert seen == sorted(set(seen)), "no id comes twice, and none is lower than one before"
+        assert kinds.count("finished") == 1
+        assert kinds[-1] == "finished"
+        assert (await http.get(url, headers={"Last-Event-ID": str(seen[-1])})).status_code == 204
+
+    on_cluster(tmp_path, slow, slow, test=test)
