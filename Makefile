@@ -110,7 +110,7 @@ UV_COMPILE := $(BIN)/uv pip compile --universal --python-version 3.11 --generate
 	--no-annotate --quiet $(UPGRADE)
 lock: install
 	$(UV_COMPILE) --config-file docker/uv.toml --no-emit-package torch --extra worker \
-		--extra learner --extra embedded-store --extra mdns --extra mcp \
+		--extra learner --extra embedded-store --extra mdns --extra mcp --extra otel \
 		pyproject.toml -o docker/requirements.txt
 	$(UV_COMPILE) --config-file docker/uv.toml --no-emit-package torch --extra dev \
 		pyproject.toml -o constraints-dev.txt

@@ -38,7 +38,7 @@ TARGET = {
     "sys_platform": "linux",
 }
 # What runs on a device: docker/requirements.txt is locked for these.
-EXTRAS = ("worker", "embedded-store", "mdns", "learner", "mcp")
+EXTRAS = ("worker", "embedded-store", "mdns", "learner", "mcp", "otel")
 BROUGHT_BY_THE_DEVICE = {"torch"}
 COMPOSE_FILES = ("compose.yaml", "compose.monitoring.yaml")
 

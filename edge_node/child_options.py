@@ -41,6 +41,7 @@ def learner_command(config: NodeConfig, store_url: str) -> list[str]:
         *("--memory-max", str(config.learner_memory_bytes_max)),
         *("--weights-max", str(config.learned_weights_bytes_max)),
         *("--outcome-wait", str(config.deadline_s_max + config.lease_s)),
+        *("--log-format", config.log_format),
         *tls_options(config),
         *judge_options(config),
     ]

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from edge_node.cli_laboratory import add_simulate, add_train
 from edge_node.errors import DEdgeAIError
+from edge_node.log_lines import TEXT
 
 if TYPE_CHECKING:
     from edge_node.config import NodeConfig
@@ -29,7 +30,7 @@ DEFAULT_URL = "http://127.0.0.1:8080"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit code. A known error is one sentence, not a trace."""
     options = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.basicConfig(level=logging.INFO, format=TEXT)
     # One line per request of one's own is no news.
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:

@@ -90,6 +90,24 @@ class NodeConfig(RequestConfig):
     log_level: Literal["debug", "info", "warning", "error"] = setting(
         "info", "least severity that the node's process logs", reload=True
     )
+    log_format: Literal["text", "json"] = setting(
+        "text",
+        "json: the node's process, its worker and its learner log an object a line, with the ids "
+        "of tasks and traces that a line is about",
+    )
+    otlp_endpoint: str | None = setting(
+        None,
+        "where traces go, as http://collector:4318: an OpenTelemetry collector that takes OTLP "
+        "over HTTP (dedgeai[otel]); none are made if not set",
+        pattern=r"^https?://[^/\s?#]+(/[^\s?#]*)?$",
+    )
+    traces_share: float = setting(
+        1.0,
+        "of the traces that begin at this node; where a client began one, it says so itself",
+        unit="share",
+        ge=0,
+        le=1,
+    )
 
     # Other nodes.
     peers: Annotated[tuple[_Address, ...], BeforeValidator(split)] = setting(

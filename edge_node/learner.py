@@ -37,6 +37,7 @@ from edge_node.clock import FollowingClock
 from edge_node.domain import NodeId
 from edge_node.errors import DEdgeAIError, InvalidRequest, StoreUnavailable
 from edge_node.guard.judge import JudgeSettings
+from edge_node.log_lines import set_format
 from edge_node.sign_of_life import show_life
 from edge_node.store.connection import StoreConnection, StoreSettings
 from edge_node.store.learner_board import TOLD_KEEP_S, LearnerBoard, Told
@@ -262,9 +263,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--tls", type=Path, help="folder of this node's certificate")
     parser.add_argument("--cluster-name", default="dedgeai", help="that the certificate names")
+    parser.add_argument("--log-format", choices=("text", "json"), default="text")
     parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE")
     given = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.basicConfig(level=logging.INFO)
+    set_format(given.log_format, node_id=given.node_id)
     settings = LearnerSettings(
         store_url=given.store,
         node_id=given.node_id,

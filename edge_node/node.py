@@ -18,6 +18,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+from edge_node import log_lines
 from edge_node.access.key_sharing import KeySharing
 from edge_node.access.key_use import KeyUse
 from edge_node.api.addressing import Addresses
@@ -35,6 +36,7 @@ from edge_node.dispatch.dead_letters import DeadLetterDesk
 from edge_node.dispatch.dispatcher import Dispatcher, DispatcherSettings
 from edge_node.dispatch.front_desk import FrontDesk, FrontDeskSettings
 from edge_node.dispatch.own_node import Identity
+from edge_node.dispatch.task_traces import TaskTraces
 from edge_node.domain import NodeId, NodeState, TaskRecord
 from edge_node.errors import MalformedMessage, StoreUnavailable
 from edge_node.garbage import collect_seldom, return_large_blocks
@@ -81,6 +83,7 @@ from edge_node.tasks.membership import MembershipSettings
 from edge_node.tasks.slots import SlotMemory, SlotSettings
 from edge_node.telemetry.jetson import DeviceCollector
 from edge_node.telemetry.metrics import NodeMetrics
+from edge_node.telemetry.tracing import open_tracing
 from scheduler.guard.guard import Guard
 
 log = logging.getLogger(__name__)
@@ -109,9 +112,10 @@ async def run_node(read_config: Callable[[], NodeConfig]) -> int:
         loop.add_signal_handler(number, stopping.set)
     reloader = Reloader(read_config)
     loop.add_signal_handler(signal.SIGHUP, reloader.reload)
-    set_log_level(reloader.config)
-    reloader.tell(set_log_level)
     config = reloader.config
+    log_lines.set_format(config.log_format, node_id=config.node_id)
+    log_lines.set_level(config.log_level)
+    reloader.tell(lambda new: log_lines.set_level(new.log_level))
     clock = await begin_clock(
         clock_path(config),
         jump_s_max=config.clock_jump_s_max,
@@ -139,11 +143,6 @@ def needed_parts(config: NodeConfig) -> tuple[str, ...]:
     return parts
 
 
-def set_log_level(config: NodeConfig) -> None:
-    """Of everything in this process that does not have its own."""
-    logging.getLogger().setLevel(config.log_level.upper())
-
-
 class _Node:
     """The parts of one node; everything it starts is stopped by `stack`, last first."""
 
@@ -169,6 +168,7 @@ class _Node:
         self._sockets.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._tls = NodeTls.of(config)
         self._keys = open_keys(config, self._tls)
+        self._tracing = open_tracing(config)
         self._policy = policy_of(config, clock=self._clock, shared_s=self._shared_s)
         if isinstance(guard := self._policy, Guard):
             reloader.tell(lambda new: guard.reconfigure(guard_settings(new)))
@@ -187,6 +187,8 @@ class _Node:
 
     async def run(self) -> None:
         self._stack.enter_context(sole_owner(self._folder))
+        if self._tracing is not None:
+            self._stack.push_async_callback(self._tracing.close)
         # Both may have much to read, and neither waits for the other.
         store_url, (images, init_images) = await both(self._start_store(), self._start_files())
         ledger = await self._stack.enter_async_context(
@@ -231,6 +233,7 @@ class _Node:
             metrics=self._metrics,
             clock=self._clock,
             loops=self._loops,
+            traces=TaskTraces.of(self._tracing, own_id=me.node_id),
         )
         self._reloader.tell(lambda new: dispatcher.reconfigure(DispatcherSettings.of(new)))
         self._worker_changed = lambda: self._tell_worker_changed(worker, dispatcher)
@@ -546,6 +549,7 @@ class _Node:
             keys=self._keys,
             key_use=key_use,
             mcp=agents,
+            tracing=self._tracing,
         )
         if agents is not None:
             agents.rest = app

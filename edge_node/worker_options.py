@@ -54,6 +54,7 @@ class WorkerOptions:
     image_task_ids: bool
     hosted_tasks_max: int
     worker_lock: Path | None
+    log_format: Literal["text", "json"]
 
     @classmethod
     def of(cls, config: NodeConfig) -> WorkerOptions:

@@ -39,6 +39,7 @@ PURE = {
     "in_the_way",
     "json_text",
     "clock",
+    "log_lines",
     "config",
     "config_sources",
     "lasting",
@@ -48,6 +49,7 @@ PURE = {
     "sign_of_life",
     "socket_path",
     "start_note",
+    "trace_context",
     "worker_options",
 }
 ALLOWED = {
@@ -98,6 +100,8 @@ ALLOWED = {
     "edge_node.requests": {"domain"},
     "edge_node.snapshot": {"domain", "scheduler.guard.status"},
     "edge_node.socket_path": set(),
+    "edge_node.trace_context": set(),
+    "edge_node.log_lines": {"trace_context"},
     "edge_node.tasks": PURE | {"tasks", "scheduler"},
     "edge_node.telemetry": PURE | {"telemetry"},
     "edge_node.store": PURE | {"store", "tasks.slots", "scheduler"},
@@ -151,7 +155,7 @@ ALLOWED = {
 # The heavy world stays inside the worker and the learning side.
 HEAVY = {"torch", "diffusers", "transformers", "numba", "gymnasium", "PIL", "matplotlib"}
 # So does what only some nodes need.
-EXTRAS = {"mcp", "mcp_types", "zeroconf"}
+EXTRAS = {"mcp", "mcp_types", "opentelemetry.sdk.trace", "zeroconf"}
 
 
 # What the repository holds at its top; nothing that a tool has left beside it.

@@ -53,6 +53,7 @@ CHANGED: dict[str, Any] = {
     "image_task_ids": False,
     "hosted_tasks_max": 7,
     "worker_lock": Path("/run/lock of ours"),
+    "log_format": "json",
 }
 
 

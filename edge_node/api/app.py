@@ -37,16 +37,18 @@ from edge_node.api.image_fetch import ImageFetch
 from edge_node.api.key_check import KeyCheck
 from edge_node.api.openai_request import Habits
 from edge_node.api.request_body import BodyLimits
+from edge_node.api.request_traces import RequestTraces
 from edge_node.api.surface import Surface
 from edge_node.api.uploads import UploadLimits, Uploads
 from edge_node.config import NodeConfig
 from edge_node.telemetry.metrics import NodeMetrics
+from edge_node.telemetry.tracing import Tracing
 
 # What a page of another origin may send, and read of an answer besides what every page may.
 _CORS_METHODS = ("GET", "HEAD", "POST", "DELETE")
 _CORS_REQUEST_HEADERS = (
     *("authorization", "content-type", "idempotency-key", "last-event-id", "x-request-id"),
-    *("range", "if-none-match"),
+    *("range", "if-none-match", "mcp-protocol-version", "traceparent", "tracestate"),
 )
 _CORS_HEADERS = (
     *("location", "retry-after", "x-request-id", "x-should-retry", "idempotent-replayed", "etag"),
@@ -73,6 +75,7 @@ class _Application(FastAPI):
         origins: Collection[str],
         client_of_key: Callable[[str | None], Client | None],
         ask: Callable[[Client], None],
+        tracing: Tracing | None,
     ) -> None:
         # No interactive pages: they load their scripts from outside, where an edge LAN may not
         # reach.
@@ -89,6 +92,7 @@ class _Application(FastAPI):
         self._origins = tuple(origins)
         self._client_of_key = client_of_key
         self._ask = ask
+        self._tracing = tracing
 
     def openapi(self) -> dict[str, Any]:
         """The document that describes it, made once."""
@@ -109,7 +113,10 @@ class _Application(FastAPI):
                 allow_headers=_CORS_REQUEST_HEADERS,
                 expose_headers=_CORS_HEADERS,
             )
-        return Addressing(RequestFrame(gated, metrics=self._metrics), self._addresses)
+        framed: ASGIApp = RequestFrame(gated, metrics=self._metrics)
+        if self._tracing is not None:
+            framed = RequestTraces(framed, tracing=self._tracing)
+        return Addressing(framed, self._addresses)
 
 
 def create_app(
@@ -128,6 +135,7 @@ def create_app(
     key_use: KeyUse | None = None,
     keep_alive_s: float = 15.0,
     mcp: ASGIApp | None = None,
+    tracing: Tracing | None = None,
 ) -> FastAPI:
     """The application; it starts nothing and needs no lifespan.
 
@@ -146,6 +154,7 @@ def create_app(
         key_use: refuses what a key may not ask for.
         keep_alive_s: silence on an event stream after which a comment is sent.
         mcp: answers agents at /mcp, if any does.
+        tracing: makes spans of requests, if they are wanted.
     """
     app = _Application(
         metrics=metrics,
@@ -154,6 +163,7 @@ def create_app(
         origins=origins,
         client_of_key=client_of_key,
         ask=(lambda client: None) if key_use is None else key_use.ask,
+        tracing=tracing,
     )
     app.state.surface = Surface(
         front_desk=front_desk,

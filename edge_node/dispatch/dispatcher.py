@@ -26,6 +26,7 @@ from edge_node.dispatch.own_node import DrawingDefaults, Identity, OwnNode
 from edge_node.dispatch.own_tasks import OwnTasks, OwnTasksSettings
 from edge_node.dispatch.placer import Placer
 from edge_node.dispatch.task_lists import OwnList
+from edge_node.dispatch.task_traces import TaskTraces
 from edge_node.dispatch.timekeeper import Timekeeper, TimekeeperSettings
 from edge_node.domain import AttemptFailed, NodeId, NodeState, Task
 from edge_node.lasting import Loops
@@ -89,11 +90,11 @@ class Dispatcher:
         ledger, images, init_images: what outlives the node.
         erasures: the ledger's part in what must not.
         worker: draws.
-        metrics: of the node.
-        clock: of the node.
+        metrics, clock: of the node.
         latent_store: keeps latents across restarts, if any does.
         pool: keeps decisions and outcomes for a learner, if any does.
         loops: keeps the node's sense of time going.
+        traces: hears what is done, if anybody wants to see it.
         new_ulid: names tasks and jobs.
     """
 
@@ -117,9 +118,10 @@ class Dispatcher:
         latent_store: LatentStore | None = None,
         pool: ExperiencePool | None = None,
         loops: Loops | None = None,
+        traces: TaskTraces | None = None,
         new_ulid: Callable[[], str] = lambda: str(ULID()),
     ) -> None:
-        self._hosting, self._view, self._clock = hosting, view, clock
+        self._hosting, self._view, self._clock, self._traces = hosting, view, clock, traces
         self._loops, self._looking = loops or Loops(), list[asyncio.Task[None]]()
         self._inbox = inbox = Inbox(lifecycle=lifecycle, hosting=hosting, clock=clock)
         self.own_node = node = OwnNode(
@@ -277,15 +279,22 @@ class Dispatcher:
 
     def _obey(self, instruction: life.Instruction | hosted.Instruction) -> None:
         try:
-            if isinstance(instruction, hosted.Instruction):
-                self._obey_hosting(instruction)
+            if self._traces is None:
+                self._carry_out(instruction)
             else:
-                self._obey_lifecycle(instruction)
+                with self._traces.around(instruction):
+                    self._carry_out(instruction)
         except Exception:
             # A bug, or a part of the world that raises what it should not. What was to follow
             # from the same event still does, and no task waits for what will never come.
             log.exception("%s was not carried out", type(instruction).__name__)
             self._not_carried_out(instruction)
+
+    def _carry_out(self, instruction: life.Instruction | hosted.Instruction) -> None:
+        if isinstance(instruction, hosted.Instruction):
+            self._obey_hosting(instruction)
+        else:
+            self._obey_lifecycle(instruction)
 
     def _not_carried_out(self, instruction: life.Instruction | hosted.Instruction) -> None:
         match instruction:

@@ -381,6 +381,9 @@ class OwnTasks:
             queue_s=record.queue_s,
             compute_s=record.compute_s,
         )
+        what = record.status.value if record.error is None else record.error.code
+        level = logging.DEBUG if record.error is None else logging.INFO
+        log.log(level, "task %s: %s, attempt %d", record.task.id, what, record.attempt)
 
     async def _append(self, tasks: tuple[Task, ...]) -> None:
         task_ids = tuple(task.id for task in tasks)

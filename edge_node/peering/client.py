@@ -14,6 +14,7 @@ import grpc
 import grpc.aio
 from dedgeai.v1 import node_pb2, node_pb2_grpc
 
+from edge_node import trace_context
 from edge_node.clock import SystemClock
 from edge_node.domain import (
     AttemptReport,
@@ -148,7 +149,10 @@ class PeerClient:
         """
         # No deadline on the call itself: the lease decides, and it is renewed by reports.
         async with self._heard("Offload") as stub:
-            call = stub.Offload(node_codec.offload_to_proto(offload, init_image=init_image))
+            call = stub.Offload(
+                node_codec.offload_to_proto(offload, init_image=init_image),
+                metadata=trace_context.current.get().carrier or None,
+            )
             del init_image  # the call keeps its request to its end: one copy is enough
             try:
                 async for response in call:

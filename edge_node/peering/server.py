@@ -29,6 +29,7 @@ from edge_node.peering.client import KEEPALIVE_OPTIONS
 from edge_node.peering.service import PeerService
 from edge_node.peering.status import abort
 from edge_node.peering.tls import NodeTls
+from edge_node.trace_context import TraceContext, current
 
 log = logging.getLogger(__name__)
 
@@ -110,6 +111,8 @@ class NodeServicer(node_pb2_grpc.NodeServiceServicer):
         self, request: node_pb2.OffloadRequest, context: Context
     ) -> AsyncIterator[node_pb2.OffloadResponse]:
         async with self._call("Offload", context) as caller:
+            # Of this call alone, which has a context of its own.
+            current.set(_trace_told(context))
             offload = node_codec.offload_from_proto(request)
             node_codec.check_init_image(request)
             hosting = self._service.offload(offload, init_image=request.init_image, caller=caller)
@@ -267,6 +270,12 @@ class NodeServicer(node_pb2_grpc.NodeServiceServicer):
     ) -> node_pb2.FetchKeysResponse:
         async with self._call("FetchKeys", context):
             return node_pb2.FetchKeysResponse(signed_list=self._service.signed_keys())
+
+
+def _trace_told(context: Context) -> TraceContext:
+    """Which trace the call is a part of, as its metadata says."""
+    metadata = context.invocation_metadata() or ()
+    return TraceContext.told((key, value) for key, value in metadata if isinstance(value, str))
 
 
 def caller_host(peer: str) -> str | None:

@@ -25,6 +25,7 @@ import uvloop
 from edge_node import start_note
 from edge_node.clock import SystemClock
 from edge_node.config_sources import InvalidConfig
+from edge_node.log_lines import TEXT, set_format
 from edge_node.socket_path import check_socket_path
 from edge_node.worker import accelerator_lock, image_encoding, lora, model_files, service
 from edge_node.worker.approximations import Approximations
@@ -273,13 +274,14 @@ def _stop_now(number: int, frame: object) -> NoReturn:
 def main() -> None:
     """Ends with 0 when told to stop, else with a code that says why."""
     parsed = command_line(sys.argv[1:])
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level="INFO")
+    logging.basicConfig(format=TEXT, level="INFO")
     threading.excepthook = partial(end_broken, parsed.socket)
     signal.signal(signal.SIGTERM, _stop_now)
     # The socket is for this user's node only.
     os.umask(0o077)
     with start_told(parsed.socket):
         arguments = checked(parsed)
+        set_format(arguments.options.log_format)
         _take_accelerator(arguments)
         ended = uvloop.run(run(arguments))
     start_note.forget(parsed.socket)

@@ -24,7 +24,7 @@ DEVELOPMENT = "constraints-dev.txt"
 LOCKS = (IMAGE, BUILD, DEVELOPMENT)
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 # What an image installs beside what every node needs; its torch is its own.
-EXTRAS = ("worker", "learner", "embedded-store", "mdns", "mcp")
+EXTRAS = ("worker", "learner", "embedded-store", "mdns", "mcp", "otel")
 NOT_LOCKED = {"torch"}
 # Debian's Python in the CPU image, Ubuntu 24.04's in those for Jetsons.
 TARGETS = [
