@@ -74,7 +74,7 @@ type: install
 proto: install
 	cd proto && ../$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. \
 		--grpc_python_out=. --plugin=../$(BIN)/protoc-gen-mypy_grpc --mypy_grpc_out=. \
-		dedgeai/v1/node.proto dedgeai/v1/worker.proto
+		dedgeai/v1/node.proto dedgeai/v1/worker.proto dedgeai/v1/load_report.proto
 
 # The simulated cluster through N seeds, or through one again: make seeds SEED=17.
 N ?= 1000

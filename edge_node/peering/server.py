@@ -26,6 +26,7 @@ from edge_node.grpc_health import Health
 from edge_node.peering import codec, event_codec, list_codec, message_rules, node_codec
 from edge_node.peering.caller import Caller, PeerConduct, is_loopback
 from edge_node.peering.client import KEEPALIVE_OPTIONS
+from edge_node.peering.load_report import LoadReports
 from edge_node.peering.service import PeerService
 from edge_node.peering.status import abort
 from edge_node.peering.tls import NodeTls
@@ -61,6 +62,10 @@ class NodeServicer(node_pb2_grpc.NodeServiceServicer):
         self._service = service
         self._version = version
         self._conduct = conduct or PeerConduct(SystemClock())
+
+    def own_state(self) -> NodeState:
+        """This node's, as it is now."""
+        return self._service.own_state()
 
     @asynccontextmanager
     async def _call(self, rpc: str, context: Context) -> AsyncIterator[Caller]:
@@ -287,7 +292,7 @@ def caller_host(peer: str) -> str | None:
 
 
 class PeerServer:
-    """The listener with NodeService and health, and on loopback reflection.
+    """The listener with NodeService, health and load, and on loopback reflection.
 
     With `tls` it is for its cluster only.
     """
@@ -318,6 +323,8 @@ class PeerServer:
         )
         node_pb2_grpc.add_NodeServiceServicer_to_server(self._servicer, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        load = LoadReports(self._servicer.own_state)
+        self._server.add_generic_rpc_handlers((load.handler(),))
         if is_loopback(self._host):  # for whoever works on it; other machines need it to attack
             names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
             reflection.enable_server_reflection(names, self._server)

@@ -10,7 +10,11 @@ from pathlib import Path
 PROTO = Path(__file__).parent.parent.parent / "proto"
 FORMER = PROTO.parent / "tests" / "golden" / "v0.1.0" / "wire.binpb"
 TOOLS = Path(sys.executable).parent
-SOURCES = ("dedgeai/v1/node.proto", "dedgeai/v1/worker.proto")
+SOURCES = (
+    "dedgeai/v1/node.proto",
+    "dedgeai/v1/worker.proto",
+    "dedgeai/v1/load_report.proto",
+)
 
 
 def test_committed_stubs_match_the_proto_files(tmp_path: Path) -> None:
@@ -20,7 +24,7 @@ def test_committed_stubs_match_the_proto_files(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "grpc_tools.protoc", "-I", ".", plugin, *outputs, *SOURCES]
     subprocess.run(command, cwd=PROTO, check=True)
     generated = sorted(p for p in tmp_path.rglob("*") if p.is_file())
-    assert len(generated) == 8
+    assert len(generated) == 12
     for path in generated:
         committed = PROTO / path.relative_to(tmp_path)
         assert committed.read_text() == path.read_text(), f"{committed.name}: run `make proto`"
