@@ -293,6 +293,11 @@ class NodeConfig(RequestConfig):
     rows_max: int = setting(
         0, "most rows that share a step; 0: as many as measurements find to pay", ge=0
     )
+    deterministic: bool = setting(
+        False,
+        "a seed gives the same pixels however busy the node is: no step is shared, and a GPU's "
+        "libraries use algorithms that repeat themselves; throughput falls where sharing pays",
+    )
     queue_order: Literal["fcfs", "sjf", "srpt"] = setting(
         "fcfs", "who is drawn next: first come, shortest or shortest remaining drawing first"
     )

@@ -23,6 +23,7 @@ from edge_node.access.key_sharing import KeySharing
 from edge_node.access.key_use import KeyUse
 from edge_node.api.addressing import Addresses
 from edge_node.api.app import create_app
+from edge_node.api.callbacks import Callbacks
 from edge_node.api.listener import listen
 from edge_node.api.openai_request import Habits
 from edge_node.api.request_body import BodyLimits
@@ -252,7 +253,7 @@ class _Node:
         front_desk = self._front_desk(dispatcher, view, links, worker, ledger, letters, share)
         self._reloader.tell(lambda new: front_desk.reconfigure(FrontDeskSettings.of(new)))
         self._background("gRPC health", partial(server.follow, front_desk.readiness), vital=True)
-        await self._serve(front_desk, dispatcher)
+        await self._serve(front_desk, dispatcher, ledger)
 
     # The parts.
 
@@ -531,10 +532,12 @@ class _Node:
             )
             self._background("discovery", discovery.run)
 
-    async def _serve(self, front_desk: FrontDesk, dispatcher: Dispatcher) -> None:
-        config = self._config
-        key_use = self._count_use(dispatcher)
-        agents = open_endpoint(config)
+    async def _serve(
+        self, front_desk: FrontDesk, dispatcher: Dispatcher, ledger: TaskLedger
+    ) -> None:
+        config, agents = self._config, open_endpoint(self._config)
+        read, over = dispatcher.own_tasks.read_task, self._metrics.callback_over
+        callbacks = Callbacks.of(config, ledger.callbacks, read, clock=self._clock, on_over=over)
         app = create_app(
             front_desk,
             metrics=self._metrics,
@@ -547,13 +550,17 @@ class _Node:
             habits=lambda: Habits.of(self._config),
             client_of_key=self._keys.client,
             keys=self._keys,
-            key_use=key_use,
+            key_use=self._count_use(dispatcher),
             mcp=agents,
+            callbacks=callbacks,
             tracing=self._tracing,
         )
         if agents is not None:
             agents.rest = app
             self._background("answering agents", agents.run)
+        if callbacks is not None:
+            dispatcher.on_ended = callbacks.ended
+            self._background("telling of ends", callbacks.run)
 
         async def drain() -> None:
             if self.given_up:

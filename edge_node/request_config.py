@@ -6,6 +6,7 @@ Part of `config.py`'s NodeConfig, which checks them.
 from __future__ import annotations
 
 import ipaddress
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
@@ -111,6 +112,19 @@ class RequestConfig(BaseModel):
         (),
         "origins, as https://images.example.com, from which an image is fetched that a request "
         "names by its address; from no others",
+    )
+
+    # Callbacks.
+    callback_origins: Annotated[tuple[_Origin, ...], BeforeValidator(split)] = setting(
+        (),
+        "origins, as https://hooks.example.com, to which the end of a task is told that names a "
+        "callback_url there; to no others",
+    )
+    callback_secret_file: Path | None = setting(
+        None, "file of the secret that signs callbacks: 24 bytes or more in base64"
+    )
+    callback_keep_s: float = setting(
+        86_400.0, "for which a callback is tried that nobody takes", unit="s", ge=0
     )
 
     # What others' words mean here.

@@ -65,3 +65,16 @@ class Submission:
     job_id: JobId | None
     records: tuple[TaskRecord, ...]
     replayed: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Callback:
+    """Where the end of a task is to be told.
+
+    Attributes:
+        url: as the client gave it.
+        base: address of the surface as the client reached it, which links begin with.
+    """
+
+    url: str
+    base: str

@@ -45,6 +45,7 @@ class WorkerOptions:
     emulated_mode_file: Path | None
     time_scale: float
     rows_max: int
+    deterministic: bool
     queue_order: Literal["fcfs", "sjf", "srpt"]
     queue_ageing: float | None
     queue_promotion: tuple[float, float] | None
@@ -55,6 +56,15 @@ class WorkerOptions:
     hosted_tasks_max: int
     worker_lock: Path | None
     log_format: Literal["text", "json"]
+
+    @property
+    def rows_limit(self) -> int | None:
+        """Rows that may share a step, as the operator has it; None: as many as pay.
+
+        What a row comes to depends on how many it is computed with: libraries choose their
+        algorithms, and with them the order of sums, by the shape of a batch.
+        """
+        return 1 if self.deterministic else self.rows_max or None
 
     @classmethod
     def of(cls, config: NodeConfig) -> WorkerOptions:

@@ -43,6 +43,7 @@ CHANGED: dict[str, Any] = {
     "emulated_profile": "orin-64gb-30w",
     "emulated_mode_file": Path("mode"),
     "time_scale": 20.0,
+    "deterministic": True,
     "rows_max": 3,
     "queue_order": "srpt",
     "queue_ageing": 0.5,

@@ -30,6 +30,7 @@ from edge_node.api import (
     task_lists,
 )
 from edge_node.api.addressing import Addresses, Addressing
+from edge_node.api.callbacks import Callbacks
 from edge_node.api.error_responses import RequestFrame, add_error_handlers
 from edge_node.api.front_desk_port import FrontDeskPort
 from edge_node.api.gate import Gate
@@ -135,6 +136,7 @@ def create_app(
     key_use: KeyUse | None = None,
     keep_alive_s: float = 15.0,
     mcp: ASGIApp | None = None,
+    callbacks: Callbacks | None = None,
     tracing: Tracing | None = None,
 ) -> FastAPI:
     """The application; it starts nothing and needs no lifespan.
@@ -154,6 +156,7 @@ def create_app(
         key_use: refuses what a key may not ask for.
         keep_alive_s: silence on an event stream after which a comment is sent.
         mcp: answers agents at /mcp, if any does.
+        callbacks: tells ends to whoever asks for it.
         tracing: makes spans of requests, if they are wanted.
     """
     app = _Application(
@@ -176,6 +179,7 @@ def create_app(
         started_unix_s=int(time.time()),
         keys=keys,
         key_use=key_use,
+        callbacks=callbacks,
     )
     # As they are, not included: FastAPI would go by its own way to a function again.
     for module in _SURFACES:

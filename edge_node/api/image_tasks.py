@@ -12,7 +12,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from edge_node.api import schemas
-from edge_node.api.addressing import path_prefix_of, wants_head_alone
+from edge_node.api.addressing import path_prefix_of, public_url_of, wants_head_alone
 from edge_node.api.direct_route import DirectRoute
 from edge_node.api.error_responses import error_body, remember_acceptance
 from edge_node.api.event_stream import EVENT_STREAM, encode_event, event_response
@@ -27,7 +27,7 @@ from edge_node.api.uploads import Mask, Upload, UploadPlace
 from edge_node.domain import TaskEvent, TaskId, TaskRecord
 from edge_node.erasure import refuse_erased
 from edge_node.errors import DEdgeAIError, InvalidRequest
-from edge_node.requests import Idempotency
+from edge_node.requests import Callback, Idempotency
 
 router = APIRouter(route_class=DirectRoute)
 
@@ -47,6 +47,8 @@ async def submit_task(request: Request) -> JSONResponse:
             images_in=lambda document: (document["init_image"], document.get("mask") or ""),
             understand=partial(_understood, request, place),
         )
+        url = asked.wanted.callback_url
+        callbacks = None if url is None else surface.callbacks_to(url)
         try:
             order = await surface.order(asked.wanted, previews_wanted=True, upload=asked.upload)
         except NOBODY_DRAWS as refusal:
@@ -58,6 +60,8 @@ async def submit_task(request: Request) -> JSONResponse:
         )
     records = submission.records
     remember_acceptance(request, {"x-dedgeai-durability": records[0].task.durability.value})
+    if callbacks is not None and url is not None and not submission.replayed:
+        await callbacks.owe(records, Callback(url=url, base=public_url_of(request)))
     prefix = path_prefix_of(request)
     if submission.job_id is None:
         body = schemas.task_object(records[0], prefix=prefix)

@@ -88,6 +88,8 @@ class TaskRequest(_DrawingFields):
     # The same, with transparency: what is transparent is drawn anew, what is opaque stays.
     mask: str | None = None
     strength: float | None = None
+    # Where the end of each task is told, if the operator allows it.
+    callback_url: str | None = None
 
 
 class ImageGenerationRequest(_DrawingFields):

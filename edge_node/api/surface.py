@@ -12,6 +12,7 @@ from edge_node.access.key_file import KeyFile
 from edge_node.access.key_use import KeyUse
 from edge_node.access.keys import Client
 from edge_node.api import schemas
+from edge_node.api.callbacks import Callbacks, not_allowed
 from edge_node.api.chosen_models import ChosenModels
 from edge_node.api.front_desk_port import FrontDeskPort
 from edge_node.api.image_fetch import ImageFetch
@@ -45,6 +46,7 @@ class Surface:
         chosen_models: what its clients chose.
         thumbnails: makes small copies of images.
         started_unix_s: shown as the age of the models.
+        callbacks: tells ends to whoever asks for it; none where nobody may.
     """
 
     front_desk: FrontDeskPort
@@ -57,6 +59,7 @@ class Surface:
     started_unix_s: int
     keys: KeyFile | None = None
     key_use: KeyUse | None = None
+    callbacks: Callbacks | None = None
     sittings: Sittings = field(default_factory=Sittings)
     chosen_models: ChosenModels = field(default_factory=ChosenModels)
     thumbnails: Thumbnails = field(default_factory=Thumbnails)
@@ -100,6 +103,13 @@ class Surface:
         size_px = (drawing.width_px, drawing.height_px)
         png = await self.uploads.png_of_size(upload, size_px=size_px)
         return schemas.started_from(order, png, masked=upload.mask is not None)
+
+    def callbacks_to(self, url: str) -> Callbacks:
+        """What tells ends there; raises InvalidRequest where nobody allows that."""
+        if self.callbacks is None:
+            raise not_allowed()
+        self.callbacks.check(url)
+        return self.callbacks
 
     async def submit(
         self,

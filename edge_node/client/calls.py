@@ -43,6 +43,7 @@ class DrawingOptions(TypedDict, total=False):
         priority: larger is served first.
         deadline_s: seconds from now after which the image is of no use.
         partial_images: previews among the events, 0..3.
+        callback_url: where the end of each task is told, if the operator allows it.
     """
 
     model: str
@@ -56,6 +57,7 @@ class DrawingOptions(TypedDict, total=False):
     priority: int
     deadline_s: float
     partial_images: int
+    callback_url: str
 
 
 @dataclass(frozen=True, kw_only=True)

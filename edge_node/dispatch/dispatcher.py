@@ -28,7 +28,7 @@ from edge_node.dispatch.placer import Placer
 from edge_node.dispatch.task_lists import OwnList
 from edge_node.dispatch.task_traces import TaskTraces
 from edge_node.dispatch.timekeeper import Timekeeper, TimekeeperSettings
-from edge_node.domain import AttemptFailed, NodeId, NodeState, Task
+from edge_node.domain import AttemptFailed, NodeId, NodeState, Task, TaskRecord
 from edge_node.lasting import Loops
 from edge_node.ports import (
     Erasures,
@@ -96,7 +96,12 @@ class Dispatcher:
         loops: keeps the node's sense of time going.
         traces: hears what is done, if anybody wants to see it.
         new_ulid: names tasks and jobs.
+
+    Attributes:
+        on_ended: told of each task accepted here that is over, once that is on disk.
     """
+
+    on_ended: Callable[[TaskRecord], None] = staticmethod(lambda record: None)
 
     def __init__(
         self,
@@ -335,6 +340,7 @@ class Dispatcher:
                 self.placer.attempt_ended(instruction)
             case life.TaskEnded(record=record, fences=fences):
                 self.own_tasks.ended(record)
+                self.on_ended(record)
                 self.placer.task_ended(record, fences)
 
     def _obey_hosting(self, instruction: hosted.Instruction) -> None:

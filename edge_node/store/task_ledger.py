@@ -17,6 +17,7 @@ Keys, all under one prefix:
     keys               sorted set of these, by the unix second of their use: when they really expire
     prompted           sorted set of final tasks that still have their words, by their end
     erasing            hash: what still has to go of a task that was erased or lost its words
+    callbacks          hash: where the end of a task is to be told, until it was
     rewrite, aged      counters of what was taken out, at once or by age, and is in the file yet
     refused:<id>       the acceptance that began with this task was taken back; expires
     redated            hash: jump of the clock for which times were moved last, and in which term
@@ -49,6 +50,7 @@ from edge_node.store.connection import Command, StoreConnection, StoreSettings
 from edge_node.store.erasures import Erasures
 from edge_node.store.key_lives import FORGET_KEYS, KEY_LIVES, KEYS_AT_ONCE
 from edge_node.store.ledger_scripts import ACCEPT, FORGET, KEEP, RETRACT
+from edge_node.store.owed_callbacks import OwedCallbacks
 from edge_node.store.pending_writes import Acceptance, PendingWrite, PendingWrites
 from edge_node.store.record_codec import UnreadableRecord, decode_record, encode_record
 from edge_node.store.redating import REDATE, Redating, redated
@@ -131,6 +133,7 @@ class TaskLedger:
         )
         self._together = Together(self._connection)
         self.erasures = Erasures(self._connection, key_prefix=settings.key_prefix, clock=clock)
+        self.callbacks = OwedCallbacks(self._connection, key_prefix=settings.key_prefix)
         self._index = TaskIndex(self._connection, key_prefix=settings.key_prefix)
 
     @property

@@ -55,6 +55,7 @@ Work is in work units (domain.WorkModel). No prompt and no identifier is ever a 
 | clock_step_seconds | s | by which the wall clock was set since the node began |
 | loop_failures_total | failures; loop | of what goes on in the background; each is begun again |
 | worker_restarts_total | restarts | worker processes started after the first |
+| callbacks_total | callbacks; outcome | over: delivered, given_up, not_wanted |
 | event_watchers | streams | clients that follow a task's events now |
 | http_requests_total | requests; surface, status | answered, by route template and status code |
 | device_gpu_load_ratio | 0..1 | share of time that the GPU was busy, as the driver averages it |
@@ -338,6 +339,10 @@ class NodeMetrics:
         """A client began (1) or ended (-1) following events."""
         self._watchers.inc(change)
 
+    def callback_over(self, outcome: str) -> None:
+        """A callback was delivered, given up, or is not wanted any more."""
+        self._callbacks.labels(outcome=outcome).inc()
+
     def request_answered(self, *, surface: str, status: int) -> None:
         """A REST request was answered; `surface` is the route's template."""
         self._requests.labels(surface, str(status)).inc()
@@ -442,6 +447,7 @@ class NodeMetrics:
         self._loop_failures = self._counter(
             "loop_failures_total", "Failures of what goes on in the background", "loop"
         )
+        self._callbacks = self._counter("callbacks_total", "Callbacks that are over", "outcome")
         self._watchers = self._gauge("event_watchers", "Clients that follow events")
         self._requests = self._counter(
             "http_requests_total", "REST requests answered", "surface", "status"

@@ -153,7 +153,7 @@ def _emulated(options: WorkerOptions) -> Denoiser[Any]:
         model_name=options.model_name or "sd3-medium-emulated",
         time_scale=options.time_scale,
         pace_s=options.pace_s,
-        rows_limit=options.rows_max or None,
+        rows_limit=options.rows_limit,
         mode_path=options.emulated_mode_file,
     )
 
@@ -173,6 +173,8 @@ def _sd3(options: WorkerOptions, approximations: Approximations) -> Denoiser[Any
     # Set before the import, which reads them: weights come from the disk or not at all.
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["TRANSFORMERS_OFFLINE"] = "1"
+    if options.deterministic:  # read when CUDA begins
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     import torch
 
     from edge_node.worker import sd3, sd3_parts
@@ -189,7 +191,8 @@ def _sd3(options: WorkerOptions, approximations: Approximations) -> Denoiser[Any
             compiled={"auto": None, "always": True, "never": False}[options.compile_model],
             approximations=approximations,
             pace_s=options.pace_s,
-            rows_limit=options.rows_max or None,
+            rows_limit=options.rows_limit,
+            deterministic=options.deterministic,
         ),
         clock=SystemClock(),
     )

@@ -75,6 +75,7 @@ class Sd3Options:
         compiled: whether blocks are compiled and calls captured as CUDA graphs; None: on a GPU.
         approximations: lossy choices.
         pace_s, rows_limit: an operator's, for calibration.
+        deterministic: a GPU computes the same each time.
     """
 
     model_name: str
@@ -86,6 +87,7 @@ class Sd3Options:
     approximations: Approximations = field(default_factory=Approximations)
     pace_s: float = 0.0
     rows_limit: int | None = None
+    deterministic: bool = False
 
 
 @dataclass(kw_only=True, eq=False)
@@ -140,6 +142,8 @@ class Sd3Denoiser:
         """Loads all parts and proves that the device computes."""
         self._device = torch_device.wanted(self._options.device)
         self._dtype = torch_device.dtype_for(self._device, self._options.dtype_name)
+        if self._options.deterministic:
+            torch_device.repeat_itself(self._device)
         torch_device.prove_computing(self._device, self._dtype)
         parts = self._load_parts(self._device, self._dtype)
         unsupported = sampling.unsupported_settings(parts.scheduler_config)

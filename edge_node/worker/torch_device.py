@@ -49,6 +49,17 @@ def prove_computing(device: torch.device, dtype: torch.dtype) -> None:
         )
 
 
+def repeat_itself(device: torch.device) -> None:
+    """Asks a GPU's libraries for algorithms that give the same sums each time.
+
+    As torch's notes on reproducibility have it; CUBLAS_WORKSPACE_CONFIG belongs to it. A CPU's sums
+    depend on shapes and threads alone. Not run on a device.
+    """
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = False
+        torch.use_deterministic_algorithms(True, warn_only=True)
+
+
 def available_bytes(device: torch.device) -> Callable[[], int]:
     """Reader of the memory that rows take: the machine's own, unless the GPU has its own."""
     if device.type == "cuda" and not torch.cuda.get_device_properties(device).is_integrated:
