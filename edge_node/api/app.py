@@ -20,6 +20,7 @@ from edge_node.api import (
     automatic1111,
     cluster_events,
     cluster_keys,
+    docs_page,
     image_tasks,
     jobs,
     openai_edits,
@@ -57,6 +58,7 @@ _CORS_HEADERS = (
     *("x-dedgeai-size", "x-dedgeai-size-asked", "x-dedgeai-emulated-device"),
 )
 _SURFACES = (
+    docs_page,
     *(openai_images, openai_edits, automatic1111, image_tasks, task_lists, jobs, operations),
     cluster_events,
     cluster_keys,
@@ -78,8 +80,8 @@ class _Application(FastAPI):
         ask: Callable[[Client], None],
         tracing: Tracing | None,
     ) -> None:
-        # No interactive pages: they load their scripts from outside, where an edge LAN may not
-        # reach.
+        # Not FastAPI's own pages: they load their scripts from outside, where an edge LAN may not
+        # reach. /docs is `docs_page.py`'s.
         super().__init__(
             title="DEdgeAI",
             version=importlib.metadata.version("dedgeai"),

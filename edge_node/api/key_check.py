@@ -21,9 +21,10 @@ from edge_node.domain import TaskRecord
 from edge_node.errors import DEdgeAIError, TaskNotFound
 
 # For those who keep a node running, and say nothing of anybody's tasks; and a list of keys, which
-# proves itself. The page is files, the same for everyone.
+# proves itself. The pages are files, the same for everyone, and so is what /docs shows.
 _OPEN = frozenset({"/livez", "/readyz", "/metrics", "/v1/keys"})
-_PAGE = ("/", "/web/")
+_PAGES = frozenset({"/", "/docs", "/openapi.json"})
+_FILES = ("/web/", "/docs/")
 _OPERATED = "/v1/dead_letters"
 # What is asked for here is asked again of the REST surface, tool by tool.
 _BY_TOOL = "/mcp"
@@ -125,7 +126,7 @@ def demand_own(request: Request, identifier: str, *records: TaskRecord) -> None:
 
 def _is_open(scope: Scope) -> bool:
     path: str = scope["path"]
-    page = path == _PAGE[0] or path.startswith(_PAGE[1])
+    page = path in _PAGES or path.startswith(_FILES)
     return path in _OPEN or (page and scope["method"] in _READING)
 
 

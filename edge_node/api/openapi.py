@@ -14,6 +14,8 @@ from pydantic import BaseModel
 from edge_node.api import schemas
 from edge_node.api.automatic1111 import LISTS
 from edge_node.api.cluster_events import LAST_SEEN
+from edge_node.api.openapi_errors import examples, responses_of
+from edge_node.api.openapi_examples import ANSWERS, BODIES, PARAMETERS, UNWELL
 from edge_node.api.task_lists import NAME_CHARS_MAX
 from edge_node.api.thumbnails import SIDE_PX_MAX, SIDE_PX_MIN
 from edge_node.domain import TaskStatus
@@ -131,31 +133,6 @@ _MODELS: dict[str, type[BaseModel]] = {
 }
 # Whose fields are read as they were meant (openai_request.py): numbers may be text, and so on.
 _READ_KINDLY = {"ImageGenerationRequest", "ImageEditRequest", "ImageVariationRequest"}
-# Of every address: no such task or model, no key, not this scope, another host or another site,
-# limits, and what the node or the one that owns the task is not able to do now.
-_ERRORS = {
-    400: "The request is wrong; `param` names the field.",
-    401: "There is no API key that is in force.",
-    403: "The key, or the page that asks, may not do this.",
-    404: "There is no such thing, or it is another's.",
-    421: "This node does not go by that host.",
-    429: "Not now: come back after Retry-After.",
-    500: "The node failed, or the task.",
-    502: "Another node said what none may say.",
-    503: "Not now, or not here: come back after Retry-After.",
-}
-_OF_BODIES = {
-    408: "The body took too long to arrive.",
-    409: "It goes against what was asked for before.",
-    413: "The body is too large.",
-    415: "The body is of another kind than this takes.",
-    504: "The deadline passed.",
-    507: "There is no room for it.",
-}
-_OF_TASKS = {
-    409: "It is not so far.",
-    410: "It was there, and is no longer kept, or was erased.",
-}
 
 
 def _ref(name: str) -> Json:
@@ -216,11 +193,6 @@ _FROM_IMAGE: Json = {
         **{name: {} for name in ("mask", "mask_blur", "inpainting_mask_invert")},
     },
 }
-_THEIR_ERROR: Json = {
-    "type": "object",
-    "required": ["error", "detail"],
-    "properties": {"detail": {"type": "string"}},
-}
 _STATUSES = "|".join(TaskStatus)
 _OF_STATUSES = f"^(({_STATUSES})(,({_STATUSES}))*)?$"
 _OF_JOB_EVENTS = r"^([0-9]{1,18}(\.[0-9]{1,18})*)?$"
@@ -244,7 +216,7 @@ def _of_automatic1111(answer: str, *, body: Json | None = None, shape: Json | No
     content = _json(shape or {"type": "object"})
     told: Json = {"answers": {200: _answer(answer, content)}, "theirs": True}
     if body is not None:
-        told |= {"body": _json(body), "more": _OF_BODIES | _OF_TASKS}
+        told["body"] = _json(body)
     return told
 
 
@@ -272,7 +244,6 @@ OPERATIONS: dict[tuple[str, str], Json] = {
         "body": _json(_ref("ImageGenerationRequest")),
         "headers": [_ONCE],
         "answers": _DRAWN,
-        "more": _OF_BODIES | _OF_TASKS,
     },
     **{
         (f"/v1/images/{path}", "post"): {
@@ -282,7 +253,6 @@ OPERATIONS: dict[tuple[str, str], Json] = {
             },
             "headers": [_ONCE],
             "answers": _DRAWN,
-            "more": _OF_BODIES | _OF_TASKS,
         }
         for path, request in (
             ("edits", "ImageEditRequest"),
@@ -306,7 +276,6 @@ OPERATIONS: dict[tuple[str, str], Json] = {
         "body": _json(_ref("TaskRequest")),
         "headers": [_ONCE],
         "answers": _ACCEPTED,
-        "more": _OF_BODIES | {410: _OF_TASKS[410]},
     },
     ("/v1/tasks", "delete"): {
         "headers": [*_OF_FILTERS, _query("all", "Every open one; alone.", enum=["true"])],
@@ -314,15 +283,12 @@ OPERATIONS: dict[tuple[str, str], Json] = {
     },
     ("/v1/tasks/{task_id}", "get"): {
         "answers": {200: _answer("The task.", _json(_ref("Task")))},
-        "more": _OF_TASKS,
     },
     ("/v1/tasks/{task_id}", "delete"): {
         "answers": {200: _answer("The task, cancelled or over.", _json(_ref("Task")))},
-        "more": _OF_TASKS,
     },
     ("/v1/tasks/{task_id}/erase", "post"): {
         "answers": {200: _answer("Nothing is left of it.", _json(_ERASED))},
-        "more": _OF_TASKS,
     },
     ("/v1/jobs/{job_id}", "get"): {"answers": {200: _answer("The job.", _json(_ref("Job")))}},
     ("/v1/jobs/{job_id}", "delete"): {
@@ -330,7 +296,6 @@ OPERATIONS: dict[tuple[str, str], Json] = {
     },
     ("/v1/jobs/{job_id}/erase", "post"): {
         "answers": {200: _answer("Nothing is left of it.", _json(_ERASED))},
-        "more": _OF_TASKS,
     },
     ("/v1/jobs/{job_id}/events", "get"): {
         "headers": [_header("Last-Event-ID", "The last one seen.", pattern=_OF_JOB_EVENTS)],
@@ -338,7 +303,6 @@ OPERATIONS: dict[tuple[str, str], Json] = {
             200: _answer("Events to the last final one.", {"text/event-stream": {}}),
             204: _answer("There are no more."),
         },
-        "more": _OF_TASKS,
     },
     ("/v1/tasks/{task_id}/image", "get"): {
         "headers": [
@@ -358,7 +322,6 @@ OPERATIONS: dict[tuple[str, str], Json] = {
             304: _answer("It is the same still."),
             416: _answer("There is no such part."),
         },
-        "more": _OF_TASKS,
     },
     ("/v1/tasks/{task_id}/events", "get"): {
         "headers": [_header("Last-Event-ID", "The last one seen.", pattern="^[0-9]{0,18}$")],
@@ -366,7 +329,6 @@ OPERATIONS: dict[tuple[str, str], Json] = {
             200: _answer("Events to the final one.", {"text/event-stream": {}}),
             204: _answer("There are no more."),
         },
-        "more": _OF_TASKS,
     },
     ("/v1/events", "get"): {
         "headers": [
@@ -384,7 +346,6 @@ OPERATIONS: dict[tuple[str, str], Json] = {
     ("/v1/dead_letters", "get"): {"answers": {200: _answer("Dead letters.", _json(_LIST))}},
     ("/v1/dead_letters/{task_id}/retry", "post"): {
         "answers": {202: _answer("The new task.", _json(_ref("Task")))},
-        "more": _OF_TASKS | {507: _OF_BODIES[507]},
     },
     ("/livez", "get"): {
         "answers": {
@@ -402,7 +363,6 @@ OPERATIONS: dict[tuple[str, str], Json] = {
     ("/v1/keys", "put"): {
         "body": _json(_KEYS),
         "answers": {200: _answer("The list is in force.", _json({"type": "object"}))},
-        "more": _OF_BODIES,
     },
 }
 _OPEN = {"/livez", "/readyz", "/metrics", "/v1/keys"}
@@ -421,25 +381,51 @@ def completed(document: Json) -> Json:
             properties["prompt"] |= _PROMPT
     document["components"] = {
         "schemas": components,
+        "examples": examples(),
         "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
     }
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
-            _complete(operation, OPERATIONS[path, method])
+            _complete(operation, path=path, method=method)
             # None is needed until the operator has given one out.
             operation["security"] = [{}] if path in _OPEN else [{"key": []}, {}]
     return document
 
 
-def _complete(operation: Json, told: Json) -> None:
-    errors = {**_ERRORS, **told.get("more", {})}
-    shape = _ref("Error")
-    if told.get("theirs"):
-        shape = {"anyOf": [_ref("Error"), _THEIR_ERROR]}
-    failed = {status: _answer(said, _json(shape)) for status, said in errors.items()}
+def _complete(operation: Json, *, path: str, method: str) -> None:
+    told = OPERATIONS[path, method]
+    failed = responses_of(path, method, theirs=told.get("theirs", False))
     answers = {**failed, **told["answers"]}
     operation["responses"] = {str(status): answers[status] for status in sorted(answers)}
-    if told.get("headers"):
-        operation.setdefault("parameters", []).extend(told["headers"])
+    parameters = operation.setdefault("parameters", [])
+    parameters.extend(told.get("headers", ()))
+    operation["parameters"] = [_with_example(one, path=path) for one in parameters]
     if "body" in told:
-        operation["requestBody"] = {"required": True, "content": told["body"]}
+        content = _with_examples(told["body"], BODIES[path, method])
+        operation["requestBody"] = {"required": True, "content": content}
+    for status, answer in told["answers"].items():
+        example = ANSWERS.get((path, method)) if status < 300 else UNWELL.get(path)
+        if example is not None and "content" in answer:
+            content = _with_examples(answer["content"], example)
+            operation["responses"][str(status)] = {**answer, "content": content}
+
+
+def _with_example(parameter: Json, *, path: str) -> Json:
+    # Of streams that are several tasks' or nodes', ids have parts.
+    name = parameter["name"]
+    if name == "Last-Event-ID":
+        return {**parameter, "example": {"/v1/events": "orin-1:4000000012"}.get(path, "4")}
+    return {**parameter, "example": PARAMETERS[name]}
+
+
+def _with_examples(content: Json, example: Any) -> Json:
+    """An example where it can be written: text where the answer is text, JSON where it is JSON."""
+    fits = {
+        "application/json": not isinstance(example, str),
+        "text/event-stream": isinstance(example, str),
+        "text/plain": isinstance(example, str),
+    }
+    return {
+        kind: {**shape, "example": example} if fits.get(kind) else shape
+        for kind, shape in content.items()
+    }

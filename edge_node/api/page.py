@@ -61,7 +61,7 @@ def read_page(request: Request) -> Response:
     base = f'<base href="{html.escape(path_prefix_of(request))}/">'
     peers = surface_of(request).front_desk.cluster().peers
     told = (peer.state.rest_url for peer in peers if peer.state is not None)
-    response = _sent(request, content.replace(_BASE, base).encode(), suffix=".html")
+    response = sent(request, content.replace(_BASE, base).encode(), suffix=".html")
     response.headers["Content-Security-Policy"] = policy(told)
     response.headers["Cross-Origin-Opener-Policy"] = "same-origin"
     return response
@@ -75,7 +75,7 @@ def read_file(name: str, request: Request) -> Response:
         return error_response(
             NoSuchFile(f"There is nothing at {request.url.path}."), path=request.url.path
         )
-    return _sent(request, path.read_bytes(), suffix=path.suffix)
+    return sent(request, path.read_bytes(), suffix=path.suffix)
 
 
 @functools.cache
@@ -91,7 +91,7 @@ def policy(rest_urls: Iterable[str]) -> str:
     return _POLICY.format(asked=" ".join(["'self'", *sorted(origins)]))
 
 
-def _sent(request: Request, content: bytes, *, suffix: str) -> Response:
+def sent(request: Request, content: bytes, *, suffix: str) -> Response:
     """The content, packed where that is understood, or word that it is still the same."""
     etag = f'W/"{hashlib.sha256(content).hexdigest()[:32]}"'
     # Asked again each time, as a node may be brought to another version under an open page.

@@ -29,8 +29,8 @@ BUSY_RETRY_S = 2.0
 AT_ONCE = Patience(tries_max=1)
 # What of the caller's headers says who he is, where he thinks he is, and which trace it belongs to.
 _PASSED_ON = frozenset(
-    {"authorization", "host", "x-forwarded-host", "x-forwarded-proto", "x-forwarded-prefix"}
-    | {"traceparent", "tracestate"}
+    {"authorization", "host", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"}
+    | {"x-forwarded-prefix", "traceparent", "tracestate"}
 )
 
 

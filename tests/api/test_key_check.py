@@ -88,7 +88,6 @@ def on_site(
         ("POST", "/v1/jobs/orin-a-x/erase", Scope.GENERATE),
         ("GET", "/v1/models", Scope.READ),
         ("GET", "/v1/cluster", Scope.READ),
-        ("GET", "/openapi.json", Scope.READ),
         ("GET", "/nothing", Scope.READ),
         ("GET", "/v1/dead_letters", Scope.OPERATE),
         ("POST", "/v1/dead_letters/orin-a-x/retry", Scope.OPERATE),
