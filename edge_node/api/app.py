@@ -10,8 +10,8 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.exceptions import ExceptionMiddleware
-from starlette.routing import Route
-from starlette.types import ASGIApp
+from starlette.routing import Match, Route
+from starlette.types import ASGIApp, Scope
 
 from edge_node.access.key_file import KeyFile
 from edge_node.access.key_use import KeyUse
@@ -122,6 +122,15 @@ class _Application(FastAPI):
         return Addressing(framed, self._addresses)
 
 
+class _NamedRoute(Route):
+    """Says which one it is, as FastAPI's do: metrics and traces go by that."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """As Route, and itself."""
+        match, told = super().matches(scope)
+        return match, {**told, "route": self}
+
+
 def create_app(
     front_desk: FrontDeskPort,
     *,
@@ -187,6 +196,6 @@ def create_app(
     for module in _SURFACES:
         app.router.routes.extend(module.router.routes)
     if mcp is not None:
-        app.router.routes.append(Route("/mcp", mcp, methods=["POST"]))
+        app.router.routes.append(_NamedRoute("/mcp", mcp, methods=["POST"]))
     add_error_handlers(app)
     return app

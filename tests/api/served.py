@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import httpx
 from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from edge_node.access.key_use import KeyUse
 from edge_node.access.keys import ANYBODY, Client
@@ -65,6 +66,7 @@ async def served(
     habits: Habits = HABITS,
     client_of_key: Callable[[str | None], Client | None] = lambda key: ANYBODY,
     key_use: KeyUse | None = None,
+    mcp: ASGIApp | None = None,
 ) -> AsyncIterator[Served]:
     front_desk = front_desk or MemoryFrontDesk()
     app = create_app(
@@ -80,6 +82,7 @@ async def served(
         client_of_key=client_of_key,
         key_use=key_use,
         keep_alive_s=keep_alive_s,
+        mcp=mcp,
     )
     listener = socket.create_server(("127.0.0.1", 0))
     # asyncio sets it on listeners of its own only; without it every answer waits 40 ms for an ACK.

@@ -11,6 +11,40 @@ from starlette.types import Receive, Scope, Send
 
 from edge_node.api.key_check import PART_OF_ANOTHER
 from edge_node.mcp.endpoint import EndpointLimits, McpEndpoint
+from tests.api.served import served
+
+CALL = {
+    "jsonrpc": "2.0",
+    "id": 1,
+    "method": "tools/call",
+    "params": {"name": "list_models", "arguments": {}},
+}
+HEADERS = {
+    "Accept": "application/json, text/event-stream",
+    "MCP-Protocol-Version": "2025-06-18",
+}
+
+
+def test_a_call_is_counted_by_its_address_and_before_it_runs_refused() -> None:
+    async def story() -> None:
+        endpoint = McpEndpoint(EndpointLimits(calls_max=1, request_bytes_max=1000))
+        async with served(mcp=endpoint) as node:
+            endpoint.rest = node.app
+            early = await node.http.post("/mcp", json=CALL, headers=HEADERS)
+            assert (early.status_code, early.json()["error"]["code"]) == (503, "node_not_ready")
+            running = asyncio.create_task(endpoint.run())
+            try:
+                async with asyncio.timeout(10):
+                    while early.status_code == 503:
+                        early = await node.http.post("/mcp", json=CALL, headers=HEADERS)
+            finally:
+                running.cancel()
+                await asyncio.gather(running, return_exceptions=True)
+            assert "tiny-sd3" in early.text
+            counted = (await node.http.get("/metrics")).text
+            assert 'dedgeai_http_requests_total{status="200",surface="/mcp"} 1.0' in counted
+
+    asyncio.run(story())
 
 
 def test_the_caller_is_who_asks_rest() -> None:
