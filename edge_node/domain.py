@@ -555,6 +555,7 @@ class NodeState:
         clients: who have tasks there, waiting or drawn, and take turns.
         key_use: of clients with limits: id, day since 1970, images accepted that day, open tasks.
         accepted_by_model: accepted_work_s by the model asked for; empty where all was for `model`.
+        paused: an operator has it take no new work.
     """
 
     node_id: NodeId
@@ -584,3 +585,4 @@ class NodeState:
     clients: int = 0
     key_use: tuple[tuple[str, int, int, int], ...] = ()
     accepted_by_model: tuple[tuple[str, float], ...] = ()
+    paused: bool = False

@@ -165,6 +165,22 @@ class NodeNotReady(DEdgeAIError):
     grpc_status = "UNAVAILABLE"
 
 
+class NodeNotFound(DEdgeAIError):
+    """No node of the cluster has that name."""
+
+    code = "node_not_found"
+    http_status = 404
+    grpc_status = "NOT_FOUND"
+
+
+class NodeAway(DEdgeAIError):
+    """The node that is meant does not answer at present."""
+
+    code = "node_away"
+    http_status = 503
+    grpc_status = "UNAVAILABLE"
+
+
 class StoreUnavailable(DEdgeAIError):
     """The task ledger cannot be written, so no promise can be made."""
 

@@ -29,7 +29,7 @@ from edge_node.erasure import Owed
 from edge_node.experience_page import ExperiencePage
 from edge_node.happenings import Happened
 from edge_node.listing import Place, TaskFilter, TaskPage
-from edge_node.requests import AlreadyAccepted, Appended, Idempotency
+from edge_node.requests import AlreadyAccepted, Appended, Idempotency, NodeAction
 from edge_node.tasks.slots import LatentSnapshot
 from scheduler.experience import RecordedDecision
 from scheduler.policy import Outcome
@@ -276,6 +276,10 @@ class Peer(Protocol):
 
     async def fetch_image(self, task_id: TaskId) -> tuple[bytes, str]:
         """The image of a task of that origin."""
+        ...
+
+    async def operate(self, action: NodeAction) -> None:
+        """Has that node do what an operator says."""
         ...
 
     async def fetch_weights(self, sha256: str, *, bytes_max: int) -> tuple[LearnedWeights, bytes]:

@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass
 
 from edge_node.domain import JobId, TaskId, TaskRecord
+
+
+class NodeAction(enum.StrEnum):
+    """What an operator has a node do, until he says otherwise or it is started anew.
+
+    PAUSE: take no new work, and end what it has.
+    DRAIN: the same, and give back to other nodes what it has of theirs.
+    RESUME: take work again.
+    """
+
+    PAUSE = "pause"
+    DRAIN = "drain"
+    RESUME = "resume"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -77,6 +77,7 @@ def node_object(state: NodeState | None) -> Json:
     return {
         "node": state.node_id,
         "accepting": state.accepting,
+        "paused": state.paused,
         "backlog": state.backlog,
         "capacity": state.capacity,
         "queued": state.queued,

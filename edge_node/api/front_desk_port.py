@@ -8,7 +8,7 @@ from typing import Protocol
 from edge_node.domain import Drawing, JobId, NodeId, TaskEvent, TaskId, TaskRecord
 from edge_node.happenings import ClusterEvent
 from edge_node.listing import Cancelled, ClusterPage, Place, TaskFilter
-from edge_node.requests import DrawingLimits, Idempotency, Submission
+from edge_node.requests import DrawingLimits, Idempotency, NodeAction, Submission
 from edge_node.snapshot import ClusterSnapshot
 
 
@@ -117,6 +117,10 @@ class FrontDeskPort(Protocol):
 
     def cluster(self) -> ClusterSnapshot:
         """All nodes as this one sees them."""
+        ...
+
+    async def operate(self, node_id: NodeId, action: NodeAction) -> None:
+        """Has any node do what an operator says; raises NodeNotFound or NodeAway."""
         ...
 
     def liveness(self) -> tuple[str, ...]:

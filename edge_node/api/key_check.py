@@ -25,7 +25,7 @@ from edge_node.errors import DEdgeAIError, TaskNotFound
 _OPEN = frozenset({"/livez", "/readyz", "/metrics", "/v1/keys"})
 _PAGES = frozenset({"/", "/docs", "/openapi.json"})
 _FILES = ("/web/", "/docs/")
-_OPERATED = "/v1/dead_letters"
+_OPERATED = ("/v1/dead_letters", "/v1/nodes/")
 # What is asked for here is asked again of the REST surface, tool by tool.
 _BY_TOOL = "/mcp"
 # In a request's state: this node makes it to answer another one, which was counted.

@@ -20,6 +20,7 @@ from edge_node.api.task_lists import NAME_CHARS_MAX
 from edge_node.api.thumbnails import SIDE_PX_MAX, SIDE_PX_MIN
 from edge_node.domain import TaskStatus
 from edge_node.listing import PAGE_TASKS_MAX
+from edge_node.requests import NodeAction
 
 Json = dict[str, Any]
 
@@ -112,6 +113,11 @@ _TASKS: Json = {
         "next_cursor": {"type": ["string", "null"]},
         "missing": _MISSING,
     },
+}
+_NODE: Json = {
+    "type": "object",
+    "required": ["object", "node", "paused"],
+    "properties": {"node": {"type": "string"}, "paused": {"type": "boolean"}},
 }
 _STATUS: Json = {
     "type": "object",
@@ -342,6 +348,12 @@ OPERATIONS: dict[tuple[str, str], Json] = {
     },
     ("/v1/cluster", "get"): {
         "answers": {200: _answer("All nodes as this one sees them.", _json({"type": "object"}))}
+    },
+    **{
+        (f"/v1/nodes/{{node_id}}/{action}", "post"): {
+            "answers": {200: _answer("It is so.", _json(_NODE))},
+        }
+        for action in NodeAction
     },
     ("/v1/dead_letters", "get"): {"answers": {200: _answer("Dead letters.", _json(_LIST))}},
     ("/v1/dead_letters/{task_id}/retry", "post"): {

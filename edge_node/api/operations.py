@@ -12,8 +12,9 @@ from edge_node.api.direct_route import DirectRoute
 from edge_node.api.error_responses import error_body
 from edge_node.api.key_check import client_of
 from edge_node.api.surface import surface_of
-from edge_node.domain import TaskId
+from edge_node.domain import NodeId, TaskId
 from edge_node.errors import NodeNotReady
+from edge_node.requests import NodeAction
 from edge_node.telemetry.metrics import CONTENT_TYPE
 
 router = APIRouter(route_class=DirectRoute)
@@ -27,6 +28,30 @@ async def read_cluster(request: Request) -> JSONResponse:
     client = client_of(request)
     you = {"key": client.id or None, "scopes": sorted(client.scopes)}
     return JSONResponse({**cluster_object(surface_of(request).front_desk.cluster()), "you": you})
+
+
+@router.post("/v1/nodes/{node_id}/pause", response_model=None)
+async def pause_node(node_id: str, request: Request) -> JSONResponse:
+    """Has a node take no new work; it ends what it has."""
+    return await _operated(node_id, NodeAction.PAUSE, request)
+
+
+@router.post("/v1/nodes/{node_id}/drain", response_model=None)
+async def drain_node(node_id: str, request: Request) -> JSONResponse:
+    """The same, and gives back to other nodes what it has of theirs."""
+    return await _operated(node_id, NodeAction.DRAIN, request)
+
+
+@router.post("/v1/nodes/{node_id}/resume", response_model=None)
+async def resume_node(node_id: str, request: Request) -> JSONResponse:
+    """Has a node take work again."""
+    return await _operated(node_id, NodeAction.RESUME, request)
+
+
+async def _operated(node_id: str, action: NodeAction, request: Request) -> JSONResponse:
+    await surface_of(request).front_desk.operate(NodeId(node_id), action)
+    paused = action is not NodeAction.RESUME
+    return JSONResponse({"object": "node", "node": node_id, "paused": paused})
 
 
 @router.get("/v1/dead_letters", response_model=None)

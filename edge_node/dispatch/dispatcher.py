@@ -40,6 +40,7 @@ from edge_node.ports import (
     Peers,
     Worker,
 )
+from edge_node.requests import NodeAction
 from edge_node.tasks import hosting as hosted
 from edge_node.tasks import lifecycle_protocol as life
 from edge_node.tasks.cluster_view import ClusterView
@@ -237,6 +238,12 @@ class Dispatcher:
         self._timekeeper.settings = settings.time
         self.eraser.settings = settings.erasing
         self.placer.checkpoint_steps = settings.checkpoint_steps
+
+    def operate(self, action: NodeAction) -> None:
+        """Does what an operator says."""
+        self.own_node.pause(action is not NodeAction.RESUME)
+        if action is NodeAction.DRAIN:
+            self._hand_over()
 
     async def drain(self, *, timeout_s: float) -> None:
         """Refuses new work, hands over what others can draw, and waits for the rest.

@@ -29,11 +29,11 @@ from edge_node.domain import (
     WorkerDescription,
     owner,
 )
-from edge_node.errors import OriginUnavailable, TaskNotFound
+from edge_node.errors import NodeAway, NodeNotFound, OriginUnavailable, TaskNotFound
 from edge_node.happenings import ClusterEvent
 from edge_node.listing import Cancelled, ClusterPage, Place, TaskFilter
 from edge_node.ports import Ledger, Peer, Peers, Worker
-from edge_node.requests import DrawingLimits, Idempotency, Submission
+from edge_node.requests import DrawingLimits, Idempotency, NodeAction, Submission
 from edge_node.snapshot import ClusterSnapshot, LearnerProgress, PeerView
 from edge_node.tasks.cluster_view import ClusterView
 
@@ -279,6 +279,23 @@ class FrontDesk:
             learner=self._learner(),
         )
 
+    async def operate(self, node_id: NodeId, action: NodeAction) -> None:
+        """Has any node do what an operator says; raises NodeNotFound or NodeAway."""
+        if node_id == self._settings.node_id:
+            self._dispatcher.operate(action)
+            return
+        peer = self._peers.client(node_id)
+        if peer is None:
+            raise NodeNotFound(f"There is no node {node_id} that this one has met.")
+        silence_s = self._view.silence_s(node_id, now_s=self._clock.now_s())
+        if silence_s is not None:
+            raise NodeAway(
+                f"Node {node_id} has not been heard for {silence_s:.0f} s, so it cannot be told to "
+                f"{action}. It gets no work meanwhile.",
+                retry_after_s=DEAD_RETRY_S,
+            )
+        await peer.operate(action)
+
     def liveness(self) -> tuple[str, ...]:
         """What only a restart of the node can mend; empty when nothing is."""
         still_s = self._dispatcher.still_s()
@@ -309,11 +326,16 @@ class FrontDesk:
     def notes(self) -> tuple[str, ...]:
         """What the operator should see to, though requests may come; empty when nothing."""
         skews_s = self._view.clocks(now_s=self._clock.now_s(), wall_s=self._clock.wall_s())
-        return self._clock_notes() + tuple(
-            f"the clock of {node_id} is {abs(skew_s):.0f} s "
-            f"{'ahead of' if skew_s > 0.0 else 'behind'} this node's"
-            for node_id, skew_s in sorted(skews_s.items())
-            if abs(skew_s) > CLOCK_SKEW_S_MAX
+        paused = ("paused by an operator",) if self._dispatcher.own_node.paused else ()
+        return (
+            self._clock_notes()
+            + paused
+            + tuple(
+                f"the clock of {node_id} is {abs(skew_s):.0f} s "
+                f"{'ahead of' if skew_s > 0.0 else 'behind'} this node's"
+                for node_id, skew_s in sorted(skews_s.items())
+                if abs(skew_s) > CLOCK_SKEW_S_MAX
+            )
         )
 
     def _owner(self, identifier: TaskId | JobId) -> Peer | None:

@@ -124,6 +124,7 @@ class OwnNode:
         self._sequence = 0
         self._changed_s = 0.0
         self._draining = False
+        self._paused = False
         self._doubted_until_s = 0.0
         self._described = WorkerDescription(state="loading")
         self._serves: tuple[ServedModel, ...] = ()
@@ -210,7 +211,8 @@ class OwnNode:
     def accepting(self) -> bool:
         """Whether it takes attempts now."""
         doubted = self._clock.now_s() < self._doubted_until_s
-        return self._worker.ready and not self._draining and not doubted
+        held_up = self._draining or self._paused or doubted
+        return self._worker.ready and not held_up
 
     def state(self) -> NodeState:
         """Its queue state, as it is now."""
@@ -240,6 +242,7 @@ class OwnNode:
             keys=self._keys,
             clients=hosting.clients,
             key_use=self.key_use(),
+            paused=self._paused,
         )
 
     def _as_described(self) -> NodeState:
@@ -302,6 +305,17 @@ class OwnNode:
     def doubt_worker(self) -> None:
         """The worker dropped a drawing: no more for it until its supervision had a look."""
         self._doubted_until_s = self._clock.now_s() + WORKER_DOUBT_S
+
+    @property
+    def paused(self) -> bool:
+        """Whether an operator has it take no new work."""
+        return self._paused
+
+    def pause(self, paused: bool) -> None:
+        """Takes no new work for others or itself, or takes it again, and says so."""
+        if paused != self._paused:
+            self._paused = paused
+            self.changed()
 
     def drain(self) -> None:
         """Takes no new work from now on, and says so."""

@@ -38,6 +38,7 @@ from edge_node.peering.caller import PeerConduct, who_is_at
 from edge_node.peering.status import error_of
 from edge_node.peering.tls import ANY_NODE, Material, NodeTls, server_name
 from edge_node.peering.tls import channel as tls_channel
+from edge_node.requests import NodeAction
 
 if TYPE_CHECKING:
     from dedgeai.v1.node_pb2_grpc import NodeServiceAsyncStub as Stub
@@ -204,6 +205,11 @@ class PeerClient:
             response = await stub.CancelTasks(request, timeout=4 * CALL_S_MAX)
             message_rules.check(response)
             return response.cancelled
+
+    async def operate(self, action: NodeAction) -> None:
+        """Has the peer do what an operator says."""
+        async with self._heard("Operate") as stub:
+            await stub.Operate(node_pb2.OperateRequest(action=action), timeout=CALL_S_MAX)
 
     async def cancel_task(self, task_id: TaskId) -> TaskRecord:
         """Cancels a task at its origin."""

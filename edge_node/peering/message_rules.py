@@ -27,6 +27,7 @@ from edge_node.domain import (
     TaskStatus,
 )
 from edge_node.errors import MalformedMessage
+from edge_node.requests import NodeAction
 
 # Says what is wrong with a value; empty when nothing is.
 Check = Callable[[Any], str]
@@ -203,6 +204,7 @@ _STATE: dict[str, Check] = {
     "clients": Number(0, 10_000_000),
     "key_use": listed(1000),
     "accepted_by_model": listed(64),
+    "paused": anything,
 }
 _VIEW: dict[str, Check] = {
     "task_id": _TASK,
@@ -397,6 +399,8 @@ RULES: dict[str, dict[str, Check]] = {
     "OfferWeightsResponse": {},
     "OfferVerdictRequest": {"format": _SHORT, "verdict": content(8 * 2**20)},
     "OfferVerdictResponse": {},
+    "OperateRequest": {"action": word(*NodeAction)},
+    "OperateResponse": {},
     "KeysHeld": {"version": _BIG_COUNT, "sha256": _SHA256_OR_NONE},
     "KeyUse": {
         "client": _SHORT,

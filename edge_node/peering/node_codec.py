@@ -99,6 +99,7 @@ def _state_to_proto(state: NodeState) -> node_pb2.NodeState:
             node_pb2.AcceptedWork(model=model, work_s=work_s)
             for model, work_s in state.accepted_by_model
         ],
+        paused=state.paused,
     )
 
 
@@ -138,6 +139,7 @@ def state_from_proto(message: node_pb2.NodeState) -> NodeState:
         accepted_by_model=tuple(
             (one.model, max(0.0, one.work_s)) for one in message.accepted_by_model
         ),
+        paused=message.paused,
     )
 
 

@@ -30,6 +30,7 @@ from edge_node.peering.load_report import LoadReports
 from edge_node.peering.service import PeerService
 from edge_node.peering.status import abort
 from edge_node.peering.tls import NodeTls
+from edge_node.requests import NodeAction
 from edge_node.trace_context import TraceContext, current
 
 log = logging.getLogger(__name__)
@@ -175,6 +176,14 @@ class NodeServicer(node_pb2_grpc.NodeServiceServicer):
             message_rules.check(request)
             wanted = list_codec.filter_from_proto(request.filter)
             return node_pb2.CancelTasksResponse(cancelled=await self._service.cancel_tasks(wanted))
+
+    async def Operate(
+        self, request: node_pb2.OperateRequest, context: Context
+    ) -> node_pb2.OperateResponse:
+        async with self._call("Operate", context):
+            message_rules.check(request)
+            self._service.operate(NodeAction(request.action))
+            return node_pb2.OperateResponse()
 
     async def EraseTask(
         self, request: node_pb2.EraseTaskRequest, context: Context

@@ -34,6 +34,7 @@ from edge_node.listing import Place, TaskFilter, TaskPage
 from edge_node.peering.caller import NOBODY_KNOWN, Caller
 from edge_node.peering.peer_links import PeerLinks
 from edge_node.ports import LearningDesk
+from edge_node.requests import NodeAction
 
 log = logging.getLogger(__name__)
 
@@ -160,6 +161,10 @@ class PeerService:
     async def cancel_tasks(self, wanted: TaskFilter) -> int:
         """Cancels what is open and wanted of this node; how many tasks that were."""
         return await self._dispatcher.own_cancel.cancel(wanted)
+
+    def operate(self, action: NodeAction) -> None:
+        """Does what an operator said to another node, which asked for his key."""
+        self._dispatcher.operate(action)
 
     async def erase_task(self, task_id: TaskId) -> None:
         """Erases a task of this node, or TaskNotFound, or StoreUnavailable."""

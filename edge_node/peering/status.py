@@ -32,6 +32,7 @@ _CLASSES: dict[str, type[DEdgeAIError]] = {
         errors.ImageGone,
         errors.AdmissionRefused,
         errors.NodeNotReady,
+        errors.NodeAway,
         errors.StoreUnavailable,
         errors.OriginUnavailable,
         errors.StaleAttempt,

@@ -28,6 +28,7 @@ from edge_node.errors import (
     IdempotencyConflict,
     ImageNotReady,
     ModelNotFound,
+    NodeNotFound,
     NodeNotReady,
     TaskNotFound,
     not_served,
@@ -35,7 +36,7 @@ from edge_node.errors import (
 from edge_node.happenings import ClusterEvent
 from edge_node.listing import Cancelled, ClusterPage, Missing, Place, TaskFilter, newest
 from edge_node.prompt_tokens import NOT_COUNTED
-from edge_node.requests import DrawingLimits, Idempotency, Submission
+from edge_node.requests import DrawingLimits, Idempotency, NodeAction, Submission
 from edge_node.snapshot import ClusterSnapshot, PeerView
 
 PNG = base64.b64decode(
@@ -85,6 +86,7 @@ class MemoryFrontDesk:
         self.happening: list[ClusterEvent] = []
         self.followed: list[tuple[dict[NodeId, int], str]] = []
         self.previews_wanted: list[bool] = []
+        self.operated: list[NodeAction] = []
         self._records: dict[TaskId, TaskRecord] = {}
         self._events: dict[TaskId, list[TaskEvent]] = {}
         self._changed = asyncio.Condition()
@@ -277,6 +279,11 @@ class MemoryFrontDesk:
         if record.status is not TaskStatus.COMPLETED:
             raise ImageNotReady(f"Task {task_id} is {record.status.value}.")
         return PNG, "image/png"
+
+    async def operate(self, node_id: NodeId, action: NodeAction) -> None:
+        if node_id != "orin-a":
+            raise NodeNotFound(f"There is no node {node_id} that this one has met.")
+        self.operated.append(action)
 
     async def client_gone(self, task_ids: Sequence[TaskId]) -> None:
         self.gone += task_ids

@@ -91,6 +91,8 @@ def on_site(
         ("GET", "/nothing", Scope.READ),
         ("GET", "/v1/dead_letters", Scope.OPERATE),
         ("POST", "/v1/dead_letters/orin-a-x/retry", Scope.OPERATE),
+        ("POST", "/v1/nodes/orin-a/pause", Scope.OPERATE),
+        ("POST", "/v1/nodes/orin-a/resume", Scope.OPERATE),
     ],
 )
 def test_every_address_needs_its_scope(method: str, path: str, scope: Scope) -> None:

@@ -16,7 +16,10 @@ from edge_node.api.openapi_errors import ERRORS, errors_of
 from edge_node.errors import DEdgeAIError
 from tests.api.served import served
 
-WITHOUT_BODY = ("/erase", "/retry", "/interrupt", "/skip", "/refresh-checkpoints")
+WITHOUT_BODY = (
+    *("/erase", "/retry", "/interrupt", "/skip", "/refresh-checkpoints"),
+    *("/pause", "/drain", "/resume"),
+)
 OPEN = ("/livez", "/readyz", "/metrics", "/v1/keys")
 # Of nodes among each other, and of how a task ends, which its own object says.
 NOT_ANSWERED = {"weights_gone", "worker_unavailable", "stale_attempt", "task_failed", "not_finite"}

@@ -40,6 +40,7 @@ from edge_node.happenings import Happened
 from edge_node.peering.caller import Caller
 from edge_node.peering.peer_links import PeerLinks
 from edge_node.peering.service import PeerService
+from edge_node.requests import NodeAction
 from edge_node.tasks.admission import AdmissionLimits
 from edge_node.tasks.cluster_view import ClusterView, ClusterViewLimits
 from edge_node.tasks.hosting import Hosting, HostingLimits
@@ -185,6 +186,12 @@ class Connection:
 
     async def cancel_tasks(self, wanted: listing.TaskFilter) -> int:
         return await self._once(lambda p: p.service.cancel_tasks(wanted))
+
+    async def operate(self, action: NodeAction) -> None:
+        async def tell(process: NodeProcess) -> None:
+            process.service.operate(action)
+
+        await self._once(tell)
 
     async def erase_task(self, task_id: TaskId) -> None:
         await self._once(lambda p: p.service.erase_task(task_id))

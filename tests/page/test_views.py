@@ -115,3 +115,23 @@ def test_what_was_drawn_is_found_fetched_and_deleted(
             await expect(page.locator(".nothing")).to_have_text("No images yet.")
 
     on_cluster(tmp_path, {**PACED, "pace_s": 0.02}, {**PACED, "pace_s": 0.02}, test=test)
+
+
+def test_an_operator_pauses_a_device_and_has_it_work_again(tmp_path: Path) -> None:
+    async def test(cluster: LocalCluster, http: httpx.AsyncClient) -> None:
+        first = cluster.urls[0]
+        async with (
+            chromium() as browser,
+            opened(browser, f"{first}/#cluster", ours=cluster.urls) as window,
+        ):
+            page = window.page
+            card = page.locator('.device[data-node="node-1"]')
+            await card.get_by_role("button", name="Pause").click()
+            await expect(card.locator(".state")).to_have_text("Paused")
+            assert await window.faults() == []
+            told = (await http.get(f"{cluster.urls[1]}/v1/cluster")).json()
+            assert (told["own"]["paused"], told["own"]["accepting"]) == (True, False)
+            await card.get_by_role("button", name="Resume").click()
+            await expect(card.locator(".state")).to_have_text("Ready")
+
+    on_cluster(tmp_path, {**PACED, "pace_s": 0.02}, {**PACED, "pace_s": 0.02}, test=test)

@@ -129,6 +129,11 @@ class NodeServiceStub:
                 request_serializer=dedgeai_dot_v1_dot_node__pb2.FetchKeysRequest.SerializeToString,
                 response_deserializer=dedgeai_dot_v1_dot_node__pb2.FetchKeysResponse.FromString,
                 _registered_method=True)
+        self.Operate = channel.unary_unary(
+                '/dedgeai.v1.NodeService/Operate',
+                request_serializer=dedgeai_dot_v1_dot_node__pb2.OperateRequest.SerializeToString,
+                response_deserializer=dedgeai_dot_v1_dot_node__pb2.OperateResponse.FromString,
+                _registered_method=True)
 
 
 class NodeServiceServicer:
@@ -265,6 +270,14 @@ class NodeServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Operate(self, request, context):
+        """What an operator has this node do, by the word of the node that he asked; a node of version 0.1.0
+        does not have it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_NodeServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -362,6 +375,11 @@ def add_NodeServiceServicer_to_server(servicer, server):
                     servicer.FetchKeys,
                     request_deserializer=dedgeai_dot_v1_dot_node__pb2.FetchKeysRequest.FromString,
                     response_serializer=dedgeai_dot_v1_dot_node__pb2.FetchKeysResponse.SerializeToString,
+            ),
+            'Operate': grpc.unary_unary_rpc_method_handler(
+                    servicer.Operate,
+                    request_deserializer=dedgeai_dot_v1_dot_node__pb2.OperateRequest.FromString,
+                    response_serializer=dedgeai_dot_v1_dot_node__pb2.OperateResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -877,6 +895,33 @@ class NodeService:
             '/dedgeai.v1.NodeService/FetchKeys',
             dedgeai_dot_v1_dot_node__pb2.FetchKeysRequest.SerializeToString,
             dedgeai_dot_v1_dot_node__pb2.FetchKeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Operate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dedgeai.v1.NodeService/Operate',
+            dedgeai_dot_v1_dot_node__pb2.OperateRequest.SerializeToString,
+            dedgeai_dot_v1_dot_node__pb2.OperateResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -69,6 +69,10 @@ class NodeServiceStub:
     """The learner has replayed this node's own decisions."""
     FetchKeys: _grpc.UnaryUnaryMultiCallable[_node_pb2.FetchKeysRequest, _node_pb2.FetchKeysResponse]
     """The list of API keys that this node holds, as the cluster's authority signed it."""
+    Operate: _grpc.UnaryUnaryMultiCallable[_node_pb2.OperateRequest, _node_pb2.OperateResponse]
+    """What an operator has this node do, by the word of the node that he asked; a node of version 0.1.0
+    does not have it.
+    """
 
 @_typing.type_check_only
 class NodeServiceAsyncStub(NodeServiceStub):
@@ -111,6 +115,10 @@ class NodeServiceAsyncStub(NodeServiceStub):
     """The learner has replayed this node's own decisions."""
     FetchKeys: _aio.UnaryUnaryMultiCallable[_node_pb2.FetchKeysRequest, _node_pb2.FetchKeysResponse]  # type: ignore[assignment]
     """The list of API keys that this node holds, as the cluster's authority signed it."""
+    Operate: _aio.UnaryUnaryMultiCallable[_node_pb2.OperateRequest, _node_pb2.OperateResponse]  # type: ignore[assignment]
+    """What an operator has this node do, by the word of the node that he asked; a node of version 0.1.0
+    does not have it.
+    """
 
 class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -264,5 +272,15 @@ class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_node_pb2.FetchKeysResponse, _abc.Awaitable[_node_pb2.FetchKeysResponse]]:
         """The list of API keys that this node holds, as the cluster's authority signed it."""
+
+    @_abc_1.abstractmethod
+    def Operate(
+        self,
+        request: _node_pb2.OperateRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_pb2.OperateResponse, _abc.Awaitable[_node_pb2.OperateResponse]]:
+        """What an operator has this node do, by the word of the node that he asked; a node of version 0.1.0
+        does not have it.
+        """
 
 def add_NodeServiceServicer_to_server(servicer: NodeServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
