@@ -125,7 +125,7 @@ class Cluster extends Part {
       .filter((task) => task.status === 'completed' && task.known && task.executor === one.node)
       .reduce((a, b) => (a && a.finished_at >= b.finished_at ? a : b), null);
     return html`<div class="easel">${last
-      ? html`<button aria-label=${`${t('completed')}: ${last.prompt ?? ''}`} @click=${() => show(last)}><img class="former" src=${sourceOf(thumbnailPath(last))} alt=""></button>`
+      ? html`<button aria-label=${`${t('completed')}: ${last.prompt ?? ''}`} @click=${() => show(last)}><img class="former" src=${last.preview ?? sourceOf(thumbnailPath(last))} alt=""></button>`
       : html`<div class="noise"></div>`}</div><div class="trail"></div>`;
   }
 
@@ -137,7 +137,7 @@ class Cluster extends Part {
     const told = [task.prompt ?? task.id, t(task.status), ...why].filter(Boolean).join(' · ');
     const share = task.steps ? task.step / task.steps : 0;
     return html`<span role="listitem"><button class="chip ${state.isMine(task) ? 'mine' : ''}" title=${told} aria-label=${told}
-      @click=${() => show(task)}><i .style=${`height: ${100 * share}%`}></i></button></span>`;
+      @click=${() => show(task)}><i .style=${`transform: scaleY(${share.toFixed(3)})`}></i></button></span>`;
   }
 
   figures(one, tasks) {

@@ -14,6 +14,9 @@ const PREVIEWS_MAX = 60;
 // From where a task was placed anew, to where its former device is known to be gone.
 const KNOWN_LATE_MS = 15_000;
 const COLOURS = 8;
+// Between two pictures of the page: many events come within that time.
+const APART_MS = 160;
+const HIDDEN_MS = 500;
 const OPEN = new Set(['queued', 'in_progress']);
 
 export const isOpen = (task) => OPEN.has(task.status);
@@ -33,6 +36,7 @@ class State extends EventTarget {
   #asking = 0;
   #telling = false;
   #places = null;
+  #toldAt = 0;
 
   // --- whose, and in which colour
 
@@ -75,7 +79,7 @@ class State extends EventTarget {
     return Math.max(this.#places.get(task.id) ?? 1, task.queue_position ?? 0);
   }
 
-  // --- telling the parts, once for all that happens before the next picture
+  // --- telling the parts, once for all that happens within a moment
 
   changed() {
     if (this.#telling) return;
@@ -83,9 +87,12 @@ class State extends EventTarget {
     const tell = () => {
       this.#telling = false;
       this.#places = null;
+      this.#toldAt = performance.now();
       this.dispatchEvent(new Event('changed'));
     };
-    if (document.hidden) setTimeout(tell, 200);
+    const wait = this.#toldAt + APART_MS - performance.now();
+    if (document.hidden) setTimeout(tell, HIDDEN_MS);
+    else if (wait > 0) setTimeout(() => requestAnimationFrame(tell), wait);
     else requestAnimationFrame(tell);
   }
 
