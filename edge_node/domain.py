@@ -12,6 +12,7 @@ from dataclasses import astuple, dataclass, field, replace
 from typing import NamedTuple, NewType
 
 from edge_node.checkpoint import Checkpoint
+from edge_node.device_summary import DeviceSummary
 from edge_node.prompt_tokens import NOT_COUNTED, PromptTokens
 
 NodeId = NewType("NodeId", str)
@@ -556,6 +557,7 @@ class NodeState:
         key_use: of clients with limits: id, day since 1970, images accepted that day, open tasks.
         accepted_by_model: accepted_work_s by the model asked for; empty where all was for `model`.
         paused: an operator has it take no new work.
+        summary: how its device is; None where it is none that says.
     """
 
     node_id: NodeId
@@ -586,3 +588,4 @@ class NodeState:
     key_use: tuple[tuple[str, int, int, int], ...] = ()
     accepted_by_model: tuple[tuple[str, float], ...] = ()
     paused: bool = False
+    summary: DeviceSummary | None = None

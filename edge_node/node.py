@@ -82,7 +82,8 @@ from edge_node.tasks.lifecycle import Lifecycle
 from edge_node.tasks.lifecycle_limits import LifecycleLimits
 from edge_node.tasks.membership import MembershipSettings
 from edge_node.tasks.slots import SlotMemory, SlotSettings
-from edge_node.telemetry.jetson import DeviceCollector
+from edge_node.telemetry import device_watch
+from edge_node.telemetry.jetson import DeviceCollector, is_jetson
 from edge_node.telemetry.metrics import NodeMetrics
 from edge_node.telemetry.tracing import open_tracing
 from scheduler.guard.guard import Guard
@@ -163,7 +164,8 @@ class _Node:
         self._metrics = NodeMetrics()
         self._metrics.watch_clock(self._clock.step_s)
         self._loops = Loops(on_failed=self._metrics.loop_failed, give_up=self._give_up)
-        self._metrics.registry.register(DeviceCollector(clock=self._clock))
+        self._device = DeviceCollector(clock=self._clock)
+        self._metrics.registry.register(self._device)
         self._folder = make_data_folder(config.data_folder, parts=needed_parts(config))
         self._sockets = socket_folder(self._folder)
         self._sockets.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -248,6 +250,11 @@ class _Node:
         self._stack.push_async_callback(links.say_goodbye)
         self._discover(links)
         self._keep_house(ledger, images, init_images, dispatcher)
+        if is_jetson():
+            told = dispatcher.own_node.device_read
+            self._background(
+                "the device's readings", partial(device_watch.watch, self._device, told)
+            )
         self._watch_space(ledger, images, dispatcher, parts=(pool.fill, latents.fill))
         letters = DeadLetterDesk(ledger, own_tasks=dispatcher.own_tasks, init_images=init_images)
         front_desk = self._front_desk(dispatcher, view, links, worker, ledger, letters, share)

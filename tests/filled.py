@@ -35,6 +35,7 @@ PLAUSIBLE: dict[str, object] = {
     "sha256": "cd" * 32,
     "drawing_sha256": "ab" * 32,
     "dtype": "float32",
+    "gpu_load": 0.5,
     "strength": 0.25,
     "strength_default": 0.75,
     "code": "seen",

@@ -21,6 +21,7 @@ LONG_WITH_A_REASON = Path("edge_node/worker/tiny_sd3/train.py")
 
 # Each part of the tree and what of this project it may import: docs/architecture.md, "Rooms".
 PURE = {
+    "device_summary",
     "attempt_codes",
     "changing",
     "checkpoint",
@@ -62,7 +63,8 @@ ALLOWED = {
     },
     "scheduler.guard.status": {"scheduler.guard.verdict"},
     "scheduler.guard.verdict": set(),
-    "edge_node.domain": {"checkpoint", "prompt_tokens"},
+    "edge_node.domain": {"checkpoint", "device_summary", "prompt_tokens"},
+    "edge_node.device_summary": set(),
     "edge_node.attempt_codes": set(),
     "edge_node.checkpoint": set(),
     "edge_node.prompt_tokens": set(),

@@ -93,6 +93,7 @@ def node_object(state: NodeState | None) -> Json:
         "keys_version": state.keys[0] or None,
         "device": state.device,
         "emulated_device": state.emulated_device or None,
+        "reading": None if state.summary is None else vars(state.summary),
         "learning": _learning_object(state.learning),
     }
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from edge_node.changing import changed
 from edge_node.clock import Clock
 from edge_node.config import NodeConfig
+from edge_node.device_summary import DeviceSummary
 from edge_node.domain import (
     Learning,
     NodeId,
@@ -125,6 +126,7 @@ class OwnNode:
         self._changed_s = 0.0
         self._draining = False
         self._paused = False
+        self._summary: DeviceSummary | None = None
         self._doubted_until_s = 0.0
         self._described = WorkerDescription(state="loading")
         self._serves: tuple[ServedModel, ...] = ()
@@ -243,6 +245,7 @@ class OwnNode:
             clients=hosting.clients,
             key_use=self.key_use(),
             paused=self._paused,
+            summary=self._summary,
         )
 
     def _as_described(self) -> NodeState:
@@ -316,6 +319,10 @@ class OwnNode:
         if paused != self._paused:
             self._paused = paused
             self.changed()
+
+    def device_read(self, summary: DeviceSummary) -> None:
+        """How the device is: others hear of it with the next heartbeat."""
+        self._summary = summary
 
     def drain(self) -> None:
         """Takes no new work from now on, and says so."""

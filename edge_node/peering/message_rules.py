@@ -205,6 +205,7 @@ _STATE: dict[str, Check] = {
     "key_use": listed(1000),
     "accepted_by_model": listed(64),
     "paused": anything,
+    "device_summary": anything,
 }
 _VIEW: dict[str, Check] = {
     "task_id": _TASK,
@@ -399,6 +400,12 @@ RULES: dict[str, dict[str, Check]] = {
     "OfferWeightsResponse": {},
     "OfferVerdictRequest": {"format": _SHORT, "verdict": content(8 * 2**20)},
     "OfferVerdictResponse": {},
+    "DeviceSummary": {
+        "gpu_load": Number(0, 1),
+        "temperature_c": Number(-300, 1000),
+        "power_w": Number(0, 100_000),
+        "power_mode": _SHORT,
+    },
     "OperateRequest": {"action": word(*NodeAction)},
     "OperateResponse": {},
     "KeysHeld": {"version": _BIG_COUNT, "sha256": _SHA256_OR_NONE},

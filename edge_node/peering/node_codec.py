@@ -11,6 +11,7 @@ from functools import lru_cache
 from dedgeai.v1 import node_pb2, worker_pb2
 
 from edge_node.checkpoint import LATENT_BYTES_PER_PX_MAX, Checkpoint
+from edge_node.device_summary import DeviceSummary
 from edge_node.domain import (
     AttemptFailed,
     AttemptFinished,
@@ -61,6 +62,17 @@ def state_to_proto(state: NodeState) -> node_pb2.NodeState:
 _told: tuple[NodeState, node_pb2.NodeState] | None = None
 
 
+def _summary_to_proto(summary: DeviceSummary) -> node_pb2.DeviceSummary:
+    return node_pb2.DeviceSummary(**vars(summary))
+
+
+def _summary_of(state: node_pb2.NodeState) -> DeviceSummary | None:
+    if not state.HasField("device_summary"):
+        return None
+    told = {field.name: value for field, value in state.device_summary.ListFields()}
+    return DeviceSummary(**told)
+
+
 def _state_to_proto(state: NodeState) -> node_pb2.NodeState:
     return node_pb2.NodeState(
         node_id=state.node_id,
@@ -100,6 +112,7 @@ def _state_to_proto(state: NodeState) -> node_pb2.NodeState:
             for model, work_s in state.accepted_by_model
         ],
         paused=state.paused,
+        device_summary=None if state.summary is None else _summary_to_proto(state.summary),
     )
 
 
@@ -140,6 +153,7 @@ def state_from_proto(message: node_pb2.NodeState) -> NodeState:
             (one.model, max(0.0, one.work_s)) for one in message.accepted_by_model
         ),
         paused=message.paused,
+        summary=_summary_of(message),
     )
 
 

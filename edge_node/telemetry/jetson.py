@@ -29,6 +29,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from edge_node.clock import Clock
+from edge_node.device_summary import DeviceSummary
 
 # GPU load in per mille: FACTS names the first, second and last. The third is a link to the second
 # on an Orin of JetPack 5, where the last is gone.
@@ -44,6 +45,8 @@ _GPU_DEVFREQ = ("sys/class/devfreq/17000000.gpu", "sys/class/devfreq/17000000.ga
 # follows are shunt voltages and sums, which are no rails. GUIDE: a channel without a rail is "NC".
 _RAIL_CHANNELS = (1, 2, 3)
 _NOT_CONNECTED = "NC"
+# GUIDE: the rail of Orin NX and Nano that feeds all others; an AGX Orin has none.
+_WHOLE_MODULE = "VDD_IN"
 # THERMAL: millidegrees. A zone whose sensor has no power says -256 degrees.
 _OFFLINE_CELSIUS = -256.0
 # GUIDE: cooling devices of this type have cur_state above 0 while clocks are held down for heat.
@@ -231,6 +234,19 @@ class DeviceCollector(Collector):
         self._over_current_before: int | None = None
         self._over_current_grew_s: float | None = None
         self._throttled: bool | None = None
+
+    def summary(self) -> DeviceSummary:
+        """The same in few words: the hottest zone, and power of the whole module where it says."""
+        with self._one_at_a_time:
+            reading, _ = self._read()
+        rails, zones = reading.power_w, reading.temperature_c
+        whole = rails.get(_WHOLE_MODULE)
+        return DeviceSummary(
+            gpu_load=reading.gpu_load,
+            temperature_c=max(zones.values(), default=None),
+            power_w=whole if whole is not None else sum(rails.values()) if rails else None,
+            power_mode=reading.power_mode or "",
+        )
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
         """Every family; one without a value is empty."""

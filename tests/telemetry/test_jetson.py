@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
+from edge_node.device_summary import DeviceSummary
+from edge_node.telemetry import device_watch
 from edge_node.telemetry.jetson import (
     CACHED_S,
     OVER_CURRENT_SHOWN_S,
@@ -138,3 +141,38 @@ def test_with_counters_alone_the_first_look_knows_nothing(tmp_path: Path) -> Non
     assert "throttled" not in shown(collector)
     clock.now += CACHED_S
     assert shown(collector)["throttled"] == 0.0
+
+
+def test_in_few_words_it_is_the_hottest_part_and_all_that_is_measured(tmp_path: Path) -> None:
+    device = DeviceCollector(clock=SetClock(), root=orin(tmp_path, jetpack=6))
+    summary = device.summary()
+    assert summary.gpu_load == pytest.approx(0.734)
+    assert summary.temperature_c == 52.0
+    assert summary.power_w == pytest.approx(4.698 + 1.8784 + 2.0)
+    assert summary.power_mode == "MODE_30W"
+    lay(tmp_path, {"sys/class/hwmon/hwmon3/in1_label": "VDD_IN"})  # an NX, whose rail feeds all
+    again = DeviceCollector(clock=SetClock(), root=tmp_path)
+    assert again.summary().power_w == pytest.approx(4.698)
+    assert DeviceCollector(clock=SetClock(), root=tmp_path / "none").summary() == DeviceSummary()
+
+
+def test_the_device_is_looked_at_again_and_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device_watch, "LOOK_S", 0.01)
+    clock = SetClock()
+    device = DeviceCollector(clock=clock, root=orin(tmp_path, jetpack=6))
+    told: asyncio.Queue[DeviceSummary] = asyncio.Queue()
+
+    async def story() -> None:
+        watching = asyncio.create_task(device_watch.watch(device, told.put_nowait))
+        async with asyncio.timeout(20):
+            assert (await told.get()).gpu_load == pytest.approx(0.734)
+            lay(tmp_path, {"sys/devices/platform/17000000.gpu/load": 120})
+            clock.now += 5.0
+            while (await told.get()).gpu_load != pytest.approx(0.12):
+                pass
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+
+    asyncio.run(story())
