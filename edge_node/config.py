@@ -341,10 +341,21 @@ class NodeConfig(RequestConfig):
 
     # Scheduling.
     policy: str = setting("lad_ts", "who draws a task; dedgeai simulate compares them")
-    move_waiting: bool | None = setting(
+    move: Literal["none", "waiting", "running"] | None = setting(
         None,
-        "true: a task that waits is moved to a node that would draw it sooner; if not set, it is "
-        "where the policy places by expected delay, for others are there to be compared with",
+        "waiting: a task that waits is moved to a node that would draw it sooner; running: a "
+        "device that would idle takes what waits or is half drawn elsewhere; none: tasks stay "
+        "where they were placed; if not set, running where the policy places by expected delay, "
+        "else none, for others are there to be compared with",
+    )
+    move_order: Literal["oldest", "least_remaining"] = setting(
+        "oldest",
+        "which drawing comes first where one that is taken pushes another aside: the one asked for "
+        "first, or the one with least left to do, which needs queue_order srpt",
+    )
+    moves_max: int = setting(3, "how often a task may move", unit="moves", ge=0, le=100)
+    move_waiting: bool | None = setting(
+        None, "the former name of move: true is waiting and false is none"
     )
     policy_options: Annotated[dict[str, float | str], BeforeValidator(pairs)] = setting(
         {}, "parameters of that policy"
@@ -560,6 +571,13 @@ class NodeConfig(RequestConfig):
                     f"guidance_interval is {low:g},{high:g}: give two noise levels with "
                     "0 <= low < high <= 1."
                 )
+        if {"move", "move_waiting"} <= self.model_fields_set:
+            problems.append("move_waiting is the former name of move: leave move_waiting out.")
+        if self.move_order == "least_remaining" and self.queue_order != "srpt":
+            problems.append(
+                "move_order least_remaining is for workers that draw in that order: set "
+                "queue_order to srpt."
+            )
         if {"guard_rule", "guard_rules"} <= self.model_fields_set:
             problems.append("guard_rule is the former name of guard_rules: leave guard_rule out.")
         return problems

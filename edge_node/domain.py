@@ -13,6 +13,7 @@ from typing import NamedTuple, NewType
 
 from edge_node.checkpoint import Checkpoint
 from edge_node.device_summary import DeviceSummary
+from edge_node.moves import HeldDrawing, Move
 from edge_node.prompt_tokens import NOT_COUNTED, PromptTokens
 
 NodeId = NewType("NodeId", str)
@@ -338,6 +339,7 @@ class TaskEventKind(enum.StrEnum):
 
     QUEUED = "queued"
     PLACED = "placed"
+    MOVED = "moved"
     STARTED = "started"
     STEP = "step"
     FINISHED = "finished"
@@ -370,6 +372,7 @@ class TaskEvent:
     error: TaskError | None = None
     preview: bytes = b""
     eta_s: float = 0.0
+    move: Move | None = None
 
 
 # What an executor tells the origin of an attempt, in the order in which it happens.
@@ -449,6 +452,8 @@ class Offload:
         work: of the whole drawing, whatever the checkpoint spares.
         checkpoint_steps: after which the executor sends a checkpoint; 0 for never.
         checkpoint: to go on from.
+        age_s: since the task was accepted.
+        moves_left: how often it may move once more.
     """
 
     task_id: TaskId
@@ -463,6 +468,8 @@ class Offload:
     client: str = ""
     checkpoint_steps: int = 0
     checkpoint: Checkpoint | None = None
+    age_s: float = 0.0
+    moves_left: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -558,6 +565,7 @@ class NodeState:
         accepted_by_model: accepted_work_s by the model asked for; empty where all was for `model`.
         paused: an operator has it take no new work.
         summary: how its device is; None where it is none that says.
+        held: what it holds that may go on elsewhere, first to be drawn first: the first few.
     """
 
     node_id: NodeId
@@ -589,3 +597,4 @@ class NodeState:
     accepted_by_model: tuple[tuple[str, float], ...] = ()
     paused: bool = False
     summary: DeviceSummary | None = None
+    held: tuple[HeldDrawing, ...] = ()

@@ -29,6 +29,7 @@ from edge_node.erasure import Owed
 from edge_node.experience_page import ExperiencePage
 from edge_node.happenings import Happened
 from edge_node.listing import Place, TaskFilter, TaskPage
+from edge_node.moves import WantedTask
 from edge_node.requests import AlreadyAccepted, Appended, Idempotency, NodeAction
 from edge_node.tasks.slots import LatentSnapshot
 from scheduler.experience import RecordedDecision
@@ -212,6 +213,7 @@ class Worker(Protocol):
         client: str,
         checkpoint_steps: int,
         checkpoint: Checkpoint | None,
+        age_s: float,
     ) -> AsyncGenerator[AttemptReport, None]:
         """Draws one image; raises WorkerUnavailable when the process is gone."""
         ...
@@ -232,6 +234,14 @@ class Peer(Protocol):
 
     async def cancel_offload(self, task_id: TaskId, fence: Fence) -> None:
         """Ends an attempt there."""
+        ...
+
+    async def hand_over(self, task_id: TaskId, fence: Fence) -> None:
+        """Has it end an attempt after the step under way, to go on elsewhere."""
+        ...
+
+    async def take_task(self, wanted: WantedTask) -> bool:
+        """Asks it for a task of its own, to go on with it here; whether it comes."""
         ...
 
     async def read_task(self, task_id: TaskId) -> TaskRecord:

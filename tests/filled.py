@@ -26,6 +26,9 @@ PLAUSIBLE: dict[str, object] = {
     "origin": "orin-a",
     "executor": "orin-c",
     "learner": "orin-d",
+    "source": "orin-f",
+    "target": "orin-g",
+    "taker": "orin-h",
     "cluster_name": "lab",
     "rest_url": "http://orin-b:8080",
     "grpc_address": "orin-b:9080",
@@ -81,6 +84,8 @@ def _value(hint: Any, field: dataclasses.Field[Any], numbers: Iterator[int]) -> 
     if origin in (typing.Union, types.UnionType):
         (hint,) = (one for one in arguments if one is not type(None))
         return _value(hint, field, numbers)
+    if origin is typing.Literal:
+        return arguments[-1]
     if origin is tuple:
         arguments = arguments[:1] * 2 if arguments[-1] is Ellipsis else arguments
         return tuple(_value(one, field, numbers) for one in arguments)

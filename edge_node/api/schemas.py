@@ -433,6 +433,13 @@ def task_event(event: TaskEvent) -> Json:
     }
     if event.error is not None:
         document["error"] = {"code": event.error.code, "message": event.error.message}
+    if event.move is not None:
+        document["move"] = {
+            "from": event.move.source,
+            "to": event.move.target,
+            "reason": event.move.reason,
+            "expected_gain_s": round(event.move.gain_s, 3),
+        }
     if event.preview:
         document["preview_b64_json"] = base64.b64encode(event.preview).decode()
     return document

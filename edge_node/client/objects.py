@@ -163,9 +163,10 @@ class Event(Told):
     """Something that happened to a task.
 
     Attributes:
-        type: queued, placed, started, step, finished, failed, cancelled, among others.
+        type: queued, placed, started, step, moved, finished, failed, cancelled, among others.
         task_id: whose, where the stream is of several.
         step, steps: of a drawing's denoising steps, how many are done.
+        move: of a "moved", `from` and `to` of which nodes, why (`reason`), and `expected_gain_s`.
         preview: PNG of the image as it is so far; empty without one.
     """
 
@@ -181,6 +182,7 @@ class Event(Told):
     queue_position: int | None = None
     eta_s: float = 0.0
     error: Mapping[str, str] | None = None
+    move: Mapping[str, Any] | None = None
 
     @property
     def is_final(self) -> bool:

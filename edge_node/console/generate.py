@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from rich.progress import Progress, TaskID
 
@@ -41,6 +43,8 @@ def generate(
                 f"{error.message} Start one with `dedgeai cluster`, or name another with --node."
             ) from None
     out.write_bytes(image.content)
+    for told in shown.moves:
+        print(told)
     print(f"{image.task.executor} drew {out} (task {image.task.id})")
     return 0
 
@@ -52,9 +56,13 @@ class _Shown:
         self._progress = progress
         self._bar: TaskID = progress.add_task("queued", total=None)
         self._executor = ""
+        # Sentences, in their order.
+        self.moves: list[str] = []
 
     def happened(self, event: Event) -> None:
         self._executor = event.executor or self._executor
+        if event.move is not None:
+            self.moves.append(_told(event.move))
         if event.type == "step":
             self._progress.update(
                 self._bar,
@@ -65,3 +73,9 @@ class _Shown:
         else:
             description = f"{event.type} {self._executor}".strip()
             self._progress.update(self._bar, description=description)
+
+
+def _told(move: Mapping[str, Any]) -> str:
+    gain_s = move["expected_gain_s"]
+    gain = f", to be done {gain_s:.1f} s sooner" if gain_s > 0.0 else ""
+    return f"{move['from']} gave it to {move['to']} ({move['reason']}{gain})"

@@ -21,6 +21,7 @@ from edge_node.dispatch.executor import Executor
 from edge_node.dispatch.inbox import Inbox
 from edge_node.dispatch.journal import Journal
 from edge_node.dispatch.known_models import KnownModels, KnownModelsSettings
+from edge_node.dispatch.mover import Mover, MoverSettings
 from edge_node.dispatch.offloads import Offloads
 from edge_node.dispatch.own_node import DrawingDefaults, Identity, OwnNode
 from edge_node.dispatch.own_tasks import OwnTasks, OwnTasksSettings
@@ -62,6 +63,7 @@ class DispatcherSettings:
     drawing: DrawingDefaults
     erasing: EraserSettings
     models: KnownModelsSettings = field(default_factory=KnownModelsSettings)
+    moving: MoverSettings = field(default_factory=MoverSettings)
     checkpoint_steps: int | None = None
 
     @classmethod
@@ -73,6 +75,7 @@ class DispatcherSettings:
             drawing=DrawingDefaults.of(config),
             erasing=EraserSettings.of(config),
             models=KnownModelsSettings.of(config),
+            moving=MoverSettings.of(config),
             # What would not be kept is not asked for.
             checkpoint_steps=config.checkpoint_steps if config.checkpoint_bytes_max else 0,
         )
@@ -164,21 +167,26 @@ class Dispatcher:
         self.own_list = OwnList(lifecycle, ledger, self.own_tasks.expected)
         self.journal = self._journal(identity, lifecycle)
         self.own_cancel = OwnCancel(lifecycle, self.own_tasks)
-        self.executor = Executor(
-            node=node,
-            inbox=inbox,
-            hosting=hosting,
-            worker=worker,
-            init_images=init_images,
-            clock=clock,
-        )
+        self.executor = self._executor(worker, init_images)
         holders = Holders(ledger, erasures, images, init_images, pool)
         self.eraser = self._eraser(settings.erasing, holders, lifecycle)
         self._offloads = Offloads(
             node=node, inbox=inbox, view=view, init_images=init_images, clock=clock
         )
+        self.mover = self._mover(settings.moving, lifecycle, metrics)
+        self._metrics = metrics
         self._timekeeper = self._timekeeper_of(settings.time, lifecycle, ledger, metrics)
         inbox.connect(obey=self._obey, hosting_changed=node.changed)
+
+    def _executor(self, worker: Worker, init_images: InitImages) -> Executor:
+        return Executor(
+            node=self.own_node,
+            inbox=self._inbox,
+            hosting=self._hosting,
+            worker=worker,
+            init_images=init_images,
+            clock=self._clock,
+        )
 
     def _journal(self, identity: Identity, lifecycle: Lifecycle) -> Journal:
         expected = self.own_tasks.expected
@@ -192,6 +200,18 @@ class Dispatcher:
             lifecycle=lifecycle,
             hosting=self._hosting,
             inbox=self._inbox,
+            clock=self._clock,
+        )
+
+    def _mover(self, settings: MoverSettings, lifecycle: Lifecycle, metrics: NodeMetrics) -> Mover:
+        return Mover(
+            settings,
+            node=self.own_node,
+            inbox=self._inbox,
+            lifecycle=lifecycle,
+            hosting=self._hosting,
+            view=self._view,
+            metrics=metrics,
             clock=self._clock,
         )
 
@@ -209,6 +229,7 @@ class Dispatcher:
             lifecycle=lifecycle,
             view=self._view,
             placer=self.placer,
+            mover=self.mover,
             ledger=ledger,
             metrics=metrics,
             clock=self._clock,
@@ -221,6 +242,7 @@ class Dispatcher:
         """Begins to work: takes up what a former life owed, and lets time pass."""
         self.models.start(peers)
         self._offloads.start(peers)
+        self.mover.start(peers)
         self.eraser.start(peers)
         self.own_node.tell_peers_by(peers.push_state)
         self._inbox.apply(life.TasksRecovered(tasks=tuple(recovered)))
@@ -238,6 +260,7 @@ class Dispatcher:
         self._timekeeper.settings = settings.time
         self.eraser.settings = settings.erasing
         self.placer.checkpoint_steps = settings.checkpoint_steps
+        self.mover.settings = settings.moving
 
     def operate(self, action: NodeAction) -> None:
         """Does what an operator says."""
@@ -270,7 +293,7 @@ class Dispatcher:
         for looking in self._looking:
             looking.cancel()
             await asyncio.wait([looking])
-        for part in (self._offloads, self.executor, self.own_tasks):
+        for part in (self.mover, self._offloads, self.executor, self.own_tasks):
             await part.stop()
 
     # What membership says.
@@ -334,6 +357,11 @@ class Dispatcher:
                 self._offloads.start_attempt(executor, offload)
             case life.StopAttempt(executor=executor, task_id=task_id, fence=fence):
                 self._offloads.stop_attempt(executor, task_id, fence)
+            case life.HandOverAttempt(executor=executor, task_id=task_id, fence=fence):
+                if executor == self.own_node.id:
+                    self.executor.hand_over_hosted(task_id, fence)
+                else:
+                    self._offloads.hand_over(executor, task_id, fence)
             case life.StoreImage():
                 self.own_tasks.store_image(instruction)
             case life.NoteRecord(record=record):
@@ -343,6 +371,8 @@ class Dispatcher:
             case life.PublishEvent(task_id=task_id, event=event):
                 self.own_tasks.wake_watchers(task_id)
                 self.journal.note(task_id, event)
+                if event.move is not None:
+                    self._metrics.moved(event.move.reason)
             case life.AttemptEnded():
                 self.placer.attempt_ended(instruction)
             case life.TaskEnded(record=record, fences=fences):

@@ -102,7 +102,8 @@ class Executor:
             reports.put_nowait(AttemptFailed(code=refusal, message=message, retryable=True))
             return reports
         self._reports[key] = reports
-        self._inbox.apply(hosted.OffloadReceived(offload=self._costed(offload)))
+        now_s = self._clock.now_s()
+        self._inbox.apply(hosted.OffloadReceived(offload=self._costed(offload), now_s=now_s))
         return reports
 
     def _why_not(self, offload: Offload) -> str:
@@ -139,6 +140,11 @@ class Executor:
     def cancel_hosted(self, task_id: TaskId, fence: Fence) -> None:
         """The origin does not want the attempt any more."""
         self._inbox.apply(hosted.OffloadCancelled(task_id=task_id, fence=fence))
+
+    def hand_over_hosted(self, task_id: TaskId, fence: Fence) -> None:
+        """The origin wants the attempt to go on elsewhere."""
+        portable = self._node.described.portable
+        self._inbox.apply(hosted.HandOverWanted(task_id=task_id, fence=fence, portable=portable))
 
     # What the hosting machine wants.
 
@@ -184,6 +190,7 @@ class Executor:
                 client=start.client,
                 checkpoint_steps=start.checkpoint_steps,
                 checkpoint=start.checkpoint,
+                age_s=start.age_s,
             )
             async with aclosing(drawing) as reports:
                 async for report in reports:

@@ -74,7 +74,8 @@ class Offloads:
     def start_attempt(self, executor: NodeId, offload: Offload) -> None:
         """Sends an attempt to its executor."""
         if executor == self._node.id:
-            self._inbox.apply(hosted.OffloadReceived(offload=offload))
+            now_s = self._clock.now_s()
+            self._inbox.apply(hosted.OffloadReceived(offload=offload, now_s=now_s))
         else:
             key = (offload.task_id, offload.fence)
             self._streams.start(self._follow(executor, offload), key=key)
@@ -86,6 +87,10 @@ class Offloads:
             return
         self._streams.cancel((task_id, fence))
         self._streams.start(self._cancel(executor, task_id, fence))
+
+    def hand_over(self, executor: NodeId, task_id: TaskId, fence: Fence) -> None:
+        """Tells another executor that an attempt is to go on elsewhere."""
+        self._streams.start(self._hand_over(executor, task_id, fence))
 
     def reported(
         self, executor: NodeId, task_id: TaskId, fence: Fence, report: AttemptReport
@@ -101,6 +106,13 @@ class Offloads:
             # Best effort: a peer that does not answer learns it from the broken stream.
             with contextlib.suppress(DEdgeAIError):
                 await peer.cancel_offload(task_id, fence)
+
+    async def _hand_over(self, executor: NodeId, task_id: TaskId, fence: Fence) -> None:
+        peer = self._peers.client(executor) if self._peers else None
+        if peer is not None:
+            # Who does not hear of it is not waited for: the lifecycle knows for how long.
+            with contextlib.suppress(DEdgeAIError):
+                await peer.hand_over(task_id, fence)
 
     async def _follow(self, executor: NodeId, offload: Offload) -> None:
         failure = AttemptFailed(

@@ -246,6 +246,7 @@ class OwnNode:
             key_use=self.key_use(),
             paused=self._paused,
             summary=self._summary,
+            held=hosting.told(now_s=now_s, portable=self._described.portable),
         )
 
     def _as_described(self) -> NodeState:

@@ -20,7 +20,7 @@ from edge_node.tasks import lifecycle_protocol as life
 from edge_node.tasks.checkpoints import steps_between
 from edge_node.tasks.cluster_view import ClusterView
 from edge_node.tasks.in_flight import InFlight, work_ahead
-from edge_node.tasks.placement import Placement, place
+from edge_node.tasks.placement import TAKEN, Placement, place
 from edge_node.tasks.slots import Place, SlotMemory
 from edge_node.telemetry.metrics import NodeMetrics
 from scheduler.experience import RecordedDecision
@@ -100,12 +100,13 @@ class Placer:
             policy=self._policy,
             now_s=start_s,
             recall=None if nth is None else partial(self._recall, nth),
+            wanted_by=wanted.wanted_by,
         )
         if placement is None:
             self._inbox.apply(life.PlacementImpossible(task_id=task.id, fence=fence))
             return
         seconds = self._clock.now_s() - start_s
-        if nth is not None:
+        if nth is not None and placement.decision.policy != TAKEN:
             try:
                 self._memory.decided(nth, placement.observation.node_ids, placement.decision)
                 self._note(wanted, placement, nth, seconds=seconds)

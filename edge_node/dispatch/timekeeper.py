@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from edge_node.clock import Clock
 from edge_node.config import NodeConfig
 from edge_node.dispatch.inbox import Inbox
+from edge_node.dispatch.mover import Mover
 from edge_node.dispatch.own_node import OwnNode
 from edge_node.dispatch.placer import Placer
 from edge_node.domain import NodeId
@@ -21,9 +22,8 @@ from edge_node.tasks import hosting as hosted
 from edge_node.tasks import lifecycle_protocol as life
 from edge_node.tasks.cluster_view import ClusterView
 from edge_node.tasks.lifecycle import Lifecycle
-from edge_node.tasks.moving import is_turn, task_to_move
+from edge_node.tasks.moving import is_turn, moving_of, task_to_move
 from edge_node.telemetry.metrics import NodeMetrics
-from scheduler.registry import spec_of
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class TimekeeperSettings:
         tick_s: between two looks at leases, deadlines and slots.
         heartbeat_s: between two looks at gauges.
         lease_s: how long an origin waits for word of an attempt; its executor renews in time.
-        move_waiting: whether tasks that wait are moved.
+        move_waiting: whether tasks of this node that wait are moved by it.
     """
 
     tick_s: float
@@ -52,15 +52,13 @@ class TimekeeperSettings:
 
     @classmethod
     def of(cls, config: NodeConfig) -> TimekeeperSettings:
-        """From the node's settings; tasks move by default where placement weighs delays, too."""
-        move_waiting = config.move_waiting
-        if move_waiting is None:
-            move_waiting = spec_of(config.policy).by_expected_delay
+        """From the node's settings."""
         return cls(
             tick_s=config.tick_s,
             heartbeat_s=config.heartbeat_s,
             lease_s=config.lease_s,
-            move_waiting=move_waiting,
+            # Where running drawings move, the devices that would idle take what waits, too.
+            move_waiting=moving_of(config) == "waiting",
         )
 
 
@@ -74,6 +72,7 @@ class Timekeeper:
         lifecycle: knows which tasks wait.
         view: knows who is alive.
         placer: has slots that end.
+        mover: takes what should go on here.
         ledger: is looked at for its gauge.
         metrics: the gauges.
         clock: the time.
@@ -89,6 +88,7 @@ class Timekeeper:
         lifecycle: Lifecycle,
         view: ClusterView,
         placer: Placer,
+        mover: Mover,
         ledger: Ledger,
         metrics: NodeMetrics,
         clock: Clock,
@@ -101,6 +101,7 @@ class Timekeeper:
         self._lifecycle = lifecycle
         self._view = view
         self._placer = placer
+        self._mover = mover
         self._ledger = ledger
         self._metrics = metrics
         self._clock = clock
@@ -134,6 +135,7 @@ class Timekeeper:
             except Exception as error:
                 failed.append(error)
         self._loops.attempt("moving tasks that wait", lambda: self._move_waiting(now_s))
+        self._loops.attempt("taking drawings", lambda: self._mover.look(now_s))
         self._loops.attempt("slots", lambda: self._placer.let_slot_pass(now_s))
         if now_s >= self._observe_due_s:
             self._observe_due_s = now_s + self.settings.heartbeat_s
@@ -179,7 +181,9 @@ class Timekeeper:
         views = self._view.views(now_s=self._clock.now_s())
         others = [v for v in views if v.state.node_id != self._node.id]
         own = self._node.state()
-        self._metrics.checkpoints_observed(self._lifecycle.checkpoints)
+        self._metrics.checkpoints_observed(
+            self._lifecycle.checkpoints, move_cost_s=self._lifecycle.move_cost.seconds
+        )
         guard = self._placer.guard_status()
         if guard is not None:
             worse = None if guard.verdict is None else guard.verdict.worse

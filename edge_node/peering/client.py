@@ -33,7 +33,15 @@ from edge_node.experience_page import ExperiencePage
 from edge_node.happenings import Happened
 from edge_node.image_header import image_header
 from edge_node.listing import Place, TaskFilter, TaskPage
-from edge_node.peering import codec, event_codec, list_codec, message_rules, node_codec
+from edge_node.moves import WantedTask
+from edge_node.peering import (
+    codec,
+    event_codec,
+    list_codec,
+    message_rules,
+    moves_codec,
+    node_codec,
+)
 from edge_node.peering.caller import PeerConduct, who_is_at
 from edge_node.peering.status import error_of
 from edge_node.peering.tls import ANY_NODE, Material, NodeTls, server_name
@@ -171,6 +179,20 @@ class PeerClient:
         )
         async with self._heard("CancelOffload") as stub:
             await stub.CancelOffload(request, timeout=CALL_S_MAX)
+
+    async def hand_over(self, task_id: TaskId, fence: Fence) -> None:
+        """Has the peer end an attempt after the step under way, to go on elsewhere."""
+        request = node_pb2.HandOverRequest(task_id=task_id, fence=codec.fence_to_proto(fence))
+        async with self._heard("HandOver") as stub:
+            await stub.HandOver(request, timeout=CALL_S_MAX)
+
+    async def take_task(self, wanted: WantedTask) -> bool:
+        """Asks the peer for a task of its own, to go on with it here; whether it comes."""
+        request = moves_codec.wanted_to_proto(wanted)
+        async with self._heard("TakeTask") as stub:
+            response = await stub.TakeTask(request, timeout=CALL_S_MAX)
+            message_rules.check(response)
+            return response.granted
 
     async def read_task(self, task_id: TaskId) -> TaskRecord:
         """The task as its origin shows it."""

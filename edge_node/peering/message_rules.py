@@ -27,6 +27,7 @@ from edge_node.domain import (
     TaskStatus,
 )
 from edge_node.errors import MalformedMessage
+from edge_node.moves import HELD_TOLD_MAX, MOVE_REASONS
 from edge_node.requests import NodeAction
 
 # Says what is wrong with a value; empty when nothing is.
@@ -206,6 +207,7 @@ _STATE: dict[str, Check] = {
     "accepted_by_model": listed(64),
     "paused": anything,
     "device_summary": anything,
+    "held": listed(HELD_TOLD_MAX),
 }
 _VIEW: dict[str, Check] = {
     "task_id": _TASK,
@@ -250,6 +252,7 @@ _EVENT: dict[str, Check] = {
     "error_message": _SENTENCE,
     "preview": content(_PREVIEW_BYTES_MAX),
     "eta_s": Number(0, 1e10),
+    "move": anything,
 }
 _OFFLOAD: dict[str, Check] = {
     "task_id": _TASK,
@@ -266,6 +269,8 @@ _OFFLOAD: dict[str, Check] = {
     "client": _SHORT,
     "checkpoint_steps": _STEPS,
     "checkpoint": anything,
+    "age_s": _SECONDS,
+    "moves_left": _COUNT,
 }
 _WEIGHTS: dict[str, Check] = {
     "policy": _SHORT,
@@ -358,6 +363,32 @@ RULES: dict[str, dict[str, Check]] = {
     "OffloadResponse.Heartbeat": {"queue_position": _COUNT},
     "CancelOffloadRequest": {"task_id": _TASK, "attempt": _ATTEMPT, "fence": anything},
     "CancelOffloadResponse": {},
+    "HandOverRequest": {"task_id": _TASK, "fence": anything},
+    "HandOverResponse": {},
+    "TakeTaskRequest": {
+        "task_id": _TASK,
+        "fence": anything,
+        "taker": _NODE,
+        "reason": word(*MOVE_REASONS),
+        "gain_s": Number(-1e10, 1e10),
+    },
+    "TakeTaskResponse": {"granted": anything},
+    "HeldDrawing": {
+        "task_id": _TASK,
+        "fence": anything,
+        "model": _SHORT,
+        "age_s": _SECONDS,
+        "work_left": _WORK,
+        "step_work": _WORK,
+        "begun": anything,
+        "moves_left": _COUNT,
+    },
+    "Move": {
+        "source": _NODE,
+        "target": _NODE,
+        "reason": word(*MOVE_REASONS),
+        "gain_s": Number(-1e10, 1e10),
+    },
     "GetTaskRequest": _ONE_TASK,
     "GetTaskResponse": {"task": anything},
     "GetJobRequest": {"job_id": _TASK},

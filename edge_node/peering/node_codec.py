@@ -41,7 +41,7 @@ from edge_node.domain import (
 from edge_node.errors import InvalidRequest, MalformedMessage
 from edge_node.experience_page import ExperiencePage
 from edge_node.image_header import ImageHeader, image_header
-from edge_node.peering import codec, message_rules
+from edge_node.peering import codec, message_rules, moves_codec
 from edge_node.prompt_tokens import PromptTokens
 
 WEIGHTS_CHUNK_BYTES = 256 * 1024
@@ -113,6 +113,7 @@ def _state_to_proto(state: NodeState) -> node_pb2.NodeState:
         ],
         paused=state.paused,
         device_summary=None if state.summary is None else _summary_to_proto(state.summary),
+        held=map(moves_codec.held_to_proto, state.held),
     )
 
 
@@ -154,6 +155,7 @@ def state_from_proto(message: node_pb2.NodeState) -> NodeState:
         ),
         paused=message.paused,
         summary=_summary_of(message),
+        held=tuple(map(moves_codec.held_from_proto, message.held)),
     )
 
 
@@ -332,6 +334,8 @@ def offload_to_proto(offload: Offload, *, init_image: bytes = b"") -> node_pb2.O
         init_image=init_image,
         checkpoint_steps=offload.checkpoint_steps,
         checkpoint=codec.checkpoint_to_proto(offload.checkpoint),
+        age_s=offload.age_s,
+        moves_left=offload.moves_left,
     )
 
 
@@ -361,6 +365,8 @@ def offload_from_proto(message: node_pb2.OffloadRequest) -> Offload:
         client=message.client,
         checkpoint_steps=message.checkpoint_steps,
         checkpoint=checkpoint,
+        age_s=max(0.0, message.age_s),
+        moves_left=message.moves_left,
     )
 
 
@@ -541,7 +547,8 @@ def event_to_proto(event: TaskEvent) -> node_pb2.WatchTaskResponse:
     """A task event as a message."""
     return node_pb2.WatchTaskResponse(
         sequence=event.sequence,
-        kind=event.kind.value,
+        # A node of version 0.1.0 knows no moves.
+        kind=(TaskEventKind.PLACED if event.kind is TaskEventKind.MOVED else event.kind).value,
         at=event.unix_s,
         attempt=event.attempt,
         executor=event.executor or "",
@@ -552,15 +559,17 @@ def event_to_proto(event: TaskEvent) -> node_pb2.WatchTaskResponse:
         error_message="" if event.error is None else event.error.message,
         preview=event.preview,
         eta_s=min(event.eta_s, ETA_S_MAX),
+        move=None if event.move is None else moves_codec.move_to_proto(event.move),
     )
 
 
 def event_from_proto(message: node_pb2.WatchTaskResponse) -> TaskEvent:
     """A task event of a message; raises MalformedMessage."""
     message_rules.check(message)
+    moved = message.HasField("move") and message.kind == TaskEventKind.PLACED
     return TaskEvent(
         sequence=message.sequence,
-        kind=TaskEventKind(message.kind),
+        kind=TaskEventKind.MOVED if moved else TaskEventKind(message.kind),
         unix_s=message.at,
         attempt=message.attempt,
         executor=NodeId(message.executor) if message.executor else None,
@@ -570,6 +579,7 @@ def event_from_proto(message: node_pb2.WatchTaskResponse) -> TaskEvent:
         error=_error(message.error_code, message.error_message),
         preview=message.preview,
         eta_s=message.eta_s,
+        move=moves_codec.move_from_proto(message.move) if message.HasField("move") else None,
     )
 
 

@@ -20,10 +20,10 @@ from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from edge_node.clock import SystemClock
-from edge_node.domain import JobId, NodeState, TaskId
+from edge_node.domain import Fence, JobId, NodeState, TaskId
 from edge_node.errors import DEdgeAIError, InvalidRequest, MalformedMessage, NotTheCaller
 from edge_node.grpc_health import Health
-from edge_node.peering import codec, event_codec, list_codec, message_rules, node_codec
+from edge_node.peering import codec, event_codec, list_codec, message_rules, moves_codec, node_codec
 from edge_node.peering.caller import Caller, PeerConduct, is_loopback
 from edge_node.peering.client import KEEPALIVE_OPTIONS
 from edge_node.peering.load_report import LoadReports
@@ -134,6 +134,23 @@ class NodeServicer(node_pb2_grpc.NodeServiceServicer):
             fence = codec.fence_from_proto(request)
             self._service.cancel_offload(TaskId(request.task_id), fence, caller=caller)
             return node_pb2.CancelOffloadResponse()
+
+    async def HandOver(
+        self, request: node_pb2.HandOverRequest, context: Context
+    ) -> node_pb2.HandOverResponse:
+        async with self._call("HandOver", context) as caller:
+            message_rules.check(request)
+            fence = Fence(request.fence.term, request.fence.attempt)
+            self._service.hand_over(TaskId(request.task_id), fence, caller=caller)
+            return node_pb2.HandOverResponse()
+
+    async def TakeTask(
+        self, request: node_pb2.TakeTaskRequest, context: Context
+    ) -> node_pb2.TakeTaskResponse:
+        async with self._call("TakeTask", context) as caller:
+            message_rules.check(request)
+            wanted = moves_codec.wanted_from_proto(request)
+            return node_pb2.TakeTaskResponse(granted=self._service.take_task(wanted, caller=caller))
 
     async def GetTask(
         self, request: node_pb2.GetTaskRequest, context: Context

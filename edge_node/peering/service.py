@@ -31,6 +31,7 @@ from edge_node.errors import DEdgeAIError, NotTheCaller
 from edge_node.experience_page import ExperiencePage
 from edge_node.happenings import Happened
 from edge_node.listing import Place, TaskFilter, TaskPage
+from edge_node.moves import WantedTask
 from edge_node.peering.caller import NOBODY_KNOWN, Caller
 from edge_node.peering.peer_links import PeerLinks
 from edge_node.ports import LearningDesk
@@ -141,6 +142,17 @@ class PeerService:
         """The origin does not want the attempt any more; raises NotTheCaller."""
         self._check_owner(task_id, caller)
         self._dispatcher.executor.cancel_hosted(task_id, fence)
+
+    def hand_over(self, task_id: TaskId, fence: Fence, *, caller: Caller = NOBODY_KNOWN) -> None:
+        """The origin wants the attempt to go on elsewhere; raises NotTheCaller."""
+        self._check_owner(task_id, caller)
+        self._dispatcher.executor.hand_over_hosted(task_id, fence)
+
+    def take_task(self, wanted: WantedTask, *, caller: Caller = NOBODY_KNOWN) -> bool:
+        """A peer would go on with a task of this node; whether it may. Raises NotTheCaller."""
+        if caller.node_id not in (None, wanted.taker):
+            raise NotTheCaller(f"{caller.node_id} asked for {wanted.taker}.")
+        return self._dispatcher.mover.give(wanted)
 
     async def read_task(self, task_id: TaskId) -> TaskRecord:
         """A task of this node, or TaskNotFound."""

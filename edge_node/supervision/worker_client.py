@@ -80,6 +80,7 @@ class WorkerClient:
         client: str = "",
         checkpoint_steps: int = 0,
         checkpoint: Checkpoint | None = None,
+        age_s: float = 0.0,
     ) -> AsyncGenerator[AttemptReport, None]:
         """Draws and yields what happens; closing the generator cancels the drawing.
 
@@ -95,6 +96,7 @@ class WorkerClient:
             client: who wants it; clients who wait share the device.
             checkpoint_steps: after which one is reported; 0 for never.
             checkpoint: to go on from.
+            age_s: since it was asked for, wherever that was.
 
         Raises:
             WorkerUnavailable: the worker is not ready, or the connection broke on the way.
@@ -111,6 +113,7 @@ class WorkerClient:
             client=client,
             checkpoint_steps=checkpoint_steps,
             checkpoint=codec.checkpoint_to_proto(checkpoint),
+            age_s=age_s,
         )
         del init_image, checkpoint  # the call keeps the request to its end: one copy is enough
         self.given += 1

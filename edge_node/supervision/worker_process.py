@@ -189,6 +189,7 @@ class WorkerProcess:
         client: str = "",
         checkpoint_steps: int = 0,
         checkpoint: Checkpoint | None = None,
+        age_s: float = 0.0,
     ) -> AsyncGenerator[AttemptReport, None]:
         """As WorkerClient.draw; raises WorkerUnavailable at once while it is not ready."""
         if self._client is None or not self.ready:
@@ -203,6 +204,7 @@ class WorkerProcess:
             client=client,
             checkpoint_steps=checkpoint_steps,
             checkpoint=checkpoint,
+            age_s=age_s,
         )
 
     def hand_over(self, task_id: TaskId, fence: Fence) -> None:

@@ -23,6 +23,8 @@ from edge_node.domain import (
     TaskStatus,
     owner,
 )
+from edge_node.moves import Move
+from edge_node.tasks.departure import Departure
 from edge_node.tasks.expectation import NOT_PLACED, Course
 from edge_node.tasks.lifecycle_protocol import PlacementMade
 
@@ -50,6 +52,8 @@ class Phase(enum.Enum):
     PLACING = enum.auto()
     WAITING = enum.auto()
     ATTEMPTING = enum.auto()
+    # As before, and its executor was asked to hand the drawing over.
+    EXPORTING = enum.auto()
     STORING = enum.auto()
     RECORDING = enum.auto()
     FINAL = enum.auto()
@@ -63,7 +67,12 @@ _CAN_FOLLOW: dict[Phase, frozenset[Phase]] = {
         {Phase.PLACING, Phase.WAITING, Phase.ATTEMPTING, Phase.RECORDING, Phase.FINAL}
     ),
     Phase.WAITING: frozenset({Phase.PLACING, Phase.RECORDING, Phase.FINAL}),
-    Phase.ATTEMPTING: frozenset({Phase.PLACING, Phase.STORING, Phase.RECORDING, Phase.FINAL}),
+    Phase.ATTEMPTING: frozenset(
+        {Phase.EXPORTING, Phase.PLACING, Phase.STORING, Phase.RECORDING, Phase.FINAL}
+    ),
+    Phase.EXPORTING: frozenset(
+        {Phase.ATTEMPTING, Phase.PLACING, Phase.STORING, Phase.RECORDING, Phase.FINAL}
+    ),
     Phase.STORING: frozenset({Phase.RECORDING, Phase.FINAL}),
     Phase.RECORDING: frozenset({Phase.FINAL}),
     Phase.FINAL: frozenset(),
@@ -102,6 +111,9 @@ class Fate:
     failed_on: list[NodeId] = field(default_factory=list)
     deaths_alone: list[bool] = field(default_factory=list)
     moved: list[Fence] = field(default_factory=list)
+    # The move under way, and when its drawing stood still.
+    departure: Departure | None = None
+    left_s: float | None = None
     # Steps done in the attempt at hand; clients are told of the most that any attempt did.
     steps_done: int = 0
     # Events of this life count from here; those of a former life have lower numbers.
@@ -113,6 +125,11 @@ class Fate:
     def task(self) -> Task:
         """What is to be drawn."""
         return self.record.task
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether an executor has it."""
+        return self.phase in (Phase.ATTEMPTING, Phase.EXPORTING)
 
     @property
     def fence(self) -> Fence:
@@ -156,7 +173,9 @@ class Fate:
         line = StoryLine(at.now_s, what, self.phase, self.attempt, self.record.executor)
         self.story.append(line)
 
-    def happened(self, kind: TaskEventKind, at: Moment, *, preview: bytes) -> TaskEvent:
+    def happened(
+        self, kind: TaskEventKind, at: Moment, *, preview: bytes = b"", move: Move | None = None
+    ) -> TaskEvent:
         """Adds an event to those that watchers are told."""
         record = self.record
         event = TaskEvent(
@@ -170,6 +189,7 @@ class Fate:
             queue_position=record.queue_position,
             error=record.error,
             preview=preview,
+            move=move,
         )
         self.events.append(event)
         if preview:
@@ -184,7 +204,7 @@ class Fate:
     def what_is_wrong(self, *, moves_max: int, term: int) -> str:
         """What a task that is not over may not be; empty if nothing is."""
         record, phase = self.record, self.phase
-        drawn = phase in (Phase.ATTEMPTING, Phase.STORING)
+        drawn = self.is_drawn or phase is Phase.STORING
         placed = phase not in (Phase.PLACING, Phase.WAITING)
         wrong = {
             "a final task is live": phase is Phase.FINAL,
@@ -195,6 +215,7 @@ class Fate:
             "another attempt is shown": drawn and record.attempt != self.attempt,
             "placed already": not placed and record.executor is not None,
             "more steps than were told": self.steps_done > record.step,
+            "it leaves for nobody": phase is Phase.EXPORTING and self.departure is None,
         }
         return ", ".join(what for what, is_so in wrong.items() if is_so)
 
@@ -244,6 +265,8 @@ def offload_of(
     *,
     deadline_s: float | None,
     checkpoint: Checkpoint | None,
+    age_s: float,
+    moves_left: int,
 ) -> Offload:
     """The attempt at hand as it is sent to the executor that was chosen for it."""
     task = fate.task
@@ -260,4 +283,6 @@ def offload_of(
         client=task.turns,
         checkpoint_steps=placed.checkpoint_steps,
         checkpoint=checkpoint,
+        age_s=age_s,
+        moves_left=moves_left,
     )

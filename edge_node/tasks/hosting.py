@@ -7,6 +7,7 @@ tasks come through here too: the local case is the remote case without the wire.
 
 from __future__ import annotations
 
+import heapq
 from collections import Counter, OrderedDict, deque
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -29,6 +30,7 @@ from edge_node.domain import (
     StepFinished,
     TaskId,
 )
+from edge_node.moves import HELD_TOLD, HeldDrawing
 
 # Tasks whose story is kept, and its latest lines.
 STORIES_MAX = 1000
@@ -64,9 +66,10 @@ class HostingLimits:
 
 @dataclass(frozen=True, kw_only=True)
 class OffloadReceived:
-    """An origin sent an attempt."""
+    """An origin sent an attempt; `now_s` is when it came, by this node's clock."""
 
     offload: Offload
+    now_s: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +109,23 @@ class HandOverDue:
     portable: bool
 
 
-Event = OffloadReceived | OffloadCancelled | DrawingReported | HeartbeatDue | HandOverDue
+@dataclass(frozen=True, kw_only=True)
+class HandOverWanted:
+    """The origin wants the attempt to go on elsewhere; `portable` as in HandOverDue."""
+
+    task_id: TaskId
+    fence: Fence
+    portable: bool
+
+
+Event = (
+    OffloadReceived
+    | OffloadCancelled
+    | DrawingReported
+    | HeartbeatDue
+    | HandOverDue
+    | HandOverWanted
+)
 
 
 # Instructions.
@@ -124,6 +143,7 @@ class StartDrawing:
     client: str = ""
     checkpoint_steps: int = 0
     checkpoint: Checkpoint | None = None
+    age_s: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,6 +188,8 @@ class _Hosted:
     """One attempt in the queue or on the device."""
 
     offload: Offload
+    # When its task was accepted, by this node's clock.
+    asked_s: float
     started: bool = False
     leaving: bool = False
     share_done: float = 0.0
@@ -175,6 +197,25 @@ class _Hosted:
     @property
     def work_left(self) -> float:
         return self.offload.work * (1.0 - self.share_done)
+
+    def place(self) -> tuple[bool, int, float]:
+        """In the order in which what is held is drawn, as far as that is known here."""
+        return not self.started, -self.offload.priority, self.asked_s
+
+    def told(self, *, now_s: float, portable: bool) -> HeldDrawing:
+        """What others are told of it."""
+        offload = self.offload
+        stays = self.leaving or (self.started and not (portable and offload.checkpoint_steps))
+        return HeldDrawing(
+            task_id=offload.task_id,
+            fence=offload.fence,
+            model=offload.drawing.model,
+            age_s=max(0.0, now_s - self.asked_s),
+            work_left=self.work_left,
+            step_work=offload.work / (offload.drawing.denoising_steps + 1),
+            begun=self.started,
+            moves_left=0 if stays else offload.moves_left,
+        )
 
     def share_after(self, step: int) -> float:
         """Share of its work that is done after so many steps."""
@@ -238,6 +279,20 @@ class Hosting:
         drawings = (one.offload.drawing for one in self._hosted.values())
         return any(one.init_image_sha256 == init_image_sha256 for one in drawings)
 
+    def holds(self, task_id: TaskId) -> bool:
+        """Whether an attempt of the task is queued or running."""
+        return task_id in self._hosted
+
+    def told(self, *, now_s: float, portable: bool) -> tuple[HeldDrawing, ...]:
+        """What others are told of what is held here: the first few, and nothing if none may move.
+
+        `portable` is whether the worker hands over what it has begun.
+        """
+        if not any(one.offload.moves_left for one in self._hosted.values()):
+            return ()
+        first = heapq.nsmallest(HELD_TOLD, self._hosted.values(), key=_Hosted.place)
+        return tuple(one.told(now_s=now_s, portable=portable) for one in first)
+
     def hosted(self) -> tuple[tuple[TaskId, Fence], ...]:
         """Every (task, attempt) queued or running."""
         return tuple((task_id, h.offload.fence) for task_id, h in self._hosted.items())
@@ -269,7 +324,7 @@ class Hosting:
         self._tell(event)
         match event:
             case OffloadReceived():
-                return self._received(event.offload)
+                return self._received(event.offload, event.now_s)
             case OffloadCancelled():
                 return self._cancelled(event.task_id, event.fence)
             case DrawingReported():
@@ -278,6 +333,8 @@ class Hosting:
                 return self._heartbeats()
             case HandOverDue():
                 return self._handing_over(event)
+            case HandOverWanted():
+                return self._handing_over_one(event)
 
     def _tell(self, event: Event) -> None:
         match event:
@@ -289,6 +346,8 @@ class Hosting:
                 what = type(report).__name__
             case HeartbeatDue() | HandOverDue():
                 return
+            case HandOverWanted(task_id=task_id, fence=fence):
+                what = "HandOverWanted"
         hosted = self._hosted.get(task_id)
         story = self._stories.get(task_id)
         if story is None:
@@ -302,7 +361,7 @@ class Hosting:
         """The fence: whether this attempt, or a later one of the task, was seen before."""
         return offload.fence <= self._fence_highest.get(offload.task_id, NO_FENCE)
 
-    def _received(self, offload: Offload) -> list[Instruction]:
+    def _received(self, offload: Offload, now_s: float) -> list[Instruction]:
         self._see_dispatch(offload)
         if self._is_stale(offload):
             if self.is_hosted(offload.task_id, offload.fence):
@@ -318,7 +377,7 @@ class Hosting:
             message = f"The queue holds {self._limits.hosted_max} tasks."
             return [*instructions, self._refusal(offload, "queue_full", message)]
         offload = self._with_room(offload)
-        hosted = _Hosted(offload=offload)
+        hosted = _Hosted(offload=offload, asked_s=now_s - offload.age_s)
         if offload.checkpoint is not None:
             hosted.share_done = hosted.share_after(offload.checkpoint.step)
         self._hosted[offload.task_id] = hosted
@@ -334,6 +393,7 @@ class Hosting:
             client=offload.client,
             checkpoint_steps=offload.checkpoint_steps,
             checkpoint=offload.checkpoint,
+            age_s=offload.age_s,
         )
         return [*instructions, start]
 
@@ -417,24 +477,33 @@ class Hosting:
     def _handing_over(self, event: HandOverDue) -> list[Instruction]:
         """What waits goes back; what is drawn too, where its origin takes what has been done."""
         instructions: list[Instruction] = []
-        for task_id, one in list(self._hosted.items()):
-            fence = one.offload.fence
+        for one in list(self._hosted.values()):
             # To an origin of 0.1.0, which has no terms, it would be a failure of this node.
-            stays = one.offload.origin == event.own or fence.term == 0
-            if one.leaving or stays:
-                continue
-            if one.started:
-                if event.portable and one.offload.checkpoint_steps:
-                    one.leaving = True
-                    instructions.append(HandOverDrawing(task_id=task_id, fence=fence))
-                continue
-            self._drop(task_id)
-            message = "This node is about to stop."
-            instructions += [
-                StopDrawing(task_id=task_id, fence=fence),
-                self._refusal(one.offload, HANDED_OVER, message),
-            ]
+            stays = one.offload.origin == event.own or one.offload.fence.term == 0
+            if not stays:
+                message = "This node is about to stop."
+                instructions += self._given_back(one, portable=event.portable, message=message)
         return instructions
+
+    def _handing_over_one(self, event: HandOverWanted) -> list[Instruction]:
+        if not self.is_hosted(event.task_id, event.fence):
+            return []
+        one = self._hosted[event.task_id]
+        return self._given_back(one, portable=event.portable, message="It goes on elsewhere.")
+
+    def _given_back(self, one: _Hosted, *, portable: bool, message: str) -> list[Instruction]:
+        """What waits at once, and what is drawn after the step under way."""
+        task_id, fence = one.offload.task_id, one.offload.fence
+        if one.leaving:
+            return []
+        if one.started:
+            one.leaving = portable and one.offload.checkpoint_steps > 0
+            return [HandOverDrawing(task_id=task_id, fence=fence)] if one.leaving else []
+        self._drop(task_id)
+        return [
+            StopDrawing(task_id=task_id, fence=fence),
+            self._refusal(one.offload, HANDED_OVER, message),
+        ]
 
     def _heartbeats(self) -> list[Instruction]:
         instructions: list[Instruction] = []

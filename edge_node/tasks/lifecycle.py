@@ -4,9 +4,10 @@ Owns every task that this node has accepted, and alone changes one. Has no clock
 storage: the dispatcher feeds it what happened and carries out what it says; so do the simulations.
 
     submitted -> appending -> placing -> attempting -> storing -> recording -> final
-                                ^  |         |
-                                |  waiting   | lost, lease lapsed, failed but retryable, or moved
-                                +------------+
+                                ^  |        |  |
+                                |  waiting  |  exporting: another device goes on with it
+                                +-----------+--+
+                                lost, lease lapsed, failed but retryable, moved or handed over
 
 The fence: every placement of a task carries a greater one than all before it, those of the node's
 former lives included, and a report counts only if it comes from the current one.
@@ -14,7 +15,7 @@ former lives included, and a report counts only if it comes from the current one
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 from edge_node.attempt_codes import HANDED_OVER, WORKER_DIED, WORKER_DIED_SHARED
 from edge_node.changing import changed
@@ -30,7 +31,6 @@ from edge_node.domain import (
     StepFinished,
     Task,
     TaskError,
-    TaskEvent,
     TaskEventKind,
     TaskId,
     TaskRecord,
@@ -38,18 +38,19 @@ from edge_node.domain import (
     owner,
 )
 from edge_node.errors import NotFinite
+from edge_node.moves import WantedTask
 from edge_node.tasks.checkpoints import Checkpoints
-from edge_node.tasks.expectation import NOT_PLACED, Course
+from edge_node.tasks.departure import Departure, MoveCost
+from edge_node.tasks.expectation import Course
 from edge_node.tasks.fate import (
     END_KINDS,
     Fate,
     Phase,
-    StoryLine,
     offload_of,
     too_late,
     why_no_more,
 )
-from edge_node.tasks.finished import Finished
+from edge_node.tasks.fates import Fates
 from edge_node.tasks.in_flight import InFlight
 from edge_node.tasks.lifecycle_limits import EVENTS_OF_A_LIFE_MAX, PLACEMENT_LOST_S, LifecycleLimits
 from edge_node.tasks.lifecycle_protocol import (
@@ -63,6 +64,7 @@ from edge_node.tasks.lifecycle_protocol import (
     ClockAdvanced,
     Event,
     FinalRecorded,
+    HandOverAttempt,
     ImageStored,
     ImageStoreFailed,
     Instruction,
@@ -78,6 +80,7 @@ from edge_node.tasks.lifecycle_protocol import (
     StartAttempt,
     StopAttempt,
     StoreImage,
+    TakeRequested,
     TaskEnded,
     TasksAppended,
     TasksForgotten,
@@ -90,42 +93,19 @@ from edge_node.tasks.lifecycle_protocol import (
 OF_THE_DRAWING = frozenset({"draw_failed", NotFinite.code})
 
 
-class Lifecycle:
+class Lifecycle(Fates):
     """All tasks of this origin. `handle` is the one way to change them."""
 
     def __init__(self, limits: LifecycleLimits, *, term: int) -> None:
         """`term` is this life of the node, in which all tasks here are placed."""
+        super().__init__(limits)
         self._limits = limits
         self._term = term
-        self._live: dict[TaskId, Fate] = {}
-        self._finished = Finished(limits)
         # Read by all, and changed here alone.
         self.checkpoints = Checkpoints(limits.checkpoint_bytes_max)
         # Sums over `_live`; read by all, and changed here alone.
         self.load = InFlight()
-
-    # What can be read.
-
-    @property
-    def in_flight(self) -> int:
-        """Number of tasks accepted, or about to be, and not final."""
-        return len(self._live)
-
-    def record(self, task_id: TaskId) -> TaskRecord | None:
-        """The task as it stands; None if it is unknown here or only the ledger knows it."""
-        entry = self._find(task_id)
-        return None if entry is None or entry.phase is Phase.APPENDING else entry.record
-
-    def course(self, task_id: TaskId) -> Course:
-        """How the task's attempt at hand has gone; of one not in memory nothing is known."""
-        entry = self._find(task_id)
-        return NOT_PLACED if entry is None else entry.course
-
-    def records(self) -> Iterator[TaskRecord]:
-        """Every task as it stands that is open, or over and in memory still."""
-        for entry in (*self._live.values(), *self._finished.fates()):
-            if entry.phase is not Phase.APPENDING:
-                yield entry.record
+        self.move_cost = MoveCost()
 
     def waiting(self) -> list[WaitingAttempt]:
         """Every task that may be moved: it waits at an executor, and has moves left."""
@@ -134,27 +114,6 @@ class Lifecycle:
             for entry in self._live.values()
             if self._may_move(entry) and (executor := entry.record.executor) is not None
         ]
-
-    def events(self, task_id: TaskId, *, after: int = 0) -> list[TaskEvent] | None:
-        """Events of the task with a higher sequence number, or None if it is not in memory.
-
-        Numbers grow over restarts of the node, too. For one never given out all are returned.
-        """
-        entry = self._find(task_id)
-        if entry is None:
-            return None
-        seen = max(0, after - entry.sequence_before)
-        return entry.events[seen if seen <= len(entry.events) else 0 :]
-
-    def needs(self, init_image_sha256: str) -> bool:
-        """Whether a task that is not over starts from that image."""
-        fates = self._live.values()
-        return any(one.task.drawing.init_image_sha256 == init_image_sha256 for one in fates)
-
-    def story(self, task_id: TaskId) -> tuple[StoryLine, ...]:
-        """The latest lines of a task's story, oldest first; none of a task not in memory."""
-        entry = self._find(task_id)
-        return () if entry is None else tuple(entry.story)
 
     def validate(self) -> None:
         """Asserts what holds after every event; for tests, because it looks at every task."""
@@ -193,6 +152,8 @@ class Lifecycle:
                 return self._peer_failed(event.node_id, at)
             case MoveRequested():
                 return self._moved(event.task_id, at)
+            case TakeRequested(wanted=wanted):
+                return self._taken(wanted, at)
             case CancelRequested():
                 return self._cancelled(event.task_id, at)
             case ImageStored():
@@ -244,10 +205,8 @@ class Lifecycle:
 
     # Placement.
 
-    def _place(
-        self, entry: Fate, at: Moment, why: str, *, leaving: NodeId | None = None
-    ) -> list[Instruction]:
-        """Asks for the next placement; `leaving` is avoided this once."""
+    def _place(self, entry: Fate, at: Moment, why: str) -> list[Instruction]:
+        """Asks for the next placement; a node that the task leaves is avoided this once."""
         entry.attempt += 1
         entry.enter(Phase.PLACING, at, why)
         entry.retry_at_s = at.now_s + PLACEMENT_LOST_S
@@ -255,9 +214,18 @@ class Lifecycle:
         entry.record = changed(
             entry.record, status=TaskStatus.QUEUED, attempt=entry.attempt, executor=None
         )
-        avoided = frozenset(entry.avoided | ({leaving} if leaving else set()))
+        leaves = entry.departure
+        avoided = frozenset(entry.avoided | ({leaves.source} if leaves else set()))
         left, steps_left = self.checkpoints.left(entry.task)
-        return [PlaceTask(task=left, fence=entry.fence, avoided=avoided, steps_left=steps_left)]
+        return [
+            PlaceTask(
+                task=left,
+                fence=entry.fence,
+                avoided=avoided,
+                steps_left=steps_left,
+                wanted_by=leaves.taker if leaves else None,
+            )
+        ]
 
     def _placement_made(self, event: PlacementMade, at: Moment) -> list[Instruction]:
         entry = self._live.get(event.task_id)
@@ -281,8 +249,16 @@ class Lifecycle:
         patience_s = self._limits.until_overdue_s(event.eta_s, deadline_s if event.others else None)
         entry.overdue_at_s = at.now_s + patience_s
         checkpoint = self.checkpoints.of(event.task_id)
-        offload = offload_of(entry, event, deadline_s=deadline_s, checkpoint=checkpoint)
+        offload = offload_of(
+            entry,
+            event,
+            deadline_s=deadline_s,
+            checkpoint=checkpoint,
+            age_s=max(0.0, at.unix_s - entry.task.created_unix_s),
+            moves_left=self._moves_left(entry) if self._limits.takeable else 0,
+        )
         return [
+            *self._moved_to(entry, event.executor, at),
             *self._publish(entry, TaskEventKind.PLACED, at),
             *self._note(entry),
             StartAttempt(executor=event.executor, offload=offload),
@@ -303,7 +279,7 @@ class Lifecycle:
     def _reported(self, event: AttemptReported, at: Moment) -> list[Instruction]:
         entry = self._live.get(event.task_id)
         report = event.report
-        drawn = entry is not None and entry.phase is Phase.ATTEMPTING
+        drawn = entry is not None and entry.is_drawn
         if entry is None or not (drawn and self._is_current(entry, event)):
             if isinstance(report, AttemptFinished | AttemptFailed):
                 return []
@@ -327,6 +303,9 @@ class Lifecycle:
         if entry.record.status is TaskStatus.IN_PROGRESS:
             return []  # one beginning is enough, whatever an executor says
         entry.course = entry.course._replace(began_s=at.now_s)
+        if entry.left_s is not None and step:
+            self.move_cost.measured(at.now_s - entry.left_s)
+        entry.left_s = None
         if step == self.checkpoints.step(entry.task.id):
             entry.steps_done = step
             self.checkpoints.steps_resumed += step
@@ -374,7 +353,7 @@ class Lifecycle:
         if report.code in OF_THE_DRAWING:
             # Its checkpoint may be why: the next attempt has to do without.
             self.checkpoints.forget(entry.task.id)
-        if report.code == HANDED_OVER and self._has_moves(entry):
+        if report.code == HANDED_OVER and self._moves_left(entry):
             return self._handed_over(entry, at)
         if report.retryable:
             return self._give_up_attempt(entry, report.code, report.message, at)
@@ -390,6 +369,7 @@ class Lifecycle:
         executor = entry.record.executor
         assert executor is not None
         entry.avoided.add(executor)
+        entry.departure = entry.left_s = None
         entry.failed_on.append(executor)
         if reason in (WORKER_DIED, WORKER_DIED_SHARED):
             entry.deaths_alone.append(reason == WORKER_DIED)
@@ -402,33 +382,71 @@ class Lifecycle:
     def _peer_failed(self, node_id: NodeId, at: Moment) -> list[Instruction]:
         instructions: list[Instruction] = []
         for entry in list(self._live.values()):
-            if entry.phase is Phase.ATTEMPTING and entry.record.executor == node_id:
+            if entry.is_drawn and entry.record.executor == node_id:
                 message = f"node {node_id} stopped answering"
                 instructions += self._give_up_attempt(entry, "peer_failed", message, at)
         return instructions
 
-    def _handed_over(self, entry: Fate, at: Moment) -> list[Instruction]:
-        """Its executor is about to stop: a move, and no failure of anybody."""
-        executor = entry.record.executor
-        assert executor is not None
-        entry.moved.append(entry.fence)
-        ended = self._ended(executor, entry.dispatch, entry, HANDED_OVER)
-        return [ended, *self._place(entry, at, HANDED_OVER, leaving=executor)]
+    # Moves.
 
-    def _has_moves(self, entry: Fate) -> bool:
-        return len(entry.moved) < self._limits.moves_max
+    def _moves_left(self, entry: Fate) -> int:
+        return max(0, self._limits.moves_max - len(entry.moved))
 
     def _may_move(self, entry: Fate) -> bool:
         waits = entry.record.status is TaskStatus.QUEUED
-        return entry.phase is Phase.ATTEMPTING and waits and self._has_moves(entry)
+        return entry.phase is Phase.ATTEMPTING and waits and self._moves_left(entry) > 0
 
     def _moved(self, task_id: TaskId, at: Moment) -> list[Instruction]:
         entry = self._live.get(task_id)
-        if entry is None or not self._may_move(entry):
+        if entry is None or not self._may_move(entry) or entry.record.executor is None:
             return []  # it was begun, or ended, in the meantime
-        instructions = self._stop(entry, "moved")
+        entry.departure = Departure(source=entry.record.executor, reason="waiting")
+        return self._leaves(entry, at, self._stop(entry, "moved"))
+
+    def _taken(self, wanted: WantedTask, at: Moment) -> list[Instruction]:
+        """A device would go on with it: its executor is asked to hand it over."""
+        entry = self._live.get(TaskId(wanted.task_id))
+        if entry is None or entry.phase is not Phase.ATTEMPTING or entry.fence != wanted.fence:
+            return []  # it ended, or goes elsewhere, in the meantime
+        executor = entry.record.executor
+        may = self._limits.takeable and self._moves_left(entry) > 0
+        if executor is None or executor == wanted.taker or not may:
+            return []
+        until_s = at.now_s + self._limits.export_s
+        entry.departure = Departure.wanted(wanted, source=executor, until_s=until_s)
+        entry.enter(Phase.EXPORTING, at, f"wanted by {wanted.taker}")
+        return [HandOverAttempt(executor=executor, task_id=entry.task.id, fence=entry.fence)]
+
+    def _handed_over(self, entry: Fate, at: Moment) -> list[Instruction]:
+        """Its executor is about to stop, or another one takes it: a failure of nobody."""
+        executor = entry.record.executor
+        assert executor is not None
+        if entry.departure is None:
+            entry.departure = Departure(source=executor, reason="draining")
+        entry.left_s = at.now_s
+        return self._leaves(entry, at, [self._ended(executor, entry.dispatch, entry, HANDED_OVER)])
+
+    def _not_handed_over(self, entry: Fate, at: Moment) -> list[Instruction]:
+        """For too long: it goes on elsewhere from its last checkpoint, or stays without any."""
+        if self.checkpoints.step(entry.task.id):
+            return self._leaves(entry, at, self._stop(entry, "moved"))
+        entry.departure = None
+        entry.enter(Phase.ATTEMPTING, at, "not handed over")
+        return []
+
+    def _leaves(self, entry: Fate, at: Moment, told: list[Instruction]) -> list[Instruction]:
+        assert entry.departure is not None, "it goes nowhere"
         entry.moved.append(entry.fence)
-        return instructions + self._place(entry, at, "moved", leaving=entry.record.executor)
+        return told + self._place(entry, at, f"moves: {entry.departure.reason}")
+
+    def _moved_to(self, entry: Fate, executor: NodeId, at: Moment) -> list[Instruction]:
+        """What watchers are told of a move that was made."""
+        move = entry.departure.made(executor) if entry.departure else None
+        entry.departure = None
+        if move is None:
+            return []
+        event = entry.happened(TaskEventKind.MOVED, at, move=move)
+        return [PublishEvent(task_id=entry.task.id, event=event)]
 
     def _cancelled(self, task_id: TaskId, at: Moment) -> list[Instruction]:
         entry = self._live.get(task_id)
@@ -437,7 +455,7 @@ class Lifecycle:
         return [*self._stop(entry, "cancelled"), *self._end(entry, TaskStatus.CANCELLED, at)]
 
     def _stop(self, entry: Fate, reason: str) -> list[Instruction]:
-        if entry.phase is not Phase.ATTEMPTING:
+        if not entry.is_drawn:
             return []
         executor = entry.record.executor
         assert executor is not None
@@ -460,10 +478,12 @@ class Lifecycle:
                 instructions += self._place(entry, at, "tried again")
             elif entry.phase is Phase.PLACING and at.now_s >= entry.retry_at_s:
                 instructions += self._place(entry, at, "placement lost")
-            elif entry.phase is Phase.ATTEMPTING and self._lease_lapsed(entry, at):
+            elif entry.is_drawn and self._lease_lapsed(entry, at):
                 instructions += self._take_back(entry, "lease_lapsed", "fell silent", at)
-            elif entry.phase is Phase.ATTEMPTING and self._is_overdue(entry, at):
+            elif entry.is_drawn and self._is_overdue(entry, at):
                 instructions += self._take_back(entry, "overdue", "did not draw it in time", at)
+            elif entry.phase is Phase.EXPORTING and self._export_lapsed(entry, at):
+                instructions += self._not_handed_over(entry, at)
         return instructions
 
     def _take_back(self, entry: Fate, reason: str, why: str, at: Moment) -> list[Instruction]:
@@ -480,11 +500,14 @@ class Lifecycle:
 
     def _deadline_passed(self, entry: Fate, at: Moment) -> bool:
         deadline_unix_s = entry.task.deadline_unix_s
-        waiting = entry.phase in (Phase.PLACING, Phase.WAITING, Phase.ATTEMPTING)
+        waiting = entry.is_drawn or entry.phase in (Phase.PLACING, Phase.WAITING)
         return waiting and deadline_unix_s is not None and at.unix_s >= deadline_unix_s
 
     def _lease_lapsed(self, entry: Fate, at: Moment) -> bool:
         return at.now_s >= entry.lease_until_s
+
+    def _export_lapsed(self, entry: Fate, at: Moment) -> bool:
+        return entry.departure is not None and at.now_s >= entry.departure.until_s
 
     # Ends.
 
@@ -543,9 +566,6 @@ class Lifecycle:
         if dropped is not None:
             self.load.remove(dropped.task)
             self.checkpoints.forget(task_id)
-
-    def _find(self, task_id: TaskId) -> Fate | None:
-        return self._live.get(task_id) or self._finished.get(task_id)
 
     def _entries(self, task_ids: Iterable[TaskId], phase: Phase) -> Sequence[Fate]:
         entries = (self._live.get(task_id) for task_id in task_ids)

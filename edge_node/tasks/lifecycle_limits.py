@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edge_node.config import NodeConfig
+from edge_node.tasks.moving import moving_of
 
 # Placement answers at once; a task that waits for an answer so long will not get it.
 PLACEMENT_LOST_S = 5.0
@@ -18,7 +19,7 @@ class LifecycleLimits:
 
     Attributes:
         attempts_max: placements of one task in one life of its owner, but for moves.
-        moves_max: placements that a task gets besides because it would be drawn sooner elsewhere.
+        moves_max: placements that a task gets besides because it goes on elsewhere.
         lease_s: silence of an executor after which its attempt is given up.
         patience_s: that another node may hold an attempt before it is placed elsewhere, though it
             goes on saying that it lives; `patience_factor` times what was expected where that is
@@ -27,6 +28,9 @@ class LifecycleLimits:
         finished_kept_max: finished tasks kept in memory; older ones are read from the ledger.
         finished_bytes_max: that they take, about.
         checkpoint_bytes_max: that checkpoints of tasks which are not over take.
+        takeable: whether devices may take drawings of these tasks from each other.
+        export_s: within which an executor is to hand over what another device takes; afterwards
+            it goes on from its last checkpoint.
     """
 
     attempts_max: int = 5
@@ -38,6 +42,8 @@ class LifecycleLimits:
     finished_kept_max: int = 2000
     finished_bytes_max: int = 16 * 2**20
     checkpoint_bytes_max: int = 64 * 2**20
+    takeable: bool = False
+    export_s: float = 5.0
 
     @classmethod
     def of(cls, config: NodeConfig) -> LifecycleLimits:
@@ -46,6 +52,9 @@ class LifecycleLimits:
             attempts_max=config.attempts_max,
             lease_s=config.lease_s,
             checkpoint_bytes_max=config.checkpoint_bytes_max,
+            moves_max=config.moves_max,
+            takeable=moving_of(config) == "running",
+            export_s=config.lease_s,
         )
 
     def until_overdue_s(self, eta_s: float, deadline_s: float | None) -> float:

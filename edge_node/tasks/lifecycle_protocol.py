@@ -15,6 +15,7 @@ from edge_node.domain import (
     TaskId,
     TaskRecord,
 )
+from edge_node.moves import WantedTask
 
 # Events: what happened.
 
@@ -100,6 +101,13 @@ class MoveRequested:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TakeRequested:
+    """A device would go on with what an attempt draws, or holds."""
+
+    wanted: WantedTask
+
+
+@dataclass(frozen=True, kw_only=True)
 class CancelRequested:
     """A client no longer wants the image."""
 
@@ -155,6 +163,7 @@ Event = (
     | AttemptReported
     | PeerFailed
     | MoveRequested
+    | TakeRequested
     | CancelRequested
     | ImageStored
     | ImageStoreFailed
@@ -199,13 +208,15 @@ class AnswerRefused:
 class PlaceTask:
     """Ask placement for an executor, best none of `avoided`; answer with PlacementMade.
 
-    The task's work is that of the `steps_left`, and of what follows them.
+    The task's work is that of the `steps_left`, and of what follows them. `wanted_by` is the node
+    that asked for it, and gets it if it can take it.
     """
 
     task: Task
     fence: Fence
     avoided: frozenset[NodeId]
     steps_left: int
+    wanted_by: NodeId | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,6 +230,15 @@ class StartAttempt:
 @dataclass(frozen=True, kw_only=True)
 class StopAttempt:
     """Tell an executor that this attempt is not wanted any more."""
+
+    executor: NodeId
+    task_id: TaskId
+    fence: Fence
+
+
+@dataclass(frozen=True, kw_only=True)
+class HandOverAttempt:
+    """Tell an executor that this attempt is to go on elsewhere after the step under way."""
 
     executor: NodeId
     task_id: TaskId
@@ -298,6 +318,7 @@ Instruction = (
     | PlaceTask
     | StartAttempt
     | StopAttempt
+    | HandOverAttempt
     | StoreImage
     | NoteRecord
     | RecordFinal

@@ -13,16 +13,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import Literal
 
 import numpy as np
 
+from edge_node.config import NodeConfig
 from edge_node.domain import NodeId, TaskId
 from edge_node.tasks.cluster_view import ClusterView
 from edge_node.tasks.lifecycle_protocol import WaitingAttempt
+from scheduler.registry import spec_of
 
 # A move must gain this share of what drawing the task takes there: backlogs are known to about a
 # step, and a task that moves to and fro is helped by neither.
 GAIN_MIN_SERVICES = 0.5
+
+
+Moving = Literal["none", "waiting", "running"]
+
+
+def moving_of(config: NodeConfig) -> Moving:
+    """What moves at this node, by its settings; the former `move_waiting` is read, too."""
+    if config.move is not None:
+        return config.move
+    by_default = spec_of(config.policy).by_expected_delay
+    if config.move_waiting is not None:
+        return "waiting" if config.move_waiting else "none"
+    return "running" if by_default else "none"
 
 
 def is_turn(node_id: NodeId, alive: Sequence[NodeId], *, shared_s: float, turn_s: float) -> bool:

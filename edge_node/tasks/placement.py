@@ -12,6 +12,8 @@ from scheduler.observation import Observation
 from scheduler.policies.heuristics import slow_server_aware
 from scheduler.policy import Decision, Policy
 
+# In place of the policy's name where the executor asked for the task.
+TAKEN = "taken"
 # Decides where the policy does not; it draws no random number.
 _FALLBACK = slow_server_aware(rng=np.random.default_rng(0))
 
@@ -42,8 +44,11 @@ def place(
     policy: Policy,
     now_s: float,
     recall: Recall | None = None,
+    wanted_by: NodeId | None = None,
 ) -> Placement | None:
     """Chooses an executor and books the work there; None when no node can take the task.
+
+    The node that asked for the task has it if it may be chosen; the policy is not asked then.
 
     A policy that raises, or chooses what may not be chosen, loses its say, not the task; so does
     the rule that decides in its place.
@@ -53,7 +58,7 @@ def place(
         return None
     failure: Exception | None = None
     try:
-        decision = policy.decide(observation)
+        decision = _given(wanted_by, observation) or policy.decide(observation)
         _check(decision, observation)
     except Exception as error:
         failure = error
@@ -70,6 +75,13 @@ def place(
         decision=decision,
         policy_failure=failure,
     )
+
+
+def _given(wanted_by: NodeId | None, observation: Observation) -> Decision | None:
+    if wanted_by not in observation.node_ids:
+        return None
+    choice = observation.node_ids.index(wanted_by)
+    return Decision(choice=choice, policy=TAKEN) if observation.alive_B[choice] else None
 
 
 def _without_policy(observation: Observation) -> Decision:

@@ -51,6 +51,9 @@ Work is in work units (domain.WorkModel). No prompt and no identifier is ever a 
 | checkpoint_bytes_total | bytes | of all that came here |
 | steps_resumed_total | steps | that attempts of this origin were spared by going on from one |
 | steps_drawn_again_total | steps | that an earlier attempt of this origin had done |
+| moves_total | moves; reason | of this origin's tasks: idle, aside, waiting or draining |
+| takes_asked_total | requests; granted | of this device, for drawings that others held |
+| move_cost_seconds | s | for which drawings of this origin that moved stood still, lately |
 | clock_skew_seconds | s | largest difference of a live peer's clock of the day to this one's |
 | clock_step_seconds | s | by which the wall clock was set since the node began |
 | loop_failures_total | failures; loop | of what goes on in the background; each is begun again |
@@ -313,8 +316,9 @@ class NodeMetrics:
         """Another node said what none may say."""
         self._rules_broken.labels(rpc).inc()
 
-    def checkpoints_observed(self, now: Checkpoints) -> None:
-        """What is kept of half-drawn images, and what they were good for since the node began."""
+    def checkpoints_observed(self, now: Checkpoints, *, move_cost_s: float) -> None:
+        """What is kept of half-drawn images, what they were good for, and what moving takes."""
+        self._move_cost.set(move_cost_s)
         self._checkpoints_kept.set(now.kept_bytes)
         totals = (now.bytes_taken, now.steps_resumed, now.steps_again)
         for counter, total, former in zip(
@@ -322,6 +326,14 @@ class NodeMetrics:
         ):
             counter.inc(total - former)
         self._checkpoints_seen = totals
+
+    def moved(self, reason: str) -> None:
+        """A task of this origin goes on elsewhere."""
+        self._moves.labels(reason).inc()
+
+    def take_asked(self, *, granted: bool) -> None:
+        """This device asked for a drawing that another one held."""
+        self._takes.labels(str(granted).lower()).inc()
 
     def watch_conduct(self, count_aside: Callable[[], int]) -> None:
         """Asks at every scrape how many nodes are not heard."""
@@ -385,6 +397,9 @@ class NodeMetrics:
             self._counter("steps_resumed_total", "Steps that attempts were spared"),
             self._counter("steps_drawn_again_total", "Steps that an earlier attempt had done"),
         )
+        self._moves = self._counter("moves_total", "Tasks that went on elsewhere", "reason")
+        self._takes = self._counter("takes_asked_total", "Drawings that were asked for", "granted")
+        self._move_cost = self._gauge("move_cost_seconds", "Time that a move takes a drawing")
         self._define_latents()
         self._define_learning()
 

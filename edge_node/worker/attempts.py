@@ -44,6 +44,7 @@ class Attempt(Generic[Row]):
         turn: number of the last step it was part of, or of the one before it joined, and whether
             it was part of it. Who has the least has waited longest for a step.
         checkpoint: to go on from, until it has begun.
+        asked_s: when it was asked for, wherever that was, by the clock of this worker.
         leaving: it is to go on elsewhere after the step under way.
         over: nobody waits for it any more, or its last report is on the way.
         out_of_memory: it ran out of memory alone and was not stepped since.
@@ -66,6 +67,7 @@ class Attempt(Generic[Row]):
         on_report: Callable[[Report], None],
         checkpoint_steps: int = 0,
         checkpoint: Checkpoint | None = None,
+        asked_s: float | None = None,
     ) -> None:
         self.task_id = task_id
         self.fence = fence
@@ -74,6 +76,7 @@ class Attempt(Generic[Row]):
         self.init_image = init_image
         self.priority = priority
         self.submitted_s = submitted_s
+        self.asked_s = submitted_s if asked_s is None else asked_s
         self.deadline_s = deadline_s
         self.client = client
         self.on_report = on_report
@@ -122,11 +125,12 @@ class Attempt(Generic[Row]):
             arrival=self.arrival,
             priority=self.priority,
             size_px=(self.drawing.width_px, self.drawing.height_px),
-            submitted_s=self.submitted_s,
+            asked_s=self.asked_s,
             service_s=self.work * unit_s,
             left_s=self.work_left * unit_s,
             deadline_s=self.deadline_s,
             started=self.started_s is not None,
+            resumes=self.checkpoint is not None,
             client=self.client,
         )
 

@@ -90,6 +90,7 @@ def submit(
         client=request.client,
         checkpoint_steps=request.checkpoint_steps,
         checkpoint=codec.checkpoint_from_proto(request),
+        age_s=max(0.0, request.age_s),
         on_report=on_report,
     )
 

@@ -8,11 +8,12 @@ The order, the most decisive first:
 
 1. larger priority;
 2. who would miss a deadline by waiting longer, least latest start first;
-3. under fcfs and sjf who has begun: only 1 and 2 interrupt a drawing there;
+3. under fcfs and sjf who has begun, here or elsewhere: only 1 and 2 interrupt a drawing there, and
+   one that was begun elsewhere and asked for before;
 4. who is older than c0 + c1 x its own service time (promotion), earliest due first; by load, c0 is
    beta x the longest wait lately larger (`scheduler.longest_wait`);
 5. under sjf the least whole and under srpt the least remaining seconds, less ageing x age;
-6. who came first.
+6. under fcfs who was asked for first, wherever that was; then who came first.
 
 That is among the drawings of one client. Several clients take turns (`fair_shares`), whatever their
 drawings are: none gets ahead of another by priorities, deadlines, or many small drawings.
@@ -85,22 +86,24 @@ class Entry:
         arrival: number of the arrival at this worker; earlier is smaller.
         priority: larger is served first.
         size_px: width and height; only rows of the same size share a step.
-        submitted_s: time of the arrival.
+        asked_s: time at which it was asked for, here or elsewhere; a drawing that moves keeps it.
         service_s: seconds that all of it takes on this worker at its present capacity.
         left_s: those of them that are still to come.
         deadline_s: time at which the image is of no use any more, None when it always is.
         started: it holds a latent; it is active or parked.
+        resumes: it was begun elsewhere.
         client: who wants it.
     """
 
     arrival: int
     priority: int
     size_px: tuple[int, int]
-    submitted_s: float
+    asked_s: float
     service_s: float
     left_s: float
     deadline_s: float | None = None
     started: bool = False
+    resumes: bool = False
     client: str = ""
 
 
@@ -127,15 +130,15 @@ def _ranks(order: Order, now_s: float) -> Callable[[Entry], tuple[float, ...]]:
             latest_start_s = entry.deadline_s - entry.left_s
             if latest_start_s - entry.service_s <= now_s < latest_start_s:
                 pressed_s = latest_start_s
-        due_s = entry.submitted_s + c0_s + c1 * entry.service_s
+        due_s = entry.asked_s + c0_s + c1 * entry.service_s
         # All ages grow alike: the time of arrival stands for the age.
-        size_s = (entry.left_s if by_rest else entry.service_s) + ageing * entry.submitted_s
+        size_s = (entry.left_s if by_rest else entry.service_s) + ageing * entry.asked_s
         return (
             -entry.priority,
             pressed_s,
-            not (by_rest or entry.started),
+            not (by_rest or entry.started or entry.resumes),
             due_s if due_s <= now_s else math.inf,
-            0.0 if by_arrival else size_s,
+            entry.asked_s if by_arrival else size_s,
             entry.arrival,
         )
 
@@ -184,7 +187,7 @@ def next_change_s(entries: Iterable[Entry], *, order: Order, now_s: float) -> fl
     c0_s, c1 = order.promotion or (math.inf, 0.0)
     change_s = math.inf
     for entry in entries:
-        due_s = entry.submitted_s + c0_s + c1 * entry.service_s
+        due_s = entry.asked_s + c0_s + c1 * entry.service_s
         if now_s < due_s < change_s:
             change_s = due_s
         if entry.deadline_s is not None:

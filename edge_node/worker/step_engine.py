@@ -150,6 +150,7 @@ class StepEngine(Generic[Row]):
         client: str = "",
         checkpoint_steps: int = 0,
         checkpoint: Checkpoint | None = None,
+        age_s: float = 0.0,
         on_report: Callable[[Report], None],
     ) -> int:
         """Queues a drawing and returns its arrival number, by which it can be cancelled.
@@ -164,6 +165,7 @@ class StepEngine(Generic[Row]):
             client: who wants it; clients who wait share the device.
             checkpoint_steps: after which one is reported; 0 for never.
             checkpoint: to go on from; one that cannot be used costs its steps and nothing else.
+            age_s: since it was asked for, wherever that was; it is served by it.
             on_report: called with what becomes of it.
 
         Raises:
@@ -192,6 +194,7 @@ class StepEngine(Generic[Row]):
                 init_image=init_image,
                 priority=priority,
                 submitted_s=now_s,
+                asked_s=now_s - age_s,
                 deadline_s=None if deadline_s is None else now_s + deadline_s,
                 client=client,
                 work_model=self._description.work_model,

@@ -19,6 +19,7 @@ from edge_node.dispatch.dead_letters import DeadLetterDesk
 from edge_node.dispatch.dispatcher import Dispatcher, DispatcherSettings
 from edge_node.dispatch.entrance import EntranceSettings
 from edge_node.dispatch.front_desk import FrontDesk, FrontDeskSettings
+from edge_node.dispatch.mover import MoverSettings
 from edge_node.dispatch.own_node import DrawingDefaults, Identity
 from edge_node.dispatch.own_tasks import OwnTasksSettings
 from edge_node.dispatch.timekeeper import TimekeeperSettings
@@ -37,6 +38,7 @@ from edge_node.domain import (
 )
 from edge_node.errors import OriginUnavailable
 from edge_node.happenings import Happened
+from edge_node.moves import WantedTask
 from edge_node.peering.caller import Caller
 from edge_node.peering.peer_links import PeerLinks
 from edge_node.peering.service import PeerService
@@ -69,7 +71,7 @@ TICK_S = 0.25
 DAYS_OFF_S = 1e6
 LEASE_S = 2.0
 CHECKPOINT_STEPS = 2
-LIMITS = LifecycleLimits(attempts_max=6, lease_s=LEASE_S)
+LIMITS = LifecycleLimits(attempts_max=6, lease_s=LEASE_S, takeable=True, export_s=LEASE_S)
 T = TypeVar("T")
 
 
@@ -169,6 +171,18 @@ class Connection:
             process.service.cancel_offload(task_id, fence, caller=self._caller)
 
         await self._once(cancel)
+
+    async def hand_over(self, task_id: TaskId, fence: Fence) -> None:
+        async def hand_over(process: NodeProcess) -> None:
+            process.service.hand_over(task_id, fence, caller=self._caller)
+
+        await self._once(hand_over)
+
+    async def take_task(self, wanted: WantedTask) -> bool:
+        async def take(process: NodeProcess) -> bool:
+            return process.service.take_task(wanted, caller=self._caller)
+
+        return await self._once(take)
 
     async def read_task(self, task_id: TaskId) -> TaskRecord:
         return await self._once(lambda p: p.service.read_task(task_id))
@@ -351,6 +365,7 @@ class NodeProcess:
                     strength_default=0.5,
                 ),
                 erasing=FOR_EVER,
+                moving=MoverSettings(moving="running", coming_s=2 * LEASE_S),
                 checkpoint_steps=CHECKPOINT_STEPS,
             ),
             lifecycle=self.lifecycle,

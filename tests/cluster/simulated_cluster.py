@@ -21,7 +21,6 @@ from edge_node.domain import NO_FENCE, AttemptFailed, NodeId, NodeState, TaskSta
 from edge_node.tasks import hosting as hosted
 from edge_node.tasks import lifecycle_protocol as life
 from edge_node.tasks import membership as member
-from edge_node.tasks.fate import Phase
 from edge_node.tasks.lifecycle import Lifecycle
 from scheduler.registry import create
 from tests.cluster.disk import Disk
@@ -43,12 +42,8 @@ PROMPT_S = 1.0
 MODELS = ("m", "other")
 # What a node that is told to stop gives to what is under way, and how attempts may end meanwhile.
 DRAIN_S = 12.0
-DRAINED = frozenset(
-    {
-        *("finished", "moved", "cancelled", "deadline_exceeded", HANDED_OVER),
-        *("not_accepting", "queue_full"),
-    }
-)
+EXPECTED = frozenset({"finished", "moved", "cancelled", "deadline_exceeded", HANDED_OVER})
+DRAINED = EXPECTED | {"not_accepting", "queue_full"}
 FAULTS = (
     *("crash", "freeze", "cut", "worker_crash", "worker_hang", "disk_full", "disk_slow"),
     *("no_sync", "store_away", "buggy_disk", "buggy_draw", "leave", "membership"),
@@ -68,7 +63,7 @@ class Latents:
         self._steps_done = 0 if fate is None else fate.steps_done
         self._current = (
             fate is not None
-            and fate.phase is Phase.ATTEMPTING
+            and fate.is_drawn
             and (fate.fence, fate.record.executor)
             == (self._reported.fence, self._reported.executor)
         )
@@ -337,15 +332,20 @@ class SimulatedCluster:
         if self.quiet:
             self._check_quiet(node)
 
+    def check_no_step_was_drawn_again(self, node: NodeProcess) -> None:
+        """Of what moved, and of what was handed over."""
+        if node.lifecycle.checkpoints.steps_again:
+            raise InvariantBroken(f"seed {self.seed}: steps of {node.name} were drawn again")
+
     def _check_leases(self, node: NodeProcess) -> None:
         late_s = node.clock.now_s() - PROMPT_S
         for task_id, fate in node.lifecycle._live.items():
-            if fate.phase is Phase.ATTEMPTING and fate.lease_until_s < late_s:
+            if fate.is_drawn and fate.lease_until_s < late_s:
                 raise InvariantBroken(f"{node.name} waits for the silent {task_id}/{fate.fence}")
 
     def _check_quiet(self, node: NodeProcess) -> None:
         """A task leaves its executor for no fault, and what changes is known at once."""
-        unexpected = node.reasons.keys() - {"finished", "moved", "cancelled", "deadline_exceeded"}
+        unexpected = node.reasons.keys() - EXPECTED
         if unexpected:
             raise InvariantBroken(f"{node.name} gave attempts up: {unexpected}")
         views = {view.state.node_id: view.state for view in node.view.views(now_s=0.0)}
@@ -507,8 +507,7 @@ def run_draining(seed: int) -> SimulatedCluster:
     cluster.drain_in_turn()
     cluster.run()
     for node in [*cluster.nodes, *cluster.past]:
-        if node.lifecycle.checkpoints.steps_again:
-            raise InvariantBroken(f"seed {seed}: steps of {node.name} were drawn again")
+        cluster.check_no_step_was_drawn_again(node)
         unexpected = node.reasons.keys() - DRAINED
         if unexpected:
             raise InvariantBroken(f"seed {seed}: {node.name} gave attempts up: {unexpected}")
@@ -520,6 +519,8 @@ def run_quiet(seed: int, *, models: tuple[str, ...] = ("m",)) -> SimulatedCluste
     cluster = SimulatedCluster(seed, quiet=True, models=models)
     cluster.plan(users=21, faults=0)
     cluster.run()
+    for node in cluster.nodes:
+        cluster.check_no_step_was_drawn_again(node)
     return cluster
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from edge_node.attempt_codes import HANDED_OVER
 from edge_node.checkpoint import Checkpoint
 from edge_node.clock import Moment
 from edge_node.dispatch.background import Background
@@ -19,7 +20,7 @@ from edge_node.dispatch.own_node import OwnNode
 from edge_node.dispatch.own_tasks import OwnTasks
 from edge_node.dispatch.placer import Placer
 from edge_node.dispatch.timekeeper import Timekeeper
-from edge_node.domain import NodeId, NodeState, StepFinished
+from edge_node.domain import AttemptFailed, NodeId, NodeState, StepFinished
 from edge_node.peering.peer_links import PeerLinks
 from edge_node.peering.service import PeerService
 from edge_node.tasks import hosting as hosted
@@ -233,6 +234,7 @@ FAULTY: dict[str, Plant] = {
     "the latent of an old attempt is kept": latent_of_an_old_attempt,
     "the checkpoint of another drawing is sent": latent_of_another_drawing,
     "steps go back": steps_go_back,
+    "a drawing moves without end": says(Lifecycle, "_moves_left", 1),
     # The shell: the executor's side.
     "StopDrawing does nothing": skipped(Executor, "stop_drawing"),
     "a worker that is lost ends nothing": draws_stay_when_the_worker_is_lost,
@@ -285,6 +287,23 @@ MIXED: dict[str, Plant] = {
     "only a node's own model may be asked for": says(ClusterView, "served", None),
 }
 
+
+def reported_as_gone_and_drawn_on(patch: pytest.MonkeyPatch) -> None:
+    """Both ends draw: the origin hears of a hand-over that the worker was never asked for."""
+
+    def hand_over(self: Executor, task_id: Any, fence: Any) -> None:
+        report = AttemptFailed(code=HANDED_OVER, message="gone", retryable=True)
+        self._inbox.apply(hosted.DrawingReported(task_id=task_id, fence=fence, report=report))
+
+    patch.setattr(Executor, "hand_over", hand_over)
+
+
+MOVING: dict[str, Plant] = {
+    "the export is lost": changed(Hosting, handed_over_without_its_latent),
+    "nobody is told to hand over": skipped(Executor, "hand_over_hosted"),
+    "both ends draw what moved": reported_as_gone_and_drawn_on,
+}
+
 DRAINING: dict[str, Plant] = {
     "what is handed over leaves its latent behind": changed(
         Hosting, handed_over_without_its_latent
@@ -322,6 +341,14 @@ def test_a_defect_is_found_where_nodes_draw_two_models(
 ) -> None:
     MIXED[defect](monkeypatch)
     assert find(run_quiet_mixed, QUIET_SEEDS_MAX) < QUIET_SEEDS_MAX
+
+
+@pytest.mark.parametrize("defect", MOVING)
+def test_a_defect_is_found_where_drawings_move(
+    defect: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    MOVING[defect](monkeypatch)
+    assert find(run_quiet, QUIET_SEEDS_MAX) < QUIET_SEEDS_MAX
 
 
 def run_quiet_mixed(seed: int) -> None:

@@ -11,6 +11,8 @@ from collections import Counter
 import pytest
 
 from edge_node.clock import Moment
+from edge_node.tasks.lifecycle_limits import EVENTS_OF_A_LIFE_MAX
+from tests.cluster.process import LIMITS
 from tests.cluster.simulated_cluster import (
     LISTS,
     MODELS,
@@ -63,6 +65,25 @@ def test_every_event_and_instruction_is_reached(clusters: list[SimulatedCluster]
         if seen[f"{name}.{kind.__name__}"] < 10
     ]
     assert not seldom, seen
+
+
+def test_drawings_move_and_no_more_often_than_they_may(clusters: list[SimulatedCluster]) -> None:
+    moves = [
+        event.move
+        for cluster in clusters
+        for told in cluster.users.told.values()
+        for event in told.events
+        if event.move is not None
+    ]
+    reasons = Counter(move.reason for move in moves)
+    assert reasons["idle"] > len(clusters), reasons
+    assert not [move for move in moves if move.source == move.target]
+    for cluster in clusters:
+        for told in cluster.users.told.values():
+            lives = Counter(
+                event.sequence // EVENTS_OF_A_LIFE_MAX for event in told.events if event.move
+            )
+            assert max(lives.values(), default=0) <= LIMITS.moves_max
 
 
 def test_a_seed_tells_the_same_story_again() -> None:

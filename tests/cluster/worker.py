@@ -117,6 +117,7 @@ class SimulatedWorker:
         client: str,
         checkpoint_steps: int,
         checkpoint: Checkpoint | None,
+        age_s: float,
     ) -> AsyncGenerator[AttemptReport, None]:
         if not self._ready:
             raise WorkerUnavailable("the worker is not there yet")

@@ -29,7 +29,7 @@ from tests.dispatch.parts import HandClock, Heard, SetWorker, own_node, text, tu
 
 OFFERED = replace(OFFLOAD, drawing=text())
 ID, FENCE = OFFERED.task_id, OFFERED.fence
-RECEIVED = hosted.OffloadReceived(offload=OFFERED)
+RECEIVED = hosted.OffloadReceived(offload=OFFERED, now_s=100.0)
 CANCELLED = hosted.OffloadCancelled(task_id=ID, fence=FENCE)
 START = hosted.StartDrawing(
     task_id=ID, fence=FENCE, drawing=OFFERED.drawing, priority=3, deadline_s=9.0, client="alice"
@@ -153,6 +153,7 @@ def test_the_worker_is_asked_for_all_and_its_reports_are_heard(tmp_path: Path) -
         assert drawn.reports()[:2] == [AttemptStarted(), DONE]
         (asked,) = drawn.worker.asked
         assert asked == {
+            "age_s": 0.0,
             "task_id": ID,
             "fence": FENCE,
             "drawing": OFFERED.drawing,

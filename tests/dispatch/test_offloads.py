@@ -131,7 +131,7 @@ def test_own_attempts_go_into_the_own_queue_and_out_of_it(tmp_path: Path) -> Non
 
     async def story() -> None:
         sent.offloads.start_attempt(OWN, OFFERED)
-        assert sent.heard == [hosted.OffloadReceived(offload=OFFERED)]
+        assert sent.heard == [hosted.OffloadReceived(offload=OFFERED, now_s=100.0)]
         sent.heard.clear()
         sent.offloads.stop_attempt(OWN, OFFERED.task_id, OFFERED.fence)
         assert sent.heard == [hosted.OffloadCancelled(task_id=OFFERED.task_id, fence=OFFERED.fence)]

@@ -43,6 +43,16 @@ class Slots:
         return self.status
 
 
+class Looked:
+    """In place of the mover."""
+
+    def __init__(self) -> None:
+        self.looked_s: list[float] = []
+
+    def look(self, now_s: float) -> None:
+        self.looked_s.append(now_s)
+
+
 class Ledger:
     available = True
 
@@ -57,7 +67,8 @@ class Kept:
         self.view, self.hosting = a_view(self.clock), Hosting(HostingLimits())
         self.lifecycle = Lifecycle(LifecycleLimits(), term=1)
         inbox: Any = self.heard
-        others: Any = {"placer": self.slots, "ledger": self.ledger}
+        self.mover = Looked()
+        others: Any = {"placer": self.slots, "ledger": self.ledger, "mover": self.mover}
         self.keeper = Timekeeper(
             settings,
             node=own_node(self.clock, self.worker, view=self.view, hosting=self.hosting),
@@ -127,6 +138,13 @@ def test_slots_pass_at_every_look() -> None:
     kept.look(100.0)
     kept.look(101.0)
     assert kept.slots.passed_s == [100.0, 101.0]
+
+
+def test_what_should_go_on_here_is_looked_for_at_every_look() -> None:
+    kept = Kept()
+    for at_s in (100.0, 101.0):
+        kept.look(at_s)
+    assert kept.mover.looked_s == [100.0, 101.0]
 
 
 def test_gauges_are_set_once_a_heartbeat() -> None:

@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 
 from edge_node.config import NodeConfig
+from edge_node.dispatch.mover import MoverSettings
 from edge_node.dispatch.timekeeper import TimekeeperSettings
 from edge_node.guard.deciding import guard_settings, takes_published_weights
+from edge_node.tasks.lifecycle_limits import LifecycleLimits
+from edge_node.tasks.moving import moving_of
 from scheduler.observation import Observation
 from scheduler.policies import heuristics
 from scheduler.registry import SPECS, PolicySpec, create, names, spec_of
@@ -59,11 +62,18 @@ def test_only_a_learned_policy_has_weights() -> None:
 @pytest.mark.parametrize("name", SPECS)
 def test_what_a_node_does_follows_from_what_its_policy_is(name: str) -> None:
     config, spec = NodeConfig(policy=name), spec_of(name)
-    assert TimekeeperSettings.of(config).move_waiting == spec.by_expected_delay
+    assert moving_of(config) == ("running" if spec.by_expected_delay else "none")
     assert (name in guard_settings(config).trusted_versions) == spec.validated
     assert takes_published_weights(config) == spec.takes_published
-    told = config.model_copy(update={"move_waiting": not spec.by_expected_delay})
-    assert TimekeeperSettings.of(told).move_waiting != spec.by_expected_delay
+    for told in ("none", "waiting", "running"):
+        config = NodeConfig(policy=name, move=told)
+        assert moving_of(config) == told
+        assert TimekeeperSettings.of(config).move_waiting == (told == "waiting")
+        assert MoverSettings.of(config).moving == told
+        assert LifecycleLimits.of(config).takeable == (told == "running")
+    # The former name.
+    for said, meant in ((True, "waiting"), (False, "none")):
+        assert moving_of(NodeConfig(policy=name, move_waiting=said)) == meant
 
 
 def test_weights_that_are_named_are_not_replaced() -> None:

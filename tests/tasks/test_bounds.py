@@ -53,6 +53,8 @@ from edge_node.tasks.slots import SlotSettings
                 "finished_kept_max": 2000,
                 "finished_bytes_max": 16_777_216,
                 "checkpoint_bytes_max": 67_108_864,
+                "takeable": False,
+                "export_s": 5.0,
             },
         ),
         (

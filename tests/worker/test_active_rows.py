@@ -267,7 +267,7 @@ def test_a_newcomer_that_is_looked_at_alone_leaves_the_choice_that_all_would_giv
         for number in range(60):
             now_s += coin.uniform(0.0, 0.3)
             newcomer = attempt_of(number, steps=coin.randint(1, 20))
-            newcomer.submitted_s, newcomer.priority = now_s, coin.choice((0, 0, 0, 1))
+            newcomer.asked_s, newcomer.priority = now_s, coin.choice((0, 0, 0, 1))
             newcomer.deadline_s = coin.choice((None, now_s + coin.uniform(0.0, 9.0)))
             newcomer.recount(rows.unit_s)
             rows.arriving(now_s)

@@ -46,7 +46,7 @@ def test_a_new_drawing_has_done_nothing() -> None:
         arrival=1,
         priority=3,
         size_px=(128, 64),
-        submitted_s=10.0,
+        asked_s=10.0,
         service_s=10.0,
         left_s=10.0,
         deadline_s=30.0,

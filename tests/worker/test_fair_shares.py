@@ -119,15 +119,15 @@ def test_who_comes_anew_waits_for_one_drawing_of_each_other_client_at_most(
 ) -> None:
     """One device; and while two clients wait, neither is given much more than the other."""
     entries = [
-        entry(number, client=client, submitted_s=at_s, service_s=service_s)
+        entry(number, client=client, asked_s=at_s, service_s=service_s)
         for number, (client, at_s, service_s) in enumerate(arrivals)
     ]
     left, shares, now_s = list(entries), FairShares(), 0.0
     begun: list[tuple[float, float, Entry]] = []  # (begin, end, whose)
     while left:
-        here = [one for one in left if one.submitted_s <= now_s]
+        here = [one for one in left if one.asked_s <= now_s]
         if not here:
-            now_s = min(one.submitted_s for one in left)
+            now_s = min(one.asked_s for one in left)
             continue
         first = queue_order.ranked(here, order=order, now_s=now_s, shares=shares)[0]
         shares.begun(first.client, first.service_s)
@@ -138,13 +138,13 @@ def test_who_comes_anew_waits_for_one_drawing_of_each_other_client_at_most(
     ends = {one.arrival: end_s for _, end_s, one in begun}
     for one in entries:
         own = [other for other in entries if other.client == one.client and other is not one]
-        held = any(o.submitted_s <= one.submitted_s < ends[o.arrival] for o in own)
-        lately = any(o.submitted_s <= begins[one.arrival] for o in own)
+        held = any(o.asked_s <= one.asked_s < ends[o.arrival] for o in own)
+        lately = any(o.asked_s <= begins[one.arrival] for o in own)
         if held or lately:
             continue  # it does not come anew
         overtaking: dict[str, int] = defaultdict(int)
         for begin_s, _, other in begun:
-            if one.submitted_s <= begin_s < begins[one.arrival]:
+            if one.asked_s <= begin_s < begins[one.arrival]:
                 overtaking[other.client] += 1
         assert all(count <= 1 for count in overtaking.values()), (one, begun)
 

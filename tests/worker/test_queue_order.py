@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_node.worker import queue_order
-from edge_node.worker.queue_order import Entry, Order
+from edge_node.worker.queue_order import Entry, Order, ranked
 from scheduler import longest_wait
 
 EXAMPLES = settings(
@@ -27,11 +28,25 @@ def entry(arrival: int, **changes: Any) -> Entry:
         "arrival": arrival,
         "priority": 0,
         "size_px": (64, 64),
-        "submitted_s": float(arrival),
+        "asked_s": float(arrival),
         "service_s": 10.0,
         "left_s": changes.get("service_s", 10.0),
     }
     return Entry(**{**base, **changes})
+
+
+def test_under_fcfs_who_was_asked_for_first_is_first_wherever_that_was() -> None:
+    moved = entry(9, asked_s=0.5, resumes=True)
+    waits, drawn = entry(1), entry(2, started=True)
+    order = [one.arrival for one in ranked([waits, drawn, moved], order=Order(), now_s=10.0)]
+    # What has begun goes on, here or there, the older first; and only then what waits.
+    assert order == [9, 2, 1]
+    young = replace(moved, asked_s=5.0)
+    order = [one.arrival for one in ranked([waits, drawn, young], order=Order(), now_s=10.0)]
+    assert order == [2, 9, 1]
+    fresh = replace(moved, resumes=False)
+    order = [one.arrival for one in ranked([waits, drawn, fresh], order=Order(), now_s=10.0)]
+    assert order == [2, 9, 1]
 
 
 def chosen(
@@ -183,11 +198,12 @@ def queues(draw: st.DrawFn) -> list[Entry]:
                 arrival=arrival,
                 priority=draw(st.sampled_from([0, 0, 0, 1])),
                 size_px=(64, draw(st.sampled_from([32, 64]))),
-                submitted_s=draw(SECONDS),
+                asked_s=draw(SECONDS),
                 service_s=float(service_s),
                 left_s=float(draw(st.integers(1, service_s)) if started else service_s),
                 deadline_s=draw(st.none() | st.integers(1, 30).map(float)),
                 started=started,
+                resumes=not started and draw(st.booleans()),
             )
         )
     return draw(st.permutations(entries))
@@ -205,21 +221,24 @@ def goes_before(one: Entry, other: Entry, *, order: Order, now_s: float) -> bool
     pressed = [0 < slack_s(drawing) <= drawing.service_s for drawing in (one, other)]
     if any(pressed) and (not all(pressed) or slack_s(one) != slack_s(other)):
         return pressed[0] and (not pressed[1] or slack_s(one) < slack_s(other))
-    if order.discipline != "srpt" and one.started != other.started:
-        return one.started
+    begun = [drawing.started or drawing.resumes for drawing in (one, other)]
+    if order.discipline != "srpt" and begun[0] != begun[1]:
+        return begun[0]
     if order.promotion is not None:
         c0_s, c1 = order.promotion
-        overdue_s = [now_s - d.submitted_s - c0_s - c1 * d.service_s for d in (one, other)]
+        overdue_s = [now_s - d.asked_s - c0_s - c1 * d.service_s for d in (one, other)]
         if max(overdue_s) >= 0 and overdue_s[0] != overdue_s[1]:
             return overdue_s[0] > overdue_s[1]
     if order.discipline != "fcfs":
         size_s = [
             (d.left_s if order.discipline == "srpt" else d.service_s)
-            - (order.ageing or 0.0) * (now_s - d.submitted_s)
+            - (order.ageing or 0.0) * (now_s - d.asked_s)
             for d in (one, other)
         ]
         if size_s[0] != size_s[1]:
             return size_s[0] < size_s[1]
+    elif one.asked_s != other.asked_s:
+        return one.asked_s < other.asked_s
     return one.arrival < other.arrival
 
 
@@ -291,7 +310,7 @@ def served_s(
                 arrival=i,
                 priority=0,
                 size_px=(64, 64),
-                submitted_s=arrival_s[i],
+                asked_s=arrival_s[i],
                 service_s=work_s[i],
                 left_s=(steps[i] - steps_done[i]) * (work_s[i] / steps[i]),
                 started=steps_done[i] > 0,

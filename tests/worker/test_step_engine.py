@@ -222,6 +222,7 @@ class Bench:
         client: str = "",
         checkpoint_steps: int = 0,
         checkpoint: Checkpoint | None = None,
+        age_s: float = 0.0,
         **changes: Any,
     ) -> None:
         key = name if attempt == 1 else f"{name} again {attempt}"
@@ -235,6 +236,7 @@ class Bench:
             client=client,
             checkpoint_steps=checkpoint_steps,
             checkpoint=checkpoint,
+            age_s=age_s,
             on_report=self.reports[key].append,
         )
 
@@ -960,6 +962,16 @@ def test_a_drawing_is_handed_over_after_the_step_under_way(one_row: Bench) -> No
     assert [one.step for one in one_row.checkpoints("drawn")] == [2]
     assert one_row.checkpoints("waits") == []
     assert sum(1 in seeds for seeds in one_row.denoiser.batches) == 2
+
+
+def test_what_was_begun_elsewhere_and_asked_for_before_parks_what_is_drawn() -> None:
+    with serving(ScriptedDenoiser(rows_max=1), order=Order()) as bench:
+        bench.submit("young", steps=6)
+        bench.until_entered(1)
+        begun = checkpoint(3, seed=2, steps=6)
+        bench.submit("old", seed=2, steps=6, age_s=60.0, checkpoint=begun)
+        bench.submit("waits", seed=3, steps=6, age_s=90.0)
+        assert [bench.step() for _ in range(5)] == [[2], [2], [2], [1], [1]]
 
 
 def test_what_is_done_but_for_its_picture_is_not_handed_over() -> None:

@@ -30,7 +30,7 @@ class NodeServiceDescribeResponse(_message.Message):
     def __init__(self, node_id: _Optional[str] = ..., version: _Optional[str] = ..., model: _Optional[str] = ..., model_fingerprint: _Optional[str] = ..., rest_url: _Optional[str] = ..., device: _Optional[str] = ..., emulated_device: _Optional[str] = ...) -> None: ...
 
 class NodeState(_message.Message):
-    __slots__ = ("node_id", "incarnation", "sequence", "backlog", "capacity", "model", "model_fingerprint", "accepting", "queued", "running", "dispatches_seen", "rest_url", "device", "emulated_device", "grpc_address", "accepted_work_s", "changed_s", "sent_s", "cluster_name", "leaving", "serves", "learning", "sent_at", "keys", "clients", "key_use", "accepted_by_model", "paused", "device_summary")
+    __slots__ = ("node_id", "incarnation", "sequence", "backlog", "capacity", "model", "model_fingerprint", "accepting", "queued", "running", "dispatches_seen", "rest_url", "device", "emulated_device", "grpc_address", "accepted_work_s", "changed_s", "sent_s", "cluster_name", "leaving", "serves", "learning", "sent_at", "keys", "clients", "key_use", "accepted_by_model", "paused", "device_summary", "held")
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
@@ -60,6 +60,7 @@ class NodeState(_message.Message):
     ACCEPTED_BY_MODEL_FIELD_NUMBER: _ClassVar[int]
     PAUSED_FIELD_NUMBER: _ClassVar[int]
     DEVICE_SUMMARY_FIELD_NUMBER: _ClassVar[int]
+    HELD_FIELD_NUMBER: _ClassVar[int]
     node_id: str
     incarnation: int
     sequence: int
@@ -89,7 +90,28 @@ class NodeState(_message.Message):
     accepted_by_model: _containers.RepeatedCompositeFieldContainer[AcceptedWork]
     paused: bool
     device_summary: DeviceSummary
-    def __init__(self, node_id: _Optional[str] = ..., incarnation: _Optional[int] = ..., sequence: _Optional[int] = ..., backlog: _Optional[float] = ..., capacity: _Optional[float] = ..., model: _Optional[str] = ..., model_fingerprint: _Optional[str] = ..., accepting: _Optional[bool] = ..., queued: _Optional[int] = ..., running: _Optional[int] = ..., dispatches_seen: _Optional[_Iterable[_Union[DispatchSeen, _Mapping]]] = ..., rest_url: _Optional[str] = ..., device: _Optional[str] = ..., emulated_device: _Optional[str] = ..., grpc_address: _Optional[str] = ..., accepted_work_s: _Optional[float] = ..., changed_s: _Optional[float] = ..., sent_s: _Optional[float] = ..., cluster_name: _Optional[str] = ..., leaving: _Optional[bool] = ..., serves: _Optional[_Iterable[_Union[ServedModel, _Mapping]]] = ..., learning: _Optional[_Union[Learning, _Mapping]] = ..., sent_at: _Optional[float] = ..., keys: _Optional[_Union[KeysHeld, _Mapping]] = ..., clients: _Optional[int] = ..., key_use: _Optional[_Iterable[_Union[KeyUse, _Mapping]]] = ..., accepted_by_model: _Optional[_Iterable[_Union[AcceptedWork, _Mapping]]] = ..., paused: _Optional[bool] = ..., device_summary: _Optional[_Union[DeviceSummary, _Mapping]] = ...) -> None: ...
+    held: _containers.RepeatedCompositeFieldContainer[HeldDrawing]
+    def __init__(self, node_id: _Optional[str] = ..., incarnation: _Optional[int] = ..., sequence: _Optional[int] = ..., backlog: _Optional[float] = ..., capacity: _Optional[float] = ..., model: _Optional[str] = ..., model_fingerprint: _Optional[str] = ..., accepting: _Optional[bool] = ..., queued: _Optional[int] = ..., running: _Optional[int] = ..., dispatches_seen: _Optional[_Iterable[_Union[DispatchSeen, _Mapping]]] = ..., rest_url: _Optional[str] = ..., device: _Optional[str] = ..., emulated_device: _Optional[str] = ..., grpc_address: _Optional[str] = ..., accepted_work_s: _Optional[float] = ..., changed_s: _Optional[float] = ..., sent_s: _Optional[float] = ..., cluster_name: _Optional[str] = ..., leaving: _Optional[bool] = ..., serves: _Optional[_Iterable[_Union[ServedModel, _Mapping]]] = ..., learning: _Optional[_Union[Learning, _Mapping]] = ..., sent_at: _Optional[float] = ..., keys: _Optional[_Union[KeysHeld, _Mapping]] = ..., clients: _Optional[int] = ..., key_use: _Optional[_Iterable[_Union[KeyUse, _Mapping]]] = ..., accepted_by_model: _Optional[_Iterable[_Union[AcceptedWork, _Mapping]]] = ..., paused: _Optional[bool] = ..., device_summary: _Optional[_Union[DeviceSummary, _Mapping]] = ..., held: _Optional[_Iterable[_Union[HeldDrawing, _Mapping]]] = ...) -> None: ...
+
+class HeldDrawing(_message.Message):
+    __slots__ = ("task_id", "fence", "model", "age_s", "work_left", "step_work", "begun", "moves_left")
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    FENCE_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    AGE_S_FIELD_NUMBER: _ClassVar[int]
+    WORK_LEFT_FIELD_NUMBER: _ClassVar[int]
+    STEP_WORK_FIELD_NUMBER: _ClassVar[int]
+    BEGUN_FIELD_NUMBER: _ClassVar[int]
+    MOVES_LEFT_FIELD_NUMBER: _ClassVar[int]
+    task_id: str
+    fence: _worker_pb2.Fence
+    model: str
+    age_s: float
+    work_left: float
+    step_work: float
+    begun: bool
+    moves_left: int
+    def __init__(self, task_id: _Optional[str] = ..., fence: _Optional[_Union[_worker_pb2.Fence, _Mapping]] = ..., model: _Optional[str] = ..., age_s: _Optional[float] = ..., work_left: _Optional[float] = ..., step_work: _Optional[float] = ..., begun: _Optional[bool] = ..., moves_left: _Optional[int] = ...) -> None: ...
 
 class DeviceSummary(_message.Message):
     __slots__ = ("gpu_load", "temperature_c", "power_w", "power_mode")
@@ -220,7 +242,7 @@ class ExchangeStateResponse(_message.Message):
     def __init__(self, state: _Optional[_Union[NodeState, _Mapping]] = ...) -> None: ...
 
 class OffloadRequest(_message.Message):
-    __slots__ = ("task_id", "attempt", "origin", "origin_incarnation", "dispatch", "drawing", "work", "priority", "deadline_s", "init_image", "fence", "client", "checkpoint_steps", "checkpoint")
+    __slots__ = ("task_id", "attempt", "origin", "origin_incarnation", "dispatch", "drawing", "work", "priority", "deadline_s", "init_image", "fence", "client", "checkpoint_steps", "checkpoint", "age_s", "moves_left")
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     ORIGIN_FIELD_NUMBER: _ClassVar[int]
@@ -235,6 +257,8 @@ class OffloadRequest(_message.Message):
     CLIENT_FIELD_NUMBER: _ClassVar[int]
     CHECKPOINT_STEPS_FIELD_NUMBER: _ClassVar[int]
     CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
+    AGE_S_FIELD_NUMBER: _ClassVar[int]
+    MOVES_LEFT_FIELD_NUMBER: _ClassVar[int]
     task_id: str
     attempt: int
     origin: str
@@ -249,7 +273,9 @@ class OffloadRequest(_message.Message):
     client: str
     checkpoint_steps: int
     checkpoint: _worker_pb2.Checkpoint
-    def __init__(self, task_id: _Optional[str] = ..., attempt: _Optional[int] = ..., origin: _Optional[str] = ..., origin_incarnation: _Optional[int] = ..., dispatch: _Optional[int] = ..., drawing: _Optional[_Union[_worker_pb2.Drawing, _Mapping]] = ..., work: _Optional[float] = ..., priority: _Optional[int] = ..., deadline_s: _Optional[float] = ..., init_image: _Optional[bytes] = ..., fence: _Optional[_Union[_worker_pb2.Fence, _Mapping]] = ..., client: _Optional[str] = ..., checkpoint_steps: _Optional[int] = ..., checkpoint: _Optional[_Union[_worker_pb2.Checkpoint, _Mapping]] = ...) -> None: ...
+    age_s: float
+    moves_left: int
+    def __init__(self, task_id: _Optional[str] = ..., attempt: _Optional[int] = ..., origin: _Optional[str] = ..., origin_incarnation: _Optional[int] = ..., dispatch: _Optional[int] = ..., drawing: _Optional[_Union[_worker_pb2.Drawing, _Mapping]] = ..., work: _Optional[float] = ..., priority: _Optional[int] = ..., deadline_s: _Optional[float] = ..., init_image: _Optional[bytes] = ..., fence: _Optional[_Union[_worker_pb2.Fence, _Mapping]] = ..., client: _Optional[str] = ..., checkpoint_steps: _Optional[int] = ..., checkpoint: _Optional[_Union[_worker_pb2.Checkpoint, _Mapping]] = ..., age_s: _Optional[float] = ..., moves_left: _Optional[int] = ...) -> None: ...
 
 class OffloadResponse(_message.Message):
     __slots__ = ("queued", "started", "step_finished", "finished", "failed", "heartbeat")
@@ -290,6 +316,38 @@ class CancelOffloadRequest(_message.Message):
 class CancelOffloadResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class HandOverRequest(_message.Message):
+    __slots__ = ("task_id", "fence")
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    FENCE_FIELD_NUMBER: _ClassVar[int]
+    task_id: str
+    fence: _worker_pb2.Fence
+    def __init__(self, task_id: _Optional[str] = ..., fence: _Optional[_Union[_worker_pb2.Fence, _Mapping]] = ...) -> None: ...
+
+class HandOverResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class TakeTaskRequest(_message.Message):
+    __slots__ = ("task_id", "fence", "taker", "reason", "gain_s")
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    FENCE_FIELD_NUMBER: _ClassVar[int]
+    TAKER_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    GAIN_S_FIELD_NUMBER: _ClassVar[int]
+    task_id: str
+    fence: _worker_pb2.Fence
+    taker: str
+    reason: str
+    gain_s: float
+    def __init__(self, task_id: _Optional[str] = ..., fence: _Optional[_Union[_worker_pb2.Fence, _Mapping]] = ..., taker: _Optional[str] = ..., reason: _Optional[str] = ..., gain_s: _Optional[float] = ...) -> None: ...
+
+class TakeTaskResponse(_message.Message):
+    __slots__ = ("granted",)
+    GRANTED_FIELD_NUMBER: _ClassVar[int]
+    granted: bool
+    def __init__(self, granted: _Optional[bool] = ...) -> None: ...
 
 class GetTaskRequest(_message.Message):
     __slots__ = ("task_id",)
@@ -418,7 +476,7 @@ class WatchTaskRequest(_message.Message):
     def __init__(self, task_id: _Optional[str] = ..., after: _Optional[int] = ...) -> None: ...
 
 class WatchTaskResponse(_message.Message):
-    __slots__ = ("sequence", "kind", "at", "attempt", "executor", "step", "steps", "queue_position", "error_code", "error_message", "preview", "eta_s")
+    __slots__ = ("sequence", "kind", "at", "attempt", "executor", "step", "steps", "queue_position", "error_code", "error_message", "preview", "eta_s", "move")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     AT_FIELD_NUMBER: _ClassVar[int]
@@ -431,6 +489,7 @@ class WatchTaskResponse(_message.Message):
     ERROR_MESSAGE_FIELD_NUMBER: _ClassVar[int]
     PREVIEW_FIELD_NUMBER: _ClassVar[int]
     ETA_S_FIELD_NUMBER: _ClassVar[int]
+    MOVE_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     kind: str
     at: float
@@ -443,7 +502,20 @@ class WatchTaskResponse(_message.Message):
     error_message: str
     preview: bytes
     eta_s: float
-    def __init__(self, sequence: _Optional[int] = ..., kind: _Optional[str] = ..., at: _Optional[float] = ..., attempt: _Optional[int] = ..., executor: _Optional[str] = ..., step: _Optional[int] = ..., steps: _Optional[int] = ..., queue_position: _Optional[int] = ..., error_code: _Optional[str] = ..., error_message: _Optional[str] = ..., preview: _Optional[bytes] = ..., eta_s: _Optional[float] = ...) -> None: ...
+    move: Move
+    def __init__(self, sequence: _Optional[int] = ..., kind: _Optional[str] = ..., at: _Optional[float] = ..., attempt: _Optional[int] = ..., executor: _Optional[str] = ..., step: _Optional[int] = ..., steps: _Optional[int] = ..., queue_position: _Optional[int] = ..., error_code: _Optional[str] = ..., error_message: _Optional[str] = ..., preview: _Optional[bytes] = ..., eta_s: _Optional[float] = ..., move: _Optional[_Union[Move, _Mapping]] = ...) -> None: ...
+
+class Move(_message.Message):
+    __slots__ = ("source", "target", "reason", "gain_s")
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    GAIN_S_FIELD_NUMBER: _ClassVar[int]
+    source: str
+    target: str
+    reason: str
+    gain_s: float
+    def __init__(self, source: _Optional[str] = ..., target: _Optional[str] = ..., reason: _Optional[str] = ..., gain_s: _Optional[float] = ...) -> None: ...
 
 class WatchEventsRequest(_message.Message):
     __slots__ = ("after", "client", "previews")

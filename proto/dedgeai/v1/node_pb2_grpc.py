@@ -54,6 +54,16 @@ class NodeServiceStub:
                 request_serializer=dedgeai_dot_v1_dot_node__pb2.CancelOffloadRequest.SerializeToString,
                 response_deserializer=dedgeai_dot_v1_dot_node__pb2.CancelOffloadResponse.FromString,
                 _registered_method=True)
+        self.HandOver = channel.unary_unary(
+                '/dedgeai.v1.NodeService/HandOver',
+                request_serializer=dedgeai_dot_v1_dot_node__pb2.HandOverRequest.SerializeToString,
+                response_deserializer=dedgeai_dot_v1_dot_node__pb2.HandOverResponse.FromString,
+                _registered_method=True)
+        self.TakeTask = channel.unary_unary(
+                '/dedgeai.v1.NodeService/TakeTask',
+                request_serializer=dedgeai_dot_v1_dot_node__pb2.TakeTaskRequest.SerializeToString,
+                response_deserializer=dedgeai_dot_v1_dot_node__pb2.TakeTaskResponse.FromString,
+                _registered_method=True)
         self.ForgetTask = channel.unary_unary(
                 '/dedgeai.v1.NodeService/ForgetTask',
                 request_serializer=dedgeai_dot_v1_dot_node__pb2.ForgetTaskRequest.SerializeToString,
@@ -162,6 +172,21 @@ class NodeServiceServicer:
 
     def CancelOffload(self, request, context):
         """Ends an offloaded attempt whose stream may be gone.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def HandOver(self, request, context):
+        """An offloaded attempt is to go on elsewhere: it ends after the step under way, handed over. Asked
+        of nodes alone that tell what they hold; a node of version 0.1.0 does not have it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TakeTask(self, request, context):
+        """A node would draw a task of this one sooner than the node that holds it; as new as HandOver.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -300,6 +325,16 @@ def add_NodeServiceServicer_to_server(servicer, server):
                     servicer.CancelOffload,
                     request_deserializer=dedgeai_dot_v1_dot_node__pb2.CancelOffloadRequest.FromString,
                     response_serializer=dedgeai_dot_v1_dot_node__pb2.CancelOffloadResponse.SerializeToString,
+            ),
+            'HandOver': grpc.unary_unary_rpc_method_handler(
+                    servicer.HandOver,
+                    request_deserializer=dedgeai_dot_v1_dot_node__pb2.HandOverRequest.FromString,
+                    response_serializer=dedgeai_dot_v1_dot_node__pb2.HandOverResponse.SerializeToString,
+            ),
+            'TakeTask': grpc.unary_unary_rpc_method_handler(
+                    servicer.TakeTask,
+                    request_deserializer=dedgeai_dot_v1_dot_node__pb2.TakeTaskRequest.FromString,
+                    response_serializer=dedgeai_dot_v1_dot_node__pb2.TakeTaskResponse.SerializeToString,
             ),
             'ForgetTask': grpc.unary_unary_rpc_method_handler(
                     servicer.ForgetTask,
@@ -490,6 +525,60 @@ class NodeService:
             '/dedgeai.v1.NodeService/CancelOffload',
             dedgeai_dot_v1_dot_node__pb2.CancelOffloadRequest.SerializeToString,
             dedgeai_dot_v1_dot_node__pb2.CancelOffloadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def HandOver(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dedgeai.v1.NodeService/HandOver',
+            dedgeai_dot_v1_dot_node__pb2.HandOverRequest.SerializeToString,
+            dedgeai_dot_v1_dot_node__pb2.HandOverResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TakeTask(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dedgeai.v1.NodeService/TakeTask',
+            dedgeai_dot_v1_dot_node__pb2.TakeTaskRequest.SerializeToString,
+            dedgeai_dot_v1_dot_node__pb2.TakeTaskResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,6 +39,12 @@ class NodeServiceStub:
     """Places one task on this node. Ending the call early cancels it."""
     CancelOffload: _grpc.UnaryUnaryMultiCallable[_node_pb2.CancelOffloadRequest, _node_pb2.CancelOffloadResponse]
     """Ends an offloaded attempt whose stream may be gone."""
+    HandOver: _grpc.UnaryUnaryMultiCallable[_node_pb2.HandOverRequest, _node_pb2.HandOverResponse]
+    """An offloaded attempt is to go on elsewhere: it ends after the step under way, handed over. Asked
+    of nodes alone that tell what they hold; a node of version 0.1.0 does not have it.
+    """
+    TakeTask: _grpc.UnaryUnaryMultiCallable[_node_pb2.TakeTaskRequest, _node_pb2.TakeTaskResponse]
+    """A node would draw a task of this one sooner than the node that holds it; as new as HandOver."""
     ForgetTask: _grpc.UnaryUnaryMultiCallable[_node_pb2.ForgetTaskRequest, _node_pb2.ForgetTaskResponse]
     """A task of the caller was erased, or lost its words: what it was drawn from here is to go."""
     GetTask: _grpc.UnaryUnaryMultiCallable[_node_pb2.GetTaskRequest, _node_pb2.GetTaskResponse]
@@ -85,6 +91,12 @@ class NodeServiceAsyncStub(NodeServiceStub):
     """Places one task on this node. Ending the call early cancels it."""
     CancelOffload: _aio.UnaryUnaryMultiCallable[_node_pb2.CancelOffloadRequest, _node_pb2.CancelOffloadResponse]  # type: ignore[assignment]
     """Ends an offloaded attempt whose stream may be gone."""
+    HandOver: _aio.UnaryUnaryMultiCallable[_node_pb2.HandOverRequest, _node_pb2.HandOverResponse]  # type: ignore[assignment]
+    """An offloaded attempt is to go on elsewhere: it ends after the step under way, handed over. Asked
+    of nodes alone that tell what they hold; a node of version 0.1.0 does not have it.
+    """
+    TakeTask: _aio.UnaryUnaryMultiCallable[_node_pb2.TakeTaskRequest, _node_pb2.TakeTaskResponse]  # type: ignore[assignment]
+    """A node would draw a task of this one sooner than the node that holds it; as new as HandOver."""
     ForgetTask: _aio.UnaryUnaryMultiCallable[_node_pb2.ForgetTaskRequest, _node_pb2.ForgetTaskResponse]  # type: ignore[assignment]
     """A task of the caller was erased, or lost its words: what it was drawn from here is to go."""
     GetTask: _aio.UnaryUnaryMultiCallable[_node_pb2.GetTaskRequest, _node_pb2.GetTaskResponse]  # type: ignore[assignment]
@@ -152,6 +164,24 @@ class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_node_pb2.CancelOffloadResponse, _abc.Awaitable[_node_pb2.CancelOffloadResponse]]:
         """Ends an offloaded attempt whose stream may be gone."""
+
+    @_abc_1.abstractmethod
+    def HandOver(
+        self,
+        request: _node_pb2.HandOverRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_pb2.HandOverResponse, _abc.Awaitable[_node_pb2.HandOverResponse]]:
+        """An offloaded attempt is to go on elsewhere: it ends after the step under way, handed over. Asked
+        of nodes alone that tell what they hold; a node of version 0.1.0 does not have it.
+        """
+
+    @_abc_1.abstractmethod
+    def TakeTask(
+        self,
+        request: _node_pb2.TakeTaskRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_pb2.TakeTaskResponse, _abc.Awaitable[_node_pb2.TakeTaskResponse]]:
+        """A node would draw a task of this one sooner than the node that holds it; as new as HandOver."""
 
     @_abc_1.abstractmethod
     def ForgetTask(

@@ -157,7 +157,7 @@ class Fence(_message.Message):
     def __init__(self, term: _Optional[int] = ..., attempt: _Optional[int] = ...) -> None: ...
 
 class DrawRequest(_message.Message):
-    __slots__ = ("task_id", "attempt", "drawing", "priority", "init_image", "deadline_s", "fence", "client", "checkpoint_steps", "checkpoint")
+    __slots__ = ("task_id", "attempt", "drawing", "priority", "init_image", "deadline_s", "fence", "client", "checkpoint_steps", "checkpoint", "age_s")
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     DRAWING_FIELD_NUMBER: _ClassVar[int]
@@ -168,6 +168,7 @@ class DrawRequest(_message.Message):
     CLIENT_FIELD_NUMBER: _ClassVar[int]
     CHECKPOINT_STEPS_FIELD_NUMBER: _ClassVar[int]
     CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
+    AGE_S_FIELD_NUMBER: _ClassVar[int]
     task_id: str
     attempt: int
     drawing: Drawing
@@ -178,7 +179,8 @@ class DrawRequest(_message.Message):
     client: str
     checkpoint_steps: int
     checkpoint: Checkpoint
-    def __init__(self, task_id: _Optional[str] = ..., attempt: _Optional[int] = ..., drawing: _Optional[_Union[Drawing, _Mapping]] = ..., priority: _Optional[int] = ..., init_image: _Optional[bytes] = ..., deadline_s: _Optional[float] = ..., fence: _Optional[_Union[Fence, _Mapping]] = ..., client: _Optional[str] = ..., checkpoint_steps: _Optional[int] = ..., checkpoint: _Optional[_Union[Checkpoint, _Mapping]] = ...) -> None: ...
+    age_s: float
+    def __init__(self, task_id: _Optional[str] = ..., attempt: _Optional[int] = ..., drawing: _Optional[_Union[Drawing, _Mapping]] = ..., priority: _Optional[int] = ..., init_image: _Optional[bytes] = ..., deadline_s: _Optional[float] = ..., fence: _Optional[_Union[Fence, _Mapping]] = ..., client: _Optional[str] = ..., checkpoint_steps: _Optional[int] = ..., checkpoint: _Optional[_Union[Checkpoint, _Mapping]] = ..., age_s: _Optional[float] = ...) -> None: ...
 
 class Checkpoint(_message.Message):
     __slots__ = ("drawing_sha256", "model_fingerprint", "step", "dtype", "shape", "latent", "velocity", "change")
