@@ -5,7 +5,8 @@ AGX Orin at a time scale, serve Flickr8k captions under each policy; delays are 
 client, in seconds of the emulated devices. The simulator replays the very same requests at the
 state ages that were measured and has to agree; then it carries the cells that would take too long.
 In it a task stays where it was placed, so what it has to agree with are runs that move none
-(move_waiting = false); `lad_ts+moving` is a node's default, and so are the other parts.
+(move = none); `lad_ts+moving` is a node's default, and so are the other parts. Runs that move are
+compared with their simulation in `benchmarks/live_moves.py`.
 
     python -m benchmarks.cluster_delay --captions FILE            # all of it, under an hour
     python -m benchmarks.cluster_delay --parts poisson --seeds 1 --seconds 600
@@ -312,7 +313,7 @@ def poisson_cell(
         policy=name,
         requests=requests,
         time_scale=options.time_scale,
-        settings_more={"move_waiting": moving},
+        settings_more={"move": "running" if moving else "none"},
     )
     found = run(cell, options, seed=seed)
     counts_as = found.counts_as(name) + (MOVING if moving else "")

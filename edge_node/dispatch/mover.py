@@ -14,7 +14,7 @@ from edge_node.config import NodeConfig
 from edge_node.dispatch.background import Background
 from edge_node.dispatch.inbox import Inbox
 from edge_node.dispatch.own_node import OwnNode
-from edge_node.domain import NodeId, TaskId, owner
+from edge_node.domain import Fence, NodeId, TaskId, owner
 from edge_node.errors import DEdgeAIError
 from edge_node.moves import WantedTask
 from edge_node.ports import Peers
@@ -106,7 +106,7 @@ class Mover:
         if self.settings.moving != "running" or not self._node.accepting:
             return
         coming = self._coming
-        if coming is not None and self._hosting.holds(TaskId(coming.task_id)):
+        if coming and self._hosting.came_after(TaskId(coming.task_id), Fence(*coming.fence)):
             self._coming, self._busy_until_s = None, now_s
         if now_s < self._busy_until_s:
             return

@@ -279,9 +279,9 @@ class Hosting:
         drawings = (one.offload.drawing for one in self._hosted.values())
         return any(one.init_image_sha256 == init_image_sha256 for one in drawings)
 
-    def holds(self, task_id: TaskId) -> bool:
-        """Whether an attempt of the task is queued or running."""
-        return task_id in self._hosted
+    def came_after(self, task_id: TaskId, fence: Fence) -> bool:
+        """Whether a later attempt of the task came here, whatever became of it."""
+        return self._fence_highest.get(task_id, NO_FENCE) > fence
 
     def told(self, *, now_s: float, portable: bool) -> tuple[HeldDrawing, ...]:
         """What others are told of what is held here: the first few, and nothing if none may move.
