@@ -10,7 +10,7 @@ location=$(curl -sS --fail --output /dev/null --dump-header - "$node/v1/tasks" \
     -d '{"prompt": "a small blue star at the top", "num_inference_steps": 12}' |
     tr -d '\r' | sed -n 's/^[Ll]ocation: //p')
 
-# queued, placed, started, step k of z, finished; ends with the task.
+# queued, placed, started, step k of z, moved, finished; ends with the task.
 curl -sS --fail --no-buffer "$node$location/events" | grep '^event:'
 
 curl -sS --fail --output task.png "$node$location/image"

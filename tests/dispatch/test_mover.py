@@ -18,8 +18,7 @@ from edge_node.tasks.lifecycle import Lifecycle
 from edge_node.tasks.lifecycle_limits import LifecycleLimits
 from edge_node.telemetry.metrics import NodeMetrics
 from tests.dispatch.one_node import OWN, PEER
-from tests.dispatch.parts import READY, HandClock, Heard, SetWorker, a_view, own_node
-from tests.dispatch.test_timekeeper import peer_state
+from tests.dispatch.parts import READY, HandClock, Heard, SetWorker, a_view, own_node, peer_state
 from tests.tasks.test_hosting import offload
 
 RUNNING = MoverSettings(moving="running", coming_s=6.0)

@@ -42,7 +42,8 @@ async def pixels(http: httpx.AsyncClient, url: str, task_id: str) -> Any:
 
 def test_a_device_that_idles_ends_what_a_slower_one_began(tmp_path: Path) -> None:
     async def test(cluster: LocalCluster, http: httpx.AsyncClient) -> None:
-        url, body = cluster.urls[0], {"num_inference_steps": STEPS, "seed": 5}
+        url = cluster.urls[0]
+        body: dict[str, Any] = {"num_inference_steps": STEPS, "seed": 5}
         tasks = [await submit(http, url, **body) for _ in range(2)]
         ended = [await wait_for(http, url, task["id"]) for task in tasks]
         assert [one["status"] for one in ended] == ["completed"] * 2
@@ -63,7 +64,7 @@ def test_a_device_that_idles_ends_what_a_slower_one_began(tmp_path: Path) -> Non
 
 def test_images_that_were_moved_and_whose_workers_died_are_as_if_alone(tmp_path: Path) -> None:
     rng = random.Random(3)
-    bodies = [
+    bodies: list[dict[str, Any]] = [
         {"num_inference_steps": rng.randint(6, STEPS), "seed": seed} for seed in range(DRAWINGS)
     ]
     drawn: dict[str, list[Any]] = {"moved": [], "alone": []}
