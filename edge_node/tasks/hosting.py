@@ -10,6 +10,7 @@ from __future__ import annotations
 import heapq
 from collections import Counter, OrderedDict, deque
 from dataclasses import dataclass
+from itertools import islice
 from typing import NamedTuple
 
 from edge_node.attempt_codes import HANDED_OVER
@@ -32,6 +33,8 @@ from edge_node.domain import (
 )
 from edge_node.moves import HELD_TOLD, HeldDrawing
 
+# Attempts among which those are found that others are told of.
+LOOKED_AT_MAX = 64
 # Tasks whose story is kept, and its latest lines.
 STORIES_MAX = 1000
 STORY_LINES_MAX = 40
@@ -288,9 +291,11 @@ class Hosting:
 
         `portable` is whether the worker hands over what it has begun.
         """
-        if not any(one.offload.moves_left for one in self._hosted.values()):
+        # States are told after every change: of a deep queue those are looked at that came first.
+        looked_at = list(islice(self._hosted.values(), LOOKED_AT_MAX))
+        if not any(one.offload.moves_left for one in looked_at):
             return ()
-        first = heapq.nsmallest(HELD_TOLD, self._hosted.values(), key=_Hosted.place)
+        first = heapq.nsmallest(HELD_TOLD, looked_at, key=_Hosted.place)
         return tuple(one.told(now_s=now_s, portable=portable) for one in first)
 
     def hosted(self) -> tuple[tuple[TaskId, Fence], ...]:

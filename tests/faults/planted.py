@@ -31,6 +31,7 @@ PLANTS = {
     "closing connections": "edge_node.api.connections.BoundedHttp.is_late",
     "gRPC health": "edge_node.dispatch.front_desk.FrontDesk.readiness",
     "moving tasks that wait": "edge_node.dispatch.timekeeper.Timekeeper._move_waiting",
+    "taking drawings": "edge_node.dispatch.mover.Mover.look",
     "keeping the clock": "edge_node.clock_record.write_record",
     "slots": "edge_node.dispatch.placer.Placer.let_slot_pass",
     "gauges": "edge_node.dispatch.timekeeper.Timekeeper._observe",
