@@ -43,7 +43,6 @@ from edge_node.errors import MalformedMessage, StoreUnavailable
 from edge_node.garbage import collect_seldom, return_large_blocks
 from edge_node.guard.deciding import guard_settings, policy_of
 from edge_node.guard.feed import keep_up_to_date
-from edge_node.in_the_way import put_aside
 from edge_node.lasting import Loops, Run, both
 from edge_node.learning.sharing import LearningShare, SharingSettings
 from edge_node.mcp.opening import open_endpoint
@@ -58,7 +57,7 @@ from edge_node.peering.service import PeerService
 from edge_node.peering.tls import NodeTls
 from edge_node.reloading import Reloader
 from edge_node.rest_tls import RestTls
-from edge_node.socket_path import socket_folder
+from edge_node.socket_path import cleared, socket_folder
 from edge_node.sole_owner import make_data_folder, sole_owner
 from edge_node.store.append_only import FOLDER as APPEND_ONLY_FOLDER
 from edge_node.store.disk_watch import DiskWatch
@@ -305,7 +304,7 @@ class _Node:
         return recovered
 
     async def _start_embedded_store(self) -> str:
-        path = self._socket("store.sock")
+        path = cleared(self._sockets / "store.sock")
         lived = clock_path(self._config).exists()
         mended = await asyncio.to_thread(mend_store, self._folder, lived=lived)
         self._metrics.store_mended(tasks=len(mended.lost_task_ids))
@@ -423,16 +422,11 @@ class _Node:
         if self._config.engine == "none":
             return NoWorker()
         settings = WorkerSettings.of(
-            self._config, socket_path=self._socket("worker.sock"), run_dir=self._folder / "run"
+            self._config,
+            socket_path=cleared(self._sockets / "worker.sock"),
+            run_dir=self._folder / "run",
         )
         return WorkerProcess(settings, on_change=lambda: self._worker_changed(), loops=self._loops)
-
-    def _socket(self, name: str) -> Path:
-        """Where a child is to listen: it takes the place of a socket, and of nothing else."""
-        path = self._sockets / name
-        if path.exists() and not path.is_socket():
-            put_aside(path)
-        return path
 
     def _tell_worker_changed(
         self, worker: WorkerProcess | NoWorker, dispatcher: Dispatcher

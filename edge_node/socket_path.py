@@ -1,6 +1,6 @@
 """Where Unix sockets are, and the bound on their paths, told before the kernel's riddle is.
 
-Owns names only: it makes no folder and no socket.
+Owns names, and that nothing else lies there: it makes no folder and no socket.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ import hashlib
 import os
 import pathlib
 import tempfile
+
+from edge_node.in_the_way import put_aside
 
 # sun_path is 108 bytes long and ends in a zero byte.
 SOCKET_PATH_BYTES_MAX = 107
@@ -21,6 +23,13 @@ def socket_folder(data_folder: pathlib.Path) -> pathlib.Path:
         return folder
     digest = hashlib.sha256(str(data_folder).encode()).hexdigest()[:16]
     return pathlib.Path(tempfile.gettempdir()) / f"dedgeai-{digest}"
+
+
+def cleared(path: pathlib.Path) -> pathlib.Path:
+    """Where a child is to listen: it takes the place of a socket, and of nothing else."""
+    if path.exists() and not path.is_socket():
+        put_aside(path)
+    return path
 
 
 def check_socket_path(path: pathlib.Path) -> pathlib.Path:

@@ -103,7 +103,7 @@ ALLOWED = {
     },
     "edge_node.requests": {"domain"},
     "edge_node.snapshot": {"domain", "scheduler.guard.status"},
-    "edge_node.socket_path": set(),
+    "edge_node.socket_path": {"in_the_way"},
     "edge_node.trace_context": set(),
     "edge_node.log_lines": {"trace_context"},
     "edge_node.tasks": PURE | {"tasks", "scheduler"},
