@@ -14,15 +14,21 @@ CLUSTER = "tests/cluster/test_simulated_cluster.py"
 # own name in the first folder is tested by that before all else.
 AREAS: dict[str, tuple[str, ...]] = {
     "edge_node/access": ("tests/access", "tests/api/test_key_check.py"),
+    "edge_node/client": ("tests/client",),
     "edge_node/dispatch": ("tests/dispatch", CLUSTER),
+    "edge_node/dispatch/task_traces.py": ("tests/dispatch/test_task_traces.py",),
     "edge_node/domain.py": ("tests/tasks", "tests/dispatch", "tests/store", "tests/peering"),
+    "edge_node/log_lines.py": ("tests/test_log_lines.py",),
+    "edge_node/mcp": ("tests/mcp", "tests/system/test_mcp.py"),
     "edge_node/moderation": ("tests/moderation",),
     "edge_node/peering/codec.py": ("tests/peering", "tests/upgrade/test_golden.py"),
+    "edge_node/peering/load_report.py": ("tests/peering/test_load_report.py",),
     "edge_node/peering/node_codec.py": ("tests/peering", "tests/upgrade/test_golden.py"),
     "edge_node/peering/peer_links.py": ("tests/peering", CLUSTER),
     "edge_node/peering/service.py": ("tests/peering", CLUSTER),
     "edge_node/store/pending_writes.py": ("tests/store",),
     "edge_node/store/record_codec.py": ("tests/store", "tests/upgrade/test_golden.py"),
+    "edge_node/trace_context.py": ("tests/test_trace_context.py",),
     "edge_node/tasks": ("tests/tasks", "tests/dispatch", CLUSTER),
     "edge_node/worker/active_rows.py": (
         "tests/worker/test_active_rows.py",
