@@ -14,17 +14,17 @@ import os
 import random
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_node.cli_laboratory import add_simulate, add_train
+from edge_node.cli_looking import DEFAULT_URL, add_operations, add_status, add_tasks
 from edge_node.errors import DEdgeAIError
 from edge_node.log_lines import TEXT
 
 if TYPE_CHECKING:
     from edge_node.config import NodeConfig
-
-DEFAULT_URL = "http://127.0.0.1:8080"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="dedgeai", description="Text-to-image on a handful of edge devices."
     )
+    parser.add_argument("--version", action="version", version=f"dedgeai {version('dedgeai')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_node(commands)
     _add_worker(commands)
@@ -58,6 +59,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_cluster(commands)
     _add_demo(commands)
     _add_generate(commands)
+    add_status(commands)
+    add_tasks(commands)
+    add_operations(commands)
     _add_dead_letters(commands)
     _add_mcp(commands)
     _add_keys(commands)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
-from typing import Any, Self, TypeVar, Unpack
+from typing import Any, Literal, Self, TypeVar, Unpack
 
 import httpx
 
@@ -293,6 +293,10 @@ class AsyncClient:
     async def retry_dead_letter(self, task_id: str) -> Task:
         """The new task with the drawing of one that was given up."""
         return await self._ask(calls.retry_dead_letter(task_id))
+
+    async def operate(self, node_id: str, action: Literal["pause", "drain", "resume"]) -> None:
+        """Has a node take no new work, or give it back as well, or take it again."""
+        await self._ask(calls.operate(node_id, action))
 
     # Over HTTP.
 

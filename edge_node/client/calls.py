@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypedDict, TypeVar
+from typing import Any, Generic, Literal, TypedDict, TypeVar
 from urllib.parse import quote
 
 import httpx
@@ -216,6 +216,12 @@ def retry_dead_letter(task_id: str) -> Call[Task]:
     """Have the node accept one of them anew."""
     path = f"/v1/dead_letters/{quote(task_id, safe='')}/retry"
     return Call(method="POST", path=path, read=_told(Task.of))
+
+
+def operate(node_id: str, action: Literal["pause", "drain", "resume"]) -> Call[None]:
+    """Have a node take no new work, or give it back as well, or take it again."""
+    path = f"/v1/nodes/{quote(node_id, safe='')}/{action}"
+    return Call(method="POST", path=path, read=_nothing)
 
 
 def events_path(task_id: str) -> str:

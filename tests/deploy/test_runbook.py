@@ -309,7 +309,7 @@ def test_every_path_of_the_api_is_served() -> None:
     modules = (image_tasks, openai_edits, openai_images, operations, task_lists, cluster_events)
     served = [route.path_regex for one in modules for route in one.router.routes]
     named = re.findall(r"(?<!:9090)(/(?:v1/[\w/-]+|livez|readyz|metrics))\b", RUNBOOK.read_text())
-    assert {"/v1/cluster", "/readyz", "/metrics", "/v1/nodes/orin-6/pause"} <= set(named)
+    assert {"/v1/cluster", "/readyz", "/metrics", "/v1/nodes/orin-6/drain"} <= set(named)
     assert [path for path in named if not any(one.match(path) for one in served)] == []
 
 

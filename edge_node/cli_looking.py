@@ -1,0 +1,106 @@
+"""Arguments of the commands that look at a cluster and operate it."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+DEFAULT_URL = "http://127.0.0.1:8080"
+STATUSES = ("queued", "in_progress", "completed", "failed", "cancelled")
+OPERATIONS = {
+    "pause": "have a node take no new work; it ends what it has",
+    "drain": "the same, and give back to other nodes what it has of theirs",
+    "resume": "have it take work again",
+}
+
+
+def add_status(commands: Any) -> None:
+    """`dedgeai status`."""
+    parser = commands.add_parser(
+        "status", help="the devices of a cluster; 1 if one is away or takes nothing"
+    )
+    _add_node(parser)
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--json", action="store_true", help="as GET /v1/cluster has it")
+    how.add_argument("--watch", action="store_true", help="again every second, until Ctrl-C")
+    parser.set_defaults(run=_status)
+
+
+def add_tasks(commands: Any) -> None:
+    """`dedgeai tasks list|show|cancel`."""
+    parser = commands.add_parser("tasks", help="tasks of all nodes: list, show, cancel")
+    kinds = parser.add_subparsers(required=True, metavar="list|show|cancel")
+    listing = kinds.add_parser("list", help="newest first; 1 if a node did not answer")
+    _add_node(listing)
+    listing.add_argument("--status", choices=STATUSES)
+    listing.add_argument("--model")
+    listing.add_argument("--owner", help="id of an API key")
+    listing.add_argument("--count", type=_count, default=20, help="at most so many (20)")
+    listing.add_argument("--json", action="store_true")
+    listing.set_defaults(run=_list)
+    show = kinds.add_parser("show", help="all that is known of one, as JSON")
+    _add_node(show)
+    show.add_argument("task", metavar="ID")
+    show.set_defaults(run=_show)
+    cancel = kinds.add_parser("cancel", help="cancel some, or all that are open")
+    _add_node(cancel)
+    which = cancel.add_mutually_exclusive_group(required=True)
+    which.add_argument("tasks", nargs="*", default=[], metavar="ID")
+    which.add_argument("--all", action="store_true", help="of all nodes")
+    cancel.set_defaults(run=_cancel)
+
+
+def add_operations(commands: Any) -> None:
+    """`dedgeai pause|drain|resume NODE`."""
+    for action, says in OPERATIONS.items():
+        parser = commands.add_parser(action, help=says)
+        _add_node(parser)
+        parser.add_argument("name", metavar="NODE", help="its name, as `dedgeai status` shows it")
+        parser.set_defaults(run=_operate, action=action)
+
+
+def _add_node(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--node", default=DEFAULT_URL, help="REST surface of any node")
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text[:9]) >= 1):
+        raise argparse.ArgumentTypeError(f"{text!r} tasks are no list: ask for 1 or more")
+    return int(text[:9])
+
+
+def _status(options: argparse.Namespace) -> int:
+    from edge_node.console.looking import show_status
+
+    return show_status(options.node, as_json=options.json, watch=options.watch)
+
+
+def _list(options: argparse.Namespace) -> int:
+    from edge_node.console.looking import list_tasks
+
+    return list_tasks(
+        options.node,
+        status=options.status,
+        model=options.model,
+        owner=options.owner,
+        count=options.count,
+        as_json=options.json,
+    )
+
+
+def _show(options: argparse.Namespace) -> int:
+    from edge_node.console.looking import show_task
+
+    return show_task(options.node, options.task)
+
+
+def _cancel(options: argparse.Namespace) -> int:
+    from edge_node.console.looking import cancel_tasks
+
+    return cancel_tasks(options.node, options.tasks, every=options.all)
+
+
+def _operate(options: argparse.Namespace) -> int:
+    from edge_node.console.looking import operate
+
+    return operate(options.node, options.action, options.name)
