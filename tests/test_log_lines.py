@@ -15,7 +15,7 @@ import pytest
 from edge_node import trace_context
 from edge_node.child_options import learner_command
 from edge_node.config import NodeConfig
-from edge_node.log_lines import TEXT, JsonLines, set_format
+from edge_node.log_lines import TEXT, JsonLines, set_format, set_level
 from edge_node.trace_context import TraceContext
 
 TASK = "orin-1.lab-01ARZ3NDEKTSV4RRFFQ69G5FAV"
@@ -61,6 +61,21 @@ def test_a_line_has_its_trace_and_its_traceback() -> None:
     except ZeroDivisionError:
         told = line("failed", exc_info=sys.exc_info())
     assert told["error"].endswith("ZeroDivisionError: of nothing")
+
+
+def test_a_process_that_knows_no_node_names_none() -> None:
+    record = logging.LogRecord("edge_node.x", logging.INFO, "x.py", 1, "ü", (), None)
+    record.created = 0.9996
+    text = JsonLines().format(record)
+    assert "ü" in text
+    assert json.loads(text).keys() == {"time", "level", "logger", "message"}
+    assert json.loads(text)["time"] == "1970-01-01T00:00:00.999Z"
+
+
+def test_the_level_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logging.getLogger(), "level", logging.INFO)
+    set_level("warning")
+    assert logging.getLogger().level == logging.WARNING
 
 
 @pytest.fixture

@@ -48,6 +48,12 @@ def report_of(state: NodeState) -> load_report_pb2.LoadReport:
     )
 
 
+def interval_of(request: load_report_pb2.LoadReportRequest) -> float:
+    """Seconds between two reports."""
+    asked = request.report_interval
+    return max(INTERVAL_S_MIN, asked.seconds + asked.nanos / 1e9)
+
+
 class LoadReports:
     """The service, under its official name.
 
@@ -78,8 +84,7 @@ class LoadReports:
                 grpc.StatusCode.RESOURCE_EXHAUSTED,
                 f"{STREAMS_MAX} clients are told of the load already. Ask another node.",
             )
-        asked = request.report_interval
-        interval_s = max(INTERVAL_S_MIN, asked.seconds + asked.nanos / 1e9)
+        interval_s = interval_of(request)
         self._streams += 1
         try:
             while True:

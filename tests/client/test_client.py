@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import json
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
@@ -28,6 +29,7 @@ from edge_node.client import (
     TaskFailed,
 )
 from edge_node.client.event_reader import EventReader
+from edge_node.client.problems import refusal_in, unreachable
 from edge_node.domain import TaskId
 from edge_node.errors import AdmissionRefused
 from edge_node.listing import Missing
@@ -212,6 +214,36 @@ def test_patience_ends() -> None:
     assert patience.pause_s(InvalidRequest("Wrong."), tries=1) is None
 
 
+@pytest.mark.parametrize(
+    ("headers", "expected_s"),
+    [
+        ({}, None),
+        ({"Retry-After": "0"}, 0.0),
+        ({"Retry-After": "1.5"}, 1.5),
+        ({"Retry-After": "-1"}, None),
+        ({"Retry-After": "inf"}, None),
+        ({"Retry-After": "nan"}, None),
+        ({"Retry-After": "Wed, 21 Oct 2026 07:28:00 GMT"}, None),
+        ({"Retry-After": "2", "x-should-retry": "false"}, None),
+        ({"Retry-After": "2", "x-should-retry": "true"}, 2.0),
+    ],
+)
+def test_when_to_come_again_is_what_the_node_says(
+    headers: dict[str, str], expected_s: float | None
+) -> None:
+    said = {"error": {"message": "Full.", "code": "queue_full", "type": "x", "param": None}}
+    refusal = refusal_in(httpx.Response(429, json=said, headers=headers))
+    assert isinstance(refusal, RequestRefused)
+    assert refusal.retry_after_s == expected_s
+    assert (refusal.http_status, refusal.request_id) == (429, "")
+
+
+def test_a_node_that_was_there_is_waited_for_and_no_other() -> None:
+    problem = httpx.ConnectError("refused")
+    assert unreachable("http://a", problem, met=True).retry_after_s == 1.0
+    assert unreachable("http://a", problem, met=False).retry_after_s is None
+
+
 def test_where_no_node_is_it_says_so_at_once() -> None:
     began_s = time.monotonic()
     with Client("http://127.0.0.1:9") as client, pytest.raises(NodeUnreachable, match=":9"):
@@ -286,6 +318,27 @@ def test_lines_become_events() -> None:
         reader.feed("")
     reader.feed("data: {")
     with pytest.raises(NotUnderstood, match="no JSON"):
+        reader.feed("")
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "again_s"),
+    [("server_error", 500, 1.0), ("invalid_request_error", 400, None)],
+)
+def test_a_stream_that_cannot_go_on_says_whether_to_come_again(
+    kind: str, status: int, again_s: float | None
+) -> None:
+    error = {"message": "Away.", "code": "origin_unavailable", "type": kind, "param": "x"}
+    reader = EventReader()
+    reader.feed("event: error")
+    reader.feed("data: " + json.dumps({"error": error}))
+    with pytest.raises(RequestRefused) as refused:
+        reader.feed("")
+    assert (refused.value.http_status, refused.value.retry_after_s) == (status, again_s)
+    assert (refused.value.code, refused.value.param) == ("origin_unavailable", "x")
+    for line in ("event: error", "data: [1]"):
+        reader.feed(line)
+    with pytest.raises(NotUnderstood, match="ended with"):
         reader.feed("")
 
 

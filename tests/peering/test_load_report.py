@@ -13,11 +13,12 @@ import grpc
 import grpc.aio
 import pytest
 from dedgeai.v1 import node_pb2, node_pb2_grpc
+from dedgeai.v1.load_report_pb2 import LoadReportRequest
 from google.protobuf import descriptor_pb2, descriptor_pool, duration_pb2, message_factory
 
 from edge_node.domain import ModelFingerprint, NodeId, NodeState, ServedModel, WorkModel
 from edge_node.peering import load_report
-from edge_node.peering.load_report import SERVICE_NAME, report_of
+from edge_node.peering.load_report import SERVICE_NAME, interval_of, report_of
 from edge_node.peering.server import NodeServicer, PeerServer
 from edge_node.peering.service import PeerService
 
@@ -182,6 +183,19 @@ def test_any_client_reads_the_backlog_of_a_node() -> None:
             call.cancel()
 
     asyncio.run(story())
+
+
+def test_reports_come_as_often_as_is_asked_for_and_no_oftener() -> None:
+    _, request_class = official()
+    for seconds, nanos, expected_s in (
+        (0, 0, 0.5),
+        (0, 900_000_000, 0.9),
+        (10, 250_000_000, 10.25),
+    ):
+        request = request_class()
+        request.report_interval.seconds, request.report_interval.nanos = seconds, nanos
+        content = request.SerializeToString()
+        assert interval_of(LoadReportRequest.FromString(content)) == expected_s
 
 
 def test_a_node_that_takes_nothing_looks_far_behind() -> None:
