@@ -43,7 +43,8 @@ MODELS = ("m", "other")
 # What a node that is told to stop gives to what is under way, and how attempts may end meanwhile.
 DRAIN_S = 12.0
 EXPECTED = frozenset({"finished", "moved", "cancelled", "deadline_exceeded", HANDED_OVER})
-DRAINED = EXPECTED | {"not_accepting", "queue_full"}
+# Of one with a deadline that waits for what was asked for before and came from a node that stops.
+DRAINED = EXPECTED | {"not_accepting", "queue_full", "overdue"}
 FAULTS = (
     *("crash", "freeze", "cut", "worker_crash", "worker_hang", "disk_full", "disk_slow"),
     *("no_sync", "store_away", "buggy_disk", "buggy_draw", "leave", "membership"),

@@ -22,7 +22,8 @@ from edge_node.domain import (
     Offload,
     TaskId,
 )
-from edge_node.errors import InitImagesFull
+from edge_node.errors import InitImagesFull, NotTheCaller
+from edge_node.moves import WantedTask
 from edge_node.peering.caller import Caller
 from edge_node.peering.service import PeerService
 from tests.peering.nothing_learned import NothingLearned
@@ -246,9 +247,11 @@ class Answers:
     """Own tasks and an own node that answer with what they were asked."""
 
     def __init__(self) -> None:
-        self.own_tasks = self.own_node = self.executor = self
+        self.own_tasks = self.own_node = self.executor = self.mover = self
         self.id = NodeId("own")
         self.cancelled: list[Any] = []
+        self.handed_over: list[Any] = []
+        self.given: list[WantedTask] = []
 
     def state(self) -> NodeState:
         return STATE
@@ -271,6 +274,13 @@ class Answers:
     def cancel_hosted(self, *attempt: Any) -> None:
         self.cancelled.append(attempt)
 
+    def hand_over_hosted(self, *attempt: Any) -> None:
+        self.handed_over.append(attempt)
+
+    def give(self, wanted: WantedTask) -> bool:
+        self.given.append(wanted)
+        return True
+
 
 def test_what_peers_ask_of_this_nodes_tasks_is_answered_by_them() -> None:
     answers: Any = Answers()
@@ -287,5 +297,12 @@ def test_what_peers_ask_of_this_nodes_tasks_is_answered_by_them() -> None:
     told.append(peers.watch_task(OFFLOAD.task_id, after=3))
     assert told == ["task a-1", "job a-2", "cancelled a-1", "image of a-1", "a-1 after 3"]
     peers.cancel_offload(OFFLOAD.task_id, OFFLOAD.fence)
+    peers.hand_over(OFFLOAD.task_id, OFFLOAD.fence)
     assert answers.cancelled == [(OFFLOAD.task_id, OFFLOAD.fence)]
+    assert answers.handed_over == [(OFFLOAD.task_id, OFFLOAD.fence)]
+    wanted = WantedTask(task_id="own-1", fence=(1, 1), taker="b", reason="idle", gain_s=1.0)
+    assert peers.take_task(wanted, caller=Caller(node_id=NodeId("b")))
+    with pytest.raises(NotTheCaller):
+        peers.take_task(wanted, caller=Caller(node_id=NodeId("c")))
+    assert answers.given == [wanted]
     assert peers.own_state() is STATE

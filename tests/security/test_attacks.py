@@ -127,14 +127,39 @@ def test_a_fence_that_no_owner_reaches_ends_no_task(attempt: int, rpc: str) -> N
 def test_attempts_of_this_nodes_tasks_are_taken_back_by_nobody_else() -> None:
     attacked = Attacked()
     request = node_pb2.CancelOffloadRequest(task_id=TASK, attempt=4097)
+    elsewhere = node_pb2.HandOverRequest(task_id=TASK)
 
     async def story() -> None:
         async with attacked.listening() as stub:
             with refused(DENIED):
                 await stub.CancelOffload(request)
+            with refused(DENIED):
+                await stub.HandOver(elsewhere)
 
     run(story)
     assert attacked.cancelled == []
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"task_id": "../../victim"},
+        {"taker": ""},
+        {"reason": "because"},
+        {"gain_s": math.nan},
+    ],
+)
+def test_a_task_is_given_to_nobody_who_asks_for_it_as_no_node_does(fields: dict[str, Any]) -> None:
+    attacked = Attacked()
+    asked: dict[str, Any] = {"task_id": TASK, "taker": "evil", "reason": "idle", "gain_s": 1.0}
+
+    async def story() -> None:
+        async with attacked.listening() as stub:
+            with refused(INVALID):
+                await stub.TakeTask(node_pb2.TakeTaskRequest(**(asked | fields)))
+
+    run(story)
+    assert attacked.broken == ["TakeTask"]
 
 
 @pytest.mark.parametrize(
