@@ -15,6 +15,7 @@ import argparse
 import asyncio
 import json
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ def counted(scraped: list[list[Any]]) -> dict[str, float]:
 def measured(options: argparse.Namespace, *, load: float, seed: int, move: str) -> dict[str, Any]:
     """One run, and its twin in the simulator."""
     requests = poisson_requests(MIXED, load=load, seconds=options.seconds, seed=100 * seed + 7)
+    busy = os.getloadavg()[0]
     scrapes: list[list[Any]] = []
     scrape = cluster_delay.scrape
 
@@ -80,6 +82,7 @@ def measured(options: argparse.Namespace, *, load: float, seed: int, move: str) 
         "seed": seed,
         "move": move,
         "time_scale": scale,
+        "load_average_before": busy,
         **{name: told[name] for name in ("requests", "errors", "mean_s", "p95_s", "p99_s")},
         "counted": moves,
         "simulated_mean_s": float(twin.delay_s_N.mean()),

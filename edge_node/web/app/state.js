@@ -339,11 +339,12 @@ const HAPPENED = {
   },
   placed: (state, task, event) => {
     task.attempt = event.attempt;
-    state.goTo(task, event.executor, {});
+    // Of a move it was told before.
+    if (event.executor !== task.executor) state.goTo(task, event.executor, {});
     task.status = 'queued';
   },
-  moved: (state, task, event) => {
-    state.goTo(task, event.to ?? event.executor, { reason: event.reason, gainS: event.gain_s });
+  moved: (state, task, { move }) => {
+    state.goTo(task, move.to, { reason: move.reason, gainS: move.expected_gain_s });
   },
   started: (state, task, event) => {
     task.status = 'in_progress';
