@@ -30,6 +30,8 @@ from edge_node.errors import (
     ModelNotFound,
     ModerationBlocked,
     ModerationUnavailable,
+    NodeAway,
+    NodeNotFound,
     NodeNotReady,
     NotTheCaller,
     OriginUnavailable,
@@ -39,6 +41,7 @@ from edge_node.errors import (
     TaskErased,
     TaskNotFound,
 )
+from edge_node.requests import NodeAction
 
 Json = dict[str, Any]
 _EXAMPLES = "#/components/examples"
@@ -134,6 +137,10 @@ _READS_TASK = Errors(classes=_OF_A_TASK)
 _ENDS_TASK = Errors(classes=_OF_A_TASK, changes=True)
 _FOLLOWS_TASK = Errors(classes=(InvalidRequest, *_OF_A_TASK))
 _SETS = Errors(classes=(*_BODY, *_MODEL), changes=True)
+_OPERATES = Errors(
+    classes=(NodeNotFound, NodeAway, OriginUnavailable, MalformedMessage, NotTheCaller, SetAside),
+    changes=True,
+)
 ERRORS: dict[tuple[str, str], Errors] = {
     ("/v1/images/generations", "post"): _DRAWS,
     ("/v1/images/edits", "post"): _DRAWS,
@@ -154,6 +161,7 @@ ERRORS: dict[tuple[str, str], Errors] = {
     ("/v1/jobs/{job_id}/erase", "post"): _ENDS_TASK,
     ("/v1/jobs/{job_id}/events", "get"): _FOLLOWS_TASK,
     ("/v1/events", "get"): Errors(classes=(InvalidRequest,)),
+    **{(f"/v1/nodes/{{node_id}}/{action}", "post"): _OPERATES for action in NodeAction},
     ("/v1/dead_letters", "get"): Errors(classes=(StoreUnavailable,)),
     ("/v1/dead_letters/{task_id}/retry", "post"): Errors(
         classes=(InvalidRequest, TaskNotFound, InitImageGone, *_ACCEPTING), changes=True

@@ -30,7 +30,7 @@ from edge_node.domain import (
 )
 from edge_node.errors import NodeNotReady
 from edge_node.listing import Cancelled, ClusterPage, Listed, Missing, Place, TaskPage
-from edge_node.requests import DrawingLimits
+from edge_node.requests import DrawingLimits, NodeAction
 from edge_node.snapshot import ClusterSnapshot, PeerView
 
 Json = dict[str, Any]
@@ -181,6 +181,14 @@ ANSWERS: dict[tuple[str, str], Any] = {
     ("/v1/jobs/{job_id}/events", "get"): _OF_A_TASK,
     ("/v1/events", "get"): _OF_A_TASK,
     ("/v1/cluster", "get"): _cluster(),
+    **{
+        (f"/v1/nodes/{{node_id}}/{action}", "post"): {
+            "object": "node",
+            "node": "orin-2",
+            "paused": action is not NodeAction.RESUME,
+        }
+        for action in NodeAction
+    },
     ("/v1/dead_letters", "get"): {"object": "list", "data": []},
     ("/v1/dead_letters/{task_id}/retry", "post"): _QUEUED,
     ("/livez", "get"): {"status": "ok"},
@@ -210,6 +218,7 @@ UNWELL: dict[str, Json] = {
 PARAMETERS: dict[str, Any] = {
     "task_id": TASK_ID,
     "job_id": JOB_ID,
+    "node_id": "orin-2",
     "model": MODEL,
     "status": "queued,in_progress",
     "owner": "3f1c5a7e",
