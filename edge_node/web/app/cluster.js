@@ -3,7 +3,7 @@
 
 import { html, nothing, Part, repeat } from './part.js';
 import { isOpen, state } from './state.js';
-import { colourClass, etaS, sourceOf, thumbnailPath, trail } from './picture.js';
+import { colourClass, etaS, sourceOf, thumbnailPath, trail, whyMoved } from './picture.js';
 import { operatorsActions } from './operating.js';
 import { show } from './task.js';
 import { number, policyName, seconds, t } from './words.js';
@@ -132,7 +132,7 @@ class Cluster extends Part {
   chip(task) {
     const moved = task.story.findLast((line) => line.kind === 'moved');
     const why = moved
-      ? [moved.reason, moved.gainS > 0 ? t('gain', { s: seconds(moved.gainS) }) : '', `${moved.from} → ${moved.to}`]
+      ? [`${moved.from} → ${moved.to}`, ...whyMoved(moved)]
       : [policyName(task.policy), task.policy_reason];
     const told = [task.prompt ?? task.id, t(task.status), ...why].filter(Boolean).join(' · ');
     const share = task.steps ? task.step / task.steps : 0;

@@ -52,12 +52,17 @@ export function statusLine(task) {
   return place > 1 ? t('place', { n: place }) : t('next');
 }
 
+// Why it moved, and by how much it should be sooner.
+export function whyMoved({ from, to, reason, gainS }) {
+  const told = reason ? t(`move_${reason}`, { from, to }) : '';
+  return [told, gainS > 0 ? t('gain', { s: seconds(gainS) }) : ''].filter(Boolean);
+}
+
 function storyLine(one) {
   if (one.kind === 'gone') return t('lost', { node: one.from, k: one.step });
   if (one.kind === 'resumed') return t('goesOn', { node: one.to, k: one.step });
   const moved = t('movedTo', { from: one.from, to: one.to });
-  const why = [one.reason, one.gainS > 0 ? t('gain', { s: seconds(one.gainS) }) : ''];
-  return [moved, ...why.filter(Boolean)].join(' · ');
+  return [moved, ...whyMoved(one)].join(' · ');
 }
 
 // The steps, as many as there are, or as many as can be told apart.

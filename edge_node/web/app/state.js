@@ -204,13 +204,13 @@ class State extends EventTarget {
       this.changed();
       return task;
     }
-    const ended = !isOpen(task);
-    const status = ended && task.known ? task.status : shown.status;
-    const steps = Math.max(shown.steps_done ?? 0, task.step);
-    Object.assign(task, shown, { known: true, step: steps, steps: shown.num_inference_steps });
-    const skipped = Math.floor(task.steps - task.steps * (shown.strength ?? 1));
-    task.steps -= Math.max(0, skipped);
-    task.status = isOpen({ status: shown.status }) ? status : shown.status;
+    // Events tell what is so now; an answer may be older than they are, unless it is the end.
+    const told = task.sequence > 0 && (isOpen(shown) || !isOpen(task));
+    const { status, executor = null } = task;
+    const step = Math.max(shown.steps_done ?? 0, task.step);
+    Object.assign(task, shown, { known: true, step, steps: shown.num_inference_steps });
+    task.steps -= Math.max(0, Math.floor(task.steps - task.steps * (shown.strength ?? 1)));
+    if (told) Object.assign(task, { status, executor: executor ?? shown.executor });
     task.etaAt = Date.now() + (shown.eta_s ?? 0) * 1000;
     this.changed();
     return task;
@@ -280,7 +280,7 @@ class State extends EventTarget {
       task.story.push({ kind: 'gone', from: id, step: task.step });
       return;
     }
-    const left = task.story.findLast((line) => line.from === id && line.drawing);
+    const left = task.story.findLast((line) => line.from === id && line.drawing && !line.reason);
     if (left && Date.now() - left.at < KNOWN_LATE_MS) left.kind = 'gone';
   }
 
@@ -344,6 +344,7 @@ const HAPPENED = {
     task.status = 'queued';
   },
   moved: (state, task, { move }) => {
+    task.executor = move.from;
     state.goTo(task, move.to, { reason: move.reason, gainS: move.expected_gain_s });
   },
   started: (state, task, event) => {
