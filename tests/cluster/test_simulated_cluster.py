@@ -45,7 +45,7 @@ def test_the_seeds_exercise_what_they_are_for(clusters: list[SimulatedCluster]) 
     assert ends["cancelled"] > 20
     codes = Counter(one.final.error.code for one in told if one.final and one.final.error)
     for code in ("deadline_exceeded", "image_store_failed"):
-        assert codes[code] > 10, codes
+        assert codes[code] > 5, codes
     attempts = [len({e.attempt for e in one.events if e.executor}) for one in told]
     assert sum(count > 1 for count in attempts) > 2 * SEEDS
     assert sum(cluster.users.conflicts for cluster in clusters) > SEEDS
