@@ -42,7 +42,7 @@ class DrawingOptions(TypedDict, total=False):
         output_format: png, webp or jpeg; `output_compression` is its quality, 0..100.
         priority: larger is served first.
         deadline_s: seconds from now after which the image is of no use.
-        partial_images: previews among the events, 0..3.
+        partial_images: previews among the events, as many as there are steps at most.
         callback_url: where the end of each task is told, if the operator allows it.
     """
 
