@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.async_api import Browser, ConsoleMessage, Page, async_playwright
+from playwright.async_api import Browser, ConsoleMessage, Page, async_playwright, expect
 
 CHROMIUM = shutil.which("chromium")
 AXE = Path(__file__).parent / "vendor" / "axe-core" / "axe.min.js"
@@ -27,6 +27,7 @@ QUIET = (
 LAPTOP, PHONE = (1280, 800), (390, 844)
 # Four processes and a browser on two cores.
 PATIENCE_MS = 60_000
+expect.set_options(timeout=PATIENCE_MS)
 
 needs_browser = pytest.mark.skipif(
     CHROMIUM is None and os.environ.get("PAGE_BROWSER") != "required",

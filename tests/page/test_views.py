@@ -96,7 +96,7 @@ def test_what_was_drawn_is_found_fetched_and_deleted(
                 await expect(dialog).to_contain_text(word)
             ended = await wait_for(http, first, late["id"])
             await expect(dialog.locator(".trail i.done")).to_have_count(15)
-            await expect(dialog.locator(".pill")).to_have_text([ended["executor"]])
+            await expect(dialog.locator(".who")).to_contain_text(ended["executor"])
             await check_for_all(window, width_px=size_px[0])
             async with page.expect_download() as downloading:
                 await dialog.get_by_role("button", name="Download").click()
