@@ -33,7 +33,7 @@ from edge_node.peering import codec, node_codec
 from tests.filled import filled
 
 # A view is for clients: what only the origin's own ledger and scheduler need stays there.
-NOT_SHOWN: dict[str, Any] = {"input_bits": 0, "owner": None, "term": 1}
+NOT_SHOWN: dict[str, Any] = {"input_bits": 0, "owner": None, "turns": "", "term": 1}
 SHOWN = dataclasses.replace(filled(Task, id=TaskId("orin-a-1")), **NOT_SHOWN)
 RECORD = filled(TaskRecord, task=SHOWN)
 
