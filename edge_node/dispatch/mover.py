@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 # For which no other drawing is asked for where one was refused: what is known of it is too old.
 REFUSED_S = 0.2
+# For which nobody holds a drawing that moves, at most; of one that ended nobody tells this node.
+ON_ITS_WAY_S = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +94,8 @@ class Mover:
         # What was asked for, and until when nothing else is.
         self._coming: WantedTask | None = None
         self._busy_until_s = 0.0
+        # When somebody told last that he holds it.
+        self._held_s = 0.0
 
     def start(self, peers: Peers) -> None:
         """From now on other nodes can be asked."""
@@ -105,8 +109,7 @@ class Mover:
         """Asks for a drawing, if one should go on here and none is coming."""
         if self.settings.moving != "running" or not self._node.accepting:
             return
-        coming = self._coming
-        if coming and self._hosting.came_after(TaskId(coming.task_id), Fence(*coming.fence)):
+        if self._coming is not None and not self._still_comes(self._coming, now_s):
             self._coming, self._busy_until_s = None, now_s
         if now_s < self._busy_until_s:
             return
@@ -122,10 +125,20 @@ class Mover:
         if wanted is None:
             return
         self._busy_until_s = now_s + self.settings.coming_s
+        self._held_s = now_s
         if owner(TaskId(wanted.task_id)) == self._node.id:
             self._answered(wanted, self.give(wanted))
         else:
             self._asking.start(self._ask(wanted))
+
+    def _still_comes(self, coming: WantedTask, now_s: float) -> bool:
+        """Whether a promised drawing is on its way; it may have ended where it was."""
+        if self._hosting.came_after(TaskId(coming.task_id), Fence(*coming.fence)):
+            return False
+        states = (view.state for view in self._view.views(now_s=now_s))
+        if any(one.task_id == coming.task_id for state in states for one in state.held):
+            self._held_s = now_s
+        return now_s - self._held_s < ON_ITS_WAY_S
 
     def give(self, wanted: WantedTask) -> bool:
         """A device would go on with a task of this node; whether it may."""

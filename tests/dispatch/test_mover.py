@@ -108,6 +108,17 @@ def test_what_was_promised_is_waited_for_until_it_comes() -> None:
     assert made.look(101.1) == 1
 
 
+def test_what_ended_where_it_was_is_not_waited_for() -> None:
+    made = Made()
+    assert made.look(100.0, 100.1) == 1
+    other = replace(HELD, task_id="peer-2")
+    there = peer_state(capacity=1.0, backlog=30.0, held=(other,), sequence=9)
+    made.view.state_received(there, now_s=100.2)
+    assert made.look(100.3) == 0
+    assert made.look(100.7) == 1
+    assert made.peers.wanted[-1].task_id == "peer-2"
+
+
 def test_what_does_not_come_is_given_up() -> None:
     made = Made()
     assert made.look(100.0, 102.9) == 1
