@@ -313,7 +313,7 @@ def poisson_cell(
         policy=name,
         requests=requests,
         time_scale=options.time_scale,
-        settings_more={"move": "running" if moving else "none"},
+        settings_more={"move": "waiting" if moving else "none"},
     )
     found = run(cell, options, seed=seed)
     counts_as = found.counts_as(name) + (MOVING if moving else "")

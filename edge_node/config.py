@@ -345,7 +345,7 @@ class NodeConfig(RequestConfig):
         None,
         "waiting: a task that waits is moved to a node that would draw it sooner; running: a "
         "device that would idle takes what waits or is half drawn elsewhere; none: tasks stay "
-        "where they were placed; if not set, running where the policy places by expected delay, "
+        "where they were placed; if not set, waiting where the policy places by expected delay, "
         "else none, for others are there to be compared with",
     )
     move_order: Literal["oldest", "least_remaining"] = setting(

@@ -38,7 +38,7 @@ def moving_of(config: NodeConfig) -> Moving:
     by_default = spec_of(config.policy).by_expected_delay
     if config.move_waiting is not None:
         return "waiting" if config.move_waiting else "none"
-    return "running" if by_default else "none"
+    return "waiting" if by_default else "none"
 
 
 def is_turn(node_id: NodeId, alive: Sequence[NodeId], *, shared_s: float, turn_s: float) -> bool:

@@ -62,7 +62,7 @@ def test_only_a_learned_policy_has_weights() -> None:
 @pytest.mark.parametrize("name", SPECS)
 def test_what_a_node_does_follows_from_what_its_policy_is(name: str) -> None:
     config, spec = NodeConfig(policy=name), spec_of(name)
-    assert moving_of(config) == ("running" if spec.by_expected_delay else "none")
+    assert moving_of(config) == ("waiting" if spec.by_expected_delay else "none")
     assert (name in guard_settings(config).trusted_versions) == spec.validated
     assert takes_published_weights(config) == spec.takes_published
     for told in ("none", "waiting", "running"):
