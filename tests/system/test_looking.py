@@ -15,7 +15,8 @@ from edge_node.console.local_cluster import LocalCluster
 from tests.system.local import EMULATED, on_cluster, submit, wait_for
 
 pytestmark = pytest.mark.system
-SLOW = {**EMULATED, "time_scale": 1}
+# Nothing ends meanwhile, however slowly a command starts.
+SLOW = {**EMULATED, "time_scale": 0.1}
 
 
 async def dedgeai(*arguments: str) -> tuple[int, str, str]:
