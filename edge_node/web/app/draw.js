@@ -23,11 +23,14 @@ const EXAMPLES = {
 };
 const EMPTY = {
   prompt: '', negative: '', model: '', size: '', steps: null, guidance: null, seed: '', count: 1,
-  image: '', strength: null,
+  image: '', strength: null, imageMissing: false,
 };
 
 export const form = { ...EMPTY, ...JSON.parse(sessionStorage.getItem('form') ?? '{}'), image: '' };
 export const stage = { ids: JSON.parse(sessionStorage.getItem('stage') ?? '[]') };
+
+// Tasks that began from the image in the form.
+const begun = new Set();
 
 export function keepForm() {
   sessionStorage.setItem('form', JSON.stringify({ ...form, image: '' }));
@@ -49,7 +52,10 @@ export function takeOver(task, { seed }) {
     guidance: task.guidance_scale ?? null,
     seed: seed ? String(task.seed) : '',
     count: 1,
+    image: begun.has(task.id) ? form.image : '',
+    strength: task.strength ?? null,
   });
+  form.imageMissing = Boolean(task.init_image_sha256) && !form.image;
   keepForm();
 }
 
@@ -91,11 +97,31 @@ class Draw extends Part {
     this.requestUpdate();
   }
 
+  say(problem) {
+    this.problem = problem;
+    this.requestUpdate();
+  }
+
+  // What was chosen of one model's sizes and steps need not be another's.
+  setModel(id) {
+    Object.assign(form, { size: '', steps: null, guidance: null, strength: null });
+    this.set('model', id);
+  }
+
+  setImage(image) {
+    begun.clear();
+    form.imageMissing = false;
+    this.set('image', image);
+  }
+
+  // A browser goes to a file that is dropped and not taken: the page would be gone.
   takeImage(file, event) {
-    if (!file?.type.startsWith('image/')) return;
+    if (!file) return;
     event?.preventDefault();
+    if (!file.type.startsWith('image/')) return this.say(t('notImage', { name: file.name }));
     const reader = new FileReader();
-    reader.addEventListener('load', () => this.set('image', reader.result));
+    reader.addEventListener('load', () => this.setImage(reader.result));
+    reader.addEventListener('error', () => this.say(t('notImage', { name: file.name })));
     reader.readAsDataURL(file);
   }
 
@@ -123,13 +149,19 @@ class Draw extends Part {
   async draw(event) {
     event?.preventDefault();
     if (this.sending || !this.model) return;
+    if (form.imageMissing) {
+      form.imageMissing = false;
+      return this.say(t('imageMissing'));
+    }
     this.sending = true;
     this.problem = '';
     this.requestUpdate();
     try {
-      const answer = await node.order(this.wanted());
+      const wanted = this.wanted();
+      const answer = await node.order(wanted);
       const tasks = answer.tasks ?? [answer];
       state.addMine(tasks.map((one) => one.id));
+      if (wanted.init_image) for (const one of tasks) begun.add(one.id);
       for (const one of tasks) state.read(one);
       onStage(tasks.map((one) => one.id));
       this.querySelector('.stage')?.scrollIntoView({ block: innerWidth > 860 ? 'nearest' : 'start', behavior: 'smooth' });
@@ -226,7 +258,7 @@ class Draw extends Part {
 
   models() {
     return html`<label class="field"><span>${t('model')}</span><select name="model"
-      @change=${(event) => this.set('model', event.target.value)}>
+      @change=${(event) => this.setModel(event.target.value)}>
       ${state.models.map(({ id }) => html`<option value=${id} ?selected=${id === this.model.id}>${id}</option>`)}
     </select></label>`;
   }
@@ -238,7 +270,7 @@ class Draw extends Part {
     }
     return html`<div class="started"><img src=${form.image} alt=${t('start')}>
       ${this.slider('strength', form.strength ?? this.model.defaults.strength, { min: 0.05, max: 1, step: 0.05 })}
-      <button type="button" class="quiet" @click=${() => this.set('image', '')}>${t('remove')}</button></div>`;
+      <button type="button" class="quiet" @click=${() => this.setImage('')}>${t('remove')}</button></div>`;
   }
 
   stageOf() {

@@ -1,6 +1,8 @@
 // What the page asks of its node: requests with the key, and the one stream of events.
 
 const ANSWER_MS = 15_000;
+// What an image to start from has to get through at least.
+const UPLOAD_BYTES_PER_MS = 30;
 // The node sends a comment every 15 s where nothing happens.
 const SILENCE_MS = 40_000;
 // Fetched with the key, and held by the page.
@@ -63,11 +65,12 @@ class Node extends EventTarget {
   }
 
   async ask(path, { method = 'GET', json, headers = {} } = {}) {
-    const how = { method, headers, signal: AbortSignal.timeout(ANSWER_MS) };
+    const how = { method, headers };
     if (json !== undefined) {
       how.body = JSON.stringify(json);
       how.headers = { ...headers, 'Content-Type': 'application/json' };
     }
+    how.signal = AbortSignal.timeout(ANSWER_MS + (how.body?.length ?? 0) / UPLOAD_BYTES_PER_MS);
     return (await this.#fetch(path, how)).json();
   }
 
