@@ -59,6 +59,38 @@ def test_a_key_is_asked_for_once_and_kept_for_the_session(tmp_path: Path, capsys
     on_cluster(tmp_path, {**QUICK, "keys_file": str(file)}, test=test)
 
 
+def test_who_holds_an_operators_key_pauses_and_resumes_a_device(
+    tmp_path: Path, capsys: Any
+) -> None:
+    file = tmp_path / "keys.json"
+
+    async def test(cluster: LocalCluster, http: httpx.AsyncClient) -> None:
+        first, where = cluster.urls[0], ("--set", f"keys_file={file}")
+        alice = command(capsys, "add", "alice", *where)
+        operator = command(capsys, "add", "eve", "--scopes", "generate,read,operate", *where)
+        for key, offered in ((alice, 0), (operator, 2)):
+            async with (
+                chromium() as browser,
+                opened(
+                    browser, f"{first}/#cluster", ours=cluster.urls, expected=("status of 401",)
+                ) as window,
+            ):
+                page = window.page
+                dialog = page.get_by_role("dialog")
+                await dialog.get_by_label("API key").fill(key)
+                await dialog.get_by_role("button").click()
+                card = page.locator('.device[data-node="node-1"]')
+                await expect(card).to_contain_text("Ready")
+                await expect(page.get_by_role("button", name="Pause: ")).to_have_count(offered)
+                if offered:
+                    await card.get_by_role("button", name="Pause: node-1").click()
+                    await expect(card).to_contain_text("Paused")
+                    await card.get_by_role("button", name="Resume: node-1").click()
+                    await expect(card).to_contain_text("Ready")
+
+    on_cluster(tmp_path, *[{**QUICK, "keys_file": str(file)}] * 2, test=test)
+
+
 def test_the_keyboard_is_enough(tmp_path: Path) -> None:
     async def test(cluster: LocalCluster, http: httpx.AsyncClient) -> None:
         first = cluster.urls[0]
