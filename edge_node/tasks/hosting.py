@@ -22,6 +22,7 @@ from edge_node.domain import (
     AttemptFailed,
     AttemptFinished,
     AttemptHeartbeat,
+    AttemptQueued,
     AttemptReport,
     AttemptStarted,
     Drawing,
@@ -32,6 +33,7 @@ from edge_node.domain import (
     TaskId,
 )
 from edge_node.moves import HELD_TOLD, HeldDrawing
+from edge_node.places import place_now
 
 # Attempts among which those are found that others are told of.
 LOOKED_AT_MAX = 64
@@ -196,6 +198,8 @@ class _Hosted:
     started: bool = False
     leaving: bool = False
     share_done: float = 0.0
+    # As the worker said last; 0 before.
+    place_told: int = 0
 
     @property
     def work_left(self) -> float:
@@ -463,6 +467,8 @@ class Hosting:
             return []
         hosted = self._hosted[event.task_id]
         match event.report:
+            case AttemptQueued(position=position):
+                hosted.place_told = position
             case AttemptStarted(step=step):
                 if not hosted.started:  # a checkpoint that the worker did not take spares nothing
                     self._progressed(hosted, hosted.share_after(step))
@@ -515,7 +521,8 @@ class Hosting:
         position = 0
         for task_id, hosted in self._hosted.items():
             position += not hosted.started
-            report = AttemptHeartbeat(queue_position=0 if hosted.started else position)
+            place = place_now(told=hosted.place_told, counted=position)
+            report = AttemptHeartbeat(queue_position=0 if hosted.started else place)
             instructions.append(
                 ReportAttempt(
                     origin=hosted.offload.origin,

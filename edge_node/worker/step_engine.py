@@ -33,6 +33,7 @@ from edge_node.domain import (
     WorkerLoad,
 )
 from edge_node.errors import AdmissionRefused, StaleAttempt
+from edge_node.places import PLACES_TOLD_MAX
 from edge_node.worker import memory_guard, queue_order, reporting, travelling
 from edge_node.worker.active_rows import ActiveRows
 from edge_node.worker.attempts import Attempt, AttemptBook, Report
@@ -49,8 +50,6 @@ from edge_node.worker.engine_limits import EngineLimits
 
 LOG = logging.getLogger(__name__)
 
-# Places at the head of the queue of which changes are told; further back once is enough.
-POSITIONS_TOLD_MAX = 10
 # Between two looks at all places. Who arrives in between is told the last one meanwhile.
 POSITIONS_INTERVAL_S = 0.1
 # A lost device ends the process. The last reports get so long to be made, and then as long as
@@ -285,7 +284,7 @@ class StepEngine(Generic[Row]):
         )
         for arrival, position in places.items():
             attempt = waiting[arrival]
-            near = position <= POSITIONS_TOLD_MAX or attempt.position == 0
+            near = position <= PLACES_TOLD_MAX or attempt.position == 0
             if attempt.position != position and near:
                 self._report_position(attempt, position)
 

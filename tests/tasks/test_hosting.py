@@ -9,6 +9,7 @@ import pytest
 from edge_node.domain import (
     AttemptFailed,
     AttemptHeartbeat,
+    AttemptQueued,
     AttemptReport,
     AttemptStarted,
     Drawing,
@@ -18,6 +19,7 @@ from edge_node.domain import (
     StepFinished,
     TaskId,
 )
+from edge_node.places import PLACES_TOLD_MAX
 from edge_node.tasks.hosting import (
     STORIES_MAX,
     DrawingReported,
@@ -183,6 +185,25 @@ def test_heartbeats_tell_the_place_among_those_that_wait() -> None:
         ("node-2", "task-2", 1, 2),
         ("node-3", "task-3", 1, 0),
     ]
+
+
+def test_heartbeats_repeat_the_workers_word_where_it_is_kept_up_to_date() -> None:
+    """Who takes turns goes before those that came first, and every heartbeat said that he waits."""
+    hosting = Hosting(HostingLimits())
+    for number in range(30):
+        receive(hosting, number)
+    for number, place in ((29, 2), (0, 25), (20, 28)):
+        report = AttemptQueued(position=place)
+        task_id = TaskId(f"task-{number}")
+        hosting.handle(DrawingReported(task_id=task_id, fence=nth(1), report=report))
+    told = {
+        str(report.task_id): report.report.queue_position
+        for report in hosting.handle(HeartbeatDue())
+        if isinstance(report, ReportAttempt) and isinstance(report.report, AttemptHeartbeat)
+    }
+    assert told["task-29"] == 2
+    assert told["task-20"] == 21, "of a place so far behind nothing more is heard"
+    assert told["task-0"] == PLACES_TOLD_MAX + 1, "it would have heard of any place before"
 
 
 def test_a_later_attempt_takes_the_place_of_the_earlier_and_a_full_queue_keeps_neither() -> None:

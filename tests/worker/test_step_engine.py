@@ -31,6 +31,7 @@ from edge_node.domain import (
     WorkerDescription,
 )
 from edge_node.errors import InvalidRequest, NotFinite, StaleAttempt, WorkerUnavailable
+from edge_node.places import PLACES_TOLD_MAX
 from edge_node.worker import calibration, travelling
 from edge_node.worker.active_rows import ENCODING_MAX
 from edge_node.worker.attempts import Report, preview_steps
@@ -39,7 +40,7 @@ from edge_node.worker.device_errors import DeviceLost
 from edge_node.worker.engine_limits import EngineLimits
 from edge_node.worker.memory_guard import GOOD_STEPS
 from edge_node.worker.queue_order import Order
-from edge_node.worker.step_engine import POSITIONS_INTERVAL_S, POSITIONS_TOLD_MAX, StepEngine
+from edge_node.worker.step_engine import POSITIONS_INTERVAL_S, StepEngine
 
 FINAL = (AttemptFinished, AttemptFailed)
 SRPT = Order(discipline="srpt")
@@ -524,7 +525,7 @@ def test_an_attempt_that_comes_again_takes_its_own_place() -> None:
 def test_far_back_in_the_queue_a_place_is_told_once(bench: Bench) -> None:
     bench.submit("a-x", steps=50, width_px=32)
     bench.until_entered(1)
-    last = POSITIONS_TOLD_MAX + 3
+    last = PLACES_TOLD_MAX + 3
     for number in range(1, last + 1):
         bench.submit(f"a-{number}", priority=-number)
 
@@ -540,7 +541,7 @@ def test_far_back_in_the_queue_a_place_is_told_once(bench: Bench) -> None:
     time.sleep(POSITIONS_INTERVAL_S)
     bench.cancel("a-4")
     # Everyone has come four places nearer: those who are near now hear of it, though not of each.
-    assert told(last) == [last, POSITIONS_TOLD_MAX - 1]
+    assert told(last) == [last, PLACES_TOLD_MAX - 1]
     assert told(5) == [5, 4, 1]
     bench.denoiser.go_on.set()
 
