@@ -191,19 +191,25 @@ class Callbacks:
         if _origin(parts) not in {_origin(httpx.URL(one)) for one in self._settings.origins}:
             raise not_allowed()
 
+    def refuse_beyond(self, tasks: int) -> None:
+        """Before so many tasks are accepted, for afterwards nobody may be told that they were not.
+
+        Raises:
+            AdmissionRefused: too many are not delivered yet.
+        """
+        if len(self._owed) + tasks > OWED_MAX:
+            raise AdmissionRefused(
+                f"{len(self._owed)} callbacks of this node are not delivered, of at most "
+                f"{OWED_MAX}: ask again without `callback_url` and follow these tasks yourself.",
+                retry_after_s=60.0,
+            )
+
     async def owe(self, records: Sequence[TaskRecord], callback: Callback) -> None:
         """Promises the ends of these tasks, on disk when this returns.
 
         Raises:
-            AdmissionRefused: too many are not delivered yet.
             StoreUnavailable: the promise may not hold.
         """
-        if len(self._owed) + len(records) > OWED_MAX:
-            raise AdmissionRefused(
-                f"{len(self._owed)} callbacks of this node are not delivered, of at most "
-                f"{OWED_MAX}: follow these tasks yourself.",
-                retry_after_s=60.0,
-            )
         task_ids = [record.task.id for record in records]
         await self._store.owe(task_ids, callback)
         self._owed |= dict.fromkeys(task_ids, callback)
@@ -323,9 +329,13 @@ class Callbacks:
             ),
         }
         try:
-            async with client.stream("POST", callback.url, content=body, headers=headers) as answer:
+            # Of the whole: httpx's own bound is one of each byte that comes.
+            async with (
+                asyncio.timeout(ANSWER_S_MAX),
+                client.stream("POST", callback.url, content=body, headers=headers) as answer,
+            ):
                 status = answer.status_code
-        except httpx.HTTPError as failed:
+        except (httpx.HTTPError, TimeoutError) as failed:
             return f"{type(failed).__name__}"
         if status == _GONE:
             return _NOT_WANTED

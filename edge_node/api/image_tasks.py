@@ -55,13 +55,17 @@ async def submit_task(request: Request) -> JSONResponse:
             submission = await surface.submitted_before(asked.idempotency, refusal)
             order = None
     if order is not None:
+        if callbacks is not None:
+            callbacks.refuse_beyond(len(order.drawings))
         submission = await surface.submit(
             order, client=client_of(request), durable=True, idempotency=asked.idempotency
         )
     records = submission.records
     remember_acceptance(request, {"x-dedgeai-durability": records[0].task.durability.value})
-    if callbacks is not None and url is not None and not submission.replayed:
-        await callbacks.owe(records, Callback(url=url, base=public_url_of(request)))
+    if callbacks is not None and url is not None:
+        # One that comes again may have been killed before it promised; an end the answer says.
+        open_ones = [one for one in records if not (submission.replayed and one.status.is_final)]
+        await callbacks.owe(open_ones, Callback(url=url, base=public_url_of(request)))
     prefix = path_prefix_of(request)
     if submission.job_id is None:
         body = schemas.task_object(records[0], prefix=prefix)

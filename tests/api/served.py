@@ -16,6 +16,7 @@ from edge_node.access.key_use import KeyUse
 from edge_node.access.keys import ANYBODY, Client
 from edge_node.api.addressing import Addresses
 from edge_node.api.app import create_app
+from edge_node.api.callbacks import Callbacks
 from edge_node.api.connections import ConnectionLimits, Connections
 from edge_node.api.listener import Server, settings
 from edge_node.api.openai_request import Habits
@@ -67,6 +68,7 @@ async def served(
     client_of_key: Callable[[str | None], Client | None] = lambda key: ANYBODY,
     key_use: KeyUse | None = None,
     mcp: ASGIApp | None = None,
+    callbacks: Callbacks | None = None,
 ) -> AsyncIterator[Served]:
     front_desk = front_desk or MemoryFrontDesk()
     app = create_app(
@@ -83,6 +85,7 @@ async def served(
         key_use=key_use,
         keep_alive_s=keep_alive_s,
         mcp=mcp,
+        callbacks=callbacks,
     )
     listener = socket.create_server(("127.0.0.1", 0))
     # asyncio sets it on listeners of its own only; without it every answer waits 40 ms for an ACK.

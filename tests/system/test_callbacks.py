@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import hmac
 import json
@@ -17,6 +18,7 @@ from typing import Any
 import httpx
 import pytest
 
+from edge_node.api.callbacks import AT_ONCE_MAX
 from edge_node.console.local_cluster import LocalCluster
 from edge_node.console.rest_client import RestClient
 from tests.system.local import EMULATED, cluster_of, submit, wait_for
@@ -31,6 +33,7 @@ class Receiver:
 
     status: int = 204
     port: int = 0
+    endless: int = 0
     heard: asyncio.Queue[tuple[dict[str, str], bytes]] = field(default_factory=asyncio.Queue)
 
     @property
@@ -39,6 +42,9 @@ class Receiver:
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        if head.startswith("POST /endless "):
+            await self.never_end(writer)
+            return
         _, *lines = head.strip().split("\r\n")
         headers = {name.lower(): value for name, _, value in (one.partition(": ") for one in lines)}
         body = await reader.readexactly(int(headers["content-length"]))
@@ -48,6 +54,16 @@ class Receiver:
         await writer.drain()
         writer.close()
         await self.heard.put((headers, body))
+
+    async def never_end(self, writer: asyncio.StreamWriter) -> None:
+        """A header every second, each within any bound of a single wait."""
+        self.endless += 1
+        writer.write(b"HTTP/1.1 200 x\r\n")
+        with contextlib.closing(writer), contextlib.suppress(ConnectionError):
+            while True:
+                writer.write(b"X-More: x\r\n")
+                await writer.drain()
+                await asyncio.sleep(1.0)
 
     async def next(self) -> dict[str, Any]:
         """What comes next; its signature is what the receiver computes, too."""
@@ -160,6 +176,22 @@ def test_what_is_not_taken_is_tried_again_and_410_ends_it(tmp_path: Path) -> Non
         await site.restart()
         again = await site.send(num_inference_steps=1)
         assert (await site.hook.next())["data"]["id"] == again["id"], "the first is settled"
+
+    run(tmp_path, story)
+
+
+def test_answers_that_never_end_keep_nobody_waiting(tmp_path: Path) -> None:
+    """As many as are sent at once; each was waited for as long as another byte came."""
+
+    async def story(site: Site) -> None:
+        url = site.cluster.urls[0]
+        endless = f"http://127.0.0.1:{site.hook.port}/endless"
+        await submit(site.http, url, callback_url=endless, n=AT_ONCE_MAX, num_inference_steps=1)
+        async with asyncio.timeout(30):
+            while site.hook.endless < AT_ONCE_MAX:
+                await asyncio.sleep(0.02)
+        task = await site.send(num_inference_steps=1)
+        assert (await site.hook.next())["data"]["id"] == task["id"]
 
     run(tmp_path, story)
 
