@@ -124,9 +124,10 @@ class Addressing:
             return host
         lists = [value for name, value in scope["headers"] if name == b"x-forwarded-for"]
         for said in reversed(b",".join(lists).decode("latin-1").split(",")[-PROXIES_MAX:]):
-            if not _is_address(said.strip()):
+            address = _without_port(said.strip())
+            if not _is_address(address):
                 break
-            host = said.strip()
+            host = address
             if not self._is_trusted((host, 0)):
                 break
         return host
@@ -182,6 +183,13 @@ def _name(host: str) -> str:
         address = mapped or ipaddress.ip_network((address, 64), strict=False).network_address
     digest = hashlib.sha256(b"dedgeai address " + address.packed)
     return f"address-{digest.hexdigest()[:12]}"
+
+
+def _without_port(said: str) -> str:
+    """Of 10.0.0.1:5000 and [2001:db8::1]:5000, which some proxies say, the address."""
+    if said.startswith("["):
+        return said[1:].partition("]")[0]
+    return said.partition(":")[0] if said.count(":") == 1 else said
 
 
 def _is_address(text: str) -> bool:

@@ -216,7 +216,10 @@ def test_without_keys_every_address_takes_turns() -> None:
             assert await whose_turn(node, "6.6.6.6, 10.0.0.9, 127.0.0.1") == other
             assert await whose_turn(node, "10.0.0.9, nonsense") == own
             assert await whose_turn(node, "::ffff:10.0.0.9") == other
+            # Some proxies say the port, too.
+            assert await whose_turn(node, "10.0.0.9:5000") == other
             home = await whose_turn(node, "2001:db8:1:2::7")
+            assert home == await whose_turn(node, "[2001:db8:1:2::7]:5000")
             assert home == await whose_turn(node, "2001:db8:1:2:ffff::1")
             assert home != await whose_turn(node, "2001:db8:1:3::7")
         async with served(addresses=Addresses(trusted_proxies=())) as node:
