@@ -72,6 +72,11 @@ class Patience:
 
 def unreachable(address: str, problem: Exception, *, met: bool) -> NodeUnreachable:
     """In words: httpx names its own classes. One that never answered is not waited for."""
+    if "://" not in address:
+        return NodeUnreachable(
+            f"{address} is no node's address: it begins with http:// or https://, "
+            "as http://127.0.0.1:8080."
+        )
     return NodeUnreachable(
         f"No node answers at {address} ({type(problem).__name__}).",
         retry_after_s=UNREACHABLE_AGAIN_S if met else None,

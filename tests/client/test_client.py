@@ -244,6 +244,14 @@ def test_a_node_that_was_there_is_waited_for_and_no_other() -> None:
     assert unreachable("http://a", problem, met=False).retry_after_s is None
 
 
+def test_an_address_without_a_scheme_is_told_what_it_lacks() -> None:
+    with (
+        Client("127.0.0.1:8080") as client,
+        pytest.raises(NodeUnreachable, match="begins with http://"),
+    ):
+        client.models()
+
+
 def test_where_no_node_is_it_says_so_at_once() -> None:
     began_s = time.monotonic()
     with Client("http://127.0.0.1:9") as client, pytest.raises(NodeUnreachable, match=":9"):
