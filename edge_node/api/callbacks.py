@@ -276,10 +276,16 @@ class Callbacks:
     def _sent(self, sending: asyncio.Task[None]) -> None:
         self._sending.discard(sending)
         self._more.set()
-        if not sending.cancelled() and sending.exception() is not None:
-            log.error("a callback was not delivered", exc_info=sending.exception())
 
     async def _send(self, client: httpx.AsyncClient, task_id: TaskId, tries: int) -> None:
+        """One try; whatever fails in it, a later one follows for as long as it is owed."""
+        try:
+            await self._send_once(client, task_id, tries)
+        except Exception:
+            log.exception("callback of task %s failed", task_id)
+            self._again(task_id, tries, "it failed here", since_unix_s=self._clock.unix_s())
+
+    async def _send_once(self, client: httpx.AsyncClient, task_id: TaskId, tries: int) -> None:
         callback = self._owed.get(task_id)
         if callback is None:
             return  # delivered meanwhile: it was due twice
