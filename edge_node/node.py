@@ -79,7 +79,7 @@ from edge_node.tasks.cluster_view import ClusterView, ClusterViewLimits
 from edge_node.tasks.hosting import Hosting, HostingLimits
 from edge_node.tasks.lifecycle import Lifecycle
 from edge_node.tasks.lifecycle_limits import LifecycleLimits
-from edge_node.tasks.membership import MembershipSettings
+from edge_node.tasks.membership_protocol import MembershipSettings
 from edge_node.tasks.slots import SlotMemory, SlotSettings
 from edge_node.telemetry import device_watch
 from edge_node.telemetry.jetson import DeviceCollector, is_jetson

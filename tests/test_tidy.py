@@ -124,7 +124,14 @@ ALLOWED = {
     "edge_node.grpc_health": set(),
     "edge_node.lasting": set(),
     "edge_node.peering": PURE
-    | {"peering", "dispatch", "grpc_health", "tasks.conduct", "tasks.membership"},
+    | {
+        "peering",
+        "dispatch",
+        "grpc_health",
+        "tasks.conduct",
+        "tasks.membership",
+        "tasks.membership_protocol",
+    },
     "edge_node.access": PURE | {"access"},
     "edge_node.moderation": PURE | {"moderation"},
     "edge_node.api": PURE | {"access", "api", "telemetry", "scheduler.guard.status"},

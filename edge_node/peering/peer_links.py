@@ -23,8 +23,9 @@ from edge_node.domain import NodeId, NodeState
 from edge_node.errors import DEdgeAIError
 from edge_node.lasting import Loops
 from edge_node.ports import Peer
-from edge_node.tasks import membership as member
-from edge_node.tasks.membership import LinkId, Membership, MembershipSettings
+from edge_node.tasks import membership_protocol as member
+from edge_node.tasks.membership import Membership
+from edge_node.tasks.membership_protocol import LinkId, MembershipSettings
 
 log = logging.getLogger(__name__)
 

@@ -48,7 +48,7 @@ from edge_node.tasks.cluster_view import ClusterView, ClusterViewLimits
 from edge_node.tasks.hosting import Hosting, HostingLimits
 from edge_node.tasks.lifecycle import Lifecycle
 from edge_node.tasks.lifecycle_limits import LifecycleLimits
-from edge_node.tasks.membership import MembershipSettings
+from edge_node.tasks.membership_protocol import MembershipSettings
 from edge_node.tasks.slots import SlotMemory, SlotSettings
 from edge_node.telemetry.metrics import NodeMetrics
 from scheduler.policy import Policy

@@ -20,7 +20,7 @@ from edge_node.attempt_codes import HANDED_OVER
 from edge_node.domain import NO_FENCE, AttemptFailed, NodeId, NodeState, TaskStatus
 from edge_node.tasks import hosting as hosted
 from edge_node.tasks import lifecycle_protocol as life
-from edge_node.tasks import membership as member
+from edge_node.tasks import membership_protocol as member
 from edge_node.tasks.lifecycle import Lifecycle
 from scheduler.registry import create
 from tests.cluster.disk import Disk

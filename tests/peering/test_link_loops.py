@@ -15,7 +15,7 @@ from edge_node.errors import OriginUnavailable
 from edge_node.lasting import Loops, Patience
 from edge_node.peering import peer_links
 from edge_node.peering.peer_links import PeerLinks
-from edge_node.tasks.membership import MembershipSettings
+from edge_node.tasks.membership_protocol import MembershipSettings
 from tests.set_clock import SetClock
 
 A, B = NodeId("a"), NodeId("b")

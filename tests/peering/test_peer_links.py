@@ -15,7 +15,7 @@ from edge_node.peering.client import PeerClient
 from edge_node.peering.peer_links import PeerLinks
 from edge_node.peering.server import NodeServicer, PeerServer, caller_host
 from edge_node.peering.service import PeerService
-from edge_node.tasks.membership import MembershipSettings
+from edge_node.tasks.membership_protocol import MembershipSettings
 from tests.peering.nothing_learned import NothingLearned
 from tests.set_clock import SetClock
 

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 
 from edge_node.domain import NodeId, NodeState
-from edge_node.tasks import membership as member
-from edge_node.tasks.membership import (
-    DEPARTED_MAX,
-    NEW_PEERS_MAX,
+from edge_node.tasks import membership_protocol as member
+from edge_node.tasks.membership import DEPARTED_MAX, NEW_PEERS_MAX, Membership
+from edge_node.tasks.membership_protocol import (
     AddressFound,
     AddressLost,
     CloseLink,
@@ -20,7 +19,6 @@ from edge_node.tasks.membership import (
     HelloReceived,
     LinkBroke,
     LinkId,
-    Membership,
     MembershipSettings,
     NoteMeeting,
     NoteStranger,

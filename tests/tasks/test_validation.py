@@ -11,7 +11,8 @@ import pytest
 from edge_node.domain import AttemptFinished, NodeId, TaskStatus
 from edge_node.tasks.fate import Phase
 from edge_node.tasks.lifecycle import Lifecycle
-from edge_node.tasks.membership import NEW_PEERS_MAX, AddressFound, Membership, Started
+from edge_node.tasks.membership import NEW_PEERS_MAX, Membership
+from edge_node.tasks.membership_protocol import AddressFound, Started
 from tests.tasks.test_lifecycle import IMAGE, TASK_ID, placed, report, submitted
 from tests.tasks.test_membership import A as OWN_ID
 from tests.tasks.test_membership import Story as Membered
