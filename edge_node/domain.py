@@ -13,6 +13,7 @@ from typing import NamedTuple, NewType
 
 from edge_node.checkpoint import Checkpoint
 from edge_node.device_summary import DeviceSummary
+from edge_node.learned_weights import LearnedWeights
 from edge_node.moves import HeldDrawing, Move
 from edge_node.prompt_tokens import NOT_COUNTED, PromptTokens
 
@@ -495,30 +496,6 @@ class ServedModel:
     strength_default: float
     prompt_chars_max: int
     masks: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class LearnedWeights:
-    """Weights that passed a learner's checks, as they are told of.
-
-    Attributes:
-        policy: name of the algorithm.
-        version: that decisions with them carry.
-        generation: number of the publication.
-        sha256: of the file, in hexadecimal.
-        size_bytes: of the file.
-    """
-
-    policy: str
-    version: str
-    generation: int
-    sha256: str
-    size_bytes: int
-
-    @property
-    def rank(self) -> tuple[int, str]:
-        """What is greater replaces what is lesser, wherever the two meet."""
-        return self.generation, self.sha256
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,6 @@ from edge_node.domain import (
     Fence,
     Image,
     JobId,
-    LearnedWeights,
     NodeId,
     Offload,
     Task,
@@ -28,6 +27,7 @@ from edge_node.domain import (
 from edge_node.erasure import Owed
 from edge_node.experience_page import ExperiencePage
 from edge_node.happenings import Happened
+from edge_node.learned_weights import LearnedWeights
 from edge_node.listing import Place, TaskFilter, TaskPage
 from edge_node.moves import WantedTask
 from edge_node.requests import AlreadyAccepted, Appended, Idempotency, NodeAction

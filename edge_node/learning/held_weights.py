@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from edge_node.clock import Clock
-from edge_node.domain import LearnedWeights
+from edge_node.learned_weights import LearnedWeights
 from edge_node.store.connection import StoreConnection
 from edge_node.store.durable_file import write_durably
 from edge_node.store.published_weights import (

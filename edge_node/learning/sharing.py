@@ -19,10 +19,11 @@ from edge_node.child_options import learner_alive_path, learner_folder
 from edge_node.clock import SystemClock
 from edge_node.config import NodeConfig
 from edge_node.dispatch.own_node import OwnNode
-from edge_node.domain import LearnedWeights, Learning, NodeId
+from edge_node.domain import Learning, NodeId
 from edge_node.errors import DEdgeAIError, InvalidRequest, StoreUnavailable, WeightsGone
 from edge_node.experience_page import ExperiencePage
 from edge_node.lasting import Loops
+from edge_node.learned_weights import LearnedWeights
 from edge_node.learning.held_weights import HeldWeights
 from edge_node.ports import Peers
 from edge_node.sign_of_life import silence_s

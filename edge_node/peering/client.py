@@ -20,7 +20,6 @@ from edge_node.domain import (
     AttemptReport,
     Fence,
     JobId,
-    LearnedWeights,
     NodeId,
     NodeState,
     Offload,
@@ -32,6 +31,7 @@ from edge_node.errors import DEdgeAIError, MalformedMessage, NotTheCaller, Origi
 from edge_node.experience_page import ExperiencePage
 from edge_node.happenings import Happened
 from edge_node.image_header import image_header
+from edge_node.learned_weights import LearnedWeights
 from edge_node.listing import Place, TaskFilter, TaskPage
 from edge_node.moves import WantedTask
 from edge_node.peering import (

@@ -22,7 +22,6 @@ from edge_node.domain import (
     Drawing,
     Durability,
     JobId,
-    LearnedWeights,
     Learning,
     ModelFingerprint,
     NodeId,
@@ -41,6 +40,7 @@ from edge_node.domain import (
 from edge_node.errors import InvalidRequest, MalformedMessage
 from edge_node.experience_page import ExperiencePage
 from edge_node.image_header import ImageHeader, image_header
+from edge_node.learned_weights import LearnedWeights
 from edge_node.peering import codec, message_rules, moves_codec
 from edge_node.prompt_tokens import PromptTokens
 

@@ -18,7 +18,6 @@ from edge_node.domain import (
     AttemptReport,
     Fence,
     JobId,
-    LearnedWeights,
     NodeId,
     NodeState,
     Offload,
@@ -30,6 +29,7 @@ from edge_node.domain import (
 from edge_node.errors import DEdgeAIError, NotTheCaller
 from edge_node.experience_page import ExperiencePage
 from edge_node.happenings import Happened
+from edge_node.learned_weights import LearnedWeights
 from edge_node.listing import Place, TaskFilter, TaskPage
 from edge_node.moves import WantedTask
 from edge_node.peering.caller import NOBODY_KNOWN, Caller

@@ -13,7 +13,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from edge_node.domain import LearnedWeights, Learning, NodeId
+from edge_node.domain import Learning, NodeId
+from edge_node.learned_weights import LearnedWeights
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,8 @@ import asyncio
 from dataclasses import replace
 from typing import Any
 
-from edge_node.domain import LearnedWeights, Learning, NodeId
+from edge_node.domain import Learning, NodeId
+from edge_node.learned_weights import LearnedWeights
 from edge_node.snapshot import ClusterSnapshot, LearnerProgress
 from scheduler.guard.status import GuardStatus
 from scheduler.guard.verdict import ReplayVerdict

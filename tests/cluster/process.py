@@ -28,7 +28,6 @@ from edge_node.domain import (
     AttemptReport,
     Fence,
     JobId,
-    LearnedWeights,
     NodeId,
     NodeState,
     Offload,
@@ -38,6 +37,7 @@ from edge_node.domain import (
 )
 from edge_node.errors import OriginUnavailable
 from edge_node.happenings import Happened
+from edge_node.learned_weights import LearnedWeights
 from edge_node.moves import WantedTask
 from edge_node.peering.caller import Caller
 from edge_node.peering.peer_links import PeerLinks

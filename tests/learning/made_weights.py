@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import replace
 from pathlib import Path
 
-from edge_node.domain import LearnedWeights
+from edge_node.learned_weights import LearnedWeights
 from edge_node.learning.cluster_learner import save_weights
 from edge_node.store.published_weights import Published
 from tests.scheduler.learning.test_live_learner import untrained

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 from edge_node.clock import SystemClock
-from edge_node.domain import LearnedWeights, Learning, NodeId
+from edge_node.domain import Learning, NodeId
 from edge_node.errors import InvalidRequest, OriginUnavailable, WeightsGone
+from edge_node.learned_weights import LearnedWeights
 from edge_node.peering.client import PeerClient
 from edge_node.store.connection import StoreSettings
 from edge_node.store.experience_pool import ExperiencePool, PoolSettings, decoded

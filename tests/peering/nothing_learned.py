@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from edge_node.domain import LearnedWeights
 from edge_node.errors import InvalidRequest, WeightsGone
 from edge_node.experience_page import ExperiencePage
+from edge_node.learned_weights import LearnedWeights
 
 
 class NothingLearned:

@@ -6,7 +6,8 @@ import itertools
 
 import pytest
 
-from edge_node.domain import LearnedWeights, Learning, NodeId
+from edge_node.domain import Learning, NodeId
+from edge_node.learned_weights import LearnedWeights
 from edge_node.tasks.learnership import Learnership, Member, learnership
 
 A, B, C = NodeId("a"), NodeId("b"), NodeId("c")
