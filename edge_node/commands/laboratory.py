@@ -10,8 +10,13 @@ from pathlib import Path
 from typing import Any
 
 
-def add_train(commands: Any) -> None:
-    """Adds `dedgeai train` to the parser of all commands."""
+def add(commands: Any) -> None:
+    """Adds them to the parser of all commands."""
+    _add_train(commands)
+    _add_simulate(commands)
+
+
+def _add_train(commands: Any) -> None:
     parser = commands.add_parser("train", help="train a scheduling algorithm in the simulator")
     parser.add_argument("--policy", default="lad_ts", help="lad_ts, sac, dqn, d2sac, ...")
     parser.add_argument("--scenario", default="default", help="name or TOML file")
@@ -43,8 +48,7 @@ def add_train(commands: Any) -> None:
     parser.set_defaults(run=_train)
 
 
-def add_simulate(commands: Any) -> None:
-    """Adds `dedgeai simulate` to the parser of all commands."""
+def _add_simulate(commands: Any) -> None:
     parser = commands.add_parser("simulate", help="compare scheduling policies in the simulator")
     parser.add_argument("--trace", type=Path, help="replay this run of the authors' code instead")
     parser.add_argument("--list", action="store_true", help="list the named scenarios instead")

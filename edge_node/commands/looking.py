@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-DEFAULT_URL = "http://127.0.0.1:8080"
+from edge_node.commands.arguments import add_node
+
 STATUSES = ("queued", "in_progress", "completed", "failed", "cancelled")
 OPERATIONS = {
     "pause": "have a node take no new work; it ends what it has",
@@ -14,24 +15,29 @@ OPERATIONS = {
 }
 
 
-def add_status(commands: Any) -> None:
-    """`dedgeai status`."""
+def add(commands: Any) -> None:
+    """Adds them to the parser of all commands."""
+    _add_status(commands)
+    _add_tasks(commands)
+    _add_operations(commands)
+
+
+def _add_status(commands: Any) -> None:
     parser = commands.add_parser(
         "status", help="the devices of a cluster; 1 if one is away or takes nothing"
     )
-    _add_node(parser)
+    add_node(parser)
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--json", action="store_true", help="as GET /v1/cluster has it")
     how.add_argument("--watch", action="store_true", help="again every second, until Ctrl-C")
     parser.set_defaults(run=_status)
 
 
-def add_tasks(commands: Any) -> None:
-    """`dedgeai tasks list|show|cancel`."""
+def _add_tasks(commands: Any) -> None:
     parser = commands.add_parser("tasks", help="tasks of all nodes: list, show, cancel")
     kinds = parser.add_subparsers(required=True, metavar="list|show|cancel")
     listing = kinds.add_parser("list", help="newest first; 1 if a node did not answer")
-    _add_node(listing)
+    add_node(listing)
     listing.add_argument("--status", choices=STATUSES)
     listing.add_argument("--model")
     listing.add_argument("--owner", help="id of an API key")
@@ -39,28 +45,23 @@ def add_tasks(commands: Any) -> None:
     listing.add_argument("--json", action="store_true")
     listing.set_defaults(run=_list)
     show = kinds.add_parser("show", help="all that is known of one, as JSON")
-    _add_node(show)
+    add_node(show)
     show.add_argument("task", metavar="ID")
     show.set_defaults(run=_show)
     cancel = kinds.add_parser("cancel", help="cancel some, or all that are open")
-    _add_node(cancel)
+    add_node(cancel)
     which = cancel.add_mutually_exclusive_group(required=True)
     which.add_argument("tasks", nargs="*", default=[], metavar="ID")
     which.add_argument("--all", action="store_true", help="of all nodes")
     cancel.set_defaults(run=_cancel)
 
 
-def add_operations(commands: Any) -> None:
-    """`dedgeai pause|drain|resume NODE`."""
+def _add_operations(commands: Any) -> None:
     for action, says in OPERATIONS.items():
         parser = commands.add_parser(action, help=says)
-        _add_node(parser)
+        add_node(parser)
         parser.add_argument("name", metavar="NODE", help="its name, as `dedgeai status` shows it")
         parser.set_defaults(run=_operate, action=action)
-
-
-def _add_node(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--node", default=DEFAULT_URL, help="REST surface of any node")
 
 
 def _count(text: str) -> int:

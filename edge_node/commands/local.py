@@ -1,0 +1,98 @@
+"""Commands that start a cluster on this machine.
+
+Imports of each command are its own, so that `dedgeai node` loads nothing of the others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+from pathlib import Path
+from typing import Any
+
+
+def add(commands: Any) -> None:
+    """Adds them to the parser of all commands."""
+    _add_cluster(commands)
+    _add_demo(commands)
+
+
+def _add_cluster(commands: Any) -> None:
+    parser = commands.add_parser("cluster", help="run several nodes on this machine")
+    parser.add_argument("--nodes", type=int, default=3)
+    parser.add_argument("--port", type=int, default=8080, help="REST port of the first node")
+    parser.add_argument("--engine", choices=("tiny", "emulated"), default="tiny")
+    parser.add_argument(
+        "--profiles",
+        default="orin-64gb-maxn",
+        help="emulated devices, comma-separated, repeated over the nodes",
+    )
+    parser.add_argument("--time-scale", type=float, default=1.0, help="emulated devices this fast")
+    parser.add_argument(
+        "--models",
+        type=int,
+        default=1,
+        help="tiny models, repeated over the nodes: the shipped one and copies with other weights",
+    )
+    parser.add_argument("--policy", help="of every node; if not given, a node's default")
+    parser.add_argument("--data", type=Path, help="folder to keep; temporary when not given")
+    parser.set_defaults(run=_cluster)
+
+
+def _add_demo(commands: Any) -> None:
+    parser = commands.add_parser("demo", help="three nodes, real images, a table of delays")
+    parser.add_argument("--out", type=Path, default=Path("out"))
+    parser.add_argument(
+        "--port", type=int, help="REST port of the first node; a free one from 8080"
+    )
+    parser.set_defaults(run=_demo)
+
+
+def _cluster(options: argparse.Namespace) -> int:
+    from edge_node.console.local_cluster import LocalCluster
+
+    profiles = options.profiles.split(",")
+    settings: list[dict[str, Any]] = []
+    for index in range(options.nodes):
+        one: dict[str, Any] = {"torch_threads": 1}
+        if options.policy is not None:
+            one["policy"] = options.policy
+        if options.engine == "emulated":
+            one |= {
+                "engine": "emulated",
+                "emulated_profile": profiles[index % len(profiles)],
+                "time_scale": options.time_scale,
+            }
+        settings.append(one)
+    cluster = LocalCluster(settings, rest_port=options.port, folder=options.data)
+    if options.engine == "tiny":
+        from edge_node.worker.tiny_sd3.perturbed import model_settings
+
+        for index, one in enumerate(settings):
+            one |= model_settings(index % max(1, options.models), folder=cluster.folder / "models")
+
+    async def serve() -> None:
+        print(f"Starting {options.nodes} nodes; their logs are in {cluster.folder}.", flush=True)
+        async with cluster:
+            print("All nodes are ready:", *cluster.urls, sep="\n  ", flush=True)
+            print("Ctrl-C stops them.", flush=True)
+            await asyncio.Event().wait()
+
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(serve())
+    print("All nodes are stopped.")
+    return 0
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from edge_node.console.demo import PACES_S, run_demo
+    from edge_node.console.local_cluster import free_rest_port
+
+    logging.disable(logging.INFO)
+    rest_port = options.port or free_rest_port(first=8080, nodes=len(PACES_S))
+    good = asyncio.run(run_demo(out=options.out, rest_port=rest_port, console=Console()))
+    return 0 if good else 1
