@@ -221,7 +221,7 @@ def retry_dead_letter(task_id: str) -> Call[Task]:
 def operate(node_id: str, action: Literal["pause", "drain", "resume"]) -> Call[None]:
     """Have a node take no new work, or give it back as well, or take it again."""
     path = f"/v1/nodes/{quote(node_id, safe='')}/{action}"
-    return Call(method="POST", path=path, read=_nothing)
+    return Call(method="POST", path=path, read=_agreed)
 
 
 def events_path(task_id: str) -> str:
@@ -281,6 +281,12 @@ def _accepted(response: httpx.Response) -> Accepted:
 
 def _content(response: httpx.Response) -> tuple[bytes, str]:
     return response.content, response.headers.get("content-type", "").partition(";")[0]
+
+
+def _agreed(response: httpx.Response) -> None:
+    document = _json(response)
+    if not isinstance(document, dict) or document.get("object") != "node":
+        raise NotUnderstood(f"A node's answer was expected, and {document!r:.80} came.")
 
 
 def _nothing(response: httpx.Response) -> None:

@@ -196,3 +196,7 @@ def _weights(options: argparse.Namespace) -> int:
     from edge_node.console.weights import verify_weights
 
     return verify_weights(load_settings(options), sums=options.sums, record=options.record)
+
+
+# Who keeps these running reads their log, and cannot ask again.
+SERVICES = (_node, _worker, _learner)

@@ -12,7 +12,17 @@ import random
 from pathlib import Path
 from typing import Any
 
-from edge_node.commands.arguments import DEFAULT_URL
+from edge_node.commands.arguments import (
+    DEFAULT_URL,
+    above,
+    add_node,
+    count,
+    node_urls,
+    renamed,
+    require_parent,
+    seconds,
+    seed,
+)
 
 
 def add(commands: Any) -> None:
@@ -25,31 +35,40 @@ def add(commands: Any) -> None:
 def _add_generate(commands: Any) -> None:
     parser = commands.add_parser("generate", help="draw one prompt on a running cluster")
     parser.add_argument("prompt")
-    parser.add_argument("--node", default=DEFAULT_URL, help="REST surface of any node")
+    add_node(parser)
     parser.add_argument("--out", type=Path, default=Path("image.png"))
-    parser.add_argument("--steps", type=int)
-    parser.add_argument("--guidance-scale", type=float)
-    parser.add_argument("--seed", type=int)
+    parser.add_argument("--steps", type=count)
+    parser.add_argument("--guidance-scale", type=above(0.0, reached=True))
+    parser.add_argument("--seed", type=seed)
     parser.add_argument("--size", help="WIDTHxHEIGHT in pixels")
     parser.add_argument(
         "--init-image", type=Path, help="PNG, JPEG, WebP or GIF to start from instead of noise"
     )
-    parser.add_argument("--strength", type=float, help="how far from it to go, up to 1")
+    parser.add_argument("--strength", type=above(0.0), help="how far from it to go, up to 1")
     parser.set_defaults(run=_generate)
 
 
 def _add_replay(commands: Any) -> None:
     parser = commands.add_parser("replay", help="replay captions against running nodes")
     parser.add_argument("--captions", type=Path, help="plain text or a Flickr8k caption file")
-    parser.add_argument("--nodes", default=DEFAULT_URL, help="REST surfaces, comma-separated")
-    parser.add_argument("--tasks", type=int, default=100)
+    parser.add_argument(
+        "--node",
+        type=node_urls,
+        default=[DEFAULT_URL],
+        metavar="URL,...",
+        help="REST surfaces of the nodes that are asked",
+    )
+    parser.add_argument("--nodes", type=renamed("--node URL,..."), help=argparse.SUPPRESS)
+    parser.add_argument("--tasks", type=count, default=100)
     parser.add_argument("--arrival", choices=("batch", "slots", "poisson"), default="batch")
-    parser.add_argument("--tasks-per-slot-max", type=int, default=5)
-    parser.add_argument("--slot", type=float, default=1.0, help="seconds")
-    parser.add_argument("--rate", type=float, default=1.0, help="tasks per second, for poisson")
+    parser.add_argument("--tasks-per-slot-max", type=count, default=5)
+    parser.add_argument("--slot", type=seconds, default=1.0, help="seconds")
+    parser.add_argument(
+        "--rate", type=above(0.0), default=1.0, help="tasks per second, for poisson"
+    )
     parser.add_argument("--to", choices=("one", "all"), default="all")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--timeout", type=float, default=3600.0, help="seconds for one request")
+    parser.add_argument("--seed", type=seed, default=0)
+    parser.add_argument("--timeout", type=seconds, default=3600.0, help="seconds for one request")
     parser.add_argument("--json", type=Path, help="write the figures there")
     parser.set_defaults(run=_replay)
 
@@ -58,7 +77,7 @@ def _add_mcp(commands: Any) -> None:
     parser = commands.add_parser(
         "mcp", help="tools for an agent on this machine, over standard input and output"
     )
-    parser.add_argument("--node", default=DEFAULT_URL, help="REST surface of any node")
+    add_node(parser)
     parser.set_defaults(run=_mcp)
 
 
@@ -66,6 +85,7 @@ def _generate(options: argparse.Namespace) -> int:
     from edge_node.client import DrawingOptions
     from edge_node.console.generate import generate
 
+    require_parent(options.out, "--out")
     given = DrawingOptions(seed=random.randrange(2**32) if options.seed is None else options.seed)
     if options.steps is not None:
         given["num_inference_steps"] = options.steps
@@ -89,7 +109,9 @@ def _replay(options: argparse.Namespace) -> int:
     from edge_node.console.captions import read_captions
     from edge_node.console.replay import Arrivals, plan, replay_with_progress
 
-    urls = options.nodes.split(",")
+    urls = options.node
+    if options.json is not None:
+        require_parent(options.json, "--json")
     arrivals = Arrivals(
         kind=options.arrival,
         tasks_per_slot_max=options.tasks_per_slot_max,

@@ -9,6 +9,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from edge_node.commands.arguments import count, seconds, seed
+
 
 def add(commands: Any) -> None:
     """Adds them to the parser of all commands."""
@@ -20,9 +22,9 @@ def _add_train(commands: Any) -> None:
     parser = commands.add_parser("train", help="train a scheduling algorithm in the simulator")
     parser.add_argument("--policy", default="lad_ts", help="lad_ts, sac, dqn, d2sac, ...")
     parser.add_argument("--scenario", default="default", help="name or TOML file")
-    parser.add_argument("--seeds", type=int, default=5, help="how many runs")
-    parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--episodes", type=int, default=60)
+    parser.add_argument("--seeds", type=count, default=5, help="how many runs")
+    parser.add_argument("--first-seed", type=seed, default=0)
+    parser.add_argument("--episodes", type=count, default=60)
     parser.add_argument("--out", type=Path, required=True, help="a folder for each seed goes there")
     parser.add_argument(
         "--option",
@@ -32,18 +34,18 @@ def _add_train(commands: Any) -> None:
         help="one hyperparameter, see the algorithm's config in scheduler/algorithms",
     )
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoints")
-    parser.add_argument("--jobs", type=int, default=1, help="processes at once")
+    parser.add_argument("--jobs", type=count, default=1, help="processes at once")
     parser.add_argument("--ray", action="store_true", help="run on a Ray cluster (RAY_ADDRESS)")
     parser.add_argument("--no-tensorboard", action="store_true")
     parser.add_argument("--stages", default="gains,price,reorder", help="of lad_ts_plus's search")
-    parser.add_argument("--seconds", type=float, default=900.0, help="of each such stage")
+    parser.add_argument("--seconds", type=seconds, default=900.0, help="of each such stage")
     parser.add_argument(
         "--from-pool", action="store_true", help="train lad_ts from what a node has experienced"
     )
     parser.add_argument("--redis-url", help="store of that node, if it runs")
     parser.add_argument("--data-folder", type=Path, help="or the node's data, if it is stopped")
     parser.add_argument("--node-id", help="of that node, where a store holds several pools")
-    parser.add_argument("--updates", type=int, help="of all networks; by decisions if not given")
+    parser.add_argument("--updates", type=count, help="of all networks; by decisions if not given")
     parser.add_argument("--start", type=Path, help="weights to go on from; those that ship if not")
     parser.set_defaults(run=_train)
 
@@ -59,8 +61,8 @@ def _add_simulate(commands: Any) -> None:
         default="opt_ts,capacity_random,power_of_two,pred_own",
         help="NAME:KEY=VALUE,NAME,...; rules, or learned policies with --checkpoints",
     )
-    parser.add_argument("--episodes", type=int, default=10, help="for each seed")
-    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--episodes", type=count, default=10, help="for each seed")
+    parser.add_argument("--seeds", type=count, default=1)
     parser.add_argument("--order", default="fcfs", help="of the servers: fcfs, sjf or srpt")
     parser.add_argument("--ageing", metavar="A", help="least remaining seconds - A x age first")
     parser.add_argument(

@@ -12,6 +12,12 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from edge_node.commands.arguments import above, count, port, whole
+from edge_node.errors import InvalidRequest
+
+# More processes than any one machine should be asked for: three for each node.
+NODES_MAX = 64
+
 
 def add(commands: Any) -> None:
     """Adds them to the parser of all commands."""
@@ -21,18 +27,20 @@ def add(commands: Any) -> None:
 
 def _add_cluster(commands: Any) -> None:
     parser = commands.add_parser("cluster", help="run several nodes on this machine")
-    parser.add_argument("--nodes", type=int, default=3)
-    parser.add_argument("--port", type=int, default=8080, help="REST port of the first node")
+    parser.add_argument("--nodes", type=whole(1, NODES_MAX), default=3, metavar="N")
+    parser.add_argument("--port", type=port, default=8080, help="REST port of the first node")
     parser.add_argument("--engine", choices=("tiny", "emulated"), default="tiny")
     parser.add_argument(
         "--profiles",
         default="orin-64gb-maxn",
         help="emulated devices, comma-separated, repeated over the nodes",
     )
-    parser.add_argument("--time-scale", type=float, default=1.0, help="emulated devices this fast")
+    parser.add_argument(
+        "--time-scale", type=above(0.0), default=1.0, help="emulated devices this fast"
+    )
     parser.add_argument(
         "--models",
-        type=int,
+        type=count,
         default=1,
         help="tiny models, repeated over the nodes: the shipped one and copies with other weights",
     )
@@ -45,27 +53,18 @@ def _add_demo(commands: Any) -> None:
     parser = commands.add_parser("demo", help="three nodes, real images, a table of delays")
     parser.add_argument("--out", type=Path, default=Path("out"))
     parser.add_argument(
-        "--port", type=int, help="REST port of the first node; a free one from 8080"
+        "--port", type=port, help="REST port of the first node; a free one from 8080"
     )
     parser.set_defaults(run=_demo)
 
 
 def _cluster(options: argparse.Namespace) -> int:
-    from edge_node.console.local_cluster import LocalCluster
+    from edge_node.console.local_cluster import LocalCluster, check_ports, require_folder
 
-    profiles = options.profiles.split(",")
-    settings: list[dict[str, Any]] = []
-    for index in range(options.nodes):
-        one: dict[str, Any] = {"torch_threads": 1}
-        if options.policy is not None:
-            one["policy"] = options.policy
-        if options.engine == "emulated":
-            one |= {
-                "engine": "emulated",
-                "emulated_profile": profiles[index % len(profiles)],
-                "time_scale": options.time_scale,
-            }
-        settings.append(one)
+    check_ports(first=options.port, nodes=options.nodes)
+    settings = _settings_of_nodes(options)
+    if options.data is not None:
+        require_folder(options.data, "--data")
     cluster = LocalCluster(settings, rest_port=options.port, folder=options.data)
     if options.engine == "tiny":
         from edge_node.worker.tiny_sd3.perturbed import model_settings
@@ -86,13 +85,41 @@ def _cluster(options: argparse.Namespace) -> int:
     return 0
 
 
+def _settings_of_nodes(options: argparse.Namespace) -> list[dict[str, Any]]:
+    one: dict[str, Any] = {"torch_threads": 1}
+    if options.policy is not None:
+        from scheduler.registry import spec_of
+
+        try:
+            spec_of(options.policy)
+        except ValueError as error:
+            raise InvalidRequest(f"--policy is an {error}.") from None
+        one["policy"] = options.policy
+    if options.engine != "emulated":
+        return [dict(one) for _ in range(options.nodes)]
+    from edge_node.worker.emulated import FP16_TFLOPS
+
+    profiles = [name.strip() for name in options.profiles.split(",")]
+    for name in profiles:
+        if name not in FP16_TFLOPS:
+            known = ", ".join(FP16_TFLOPS)
+            raise InvalidRequest(f"There is no emulated device {name!r}: --profiles has {known}.")
+    one |= {"engine": "emulated", "time_scale": options.time_scale}
+    return [
+        {**one, "emulated_profile": profiles[index % len(profiles)]}
+        for index in range(options.nodes)
+    ]
+
+
 def _demo(options: argparse.Namespace) -> int:
     from rich.console import Console
 
     from edge_node.console.demo import PACES_S, run_demo
-    from edge_node.console.local_cluster import free_rest_port
+    from edge_node.console.local_cluster import check_ports, free_rest_port, require_folder
 
+    require_folder(options.out, "--out")
     logging.disable(logging.INFO)
     rest_port = options.port or free_rest_port(first=8080, nodes=len(PACES_S))
+    check_ports(first=rest_port, nodes=len(PACES_S))
     good = asyncio.run(run_demo(out=options.out, rest_port=rest_port, console=Console()))
     return 0 if good else 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from edge_node.commands.arguments import add_node
+from edge_node.commands.arguments import add_node, whole
 
 STATUSES = ("queued", "in_progress", "completed", "failed", "cancelled")
 OPERATIONS = {
@@ -41,7 +41,9 @@ def _add_tasks(commands: Any) -> None:
     listing.add_argument("--status", choices=STATUSES)
     listing.add_argument("--model")
     listing.add_argument("--owner", help="id of an API key")
-    listing.add_argument("--count", type=_count, default=20, help="at most so many (20)")
+    listing.add_argument(
+        "--count", type=whole(1, what=" of tasks"), default=20, help="at most so many (20)"
+    )
     listing.add_argument("--json", action="store_true")
     listing.set_defaults(run=_list)
     show = kinds.add_parser("show", help="all that is known of one, as JSON")
@@ -62,12 +64,6 @@ def _add_operations(commands: Any) -> None:
         add_node(parser)
         parser.add_argument("name", metavar="NODE", help="its name, as `dedgeai status` shows it")
         parser.set_defaults(run=_operate, action=action)
-
-
-def _count(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text[:9]) >= 1):
-        raise argparse.ArgumentTypeError(f"{text!r} tasks are no list: ask for 1 or more")
-    return int(text[:9])
 
 
 def _status(options: argparse.Namespace) -> int:

@@ -9,7 +9,16 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from edge_node.commands.arguments import DEFAULT_URL, add_settings, load_settings
+from edge_node.commands.arguments import (
+    add_node,
+    add_settings,
+    count,
+    listeners,
+    load_settings,
+    node_url,
+    renamed,
+    seconds,
+)
 
 
 def add(commands: Any) -> None:
@@ -27,7 +36,7 @@ def _add_certs(commands: Any) -> None:
     parser.add_argument("node_ids", nargs="*", metavar="NODE_ID", help="rotate: all, if none")
     parser.add_argument("--folder", type=Path, default=Path("certs"), help="keep it secret")
     parser.add_argument("--cluster", default="dedgeai", metavar="NAME", help="init: cluster_name")
-    parser.add_argument("--days", type=int, default=90, help="that a certificate is good for")
+    parser.add_argument("--days", type=count, default=90, help="that a certificate is good for")
     parser.add_argument(
         "--host",
         action="append",
@@ -48,6 +57,7 @@ def _add_keys(commands: Any) -> None:
     parser.add_argument(
         "--to",
         action="append",
+        type=node_url,
         default=[],
         metavar="URL",
         help="REST surface of a node that gets the list, and passes it on; may be repeated",
@@ -58,7 +68,7 @@ def _add_keys(commands: Any) -> None:
         ("open-tasks", "that are not finished, at all nodes together"),
     ):
         parser.add_argument(
-            f"--{name}", type=int, metavar="N", help=f"add, limit: {what}; no limit if not given"
+            f"--{name}", type=count, metavar="N", help=f"add, limit: {what}; no limit if not given"
         )
     parser.add_argument(
         "--scopes",
@@ -82,7 +92,7 @@ def _add_deploy(commands: Any) -> None:
         "--certificates", action="store_true", help="these and API keys only; restarts nothing"
     )
     parser.add_argument(
-        "--ready-timeout", type=float, default=900.0, help="seconds until a node would draw"
+        "--ready-timeout", type=seconds, default=900.0, help="seconds until a node would draw"
     )
     parser.set_defaults(run=_deploy)
 
@@ -90,15 +100,20 @@ def _add_deploy(commands: Any) -> None:
 def _add_learn(commands: Any) -> None:
     parser = commands.add_parser("learn", help="learn for a cluster, beside its nodes")
     add_settings(parser)
-    parser.add_argument(
-        "--nodes", required=True, help="gRPC listeners of all nodes, host:port, comma-separated"
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument(
+        "--peers",
+        type=listeners,
+        metavar="HOST:PORT,...",
+        help="gRPC listeners of all nodes, as the setting peers has them",
     )
+    where.add_argument("--nodes", type=renamed("--peers HOST:PORT,..."), help=argparse.SUPPRESS)
     parser.set_defaults(run=_learn)
 
 
 def _add_dead_letters(commands: Any) -> None:
     parser = commands.add_parser("dead-letters", help="tasks that were given up: list or retry")
-    parser.add_argument("--node", default=DEFAULT_URL, help="REST surface of the node")
+    add_node(parser)
     parser.add_argument("--retry", metavar="ID", help="accept this one anew, or all")
     parser.set_defaults(run=_dead_letters)
 
@@ -135,8 +150,7 @@ def _learn(options: argparse.Namespace) -> int:
     from edge_node.sole_owner import keep_to_oneself
 
     keep_to_oneself()
-    nodes = [one.strip() for one in options.nodes.split(",") if one.strip()]
-    return learn(load_settings(options), nodes)
+    return learn(load_settings(options), options.peers)
 
 
 def _dead_letters(options: argparse.Namespace) -> int:

@@ -50,7 +50,7 @@ def read_captions(path: Path | None) -> tuple[str, ...]:
     """
     if path is None:
         return SAMPLE
-    if not path.is_file():
+    if not path.exists():
         raise InvalidRequest(
             f"There is no caption file {path}. Leave the option out to use the sample.",
             param="captions",

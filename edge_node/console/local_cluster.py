@@ -21,10 +21,9 @@ from edge_node.errors import InvalidRequest, NodeNotReady
 from edge_node.supervision import launcher
 
 STOP_S_MAX = 30.0
-
-
 # Each node's gRPC listener is this far above its REST listener.
 GRPC_PORT_ABOVE = 1000
+PORT_MAX = 65535
 
 
 def taken_port(*, first: int, nodes: int) -> int | None:
@@ -38,6 +37,40 @@ def taken_port(*, first: int, nodes: int) -> int | None:
                 except OSError:
                     return port
     return None
+
+
+def check_ports(*, first: int, nodes: int) -> None:
+    """That a cluster from `first` on can listen.
+
+    Raises:
+        InvalidRequest: a port is beyond all there are, or somebody else has it.
+    """
+    highest = PORT_MAX - GRPC_PORT_ABOVE - nodes + 1
+    if first > highest:
+        raise InvalidRequest(
+            f"{nodes} nodes need ports {first} to {first + nodes - 1} and {GRPC_PORT_ABOVE} above, "
+            f"which end at {PORT_MAX}: choose --port {highest} or less."
+        )
+    taken = taken_port(first=first, nodes=nodes)
+    if taken is not None:
+        raise InvalidRequest(f"Port {taken} is in use: choose another first port with --port.")
+
+
+def require_folder(folder: Path, option: str) -> None:
+    """That files can be written there, which is made if it is not there.
+
+    Raises:
+        InvalidRequest: they cannot; `option` is how another one is named.
+    """
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as problem:
+        why = problem.strerror or str(problem)
+        raise InvalidRequest(
+            f"{folder} cannot be used as a folder ({why}): mend that, or give another {option}."
+        ) from None
 
 
 def free_rest_port(*, first: int, nodes: int) -> int:
@@ -115,9 +148,7 @@ class LocalCluster:
             NodeNotReady: one ended, took too long, which quotes its log, or has a worker that
                 says that waiting is no use.
         """
-        taken = self._taken_port()
-        if taken is not None:
-            raise InvalidRequest(f"Port {taken} is in use. Choose another first port with --port.")
+        check_ports(first=self._rest_port, nodes=len(self._settings))
         for index in range(len(self._settings)):
             self.start_node(index)
         async with RestClient(timeout_s=5.0) as client:
@@ -197,9 +228,6 @@ class LocalCluster:
     async def __aexit__(self, *_: object) -> None:
         """Stops it."""
         self.stop()
-
-    def _taken_port(self) -> int | None:
-        return taken_port(first=self._rest_port, nodes=len(self._settings))
 
     def _command(self, index: int) -> list[str]:
         """How a node is started."""

@@ -168,7 +168,7 @@ def test_a_learner_beside_the_nodes_learns_from_all_and_brings_all_its_weights(
             await bring(cluster, 1, made(tmp_path / "made", generation=1, seed=1))
             busy = asyncio.create_task(keep_busy(http, cluster.urls))
             with subprocess.Popen(
-                [sys.executable, "-m", "edge_node.cli", "learn", "--nodes", nodes],
+                [sys.executable, "-m", "edge_node.cli", "learn", "--peers", nodes],
                 env=environment,
                 stderr=subprocess.PIPE,
                 text=True,

@@ -70,7 +70,7 @@ def test_generate_and_replay(tmp_path: Path) -> None:
         assert "The init image cannot be read" in said
         figures = tmp_path / "figures.json"
         code, said = await command(
-            *("replay", "--nodes", ",".join(cluster.urls), "--tasks", "4"),
+            *("replay", "--node", ",".join(cluster.urls), "--tasks", "4"),
             *("--arrival", "slots", "--slot", "0.1", "--json", str(figures)),
         )
         assert code == 0, said

@@ -84,8 +84,8 @@ def test_a_person_with_a_terminal_watches_lists_cancels_and_drains(tmp_path: Pat
     [
         (("status",), "Name another with --node"),
         (("tasks", "list"), "Name another with --node"),
-        (("tasks", "list", "--count", "0"), "ask for 1 or more"),
-        (("tasks", "list", "--count", "many"), "ask for 1 or more"),
+        (("tasks", "list", "--count", "0"), "1 or more"),
+        (("tasks", "list", "--count", "many"), "1 or more"),
         (("tasks", "list", "--status", "drawn"), "invalid choice"),
         (("tasks", "show", "x"), "Name another with --node"),
         (("tasks", "cancel"), "one of the arguments ID --all is required"),
