@@ -16,6 +16,7 @@ from edge_node.device_summary import DeviceSummary
 from edge_node.learned_weights import LearnedWeights
 from edge_node.moves import HeldDrawing, Move
 from edge_node.prompt_tokens import NOT_COUNTED, PromptTokens
+from edge_node.removal import Removal
 
 NodeId = NewType("NodeId", str)
 TaskId = NewType("TaskId", str)
@@ -543,6 +544,7 @@ class NodeState:
         paused: an operator has it take no new work.
         summary: how its device is; None where it is none that says.
         held: what it holds that may go on elsewhere, first to be drawn first: the first few.
+        removals: nodes that an operator took out of the cluster, or back in.
     """
 
     node_id: NodeId
@@ -575,3 +577,4 @@ class NodeState:
     paused: bool = False
     summary: DeviceSummary | None = None
     held: tuple[HeldDrawing, ...] = ()
+    removals: tuple[Removal, ...] = ()

@@ -181,6 +181,14 @@ class NodeAway(DEdgeAIError):
     grpc_status = "UNAVAILABLE"
 
 
+class NodeAlive(DEdgeAIError):
+    """The node is heard, so that it cannot be taken out of the cluster."""
+
+    code = "node_alive"
+    http_status = 409
+    grpc_status = "FAILED_PRECONDITION"
+
+
 class StoreUnavailable(DEdgeAIError):
     """The task ledger cannot be written, so no promise can be made."""
 

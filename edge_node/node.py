@@ -16,7 +16,6 @@ import signal
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from pathlib import Path
 
 from edge_node import log_lines
 from edge_node.access.key_sharing import KeySharing
@@ -33,6 +32,7 @@ from edge_node.children import keep_learner, keep_store
 from edge_node.clock import moment
 from edge_node.clock_record import NodeClock, begin_clock, keep_record
 from edge_node.config import NodeConfig
+from edge_node.data_folder import clock_path, needed_parts, removals_path, watched_parts
 from edge_node.dispatch.dead_letters import DeadLetterDesk
 from edge_node.dispatch.dispatcher import Dispatcher, DispatcherSettings
 from edge_node.dispatch.front_desk import FrontDesk, FrontDeskSettings
@@ -59,7 +59,6 @@ from edge_node.reloading import Reloader
 from edge_node.rest_tls import RestTls
 from edge_node.socket_path import cleared, socket_folder
 from edge_node.sole_owner import make_data_folder, sole_owner
-from edge_node.store.append_only import FOLDER as APPEND_ONLY_FOLDER
 from edge_node.store.disk_watch import DiskWatch
 from edge_node.store.embedded_valkey import STARTS_MAX, wait_until_ready
 from edge_node.store.experience_pool import ExperiencePool, PoolSettings
@@ -68,6 +67,7 @@ from edge_node.store.housekeeping import Housekeeper
 from edge_node.store.image_files import ImageFiles, image_bounds
 from edge_node.store.init_images import InitImages, init_image_bounds
 from edge_node.store.opening import open_latents, open_ledger, open_pool
+from edge_node.store.removal_file import RemovalFile
 from edge_node.store.repair import mend_store
 from edge_node.store.space import StoreSpace
 from edge_node.store.stored_latents import StoredLatents, StoredLatentsSettings
@@ -131,19 +131,6 @@ async def run_node(read_config: Callable[[], NodeConfig]) -> int:
     return EXIT_GIVEN_UP if node.given_up else 0
 
 
-def clock_path(config: NodeConfig) -> Path:
-    """Where a node's clock leaves its record."""
-    return config.data_folder / "clock.json"
-
-
-def needed_parts(config: NodeConfig) -> tuple[str, ...]:
-    """What of a former life a node goes on with in its data folder, outer folders first."""
-    parts: tuple[str, ...] = ("node.lock", "run", "images", "init_images")
-    if config.redis_url is None:
-        parts += ("store", f"store/{APPEND_ONLY_FOLDER}", f"store/{APPEND_ONLY_FOLDER}/append*")
-    return parts
-
-
 class _Node:
     """The parts of one node; everything it starts is stopped by `stack`, last first."""
 
@@ -168,6 +155,7 @@ class _Node:
         self._folder = make_data_folder(config.data_folder, parts=needed_parts(config))
         self._sockets = socket_folder(self._folder)
         self._sockets.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._removals = RemovalFile(removals_path(config), clock=self._clock)
         self._tls = NodeTls.of(config)
         self._keys = open_keys(config, self._tls)
         self._tracing = open_tracing(config)
@@ -285,6 +273,7 @@ class _Node:
             learner=lambda: share.progress,
             given_up=lambda: self._loops.given_up,
             clock_notes=self._clock.notes,
+            removals_kept=self._removals.kept,
         )
 
     async def _start_store(self) -> str:
@@ -358,12 +347,9 @@ class _Node:
         *,
         parts: Sequence[Callable[[], Awaitable[PartFill]]],
     ) -> None:
-        kept: tuple[str, ...] = ("images", "init_images", "run")
-        if self._config.redis_url is None:
-            kept += ("store", f"store/{APPEND_ONLY_FOLDER}")
         disk = DiskWatch(
             self._folder,
-            parts=tuple(self._folder / one for one in kept),
+            parts=tuple(self._folder / one for one in watched_parts(self._config)),
             free_bytes_min=lambda: self._config.disk_free_bytes_min,
             make_room=images.shed,
             on_looked=self._metrics.disk_looked_at,
@@ -473,7 +459,10 @@ class _Node:
             connect=partial(PeerClient, conduct=conduct, tls=tls),
             clock=self._clock,
             loops=self._loops,
+            removals=self._removals.removals,
+            keep_removals=self._removals.keep,
         )
+        self._background("keeping who was removed", self._removals.run)
         self._reloader.tell(lambda new: links.reconfigure(MembershipSettings.of(new)))
         servicer = NodeServicer(
             PeerService(dispatcher, links, share, signed_keys=keys.signed),

@@ -30,6 +30,7 @@ from edge_node.happenings import Happened
 from edge_node.learned_weights import LearnedWeights
 from edge_node.listing import Place, TaskFilter, TaskPage
 from edge_node.moves import WantedTask
+from edge_node.removal import Removal
 from edge_node.requests import AlreadyAccepted, Appended, Idempotency, NodeAction
 from edge_node.tasks.slots import LatentSnapshot
 from scheduler.experience import RecordedDecision
@@ -320,6 +321,19 @@ class Peers(Protocol):
     @property
     def away(self) -> Collection[NodeId]:
         """All of these."""
+        ...
+
+    @property
+    def removals(self) -> Collection[Removal]:
+        """Who was removed by an operator, or readmitted after that."""
+        ...
+
+    def removal_of(self, node_id: NodeId) -> Removal | None:
+        """That the node was removed; None where it was not, or is back."""
+        ...
+
+    def remove(self, node_id: NodeId, *, removed: bool) -> None:
+        """An operator takes the node out of the cluster, or back in."""
         ...
 
     def push_state(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edge_node.domain import NodeId, NodeState
+from edge_node.removal import Removal
 from scheduler.guard.status import GuardStatus
 
 
@@ -45,6 +46,7 @@ class ClusterSnapshot:
     """The cluster as one node sees it.
 
     `guard` only where a learned policy is wanted, `learner` only where this node's learner learns.
+    `removed`: nodes that an operator took out of the cluster.
     """
 
     node_id: NodeId
@@ -54,3 +56,4 @@ class ClusterSnapshot:
     tasks_in_flight: int
     guard: GuardStatus | None = None
     learner: LearnerProgress | None = None
+    removed: tuple[Removal, ...] = ()

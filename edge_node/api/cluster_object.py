@@ -32,6 +32,10 @@ def cluster_object(snapshot: ClusterSnapshot) -> Json:
             }
             for peer in snapshot.peers
         ],
+        "removed": [
+            {"node": one.node_id, "address": one.address or None, "removed_at": one.at_unix_s}
+            for one in snapshot.removed
+        ],
     }
 
 

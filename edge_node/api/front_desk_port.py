@@ -123,6 +123,21 @@ class FrontDeskPort(Protocol):
         """Has any node do what an operator says; raises NodeNotFound or NodeAway."""
         ...
 
+    async def remove(self, node_id: NodeId) -> None:
+        """Takes a node that is dead out of the cluster, with its tasks; it stays out.
+
+        Raises:
+            InvalidRequest: it is this node.
+            NodeAlive: it is heard, by this node.
+            NodeNotFound: it was never met here.
+            StoreUnavailable: a restart of this node would forget it.
+        """
+        ...
+
+    async def readmit(self, node_id: NodeId) -> None:
+        """Lets a node back in that was removed; raises NodeNotFound or StoreUnavailable."""
+        ...
+
     def liveness(self) -> tuple[str, ...]:
         """What only a restart of the node can mend; empty when nothing is."""
         ...

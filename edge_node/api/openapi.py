@@ -119,6 +119,11 @@ _NODE: Json = {
     "required": ["object", "node", "paused"],
     "properties": {"node": {"type": "string"}, "paused": {"type": "boolean"}},
 }
+_PLACE: Json = {
+    "type": "object",
+    "required": ["object", "node", "removed"],
+    "properties": {"node": {"type": "string"}, "removed": {"type": "boolean"}},
+}
 _STATUS: Json = {
     "type": "object",
     "required": ["status"],
@@ -354,6 +359,12 @@ OPERATIONS: dict[tuple[str, str], Json] = {
             "answers": {200: _answer("It is so.", _json(_NODE))},
         }
         for action in NodeAction
+    },
+    **{
+        (f"/v1/nodes/{{node_id}}/{word}", "post"): {
+            "answers": {200: _answer("It is so, and every node is told.", _json(_PLACE))},
+        }
+        for word in ("remove", "readmit")
     },
     ("/v1/dead_letters", "get"): {"answers": {200: _answer("Dead letters.", _json(_LIST))}},
     ("/v1/dead_letters/{task_id}/retry", "post"): {

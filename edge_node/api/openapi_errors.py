@@ -30,6 +30,7 @@ from edge_node.errors import (
     ModelNotFound,
     ModerationBlocked,
     ModerationUnavailable,
+    NodeAlive,
     NodeAway,
     NodeNotFound,
     NodeNotReady,
@@ -162,6 +163,12 @@ ERRORS: dict[tuple[str, str], Errors] = {
     ("/v1/jobs/{job_id}/events", "get"): _FOLLOWS_TASK,
     ("/v1/events", "get"): Errors(classes=(InvalidRequest,)),
     **{(f"/v1/nodes/{{node_id}}/{action}", "post"): _OPERATES for action in NodeAction},
+    ("/v1/nodes/{node_id}/remove", "post"): Errors(
+        classes=(InvalidRequest, NodeAlive, NodeNotFound, StoreUnavailable), changes=True
+    ),
+    ("/v1/nodes/{node_id}/readmit", "post"): Errors(
+        classes=(NodeNotFound, StoreUnavailable), changes=True
+    ),
     ("/v1/dead_letters", "get"): Errors(classes=(StoreUnavailable,)),
     ("/v1/dead_letters/{task_id}/retry", "post"): Errors(
         classes=(InvalidRequest, TaskNotFound, InitImageGone, *_ACCEPTING), changes=True

@@ -189,6 +189,14 @@ ANSWERS: dict[tuple[str, str], Any] = {
         }
         for action in NodeAction
     },
+    **{
+        (f"/v1/nodes/{{node_id}}/{word}", "post"): {
+            "object": "node",
+            "node": "orin-2",
+            "removed": word == "remove",
+        }
+        for word in ("remove", "readmit")
+    },
     ("/v1/dead_letters", "get"): {"object": "list", "data": []},
     ("/v1/dead_letters/{task_id}/retry", "post"): _QUEUED,
     ("/livez", "get"): {"status": "ok"},

@@ -48,6 +48,20 @@ async def resume_node(node_id: str, request: Request) -> JSONResponse:
     return await _operated(node_id, NodeAction.RESUME, request)
 
 
+@router.post("/v1/nodes/{node_id}/remove", response_model=None)
+async def remove_node(node_id: str, request: Request) -> JSONResponse:
+    """Takes a node that is dead out of the cluster, with its tasks; it stays out."""
+    await surface_of(request).front_desk.remove(NodeId(node_id))
+    return JSONResponse({"object": "node", "node": node_id, "removed": True})
+
+
+@router.post("/v1/nodes/{node_id}/readmit", response_model=None)
+async def readmit_node(node_id: str, request: Request) -> JSONResponse:
+    """Lets a node back in that was removed."""
+    await surface_of(request).front_desk.readmit(NodeId(node_id))
+    return JSONResponse({"object": "node", "node": node_id, "removed": False})
+
+
 async def _operated(node_id: str, action: NodeAction, request: Request) -> JSONResponse:
     await surface_of(request).front_desk.operate(NodeId(node_id), action)
     paused = action is not NodeAction.RESUME

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
-from typing import Any, Literal, Self, TypeVar, Unpack
+from typing import Any, Self, TypeVar, Unpack
 
 import httpx
 
@@ -294,8 +294,11 @@ class AsyncClient:
         """The new task with the drawing of one that was given up."""
         return await self._ask(calls.retry_dead_letter(task_id))
 
-    async def operate(self, node_id: str, action: Literal["pause", "drain", "resume"]) -> None:
-        """Has a node take no new work, or give it back as well, or take it again."""
+    async def operate(self, node_id: str, action: calls.Operation) -> None:
+        """Has a node take no new work, or give it back as well, or take it again.
+
+        One that is dead is removed from the cluster, and readmitted.
+        """
         await self._ask(calls.operate(node_id, action))
 
     # Over HTTP.

@@ -31,6 +31,9 @@ from edge_node.errors import InvalidRequest
 
 Answer = TypeVar("Answer")
 Picture = bytes | str | Path
+# What is done to a node: it takes no new work, gives back what it has of others as well, takes work
+# again; and one that is dead is taken out of the cluster, or let in again.
+Operation = Literal["pause", "drain", "resume", "remove", "readmit"]
 
 
 class DrawingOptions(TypedDict, total=False):
@@ -218,8 +221,8 @@ def retry_dead_letter(task_id: str) -> Call[Task]:
     return Call(method="POST", path=path, read=_told(Task.of))
 
 
-def operate(node_id: str, action: Literal["pause", "drain", "resume"]) -> Call[None]:
-    """Have a node take no new work, or give it back as well, or take it again."""
+def operate(node_id: str, action: Operation) -> Call[None]:
+    """Have a node take no new work, or what else `Operation` says."""
     path = f"/v1/nodes/{quote(node_id, safe='')}/{action}"
     return Call(method="POST", path=path, read=_agreed)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal, Self, TypeVar, Unpack
+from typing import Any, Self, TypeVar, Unpack
 
 import httpx
 
@@ -284,8 +284,11 @@ class Client:
         """The new task with the drawing of one that was given up."""
         return self._ask(calls.retry_dead_letter(task_id))
 
-    def operate(self, node_id: str, action: Literal["pause", "drain", "resume"]) -> None:
-        """Has a node take no new work, or give it back as well, or take it again."""
+    def operate(self, node_id: str, action: calls.Operation) -> None:
+        """Has a node take no new work, or give it back as well, or take it again.
+
+        One that is dead is removed from the cluster, and readmitted.
+        """
         self._ask(calls.operate(node_id, action))
 
     # Over HTTP.

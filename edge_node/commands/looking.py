@@ -14,12 +14,18 @@ OPERATIONS = {
     "resume": "have it take work again",
 }
 
+PLACES = {
+    "remove": "take a dead node out of the cluster, with its tasks; it stays out",
+    "readmit": "let a node back in that was removed",
+}
+
 
 def add(commands: Any) -> None:
     """Adds them to the parser of all commands."""
     _add_status(commands)
     _add_tasks(commands)
     _add_operations(commands)
+    _add_nodes(commands)
 
 
 def _add_status(commands: Any) -> None:
@@ -64,6 +70,16 @@ def _add_operations(commands: Any) -> None:
         add_node(parser)
         parser.add_argument("name", metavar="NODE", help="its name, as `dedgeai status` shows it")
         parser.set_defaults(run=_operate, action=action)
+
+
+def _add_nodes(commands: Any) -> None:
+    parser = commands.add_parser("nodes", help="who belongs to the cluster: remove, readmit")
+    actions = parser.add_subparsers(required=True, metavar="remove|readmit")
+    for action, says in PLACES.items():
+        one = actions.add_parser(action, help=says)
+        add_node(one)
+        one.add_argument("name", metavar="NODE", help="its name, as `dedgeai status` showed it")
+        one.set_defaults(run=_operate, action=action)
 
 
 def _status(options: argparse.Namespace) -> int:

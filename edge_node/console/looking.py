@@ -9,7 +9,6 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal
 
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console
@@ -17,6 +16,7 @@ from rich.live import Live
 from rich.text import Text
 
 from edge_node.client import Client, Cluster, Erased, Missing, Node, NodeUnreachable, Task
+from edge_node.client.calls import Operation
 from edge_node.errors import OriginUnavailable
 
 ANSWER_S_MAX = 30.0
@@ -24,6 +24,13 @@ LOOK_AGAIN_S = 1.0
 PIPED_COLUMNS = 240
 GAP = 2
 SHRUNK_MIN = 8
+DONE: dict[Operation, str] = {
+    "pause": "paused",
+    "drain": "draining",
+    "resume": "resumed",
+    "remove": "removed",
+    "readmit": "readmitted",
+}
 
 
 @contextmanager
@@ -219,10 +226,9 @@ def cancel_tasks(node_url: str, task_ids: list[str], *, every: bool) -> int:
     return 0
 
 
-def operate(node_url: str, action: Literal["pause", "drain", "resume"], node_id: str) -> int:
-    """Pauses, drains or resumes a node, from any other."""
+def operate(node_url: str, action: Operation, node_id: str) -> int:
+    """Pauses, drains or resumes a node, or removes or readmits a dead one, from any other."""
     with client_of(node_url) as client:
         client.operate(node_id, action)
-    done = {"pause": "paused", "drain": "draining", "resume": "resumed"}[action]
-    print(f"{node_id} {done}")
+    print(f"{node_id} {DONE[action]}")
     return 0

@@ -7,7 +7,7 @@ of this node is the dispatcher's.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -29,7 +29,15 @@ from edge_node.domain import (
     WorkerDescription,
     owner,
 )
-from edge_node.errors import NodeAway, NodeNotFound, OriginUnavailable, TaskNotFound
+from edge_node.errors import (
+    InvalidRequest,
+    NodeAlive,
+    NodeAway,
+    NodeNotFound,
+    OriginUnavailable,
+    StoreUnavailable,
+    TaskNotFound,
+)
 from edge_node.happenings import ClusterEvent
 from edge_node.listing import Cancelled, ClusterPage, Place, TaskFilter
 from edge_node.ports import Ledger, Peer, Peers, Worker
@@ -45,6 +53,12 @@ DEAD_RETRY_S = 5.0
 CLOCK_SKEW_S_MAX = 2.0
 # Nodes that had a link to a former life of this one say hello to it by then.
 MEETING_S = 2.0
+# How long it may take to write a removal down.
+KEPT_S_MAX = 5.0
+
+
+async def nothing_to_keep() -> None:
+    """Removals are not written down."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +98,9 @@ class FrontDesk:
         learner: Callable[[], LearnerProgress | None] = lambda: None,
         given_up: Callable[[], tuple[str, ...]] = lambda: (),
         clock_notes: Callable[[], tuple[str, ...]] = lambda: (),
+        removals_kept: Callable[[], Awaitable[None]] = nothing_to_keep,
     ) -> None:
+        self._removals_kept = removals_kept
         self._clock_notes = clock_notes
         self._learner = learner
         self._given_up = given_up
@@ -277,6 +293,7 @@ class FrontDesk:
             tasks_in_flight=self._dispatcher.own_tasks.in_flight,
             guard=self._dispatcher.placer.guard_status(),
             learner=self._learner(),
+            removed=tuple(one for one in self._peers.removals if one.removed),
         )
 
     async def operate(self, node_id: NodeId, action: NodeAction) -> None:
@@ -295,6 +312,46 @@ class FrontDesk:
                 retry_after_s=DEAD_RETRY_S,
             )
         await peer.operate(action)
+
+    async def remove(self, node_id: NodeId) -> None:
+        """Takes a node that is dead out of the cluster, with its tasks; it stays out.
+
+        Raises:
+            InvalidRequest: it is this node.
+            NodeAlive: it is heard, by this node.
+            NodeNotFound: it was never met here.
+            StoreUnavailable: a restart of this node would forget it.
+        """
+        if node_id == self._settings.node_id:
+            raise InvalidRequest(f"{node_id} is this node, which is alive. Ask another one.")
+        if self._peers.client(node_id) is not None:
+            silence_s = self._view.silence_s(node_id, now_s=self._clock.now_s())
+            if silence_s is None:
+                raise NodeAlive(
+                    f"Node {node_id} is alive, and would lose what it has accepted. Drain it, stop "
+                    "it, and then remove it."
+                )
+        elif not (self._peers.is_away(node_id) or self._peers.removal_of(node_id)):
+            raise NodeNotFound(f"There is no node {node_id} that this one has met.")
+        await self._say_removal(node_id, removed=True)
+
+    async def readmit(self, node_id: NodeId) -> None:
+        """Lets a node back in that was removed; raises NodeNotFound or StoreUnavailable."""
+        if self._peers.removal_of(node_id) is None:
+            raise NodeNotFound(f"There is no node {node_id} that was removed.")
+        await self._say_removal(node_id, removed=False)
+
+    async def _say_removal(self, node_id: NodeId, *, removed: bool) -> None:
+        self._peers.remove(node_id, removed=removed)
+        try:
+            async with asyncio.timeout(KEPT_S_MAX):
+                await self._removals_kept()
+        except TimeoutError:
+            raise StoreUnavailable(
+                "It is done and every node is told, but this one cannot write it down: see its "
+                "disk, and ask again.",
+                retry_after_s=KEPT_S_MAX,
+            ) from None
 
     def liveness(self) -> tuple[str, ...]:
         """What only a restart of the node can mend; empty when nothing is."""
@@ -330,6 +387,7 @@ class FrontDesk:
         return (
             self._clock_notes()
             + paused
+            + self._removal_notes()
             + tuple(
                 f"the clock of {node_id} is {abs(skew_s):.0f} s "
                 f"{'ahead of' if skew_s > 0.0 else 'behind'} this node's"
@@ -337,6 +395,13 @@ class FrontDesk:
                 if abs(skew_s) > CLOCK_SKEW_S_MAX
             )
         )
+
+    def _removal_notes(self) -> tuple[str, ...]:
+        own_id = self._settings.node_id
+        if self._peers.removal_of(own_id) is None:
+            return ()
+        again = f"`dedgeai nodes readmit {own_id}`, asked of another node, lets it in again"
+        return (f"removed from the cluster by an operator; {again}",)
 
     def _owner(self, identifier: TaskId | JobId) -> Peer | None:
         """Who owns a task or job: None for this node, or the peer; raises if it is neither."""
@@ -352,6 +417,11 @@ class FrontDesk:
                 f"{identifier} belongs to node {node_id}, which has not been heard for "
                 f"{silence_s:.0f} s. It keeps its tasks: ask again when it is back.",
                 retry_after_s=DEAD_RETRY_S,
+            )
+        if self._peers.removal_of(node_id) is not None:
+            raise TaskNotFound(
+                f"{identifier} belonged to node {node_id}, which an operator removed from the "
+                "cluster, and its tasks with it. Send the request again."
             )
         met_all = None not in self._peers.addresses.values()
         if not met_all or self._clock.now_s() - self._began_s < MEETING_S:

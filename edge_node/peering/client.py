@@ -37,6 +37,7 @@ from edge_node.moves import WantedTask
 from edge_node.peering import (
     codec,
     event_codec,
+    learning_codec,
     list_codec,
     message_rules,
     moves_codec,
@@ -314,7 +315,7 @@ class PeerClient:
             count = 0
             try:
                 async for response in call:
-                    page = node_codec.page_from_proto(response)
+                    page = learning_codec.page_from_proto(response)
                     count += len(page.entries)
                     if count > entries_max:
                         raise MalformedMessage(f"More than {entries_max} entries came.")
@@ -333,7 +334,7 @@ class PeerClient:
         async with self._heard("FetchWeights") as stub:
             call = stub.FetchWeights(request, timeout=4 * CALL_S_MAX)
             try:
-                return await node_codec.gathered(call, bytes_max=bytes_max)
+                return await learning_codec.gathered(call, bytes_max=bytes_max)
             finally:
                 call.cancel()
 
@@ -341,8 +342,8 @@ class PeerClient:
         """Brings weights to the peer; raises InvalidRequest with its reason if it refuses them."""
 
         async def requests() -> AsyncIterator[node_pb2.OfferWeightsRequest]:
-            yield node_pb2.OfferWeightsRequest(weights=node_codec.weights_to_proto(weights))
-            for chunk in node_codec.chunks(content):
+            yield node_pb2.OfferWeightsRequest(weights=learning_codec.weights_to_proto(weights))
+            for chunk in learning_codec.chunks(content):
                 yield node_pb2.OfferWeightsRequest(chunk=chunk)
 
         async with self._heard("OfferWeights") as stub:

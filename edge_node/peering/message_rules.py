@@ -28,6 +28,7 @@ from edge_node.domain import (
 )
 from edge_node.errors import MalformedMessage
 from edge_node.moves import HELD_TOLD_MAX, MOVE_REASONS
+from edge_node.removal import REMOVALS_MAX
 from edge_node.requests import NodeAction
 
 # Says what is wrong with a value; empty when nothing is.
@@ -143,6 +144,7 @@ _SHORT = text(300)
 _SENTENCE = text(2**20)
 _PROMPT = text(2**20)
 _NODE = name()
+_ADDRESS = text(300, r"[!-~]+")
 _NODE_OR_NONE = text(63, _NAME)
 _TASK = name(_NAME + r"-[0-9A-Za-z]{1,26}")
 _TASK_OR_NONE = text(90, _NAME + r"-[0-9A-Za-z]{1,26}")
@@ -192,7 +194,7 @@ _STATE: dict[str, Check] = {
     "rest_url": text(500, r"https?://[!-~]+"),
     "device": _SHORT,
     "emulated_device": _SHORT,
-    "grpc_address": text(300, r"[!-~]+"),
+    "grpc_address": _ADDRESS,
     "accepted_work_s": Number(-_ROUNDING, 1e9),
     "changed_s": _CLOCK_S,
     "sent_s": _CLOCK_S,
@@ -208,6 +210,7 @@ _STATE: dict[str, Check] = {
     "paused": anything,
     "device_summary": anything,
     "held": listed(HELD_TOLD_MAX),
+    "removals": listed(REMOVALS_MAX),
 }
 _VIEW: dict[str, Check] = {
     "task_id": _TASK,
@@ -278,6 +281,12 @@ _WEIGHTS: dict[str, Check] = {
     "generation": _BIG_COUNT,
     "sha256": _SHA256_OR_NONE,
     "size_bytes": _BIG_COUNT,
+}
+_REMOVAL: dict[str, Check] = {
+    "node_id": _NODE,
+    "address": _ADDRESS,
+    "removed": anything,
+    "said_at": _SECONDS,
 }
 _WITH_WEIGHTS: dict[str, Check] = {"weights": anything, "chunk": content(8 * 2**20)}
 _SERVED: dict[str, Check] = {
@@ -353,6 +362,7 @@ RULES: dict[str, dict[str, Check]] = {
         "weights": anything,
     },
     "LearnedWeights": _WEIGHTS,
+    "Removal": _REMOVAL,
     "ServedModel": _SERVED,
     "DispatchSeen": {"origin": _NODE, "dispatch": _BIG_COUNT, "incarnation": _BIG_COUNT},
     "ExchangeStateRequest": {"state": anything},

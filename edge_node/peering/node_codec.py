@@ -1,11 +1,11 @@
-"""Between domain.py and the messages of node.proto; what both protos share is in codec.py.
+"""Between domain.py and the messages of node.proto.
 
-Owns the mapping alone: no connection, no state, no decision.
+What both protos share is in codec.py, what concerns learning in learning_codec.py. Owns the mapping
+alone: no connection, no state, no decision.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Iterator
 from functools import lru_cache
 
 from dedgeai.v1 import node_pb2, worker_pb2
@@ -22,7 +22,6 @@ from edge_node.domain import (
     Drawing,
     Durability,
     JobId,
-    Learning,
     ModelFingerprint,
     NodeId,
     NodeState,
@@ -37,14 +36,12 @@ from edge_node.domain import (
     TaskRecord,
     TaskStatus,
 )
-from edge_node.errors import InvalidRequest, MalformedMessage
-from edge_node.experience_page import ExperiencePage
+from edge_node.errors import MalformedMessage
 from edge_node.image_header import ImageHeader, image_header
-from edge_node.learned_weights import LearnedWeights
-from edge_node.peering import codec, message_rules, moves_codec
+from edge_node.peering import codec, learning_codec, message_rules, moves_codec
 from edge_node.prompt_tokens import PromptTokens
+from edge_node.removal import Removal
 
-WEIGHTS_CHUNK_BYTES = 256 * 1024
 # What is expected of a device that hardly works may be any time.
 ETA_S_MAX = 1e9
 # Of an image, within which its header is found: a JPEG may have a profile before it.
@@ -99,7 +96,9 @@ def _state_to_proto(state: NodeState) -> node_pb2.NodeState:
         cluster_name=state.cluster_name,
         leaving=state.leaving,
         serves=[served_to_proto(served) for served in state.serves],
-        learning=None if state.learning is None else learning_to_proto(state.learning),
+        learning=None
+        if state.learning is None
+        else learning_codec.learning_to_proto(state.learning),
         sent_at=state.sent_unix_s,
         keys=_keys_to_proto(*state.keys),
         clients=state.clients,
@@ -114,6 +113,15 @@ def _state_to_proto(state: NodeState) -> node_pb2.NodeState:
         paused=state.paused,
         device_summary=None if state.summary is None else _summary_to_proto(state.summary),
         held=map(moves_codec.held_to_proto, state.held),
+        removals=[
+            node_pb2.Removal(
+                node_id=one.node_id,
+                address=one.address,
+                removed=one.removed,
+                said_at=one.at_unix_s,
+            )
+            for one in state.removals
+        ],
     )
 
 
@@ -145,7 +153,9 @@ def state_from_proto(message: node_pb2.NodeState) -> NodeState:
         cluster_name=message.cluster_name,
         leaving=message.leaving,
         serves=tuple(map(_served, message.serves)),
-        learning=learning_from_proto(message.learning) if message.HasField("learning") else None,
+        learning=learning_codec.learning_from_proto(message.learning)
+        if message.HasField("learning")
+        else None,
         sent_unix_s=message.sent_at,
         keys=(message.keys.version, message.keys.sha256),
         clients=message.clients,
@@ -156,114 +166,20 @@ def state_from_proto(message: node_pb2.NodeState) -> NodeState:
         paused=message.paused,
         summary=_summary_of(message),
         held=tuple(map(moves_codec.held_from_proto, message.held)),
+        removals=tuple(
+            Removal(
+                node_id=one.node_id,
+                address=one.address,
+                removed=one.removed,
+                at_unix_s=one.said_at,
+            )
+            for one in message.removals
+        ),
     )
 
 
 def _keys_to_proto(version: int, sha256: str) -> node_pb2.KeysHeld | None:
     return node_pb2.KeysHeld(version=version, sha256=sha256) if version else None
-
-
-def learning_to_proto(learning: Learning) -> node_pb2.Learning:
-    """A node's part in learning, as a message."""
-    return node_pb2.Learning(
-        policy=learning.policy,
-        willing=learning.willing,
-        learner=learning.learner or "",
-        weights=None if learning.weights is None else weights_to_proto(learning.weights),
-    )
-
-
-def learning_from_proto(message: node_pb2.Learning) -> Learning:
-    """A node's part in learning, of a message."""
-    return Learning(
-        policy=message.policy,
-        willing=message.willing,
-        learner=NodeId(message.learner) if message.learner else None,
-        weights=weights_from_proto(message.weights) if message.HasField("weights") else None,
-    )
-
-
-def weights_to_proto(weights: LearnedWeights) -> node_pb2.LearnedWeights:
-    """What is told of weights, as a message."""
-    return node_pb2.LearnedWeights(
-        policy=weights.policy,
-        version=weights.version,
-        generation=weights.generation,
-        sha256=weights.sha256,
-        size_bytes=weights.size_bytes,
-    )
-
-
-def weights_from_proto(message: node_pb2.LearnedWeights) -> LearnedWeights:
-    """What is told of weights, of a message."""
-    return LearnedWeights(
-        policy=message.policy,
-        version=message.version,
-        generation=message.generation,
-        sha256=message.sha256,
-        size_bytes=message.size_bytes,
-    )
-
-
-def page_to_proto(page: ExperiencePage) -> node_pb2.ReadExperienceResponse:
-    """Some entries of a pool as a message."""
-    return node_pb2.ReadExperienceResponse(
-        last=page.last,
-        entries=[
-            node_pb2.ExperienceEntry(fields={key.decode(): value for key, value in entry.items()})
-            for entry in page.entries
-        ],
-        read_at=page.read_unix_s,
-    )
-
-
-def page_from_proto(message: node_pb2.ReadExperienceResponse) -> ExperiencePage:
-    """Some entries of a pool, of a message; raises MalformedMessage."""
-    message_rules.check(message)
-    return ExperiencePage(
-        last=message.last,
-        entries=tuple(
-            {key.encode(): value for key, value in entry.fields.items()}
-            for entry in message.entries
-        ),
-        read_unix_s=message.read_at,
-    )
-
-
-def chunks(content: bytes) -> Iterator[bytes]:
-    """A file in pieces that fit into messages."""
-    for start in range(0, len(content), WEIGHTS_CHUNK_BYTES):
-        yield content[start : start + WEIGHTS_CHUNK_BYTES]
-
-
-async def gathered(
-    messages: AsyncIterable[node_pb2.FetchWeightsResponse | node_pb2.OfferWeightsRequest],
-    *,
-    bytes_max: int,
-) -> tuple[LearnedWeights, bytes]:
-    """What is told of weights, and their file.
-
-    Raises:
-        MalformedMessage: a message means nothing.
-        InvalidRequest: there are more bytes than that, or nothing is told of them.
-    """
-    about: LearnedWeights | None = None
-    parts: list[bytes] = []
-    size = 0
-    async for message in messages:
-        message_rules.check(message)
-        if message.HasField("weights"):
-            about = weights_from_proto(message.weights)
-        size += len(message.chunk)
-        if size > bytes_max or (about is not None and about.size_bytes > bytes_max):
-            raise InvalidRequest(
-                f"Learned weights of more than {bytes_max} bytes are not taken; raise "
-                "learned_weights_bytes_max where they are expected."
-            )
-        parts.append(message.chunk)
-    if about is None:
-        raise InvalidRequest("Nothing was told of the weights that came.")
-    return about, b"".join(parts)
 
 
 def served_to_proto(served: ServedModel) -> node_pb2.ServedModel:

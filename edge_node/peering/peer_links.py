@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -23,6 +23,7 @@ from edge_node.domain import NodeId, NodeState
 from edge_node.errors import DEdgeAIError
 from edge_node.lasting import Loops
 from edge_node.ports import Peer
+from edge_node.removal import Removal
 from edge_node.tasks import membership_protocol as member
 from edge_node.tasks.membership import Membership
 from edge_node.tasks.membership_protocol import LinkId, MembershipSettings
@@ -91,6 +92,8 @@ class PeerLinks:
         node_forgotten: told of a node that said goodbye or is given up for good.
         connect: leads to the node at an address.
         clock: tells how long a node has been silent, and a round trip takes.
+        removals: nodes that a former life of this one knew to be removed, or readmitted.
+        keep_removals: told of all of them when they change; must neither wait nor raise.
         loops: keeps every link going.
     """
 
@@ -106,9 +109,12 @@ class PeerLinks:
         connect: Connect,
         clock: Clock,
         loops: Loops | None = None,
+        removals: Iterable[Removal] = (),
+        keep_removals: Callable[[tuple[Removal, ...]], None] = lambda removals: None,
     ) -> None:
         self._loops = loops or Loops()
-        self._membership = Membership(settings, own_id=own_id)
+        self._membership = Membership(settings, own_id=own_id, removals=removals)
+        self._keep_removals = keep_removals
         self._own_state = own_state
         self._state_received = state_received
         self._round_trip_measured = round_trip_measured
@@ -184,6 +190,20 @@ class PeerLinks:
         """Every address and the node that was met there."""
         return self._membership.addresses
 
+    @property
+    def removals(self) -> tuple[Removal, ...]:
+        """Who was removed by an operator, or readmitted after that."""
+        return self._membership.removals
+
+    def removal_of(self, node_id: NodeId) -> Removal | None:
+        """That the node was removed; None where it was not, or is back."""
+        return self._membership.removal_of(node_id)
+
+    def remove(self, node_id: NodeId, *, removed: bool) -> None:
+        """An operator takes the node out of the cluster, or back in: every node is told."""
+        unix_s = self._clock.unix_s()
+        self._apply(member.RemovalSaid(node_id=node_id, removed=removed, unix_s=unix_s))
+
     # State.
 
     def push_state(self) -> None:
@@ -241,7 +261,12 @@ class PeerLinks:
         if self._latest is None or now_s - self._latest_s >= STATE_S:
             cluster_name = self._membership.settings.cluster_name
             leaving = self._membership.leaving
-            self._latest = replace(self._own_state(), cluster_name=cluster_name, leaving=leaving)
+            self._latest = replace(
+                self._own_state(),
+                cluster_name=cluster_name,
+                leaving=leaving,
+                removals=self._membership.removals,
+            )
             self._latest_s = now_s
         return self._latest
 
@@ -273,10 +298,16 @@ class PeerLinks:
                 log.info("node %s is at %s", node_id, address)
             case member.NoteStranger(node_id=node_id, address=address, why=why):
                 log.warning("node %s at %s %s: not heard", node_id, address, why)
+            case member.KeepRemovals():
+                self._keep_removals(self._membership.removals)
+                self._tell_all()
             case member.SayGoodbye():
-                self._latest = None
-                for changed in self._changed:
-                    changed.set()
+                self._tell_all()
+
+    def _tell_all(self) -> None:
+        self._latest = None
+        for changed in self._changed:
+            changed.set()
 
     def _close(self, link: LinkId) -> None:
         closing = asyncio.create_task(self._open.pop(link).close())

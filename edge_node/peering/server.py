@@ -23,7 +23,15 @@ from edge_node.clock import SystemClock
 from edge_node.domain import Fence, JobId, NodeState, TaskId
 from edge_node.errors import DEdgeAIError, InvalidRequest, MalformedMessage, NotTheCaller
 from edge_node.grpc_health import Health
-from edge_node.peering import codec, event_codec, list_codec, message_rules, moves_codec, node_codec
+from edge_node.peering import (
+    codec,
+    event_codec,
+    learning_codec,
+    list_codec,
+    message_rules,
+    moves_codec,
+    node_codec,
+)
 from edge_node.peering.caller import Caller, PeerConduct, is_loopback
 from edge_node.peering.client import KEEPALIVE_OPTIONS
 from edge_node.peering.load_report import LoadReports
@@ -265,7 +273,7 @@ class NodeServicer(node_pb2_grpc.NodeServiceServicer):
             reading = self._service.read_experience(request.after, entries_max=request.entries_max)
             async with aclosing(reading) as pages:
                 async for page in pages:
-                    yield node_codec.page_to_proto(page)
+                    yield learning_codec.page_to_proto(page)
 
     async def FetchWeights(
         self, request: node_pb2.FetchWeightsRequest, context: Context
@@ -273,16 +281,16 @@ class NodeServicer(node_pb2_grpc.NodeServiceServicer):
         async with self._call("FetchWeights", context):
             message_rules.check(request)
             weights, content = self._service.weights(request.sha256)
-            about = node_codec.weights_to_proto(weights)
+            about = learning_codec.weights_to_proto(weights)
             yield node_pb2.FetchWeightsResponse(weights=about)
-            for chunk in node_codec.chunks(content):
+            for chunk in learning_codec.chunks(content):
                 yield node_pb2.FetchWeightsResponse(chunk=chunk)
 
     async def OfferWeights(
         self, request_iterator: AsyncIterator[node_pb2.OfferWeightsRequest], context: Context
     ) -> node_pb2.OfferWeightsResponse:
         async with self._call("OfferWeights", context):
-            weights, content = await node_codec.gathered(
+            weights, content = await learning_codec.gathered(
                 request_iterator, bytes_max=self._service.weights_bytes_max
             )
             await self._service.offer_weights(weights, content)

@@ -18,14 +18,19 @@ himself, and a later life before a former one: of two links that meet one name t
 it, and of two nodes in the same life (told apart by the address that they give) the one met first.
 The other is a stranger: logged once, and not heard. This node itself, named among its own peers, is
 logged once and called no more.
+
+A node that an operator removes is forgotten for good, with its tasks, and stays out in every life,
+until he readmits it. Nodes tell each other whom he removed, but listen only to those they hear.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from edge_node.domain import NodeId, NodeState
+from edge_node.removal import Removal
 from edge_node.tasks.lives import (
     Life,
     clash,
@@ -43,6 +48,7 @@ from edge_node.tasks.membership_protocol import (
     HearState,
     HelloReceived,
     Instruction,
+    KeepRemovals,
     LeaveRequested,
     LinkBroke,
     LinkId,
@@ -51,10 +57,12 @@ from edge_node.tasks.membership_protocol import (
     NoteStranger,
     OpenLink,
     Reconfigured,
+    RemovalSaid,
     SayGoodbye,
     Started,
     StateAnswered,
 )
+from edge_node.tasks.removals import Removals
 
 # Links beyond the configured ones, and names of strangers: anyone on the network may say hello.
 NEW_PEERS_MAX = 64
@@ -90,9 +98,18 @@ class _Departure:
 
 
 class Membership:
-    """All other nodes, as node `own_id` knows them. `handle` is the one way to change them."""
+    """All other nodes, as node `own_id` knows them. `handle` is the one way to change them.
 
-    def __init__(self, settings: MembershipSettings, *, own_id: NodeId) -> None:
+    Args:
+        settings: who belongs to the cluster.
+        own_id: this node.
+        removals: what a former life of it knew of them.
+    """
+
+    def __init__(
+        self, settings: MembershipSettings, *, own_id: NodeId, removals: Iterable[Removal] = ()
+    ) -> None:
+        self._removals = Removals(removals)
         self._settings = settings
         self._own_id = own_id
         self._links: dict[str, _Link] = {}
@@ -123,8 +140,26 @@ class Membership:
 
     @property
     def addresses(self) -> dict[str, NodeId | None]:
-        """Every address and the node that was met there."""
-        return {address: link.node_id for address, link in self._links.items()}
+        """Every address and the node that was met there, None at one where somebody is expected.
+
+        Nobody is where only a removed node was, nor where somebody says to be or was found and has
+        not been met: anyone on the network may say so.
+        """
+        return {
+            address: link.node_id
+            for address, link in self._links.items()
+            if link.met is not None
+            or (self._is_configured(link) and not self._removals.is_vacant(address))
+        }
+
+    @property
+    def removals(self) -> tuple[Removal, ...]:
+        """Who was removed by an operator, or readmitted after that."""
+        return self._removals.known
+
+    def removal_of(self, node_id: NodeId) -> Removal | None:
+        """That the node was removed; None where it was not, or is back."""
+        return self._removals.of(node_id)
 
     def node_at(self, link: LinkId) -> NodeId | None:
         """Whom the link has met; None before, and once it is closed."""
@@ -164,6 +199,7 @@ class Membership:
         assert len(self._departed) <= DEPARTED_MAX, "too many departures remembered"
         for link in links:
             if link.met is not None:
+                assert self._removals.of(link.met.node_id) is None, "a removed node is still met"
                 self._validate_meeting(link, link.met)
 
     def _validate_meeting(self, link: _Link, met: Life) -> None:
@@ -181,6 +217,13 @@ class Membership:
 
     def handle(self, event: Event, *, now_s: float) -> list[Instruction]:
         """Applies one event; returns what is to be done about it, in order."""
+        told = self._instructions(event, now_s)
+        for heard in [one.state for one in told if isinstance(one, HearState)]:
+            if heard.removals and self._removals.take(heard.removals):
+                told += self._without_removed()
+        return told
+
+    def _instructions(self, event: Event, now_s: float) -> list[Instruction]:
         match event:
             case Started(own=own):
                 self._started = True
@@ -202,6 +245,8 @@ class Membership:
             case LinkBroke():
                 link = self._numbered.get(event.link)
                 return [] if link is None else self._broke(link, now_s)
+            case RemovalSaid():
+                return self._removal_said(event)
             case LeaveRequested():
                 self._leaving = True
                 return [SayGoodbye()]
@@ -378,6 +423,10 @@ class Membership:
         if state.node_id == self._own_id:
             why = "goes by this node's own name; give every node its own node_id"
             return self._stranger(state, why)
+        if self._removals.of(state.node_id) is not None:
+            why = "was removed from this cluster by an operator"
+            again = f"`dedgeai nodes readmit {state.node_id}` lets it in"
+            return self._stranger(state, f"{why}; {again}")
         return [] if self._has_left(state, now_s=now_s) else None
 
     def _farewell(self, state: NodeState, now_s: float) -> list[Instruction]:
@@ -392,6 +441,32 @@ class Membership:
             if not self._is_configured(link):
                 told += self._close(link)
         return [*told, ForgetNode(node_id=node_id, why="has left")]
+
+    # Who is out by an operator's word.
+
+    def _removal_said(self, said: RemovalSaid) -> list[Instruction]:
+        met = [link.address for link in self._leading_to(said.node_id)]
+        former = self._removals.of(said.node_id)
+        address = met[0] if met else "" if former is None else former.address
+        self._removals.say(said.node_id, removed=said.removed, address=address, unix_s=said.unix_s)
+        return self._without_removed()
+
+    def _without_removed(self) -> list[Instruction]:
+        """The removals are others: nobody who is removed is met, or expected back."""
+        out = {one.node_id for one in self._removals.known if one.removed}
+        self._strangers = {one for one in self._strangers if one[0] in out}
+        told: list[Instruction] = []
+        for name in sorted(out):
+            node_id = NodeId(name)
+            self._departed.pop(node_id, None)
+            leading = self._leading_to(node_id)
+            for link in leading:
+                self._set_met(link, None)
+                if not self._is_configured(link):
+                    told += self._close(link)
+            if leading:
+                told.append(ForgetNode(node_id=node_id, why="was removed by an operator"))
+        return [*told, KeepRemovals()]
 
     def _stranger(self, state: NodeState, why: str) -> list[Instruction]:
         stranger = (state.node_id, state.grpc_address)

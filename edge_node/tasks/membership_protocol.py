@@ -104,6 +104,15 @@ class LinkBroke:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RemovalSaid:
+    """An operator took a node out of the cluster, or back in; `unix_s` is when."""
+
+    node_id: NodeId
+    removed: bool
+    unix_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class LeaveRequested:
     """This node is about to stop."""
 
@@ -116,6 +125,7 @@ Event = (
     | HelloReceived
     | StateAnswered
     | LinkBroke
+    | RemovalSaid
     | LeaveRequested
 )
 
@@ -171,10 +181,22 @@ class NoteStranger:
 
 
 @dataclass(frozen=True, kw_only=True)
+class KeepRemovals:
+    """Who is out of the cluster has changed: keep it beyond this life, and tell everyone."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class SayGoodbye:
     """Tell everyone that this node leaves."""
 
 
 Instruction = (
-    OpenLink | CloseLink | HearState | ForgetNode | NoteMeeting | NoteStranger | SayGoodbye
+    OpenLink
+    | CloseLink
+    | HearState
+    | ForgetNode
+    | NoteMeeting
+    | NoteStranger
+    | KeepRemovals
+    | SayGoodbye
 )

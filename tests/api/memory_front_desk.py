@@ -28,6 +28,7 @@ from edge_node.errors import (
     IdempotencyConflict,
     ImageNotReady,
     ModelNotFound,
+    NodeAlive,
     NodeNotFound,
     NodeNotReady,
     TaskNotFound,
@@ -87,6 +88,7 @@ class MemoryFrontDesk:
         self.followed: list[tuple[dict[NodeId, int], str]] = []
         self.previews_wanted: list[bool] = []
         self.operated: list[NodeAction] = []
+        self.removed = False
         self._records: dict[TaskId, TaskRecord] = {}
         self._events: dict[TaskId, list[TaskEvent]] = {}
         self._changed = asyncio.Condition()
@@ -284,6 +286,18 @@ class MemoryFrontDesk:
         if node_id != "orin-a":
             raise NodeNotFound(f"There is no node {node_id} that this one has met.")
         self.operated.append(action)
+
+    async def remove(self, node_id: NodeId) -> None:
+        if node_id == "orin-a":
+            raise NodeAlive(f"Node {node_id} is alive.")
+        if node_id != "orin-b":
+            raise NodeNotFound(f"There is no node {node_id} that this one has met.")
+        self.removed = True
+
+    async def readmit(self, node_id: NodeId) -> None:
+        if node_id != "orin-b" or not self.removed:
+            raise NodeNotFound(f"There is no node {node_id} that was removed.")
+        self.removed = False
 
     async def client_gone(self, task_ids: Sequence[TaskId]) -> None:
         self.gone += task_ids

@@ -18,7 +18,7 @@ from tests.api.served import served
 
 WITHOUT_BODY = (
     *("/erase", "/retry", "/interrupt", "/skip", "/refresh-checkpoints"),
-    *("/pause", "/drain", "/resume"),
+    *("/pause", "/drain", "/resume", "/remove", "/readmit"),
 )
 OPEN = ("/livez", "/readyz", "/metrics", "/v1/keys")
 # Of nodes among each other, and of how a task ends, which its own object says.

@@ -236,9 +236,18 @@ class SimulatedCluster:
                 self._confuse(process)
 
     def _confuse(self, process: NodeProcess) -> None:
-        """Discovery says this and that, and the operator names a peer less for a while."""
+        """Discovery says this and that, and the operator names a peer less for a while.
+
+        He removes one that was never there, and one that is there and must be met again at once.
+        """
         others = [place.address for place in self.places if place.address != process.address]
         links, settings = process.links, process.membership
+        (met,) = [place.node_id for place in self.places if place.address == others[0]]
+
+        def mistake() -> None:
+            links.remove(met, removed=True)
+            links.remove(met, removed=False)
+
         fewer = replace(settings, addresses=settings.addresses[1:])
         for index, told in enumerate(
             (
@@ -246,6 +255,8 @@ class SimulatedCluster:
                 lambda: links.found("10.0.0.99:9080"),
                 lambda: links.reconfigure(fewer),
                 lambda: links.lost("10.0.0.99:9080"),
+                lambda: links.remove(NodeId("n99"), removed=True),
+                mistake,
                 lambda: links.reconfigure(settings),
             )
         ):

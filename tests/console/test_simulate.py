@@ -81,6 +81,6 @@ def test_what_is_wrong_is_one_sentence(
 
 
 def test_the_command_line_loads_no_simulator_for_others() -> None:
-    code = "import edge_node.cli, sys; edge_node.cli._parser(); print('numba' in sys.modules)"
+    code = "import edge_node.cli, sys; edge_node.cli.parser(); print('numba' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

@@ -61,7 +61,7 @@ def parse(monkeypatch: pytest.MonkeyPatch) -> Any:
         raise Refused(message)
 
     monkeypatch.setattr(argparse.ArgumentParser, "error", refuse)
-    return cli._parser().parse_args
+    return cli.parser().parse_args
 
 
 def blocks(path: Path, language: str) -> list[str]:

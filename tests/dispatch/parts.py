@@ -20,8 +20,10 @@ from edge_node.domain import (
     WorkerLoad,
     WorkModel,
 )
+from edge_node.removal import Removal
 from edge_node.tasks.cluster_view import ClusterView, ClusterViewLimits
 from edge_node.tasks.hosting import Hosting, HostingLimits
+from edge_node.tasks.removals import Removals
 from tests.dispatch.one_node import DEFAULTS, OWN, PEER
 
 READY = WorkerDescription(
@@ -107,6 +109,7 @@ class SetPeers:
         self.before_report: Callable[[], None] = lambda: None
         self.stays = False
         self.pushes = 0
+        self.account = Removals()
 
     def client(self, node_id: NodeId) -> Any:
         return self if self.there and node_id == PEER else None
@@ -116,6 +119,17 @@ class SetPeers:
 
     def push_state(self) -> None:
         self.pushes += 1
+
+    @property
+    def removals(self) -> tuple[Removal, ...]:
+        return self.account.known
+
+    def removal_of(self, node_id: NodeId) -> Removal | None:
+        return self.account.of(node_id)
+
+    def remove(self, node_id: NodeId, *, removed: bool) -> None:
+        self.there = self.there and not removed
+        self.account.say(node_id, removed=removed, address="10.0.0.2:9080", unix_s=1e9)
 
     async def offload(
         self, offload: Offload, *, init_image: bytes

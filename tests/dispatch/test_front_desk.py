@@ -10,10 +10,20 @@ from typing import Any
 
 import pytest
 
+from edge_node.dispatch import front_desk
 from edge_node.dispatch.dead_letters import DeadLetterDesk
 from edge_node.dispatch.front_desk import FrontDesk, FrontDeskSettings
 from edge_node.domain import JobId, NodeId, TaskId, TaskRecord, TaskStatus, WorkerDescription
-from edge_node.errors import DEdgeAIError, NodeNotReady, OriginUnavailable, TaskNotFound
+from edge_node.errors import (
+    DEdgeAIError,
+    InvalidRequest,
+    NodeAlive,
+    NodeNotFound,
+    NodeNotReady,
+    OriginUnavailable,
+    StoreUnavailable,
+    TaskNotFound,
+)
 from edge_node.requests import DrawingLimits, Idempotency
 from edge_node.snapshot import PeerView
 from tests.dispatch.one_node import OWN, PEER, PNG, run
@@ -203,6 +213,57 @@ def test_a_task_of_a_node_that_left_may_be_asked_for_when_it_is_back(desk: Desk)
     assert isinstance(gone, OriginUnavailable)
     assert gone.retry_after_s == 30.0
     assert "other" in gone.message
+
+
+def test_a_task_of_a_removed_node_is_gone_though_it_left_or_others_were_never_met(
+    desk: Desk,
+) -> None:
+    desk.node.clock.time_s = 110.0
+    desk.peers.addresses["10.0.0.3:9080"] = None
+    desk.peers.away.add(NodeId("other"))
+    asyncio.run(desk.desk.remove(NodeId("other")))
+    gone = refusal(desk, "other-1")
+    assert isinstance(gone, TaskNotFound)
+    assert "an operator removed" in gone.message
+    assert [one.node_id for one in desk.desk.cluster().removed] == ["other"]
+    asyncio.run(desk.desk.readmit(NodeId("other")))
+    assert isinstance(refusal(desk, "other-1"), OriginUnavailable)
+    assert desk.desk.cluster().removed == ()
+
+
+def test_only_a_node_that_was_met_and_is_silent_is_removed(desk: Desk) -> None:
+    async def story() -> None:
+        await desk.node.start()
+        with pytest.raises(InvalidRequest, match="is this node"):
+            await desk.desk.remove(OWN)
+        with pytest.raises(NodeAlive, match="Drain it, stop it"):
+            await desk.desk.remove(PEER)
+        with pytest.raises(NodeNotFound):
+            await desk.desk.remove(NodeId("nobody"))
+        with pytest.raises(NodeNotFound):
+            await desk.desk.readmit(PEER)
+        desk.node.clock.time_s += 1e3
+        await desk.desk.remove(PEER)
+        assert desk.peers.removal_of(PEER) is not None
+        await desk.desk.remove(PEER)  # as often as it is asked for
+        # So it is told to the node itself, should it be back.
+        desk.peers.remove(OWN, removed=True)
+        assert any("removed from the cluster" in note for note in desk.desk.notes())
+
+    asyncio.run(story())
+
+
+def test_a_removal_that_cannot_be_written_down_is_not_promised(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def never() -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(front_desk, "KEPT_S_MAX", 0.05)
+    monkeypatch.setattr(desk.desk, "_removals_kept", never)
+    desk.peers.away.add(NodeId("other"))
+    with pytest.raises(StoreUnavailable, match="cannot write it down"):
+        asyncio.run(desk.desk.remove(NodeId("other")))
 
 
 def test_the_cluster_is_told_as_this_node_sees_it(desk: Desk) -> None:

@@ -338,7 +338,7 @@ def test_a_node_of_the_former_version_is_not_asked_and_would_say_so(sites: Any) 
 
 
 def test_what_is_told_of_weights_survives_the_wire() -> None:
-    from edge_node.peering import node_codec
+    from edge_node.peering import learning_codec
 
     weights = LearnedWeights(
         policy="lad_ts", version="lad_ts-4-x", generation=4, sha256="ab" * 32, size_bytes=9
@@ -347,4 +347,5 @@ def test_what_is_told_of_weights_survives_the_wire() -> None:
         Learning(policy="lad_ts"),
         Learning(policy="lad_ts", willing=True, learner=NodeId("b"), weights=weights),
     ):
-        assert node_codec.learning_from_proto(node_codec.learning_to_proto(learning)) == learning
+        message = learning_codec.learning_to_proto(learning)
+        assert learning_codec.learning_from_proto(message) == learning

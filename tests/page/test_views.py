@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from pathlib import Path
 
 import httpx
 import pytest
-from playwright.async_api import Page, expect
+from playwright.async_api import Page, Route, expect
 
 from edge_node.console.local_cluster import LocalCluster
+from edge_node.console.rest_client import RestClient
 from tests.page.browser import LAPTOP, PHONE, Window, chromium, needs_browser, opened
 from tests.page.test_draw import PACED, PROMPT, ask_for
 from tests.system.local import on_cluster, submit, wait_for
@@ -135,3 +137,65 @@ def test_an_operator_pauses_a_device_and_has_it_work_again(tmp_path: Path) -> No
             await expect(card.locator(".state")).to_have_text("Ready")
 
     on_cluster(tmp_path, {**PACED, "pace_s": 0.02}, {**PACED, "pace_s": 0.02}, test=test)
+
+
+def test_an_operator_removes_a_dead_device_and_lets_it_in_again(tmp_path: Path) -> None:
+    async def test(cluster: LocalCluster, http: httpx.AsyncClient) -> None:
+        first, second = cluster.urls
+        async with (
+            chromium() as browser,
+            opened(browser, f"{first}/#cluster", ours=[first, second]) as window,
+        ):
+            page = window.page
+            card = page.locator('.device[data-node="node-1"]')
+            await expect(card.locator(".state")).to_have_text("Ready")
+            await expect(card.get_by_role("button", name="Remove")).to_have_count(0)
+            cluster.signal_node(1, signal.SIGKILL)
+            await card.get_by_role("button", name="Remove").click()
+            await card.get_by_role("button", name="Its tasks are lost. Really remove?").click()
+            await expect(card).to_have_count(0)
+            removed = page.get_by_role("region", name="Removed")
+            await expect(removed).to_contain_text("node-1")
+            assert await window.faults() == []
+            cluster.wait_node(1)
+            cluster.start_node(1)
+            async with RestClient(timeout_s=5.0) as client:
+                await cluster.wait_ready(client, 1)
+            await expect(card).to_have_count(0)
+            await removed.get_by_role("button", name="Let in again").click()
+            await expect(card.locator(".state")).to_have_text("Ready")
+            await expect(removed).to_have_count(0)
+
+    on_cluster(tmp_path, {**PACED, "pace_s": 0.02}, {**PACED, "pace_s": 0.02}, test=test)
+
+
+def test_what_cannot_be_done_is_said_until_it_is_read(tmp_path: Path) -> None:
+    async def test(cluster: LocalCluster, http: httpx.AsyncClient) -> None:
+        (url,) = cluster.urls
+        async with (
+            chromium() as browser,
+            opened(
+                browser, f"{url}/#queue", ours=[url], expected=["ERR_FAILED", "ERR_CONNECTION"]
+            ) as window,
+        ):
+            page = window.page
+            task = await submit(http, url, num_inference_steps=20)
+            row = page.locator(".row").filter(has_text="a red circle")
+            await row.wait_for()
+
+            async def cut(route: Route) -> None:
+                await (route.abort() if route.request.method == "DELETE" else route.continue_())
+
+            await page.route("**/v1/tasks/*", cut)
+            await row.get_by_role("button", name="Cancel").click()
+            failure = page.locator(".failure")
+            await expect(failure).to_contain_text("The node did not answer. Try again.")
+            await failure.get_by_role("button", name="Close the message").click()
+            await expect(failure).to_have_count(0)
+            await page.unroute("**/v1/tasks/*")
+            await row.get_by_role("button", name="Cancel").click()
+            await expect(row).to_have_count(0)
+            assert (await wait_for(http, url, task["id"]))["status"] == "cancelled"
+            assert await window.faults() == []
+
+    on_cluster(tmp_path, {**PACED, "pace_s": 2.0}, test=test)

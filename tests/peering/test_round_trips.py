@@ -29,7 +29,7 @@ from edge_node.domain import (
 )
 from edge_node.errors import MalformedMessage
 from edge_node.experience_page import ExperiencePage
-from edge_node.peering import codec, node_codec
+from edge_node.peering import codec, learning_codec, node_codec
 from tests.filled import filled
 
 # A view is for clients: what only the origin's own ledger and scheduler need stays there.
@@ -48,10 +48,15 @@ OFFLOAD = dataclasses.replace(
     ),
 )
 
+STATE = filled(NodeState, keys=(7, "ab" * 32))
+STATE = dataclasses.replace(
+    STATE, removals=tuple(dataclasses.replace(one, address="b:9080") for one in STATE.removals)
+)
+
 Word = tuple[Any, Callable[[Any], Any], Callable[[Any], Any]]
 WORDS: list[Word] = [
     (
-        filled(NodeState, keys=(7, "ab" * 32)),
+        STATE,
         node_codec.state_to_proto,
         node_codec.state_from_proto,
     ),
@@ -138,7 +143,7 @@ def test_a_figure_of_another_node_that_is_not_finite_is_refused(number: float) -
             node_codec.report_to_proto,
             node_codec.report_from_proto,
         ),
-        (filled(ExperiencePage), node_codec.page_to_proto, node_codec.page_from_proto),
+        (filled(ExperiencePage), learning_codec.page_to_proto, learning_codec.page_from_proto),
     ]
     for word, to_proto, from_proto in words:
         message = with_every_float(to_proto(word), number)
@@ -255,7 +260,7 @@ def test_a_report_that_this_version_does_not_know_is_none() -> None:
 
 
 def test_a_node_of_the_version_before_does_not_say_what_it_serves() -> None:
-    message = node_codec.state_to_proto(filled(NodeState, keys=(7, "ab" * 32)))
+    message = node_codec.state_to_proto(dataclasses.replace(STATE))
     message.ClearField("serves")
     assert node_codec.state_from_proto(message).serves == ()
 

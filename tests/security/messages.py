@@ -26,7 +26,7 @@ from edge_node.domain import Drawing, Fence, NodeId, NodeState, Task, TaskId
 from edge_node.errors import MalformedMessage
 from edge_node.happenings import ClusterEvent
 from edge_node.listing import ClusterPage, TaskFilter
-from edge_node.peering import event_codec, list_codec, message_rules, node_codec
+from edge_node.peering import event_codec, learning_codec, list_codec, message_rules, node_codec
 from edge_node.tasks import hosting as hosted
 from edge_node.tasks import lifecycle_protocol as life
 from edge_node.tasks.cluster_view import ClusterView
@@ -241,7 +241,7 @@ class Judge:
             "asked": lambda asked: _sane(list_codec.request_from_proto(asked)[2]),
             "listed": self._listed,
             "happened": self._happened,
-            "page": lambda page: _sane(node_codec.page_from_proto(page).read_unix_s),
+            "page": lambda page: _sane(learning_codec.page_from_proto(page).read_unix_s),
         }
         takes |= dict.fromkeys((name for name in BASES if name.startswith("plain ")), _ruled)
         try:

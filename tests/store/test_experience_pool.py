@@ -13,7 +13,7 @@ import redis
 
 from edge_node.clock import SystemClock
 from edge_node.experience_page import ExperiencePage
-from edge_node.peering import node_codec
+from edge_node.peering import learning_codec
 from edge_node.store.connection import StoreConnection, StoreSettings
 from edge_node.store.experience_pool import (
     FIRST_ID,
@@ -160,7 +160,7 @@ def test_what_another_clock_dated_is_dated_by_the_readers(ahead_s: float, moved_
     decision = PooledDecision(life="0001-a", sequence=0, recorded=recorded(1))
     entries = tuple(encode(entry) for entry in (decision, outcome(1)))
     page = ExperiencePage(last="1-1", entries=entries, read_unix_s=2e9 + ahead_s)
-    sent = node_codec.page_from_proto(node_codec.page_to_proto(page))
+    sent = learning_codec.page_from_proto(learning_codec.page_to_proto(page))
     first, second = decoded(sent, unix_s=2e9).entries
     assert isinstance(first, PooledDecision)
     was_s = decision.recorded.decided_unix_s

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from edge_node import cli
 from edge_node.client_variables import KEY_VARIABLE
+from edge_node.dispatch.front_desk import MEETING_S
 from tests.system.local import EMULATED, cluster_of
 
 CONFIG = Path(__file__).parent.parent / "api" / "schemathesis.toml"
@@ -37,6 +38,8 @@ async def judged(folder: Path, *, with_keys: bool, seconds: int) -> tuple[int, s
         os.environ[KEY_VARIABLE] = key  # for whoever waits for the node
     try:
         async with cluster_of(folder, settings) as cluster:
+            # By then it knows whether another node's tasks may be asked for here.
+            await asyncio.sleep(MEETING_S)
             return await _run(cluster.urls[0], headers, folder=folder, seconds=seconds)
     finally:
         os.environ.pop(KEY_VARIABLE, None)

@@ -12,6 +12,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
+from edge_node import cli
 from edge_node.console.local_cluster import LocalCluster
 from edge_node.console.rest_client import RestClient
 from tests.peering.test_discovery import needs_multicast
@@ -79,6 +80,67 @@ def test_a_third_node_joins_a_running_pair_draws_leaves_and_rejoins(tmp_path: Pa
         await story(pair, http, cluster_of(tmp_path / "third", newcomer))
 
     on_cluster(tmp_path / "pair", EMULATED | {"policy": "round_robin"}, EMULATED, test=test)
+
+
+def test_a_dead_node_is_removed_everywhere_and_stays_out_until_it_is_readmitted(
+    tmp_path: Path,
+) -> None:
+    async def nodes(http: httpx.AsyncClient, url: str) -> tuple[set[str | None], list[str]]:
+        told = (await http.get(f"{url}/v1/cluster")).json()
+        return {one["node"] for one in told["peers"]}, [one["node"] for one in told["removed"]]
+
+    async def test(cluster: LocalCluster, http: httpx.AsyncClient) -> None:
+        first, second, third = cluster.urls
+        alive = await http.post(f"{first}/v1/nodes/node-2/remove")
+        assert (alive.status_code, alive.json()["error"]["code"]) == (409, "node_alive")
+        lost = await submit(http, third, num_inference_steps=2)
+        await wait_for(http, third, lost["id"])
+        cluster.signal_node(2, signal.SIGKILL)
+        cluster.wait_node(2)
+
+        async def removed() -> bool:
+            answer = await http.post(f"{first}/v1/nodes/node-2/remove")
+            return answer.status_code == 200
+
+        async def gone() -> bool:
+            seen = [await nodes(http, url) for url in (first, second)]
+            return seen == [({"node-1"}, ["node-2"]), ({"node-0"}, ["node-2"])]
+
+        await until(removed)
+        await until(gone)
+        node = ("--node", first)
+        assert await asyncio.to_thread(cli.main, ["nodes", "remove", "node-2", *node]) == 0
+        assert await asyncio.to_thread(cli.main, ["nodes", "remove", "node-9", *node]) != 0
+        for url in (first, second):
+            answer = await http.get(f"{url}/v1/tasks/{lost['id']}")
+            assert (answer.status_code, answer.json()["error"]["code"]) == (404, "task_not_found")
+            assert "removed" in answer.json()["error"]["message"]
+        # Neither its own restart nor another node's lets it in.
+        cluster.signal_node(1, signal.SIGTERM)
+        cluster.wait_node(1)
+        async with RestClient(timeout_s=5.0) as client:
+            for index in (1, 2):
+                cluster.start_node(index)
+                await cluster.wait_ready(client, index)
+        await until(gone)
+
+        async def knows() -> bool:
+            notes = (await http.get(f"{third}/readyz")).json().get("notes", [])
+            return any("nodes readmit node-2" in note for note in notes)
+
+        await until(knows)
+        assert await executors(http, first, tasks=6) <= {"node-0", "node-1"}
+        node = ("--node", second)
+        assert await asyncio.to_thread(cli.main, ["nodes", "readmit", "node-2", *node]) == 0
+
+        async def back() -> bool:
+            return all(["node-2" in await nodes_seen(http, url) for url in (first, second)])
+
+        await until(back)
+        assert (await http.get(f"{first}/v1/tasks/{lost['id']}")).status_code == 200
+
+    settings = EMULATED | {"policy": "round_robin"}
+    on_cluster(tmp_path, settings, settings, settings, test=test)
 
 
 @needs_multicast

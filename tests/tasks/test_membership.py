@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from edge_node.domain import NodeId, NodeState
+from edge_node.removal import Removal
 from edge_node.tasks import membership_protocol as member
 from edge_node.tasks.membership import DEPARTED_MAX, NEW_PEERS_MAX, Membership
 from edge_node.tasks.membership_protocol import (
@@ -17,6 +18,7 @@ from edge_node.tasks.membership_protocol import (
     ForgetNode,
     HearState,
     HelloReceived,
+    KeepRemovals,
     LinkBroke,
     LinkId,
     MembershipSettings,
@@ -24,6 +26,7 @@ from edge_node.tasks.membership_protocol import (
     NoteStranger,
     OpenLink,
     Reconfigured,
+    RemovalSaid,
     SayGoodbye,
     Started,
     StateAnswered,
@@ -99,6 +102,14 @@ class Story:
     def leads_to(self, node_id: NodeId) -> str | None:
         link = self.machine.link_to(node_id)
         return next((address for address, number in self.links.items() if number == link), None)
+
+
+def removal(node_id: NodeId = B, *, removed: bool = True, at_unix_s: float = 1e9) -> Removal:
+    return Removal(node_id=node_id, address=X, removed=removed, at_unix_s=at_unix_s)
+
+
+def said(node_id: NodeId = B, *, removed: bool = True, unix_s: float = 1e9) -> RemovalSaid:
+    return RemovalSaid(node_id=node_id, removed=removed, unix_s=unix_s)
 
 
 def kinds(instructions: list[member.Instruction]) -> list[type]:
@@ -220,7 +231,17 @@ def test_a_link_that_is_closed_is_heard_no_more() -> None:
     story.found(Y)
     assert story.links[Y] != link
     assert story.told(StateAnswered(link=link, state=state())) == []
-    assert story.machine.addresses == {Y: None}
+    assert story.machine.addresses == {}
+
+
+def test_nobody_is_expected_where_anyone_may_have_said_to_be() -> None:
+    story = Story(X)
+    story.found(Y)
+    story.hello(state(C), host="10.0.0.3")
+    assert set(story.links) == {X, Y, "10.0.0.3:90"}
+    assert story.machine.addresses == {X: None}
+    story.answer(Y, state(B))
+    assert story.machine.addresses == {X: None, Y: B}
 
 
 def test_discovery_takes_back_only_what_was_never_met() -> None:
@@ -514,7 +535,7 @@ def test_what_strangers_can_make_this_node_remember_is_bounded() -> None:
         story.found(f"10.0.1.{number}:90")
         story.hello(state(name, cluster_name="other"))
         story.hello(state(name, leaving=True))
-    assert len(story.machine.addresses) == NEW_PEERS_MAX + 1
+    assert len(story.links) == NEW_PEERS_MAX + 1
     assert not story.machine.is_away(NodeId("n0"), now_s=0.0)
     again = NodeId(f"n{DEPARTED_MAX}")  # the oldest
     story.hello(state(again, life=2, leaving=True))
@@ -531,25 +552,30 @@ def test_no_story_breaks_it(seed: int) -> None:
     seen: set[type] = set()
     addresses = [X, Y, Z, "10.0.0.2:91"]
 
-    def said() -> NodeState:
-        return state(
+    def shown() -> NodeState:
+        own = state(
             (A, B, B, C)[rng.integers(4)],
             life=int(rng.integers(1, 4)),
             at=("b:90", "b:91")[rng.integers(2)],
             cluster_name=("lab", "lab", "other")[rng.integers(3)],
             leaving=rng.random() < 0.1,
         )
+        words = removal((A, B, C)[rng.integers(3)], removed=rng.random() < 0.3)
+        return replace(own, removals=(words,) if rng.random() < 0.1 else ())
 
     for _ in range(400):
         story.now_s += float(rng.exponential(20.0))
         address = addresses[rng.integers(4)]
-        match int(rng.integers(6)):
+        match int(rng.integers(7)):
+            case 6:
+                out = (A, B, C)[rng.integers(3)]
+                told = story.told(said(out, removed=rng.random() < 0.5, unix_s=story.now_s))
             case 0:
                 told = story.found(address)
             case 1:
                 told = story.told(AddressLost(address=address))
             case 2:
-                told = story.hello(said())
+                told = story.hello(shown())
             case 3 if address in story.links:
                 told = story.broke(address)
             case 4:
@@ -557,15 +583,18 @@ def test_no_story_breaks_it(seed: int) -> None:
                 accept = bool(rng.random() < 0.8)
                 told = story.told(Reconfigured(settings=settings(*chosen, accept_new_peers=accept)))
             case _ if address in story.links:
-                told = story.answer(address, said())
+                told = story.answer(address, shown())
             case _:
                 told = []
         seen |= set(kinds(told))
         # Whoever is heard can be reached, and whoever is given up cannot.
         for one in told:
-            if isinstance(one, HearState):
+            if isinstance(one, HearState) and KeepRemovals not in kinds(told):
                 assert story.machine.link_to(one.state.node_id) is not None
         gone = [one.node_id for one in told if isinstance(one, ForgetNode)]
         heard = [one.state.node_id for one in told if isinstance(one, HearState)]
-        assert all(story.machine.link_to(n) is None or n in heard for n in gone)
-    assert seen == {OpenLink, CloseLink, HearState, ForgetNode, NoteMeeting, NoteStranger}
+        assert KeepRemovals in kinds(told) or all(
+            story.machine.link_to(n) is None or n in heard for n in gone
+        )
+    all_of_them = {OpenLink, CloseLink, HearState, ForgetNode, NoteMeeting, NoteStranger}
+    assert seen == all_of_them | {KeepRemovals}

@@ -4,7 +4,7 @@
 import { html, nothing, Part, repeat } from './part.js';
 import { isOpen, state } from './state.js';
 import { colourClass, etaS, sourceOf, thumbnailPath, trail, whyMoved } from './picture.js';
-import { operatorsActions } from './operating.js';
+import { operatorsActions, removedDevices } from './operating.js';
 import { show } from './task.js';
 import { number, policyName, seconds, t } from './words.js';
 
@@ -58,6 +58,7 @@ class Cluster extends Part {
     return html`<div class="cluster">
       ${this.together(nodes, open)}
       <div class="cards">${repeat(nodes, (one) => one.node, (one) => this.card(one, open.filter((task) => task.executor === one.node)))}</div>
+      ${removedDevices()}
     </div>`;
   }
 

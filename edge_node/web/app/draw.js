@@ -5,7 +5,7 @@ import { icon } from './icons.js';
 import { node } from './node.js';
 import { isOpen, state } from './state.js';
 import { cancel, colourClass, download, picture, sourceOf, thumbnailPath } from './picture.js';
-import { t } from './words.js';
+import { sentence, t } from './words.js';
 
 const RECENT_MAX = 12;
 const RATIOS = [[1, 1], [3, 2], [2, 3], [16, 9], [9, 16]];
@@ -166,7 +166,7 @@ class Draw extends Part {
       onStage(tasks.map((one) => one.id));
       this.querySelector('.stage')?.scrollIntoView({ block: innerWidth > 860 ? 'nearest' : 'start', behavior: 'smooth' });
     } catch (problem) {
-      this.problem = problem.status ? problem.message : t('gone', { node: state.self });
+      this.problem = sentence(problem);
     }
     this.sending = false;
     this.requestUpdate();

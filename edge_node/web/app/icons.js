@@ -20,6 +20,8 @@ const PATHS = {
   pause: svg`<path d="M7 4.500v11M13 4.500v11"/>`,
   resume: svg`<path d="M6 4l9 6-9 6z"/>`,
   drain: svg`<path d="M10 3v8M6.5 8l3.5 3.500L13.5 8M4 15h12"/>`,
+  remove: svg`<path d="M4 6h12M8 6V4h4v2M5.5 6l.8 11h7.4l.8-11"/>`,
+  readmit: svg`<path d="M4 10a6 6 0 1 0 2-4.500M6 2v3.500h3.5"/>`,
   more: svg`<path d="M5 8l5 5 5-5"/>`,
 };
 

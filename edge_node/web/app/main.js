@@ -90,7 +90,7 @@ class App extends Part {
           <button class="quiet" aria-label=${t('theme')} title=${t('theme')} @click=${() => this.turnTheme()}>${icon('sun')}</button>
         </div>
       </header>
-      ${this.banner()}
+      ${this.banner()} ${this.failure()}
       <main id="main" tabindex="-1"><h1 class="hidden">${t(this.view)}</h1>${this.shown()}</main>
       <de-task></de-task>
       ${this.keyWanted ? this.keyDialog() : nothing}
@@ -112,6 +112,12 @@ class App extends Part {
   banner() {
     const told = elsewhere.says();
     return told ? html`<div class="banner" role="alert"><span class="dot"></span>${told}</div>` : nothing;
+  }
+
+  failure() {
+    if (!state.problem) return nothing;
+    return html`<div class="banner failure" role="alert">${state.problem}
+      <button class="quiet" aria-label=${t('dismiss')} @click=${() => state.fail('')}>${icon('cross')}</button></div>`;
   }
 
   keyDialog() {

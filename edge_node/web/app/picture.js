@@ -5,7 +5,7 @@ import { html, nothing } from './part.js';
 import { icon } from './icons.js';
 import { node } from './node.js';
 import { isOpen, state } from './state.js';
-import { seconds, t } from './words.js';
+import { seconds, sentence, t } from './words.js';
 
 const sources = new Map();
 node.addEventListener('pictureforgotten', ({ detail }) => sources.delete(detail));
@@ -125,7 +125,19 @@ export function picture(task, { actions = nothing } = {}) {
   </figure>`;
 }
 
-export async function download(task) {
+// What is asked of the node at the press of a button; where it fails, that is said.
+async function attempted(asked) {
+  try {
+    await asked();
+  } catch (problem) {
+    state.fail(sentence(problem));
+  }
+}
+
+export const download = (task) => attempted(() => fetchFile(task));
+export const cancel = (task) => attempted(() => cancelled(task));
+
+async function fetchFile(task) {
   const blob = await node.blob(imagePath(task));
   const link = document.createElement('a');
   link.href = URL.createObjectURL(blob);
@@ -134,6 +146,6 @@ export async function download(task) {
   setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
 }
 
-export async function cancel(task) {
+export async function cancelled(task) {
   state.read(await node.ask(`v1/tasks/${task.id}`, { method: 'DELETE' }));
 }

@@ -4,9 +4,9 @@ import { html, nothing, Part, repeat } from './part.js';
 import { icon } from './icons.js';
 import { node } from './node.js';
 import { isOpen, state } from './state.js';
-import { cancel, colourClass, devicePill, statusLine, trail, etaS } from './picture.js';
+import { cancel, cancelled, colourClass, devicePill, statusLine, trail, etaS } from './picture.js';
 import { show } from './task.js';
-import { seconds, t } from './words.js';
+import { seconds, sentence, t } from './words.js';
 
 const SHOWN_MAX = 300;
 const TOGETHER_MAX = 8;
@@ -35,10 +35,10 @@ class Queue extends Part {
       if (node.keyId) {
         await node.ask(`v1/tasks?status=queued,in_progress&owner=${node.keyId}`, { method: 'DELETE' });
       } else {
-        while (mine.length) await Promise.all(mine.splice(0, TOGETHER_MAX).map(cancel));
+        while (mine.length) await Promise.all(mine.splice(0, TOGETHER_MAX).map(cancelled));
       }
     } catch (problem) {
-      this.problem = problem.message;
+      this.problem = sentence(problem);
     }
     this.requestUpdate();
   }

@@ -30,6 +30,7 @@ class State extends EventTarget {
   connection = 'opening';
   lostAt = 0;
   operator = false;
+  problem = '';
   #colours = JSON.parse(localStorage.getItem('colours') ?? '{}');
   #mine = new Set(JSON.parse(localStorage.getItem('mine') ?? '[]'));
   #wanted = new Set();
@@ -94,6 +95,12 @@ class State extends EventTarget {
     if (document.hidden) setTimeout(tell, HIDDEN_MS);
     else if (wait > 0) setTimeout(() => requestAnimationFrame(tell), wait);
     else requestAnimationFrame(tell);
+  }
+
+  // What was asked for failed: said until it is read, or something else fails.
+  fail(problem) {
+    this.problem = problem;
+    this.changed();
   }
 
   // --- beginning

@@ -6,7 +6,7 @@ import { node } from './node.js';
 import { isOpen, state } from './state.js';
 import { cancel, colourClass, download, picture } from './picture.js';
 import { takeOver } from './draw.js';
-import { moment, number, policyName, seconds, t } from './words.js';
+import { moment, number, policyName, seconds, sentence, t } from './words.js';
 
 export function show(task) {
   state.dispatchEvent(new CustomEvent('show', { detail: task.id }));
@@ -49,7 +49,7 @@ class Task extends Part {
       this.close();
       state.changed();
     } catch (problem) {
-      this.problem = problem.message;
+      this.problem = sentence(problem);
       this.requestUpdate();
     }
   }

@@ -18,7 +18,7 @@ const EN = {
   waited: 'Waiting', drew: 'Drawing', returned: 'Sending', made: 'Made', asked: 'Asked at',
   keyTitle: 'This cluster asks for a key', keyLabel: 'API key', keyGo: 'Use it', keyNote: 'Kept until this tab is closed.', keyForget: 'Forget the key',
   gone: '{node} does not answer.', trying: 'Trying {node} …', back: 'Waiting for it …', came: '{from} does not answer. This is {node}.',
-  theme: 'Light or dark', language: '中文', pause: 'Pause', drain: 'Drain', resume: 'Resume', sec: '{n} s', min: '{m} min {n} s',
+  theme: 'Light or dark', language: '中文', pause: 'Pause', drain: 'Drain', resume: 'Resume', remove: 'Remove', sureRemove: 'Its tasks are lost. Really remove?', readmit: 'Let in again', removed: 'Removed', silent: 'The node did not answer. Try again.', dismiss: 'Close the message', sec: '{n} s', min: '{m} min {n} s',
   skip: 'Skip to the content', progress: 'Progress', image: 'Image', imageOf: 'Image of: {prompt}', nodes: 'Devices', tasksOf: 'Tasks at {node}', noPrompt: 'prompt removed', dice: 'Any seed', landscape: 'landscape', portrait: 'portrait', square: 'square', ready: 'Ready',
 };
 const ZH = {
@@ -39,7 +39,7 @@ const ZH = {
   waited: '等待', drew: '绘制', returned: '传回', made: '完成于', asked: '提交于',
   keyTitle: '此集群需要密钥', keyLabel: 'API 密钥', keyGo: '使用', keyNote: '关闭标签页后即忘记。', keyForget: '忘记密钥',
   gone: '{node} 没有响应。', trying: '正在尝试 {node} …', back: '等待恢复 …', came: '{from} 没有响应。当前是 {node}。',
-  theme: '浅色或深色', language: 'English', pause: '暂停', drain: '排空', resume: '恢复', sec: '{n} 秒', min: '{m} 分 {n} 秒',
+  theme: '浅色或深色', language: 'English', pause: '暂停', drain: '排空', resume: '恢复', remove: '移除', sureRemove: '其任务将丢失。确定移除？', readmit: '重新加入', removed: '已移除', silent: '节点没有响应，请重试。', dismiss: '关闭消息', sec: '{n} 秒', min: '{m} 分 {n} 秒',
   skip: '跳到内容', progress: '进度', image: '图片', imageOf: '图片：{prompt}', nodes: '设备', tasksOf: '{node} 的任务', noPrompt: '提示词已删除', dice: '随机种子', landscape: '横向', portrait: '纵向', square: '方形', ready: '就绪',
 };
 const LANGUAGES = { en: EN, zh: ZH };
@@ -81,6 +81,9 @@ export function number(value, digits = 1) {
 const POLICIES = { lad_ts: 'LAD-TS', lad_ts_plus: 'LAD-TS+', d2sac_ts: 'D2SAC-TS' };
 
 export const policyName = (name) => POLICIES[name] ?? (name ?? '').replaceAll('_', ' ');
+
+// Why something failed: as the node said it, or that nobody answered.
+export const sentence = (problem) => (problem.status ? problem.message : t('silent'));
 
 export function moment(unixS) {
   const date = new Date(unixS * 1000);
