@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from scheduler import own_policy
 from scheduler.policies import heuristics, lad_ts_plus_policy, lad_ts_policy, published_lad_ts
 from scheduler.policy import Policy
 
@@ -86,15 +87,25 @@ SPECS: Mapping[str, PolicySpec] = MappingProxyType(
 
 
 def spec_of(name: str) -> PolicySpec:
-    """What the policy of that name is.
+    """What the policy of that name is: one of ours, or somebody's own `package.module:Class`.
 
     Raises:
         ValueError: there is none.
     """
     spec = SPECS.get(name)
-    if spec is None:
-        raise ValueError(f"unknown policy {name!r}; choose one of {', '.join(SPECS)}")
-    return spec
+    if spec is not None:
+        return spec
+    if own_policy.is_own(name):
+        own = own_policy.own_class(name)
+        return PolicySpec(
+            factory=own,
+            by_expected_delay=bool(getattr(own, "by_expected_delay", False)),
+            learned=bool(getattr(own, "learned", False)),
+        )
+    raise ValueError(
+        f"unknown policy {name!r}; choose one of {', '.join(SPECS)}, or your own as "
+        "package.module:Class"
+    )
 
 
 def names() -> tuple[str, ...]:
@@ -106,7 +117,7 @@ def create(name: str, *, rng: np.random.Generator, **options: Any) -> Policy:
     """A policy in its initial state.
 
     Args:
-        name: a key of SPECS.
+        name: a key of SPECS, or `package.module:Class`.
         rng: the policy's only source of randomness.
         options: keyword parameters of that policy's factory.
 
@@ -116,8 +127,10 @@ def create(name: str, *, rng: np.random.Generator, **options: Any) -> Policy:
     """
     factory = spec_of(name).factory
     parameters = inspect.signature(factory).parameters
-    allowed = sorted(parameters.keys() - {"rng"})
-    unknown = sorted(options.keys() - set(allowed))
+    named = {one.name for one in parameters.values() if one.kind is not one.VAR_KEYWORD}
+    allowed = sorted(named - {"rng"})
+    takes_any = len(named) < len(parameters)
+    unknown = [] if takes_any else sorted(options.keys() - set(allowed))
     if unknown:
         raise ValueError(
             f"policy {name!r} has no option {', '.join(unknown)}; "

@@ -15,6 +15,7 @@ from edge_node.errors import InvalidRequest
 from scheduler.simulator import scenarios
 from scheduler.simulator.comparison import Plan, PolicyResult, ScenarioResult, compare
 from scheduler.simulator.dispatchers import InvalidPolicy, parse_policies
+from scheduler.simulator.live_policy import WrongChoice
 from scheduler.simulator.reference_trace import InvalidTrace, load_trace, replay
 from scheduler.simulator.rules import NoServerAlive
 from scheduler.simulator.scenario import InvalidScenario
@@ -104,6 +105,7 @@ def _as_sentences() -> Iterator[None]:
         InvalidScenario,
         InvalidTrace,
         NoServerAlive,
+        WrongChoice,
     ) as error:
         text = str(error)
         raise InvalidRequest(text if text.endswith("?") else f"{text}.") from error

@@ -16,12 +16,16 @@ from typing import Any
 import numpy as np
 
 from scheduler import checkpoint
+from scheduler.own_policy import is_own
 from scheduler.policies import lad_ts_policy
 from scheduler.policies.lad_ts_plus_policy import load_weights
+from scheduler.policy import Policy
+from scheduler.registry import create
 from scheduler.simulator import rules
 from scheduler.simulator.dispatch import Dispatcher
 from scheduler.simulator.lad_ts_kernel import LadTsDispatcher
 from scheduler.simulator.lad_ts_plus_kernel import LadTsPlusDispatcher
+from scheduler.simulator.live_policy import LivePolicy
 from scheduler.simulator.scenario import Scenario
 
 Option = bool | int | float | str
@@ -41,7 +45,7 @@ class PolicySpec:
     """A policy as command lines give it: `shadow_price:kappa=1,fresh=true`.
 
     Attributes:
-        name: one of `names()`.
+        name: one of `names()`, or `package.module:Class`.
         options: of its rule or algorithm.
     """
 
@@ -56,6 +60,10 @@ class PolicySpec:
             InvalidPolicy: an option is not spelt `key=value`.
         """
         name, _, rest = text.strip().partition(":")
+        # `package.module:Class:key=value` has its options after the class.
+        class_name, _, more = rest.partition(":")
+        if is_own(own := f"{name}:{class_name}"):
+            name, rest = own, more
         options: dict[str, Option] = {}
         for item in filter(None, rest.split(",")):
             key, equals, value = item.partition("=")
@@ -90,7 +98,7 @@ def parse_policies(text: str) -> list[PolicySpec]:
 
 
 def names() -> tuple[str, ...]:
-    """Every name that `dispatcher` knows."""
+    """Every name of ours that `dispatcher` knows."""
     return (*rules.names(), *LEARNED)
 
 
@@ -114,14 +122,29 @@ def dispatcher(
     try:
         if spec.name in LEARNED:
             return LEARNED[spec.name](scenario, seed, checkpoints, spec.options)
+        if is_own(spec.name):
+            return _own_policy(spec, seed)
         if spec.name not in rules.names():
-            raise InvalidPolicy(f"unknown policy {spec.name!r}; choose one of {', '.join(names())}")
+            raise InvalidPolicy(
+                f"unknown policy {spec.name!r}; choose one of {', '.join(names())}, or your own as "
+                "package.module:Class"
+            )
         rule = rules.create(spec.name, **spec.options)
         if isinstance(rule, rules.Learns):
             rule = rule.fit(scenario, learning_rng(seed))
     except (ValueError, TypeError) as error:
         raise InvalidPolicy(f"{spec}: {error}") from error
     return rule
+
+
+def _own_policy(spec: PolicySpec, seed: int) -> LivePolicy:
+    """Somebody's own class; what is wrong with it is said before any episode."""
+
+    def make(*, rng: np.random.Generator) -> Policy:
+        return create(spec.name, rng=rng, **spec.options)
+
+    make(rng=np.random.default_rng(seed))
+    return LivePolicy(make)
 
 
 def measuring_rng(seed: int, episode: int) -> np.random.Generator:

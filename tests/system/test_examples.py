@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -11,10 +13,11 @@ import httpx
 import pytest
 
 from edge_node.console.local_cluster import LocalCluster
-from tests.system.local import EMULATED, decoded, on_cluster
+from tests.system.local import EMULATED, decoded, on_cluster, submit, wait_for
 
 pytestmark = pytest.mark.system
-EXAMPLES = Path(__file__).parent.parent.parent / "docs" / "examples"
+ROOT = Path(__file__).parent.parent.parent
+EXAMPLES = ROOT / "docs" / "examples"
 
 
 async def run(*command: str | Path, cwd: Path) -> str:
@@ -66,3 +69,30 @@ async def tasks_kept(cluster: LocalCluster) -> set[str]:
     """Ids of every image that a node keeps."""
     folders = [cluster.folder / node / "images" for node in cluster.node_ids]
     return {path.name for folder in folders for path in folder.glob("*.png")}
+
+
+def page_without_breaks() -> str:
+    return (ROOT / "docs" / "own_policy.md").read_text().replace("\\\n", " ")
+
+
+def test_a_policy_of_ones_own_decides_at_a_node_and_in_the_laboratory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(EXAMPLES))
+    commands = re.findall(r"^PYTHONPATH=docs/examples (.*)$", page_without_breaks(), re.MULTILINE)
+    for command in commands:
+        program, *arguments = shlex.split(command)
+        by = ["-m", "edge_node.cli"] if program == "dedgeai" else []  # else it is python
+        said = asyncio.run(run(sys.executable, *by, *arguments, cwd=ROOT))
+        assert "own_policy:Curious" in said
+    assert len(commands) == 2
+
+    async def test(cluster: LocalCluster, http: httpx.AsyncClient) -> None:
+        url = cluster.urls[0]
+        tasks = [await submit(http, url, num_inference_steps=2) for _ in range(20)]
+        ended = [await wait_for(http, url, task["id"]) for task in tasks]
+        assert {one["policy"] for one in ended} == {"curious"}
+        assert {one["executor"] for one in ended} == {"node-0", "node-1"}
+
+    own = EMULATED | {"policy": "own_policy:Curious", "policy_options": {"explore": 1.0}}
+    on_cluster(tmp_path, own, own, test=test)

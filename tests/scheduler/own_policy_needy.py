@@ -1,0 +1,3 @@
+"""A module that needs what is not there."""
+
+import antigravity_2  # type: ignore[import-not-found]  # noqa: F401
