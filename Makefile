@@ -13,7 +13,7 @@ NODELESS := $(addprefix tests/,api benchmarks cluster deploy dispatch guard lear
 FILLING := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 WAITING := --numprocesses 4 --dist worksteal
 
-.PHONY: audit browser demo pictures test test-newest mutants seeds trial lint type proto bench figures lock validate-deploy bundle clean install
+.PHONY: audit browser demo docs pictures test test-newest mutants seeds trial lint type proto bench figures lock validate-deploy bundle clean install
 
 install: $(INSTALLED)
 
@@ -81,6 +81,11 @@ N ?= 1000
 seeds: install
 	$(BIN)/python -m tests.cluster --seeds $(N) $(if $(SEED),--seed $(SEED))
 
+# The pages of docs/ and the API guide as a site in out/site; anything that leads nowhere fails it.
+docs: install
+	$(BIN)/pip install --quiet --require-hashes --no-deps --requirement docs/site/requirements.txt
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --config-file .mkdocs.yml
+
 # Every fault at three real nodes under load, in rounds: as root, who may mount the small disk.
 trial: install
 	$(BIN)/python -m tests.faults.trial
@@ -114,6 +119,8 @@ lock: install
 		pyproject.toml -o docker/requirements.txt
 	$(UV_COMPILE) --config-file docker/uv.toml --no-emit-package torch --extra dev \
 		pyproject.toml -o constraints-dev.txt
+	$(UV_COMPILE) --constraint constraints-dev.txt docs/site/requirements.in \
+		-o docs/site/requirements.txt
 	$(UV_COMPILE) docker/requirements-build.in -o docker/requirements-build.txt
 	$(BIN)/python deploy/licences.py
 

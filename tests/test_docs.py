@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 import io
+import pkgutil
 import re
 import tokenize
 from pathlib import Path
 
 import pytest
+
+import edge_node
+from edge_node.api.openapi_errors import ENDINGS
+from edge_node.errors import DEdgeAIError
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("edge_node", "scheduler", "proto", "deploy", "docker", "tests", "benchmarks", "docs")
@@ -119,3 +125,27 @@ def test_what_leads_nowhere_is_noticed() -> None:
         "docs/paper.md",
         "edge_node/tasks",
     }
+
+
+def test_every_code_of_an_error_is_explained_with_its_status() -> None:
+    page = (ROOT / "docs" / "errors.md").read_text("utf-8")
+    told = {
+        code: int(status)
+        for codes, status in re.findall(r"^\| (`[^|]+) \| (\d+) \|", page, re.MULTILINE)
+        for code in re.findall(r"`(\w+)`", codes)
+    }
+    aside = page.rpartition("## For operators")[2]
+    known = {one.code: one.http_status for one in errors_there_are()}
+    known |= {code: status for status, codes in ENDINGS.items() for code in codes}
+    assert {code for code in known if code not in told} <= set(re.findall(r"`(\w+)`", aside))
+    assert {code: known.get(code) for code in told} == told
+
+
+def errors_there_are() -> list[type[DEdgeAIError]]:
+    for found in pkgutil.walk_packages(edge_node.__path__, "edge_node."):
+        if not found.name.endswith("__main__"):
+            importlib.import_module(found.name)
+    kinds: list[type[DEdgeAIError]] = [DEdgeAIError]
+    for one in kinds:
+        kinds += one.__subclasses__()
+    return [one for one in kinds if one.__module__.startswith("edge_node.")]

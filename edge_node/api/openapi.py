@@ -7,18 +7,19 @@ them is 400.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel
 
-from edge_node.api import schemas
+from edge_node.api import openapi_fields, schemas
 from edge_node.api.automatic1111 import LISTS
 from edge_node.api.cluster_events import LAST_SEEN
 from edge_node.api.openapi_errors import examples, responses_of
 from edge_node.api.openapi_examples import ANSWERS, BODIES, PARAMETERS, UNWELL
 from edge_node.api.task_lists import NAME_CHARS_MAX
 from edge_node.api.thumbnails import SIDE_PX_MAX, SIDE_PX_MIN
-from edge_node.domain import TaskStatus
+from edge_node.domain import TaskEventKind, TaskStatus
 from edge_node.listing import PAGE_TASKS_MAX
 from edge_node.requests import NodeAction
 
@@ -54,6 +55,11 @@ _TASK: Json = {
         "prompt": {"type": ["string", "null"]},
         "error": {"type": ["object", "null"]},
     },
+}
+_EVENT: Json = {
+    "type": "object",
+    "required": ["sequence", "type", "step", "steps", "progress"],
+    "properties": {"type": {"enum": list(TaskEventKind)}},
 }
 _JOB: Json = {
     "type": "object",
@@ -135,7 +141,7 @@ _KEYS: Json = {
     "properties": {"signed_list": {"type": "string"}},
 }
 _BINARY: Json = {"type": "string", "format": "binary"}
-_NAMED = {"Error": _ERROR, "Task": _TASK, "Job": _JOB}
+_NAMED = {"Error": _ERROR, "Task": _TASK, "TaskEvent": _EVENT, "Job": _JOB}
 _MODELS: dict[str, type[BaseModel]] = {
     "TaskRequest": schemas.TaskRequest,
     "ImageGenerationRequest": schemas.ImageGenerationRequest,
@@ -402,6 +408,10 @@ def completed(document: Json) -> Json:
             components[name]["properties"] = properties
         if "prompt" in components[name].get("required", ()):
             properties["prompt"] |= _PROMPT
+        for field, schema in properties.items():
+            schema["description"] = openapi_fields.REQUEST[field]
+    for name, means in (("Task", openapi_fields.TASK), ("TaskEvent", openapi_fields.EVENT)):
+        components[name] = _with_meanings(components[name], means)
     document["components"] = {
         "schemas": components,
         "examples": examples(),
@@ -413,6 +423,13 @@ def completed(document: Json) -> Json:
             # None is needed until the operator has given one out.
             operation["security"] = [{}] if path in _OPEN else [{"key": []}, {}]
     return document
+
+
+def _with_meanings(schema: Json, means: Mapping[str, str]) -> Json:
+    """The schema with every field that there is, and what it means."""
+    known = schema["properties"]
+    fields = {name: {**known.get(name, {}), "description": said} for name, said in means.items()}
+    return {**schema, "properties": fields}
 
 
 def _complete(operation: Json, *, path: str, method: str) -> None:

@@ -64,7 +64,7 @@ _ACCEPTING = (
 )
 _LISTING = (InvalidRequest, StoreUnavailable)
 # What a drawing that is waited for may end with besides: an image, or the code of its task.
-_ENDINGS = {
+ENDINGS = {
     400: ("moderation_blocked",),
     500: ("attempts_exhausted", "poisoned", "cancelled", "draw_failed"),
     504: ("deadline_exceeded",),
@@ -119,7 +119,7 @@ class Errors:
         for one in self._all():
             found.setdefault(one.http_status, {})[one.code] = _meaning(one)
         if self.endings:
-            for status, codes in _ENDINGS.items():
+            for status, codes in ENDINGS.items():
                 for code in codes:
                     found.setdefault(status, {}).setdefault(code, _MEANS.get(code, ""))
         return dict(sorted(found.items()))
@@ -204,7 +204,7 @@ def responses_of(path: str, method: str, *, theirs: bool) -> dict[int, Json]:
     answers = {}
     for status, codes in errors.by_status().items():
         # What a task may end with is told by its worker, too: the list is of the usual ones.
-        is_open = errors.endings and status in _ENDINGS
+        is_open = errors.endings and status in ENDINGS
         content: Json = {"schema": _schema(list(codes), theirs=theirs, is_open=is_open)}
         content["examples"] = {
             code: {"$ref": f"{_EXAMPLES}/{_named(code, theirs=theirs)}"} for code in codes

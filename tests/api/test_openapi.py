@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,9 +14,15 @@ from jsonschema import Draft202012Validator
 from edge_node import errors
 from edge_node.api.openapi import OPERATIONS
 from edge_node.api.openapi_errors import ERRORS, errors_of
+from edge_node.api.openapi_fields import EVENTS
+from edge_node.api.schemas import task_event, task_object
+from edge_node.domain import TaskEvent, TaskEventKind, TaskRecord, TaskStatus
 from edge_node.errors import DEdgeAIError
 from tests.api.served import served
+from tests.filled import filled
 
+# With everything that a task can have.
+MASKED = filled(TaskRecord)
 WITHOUT_BODY = (
     *("/erase", "/retry", "/interrupt", "/skip", "/refresh-checkpoints"),
     *("/pause", "/drain", "/resume", "/remove", "/readmit"),
@@ -112,3 +119,17 @@ def test_every_error_that_a_client_can_meet_is_told_somewhere(document: dict[str
     ours = {one.code for one in classes(DEdgeAIError) if one.__module__ == errors.__name__}
     surface = {one.code for one in classes(DEdgeAIError) if "edge_node.api." in one.__module__}
     assert (ours | surface) - told == NOT_ANSWERED | {"not_found"}
+
+
+def test_every_field_of_requests_tasks_and_events_says_what_it_means(
+    document: dict[str, Any],
+) -> None:
+    schemas = document["components"]["schemas"]
+    for name in ("TaskRequest", "ImageGenerationRequest", "ImageEditRequest", "Task", "TaskEvent"):
+        for field, schema in schemas[name]["properties"].items():
+            assert schema.get("description", "").endswith((".", "told.")), (name, field)
+    started = replace(MASKED, status=TaskStatus.COMPLETED)
+    assert task_object(started).keys() == schemas["Task"]["properties"].keys()
+    told = filled(TaskEvent)
+    assert task_event(told).keys() == schemas["TaskEvent"]["properties"].keys()
+    assert EVENTS.keys() == set(TaskEventKind)
