@@ -17,7 +17,8 @@ class RecordedDecision:
     """One placement as it was decided.
 
     Attributes:
-        decision_id: `<task>/<attempt>`, by which the outcome is joined.
+        decision_id: `<task>/<term>.<attempt>`, by which the outcome is joined; without the term, of
+            a node of version 0.1.0.
         node_id: who decided.
         decided_unix_s: when.
         slot: number of the slot since the node began, in which it was decided.
@@ -37,6 +38,17 @@ class RecordedDecision:
     observation: Observation
     decision: Decision
     model: str = ""
+
+
+def task_of(decision_id: str) -> str:
+    """The task that a decision is about."""
+    return decision_id.partition("/")[0]
+
+
+def is_again(decision_id: str) -> bool:
+    """Whether the task had been placed before, in the same life of its node."""
+    _, named, placement = decision_id.rpartition("/")
+    return bool(named) and placement.rpartition(".")[2] != "1"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from edge_node.store.verdicts import UnreadableVerdict, VerdictStore
 from scheduler import registry
 from scheduler.experience import PooledDecision
 from scheduler.guard.candidates import rule_factories
-from scheduler.guard.service_times import ServiceTimes
+from scheduler.guard.service_times import TAKEN_SHARE_MAX, ServiceTimes
 from scheduler.guard.verdict import ReplayVerdict, configured_version
 from scheduler.policy import Outcome, Policy
 
@@ -68,6 +68,7 @@ class Judge:
         self._judgements = 0
         self._due_s = 0.0
         self._fresh = False
+        self._taken_told = False
 
     def add(self, entry: PooledDecision | Outcome) -> None:
         """Takes an entry of a pool in."""
@@ -125,10 +126,21 @@ class Judge:
     def judge(
         self, published: Published | None, *, in_force: str, unix_s: float
     ) -> ReplayVerdict | None:
-        """The verdict on the newest decisions; None while there are too few."""
+        """The verdict on the newest decisions; None while there are too few.
+
+        None, too, where devices take half-drawn tasks from each other: a replay leaves every task
+        where it was placed, so it would compare what does not happen.
+        """
         from scheduler.guard import live_replay
 
         settings = self._settings
+        taken = self._times.taken_share
+        if taken > TAKEN_SHARE_MAX:
+            if not self._taken_told:
+                log.info("no replays: %.0f %% of tasks went on elsewhere half drawn", 100.0 * taken)
+            self._taken_told = True
+            return None
+        self._taken_told = False
 
         def learned(rng: np.random.Generator) -> Policy:
             if published is not None:

@@ -31,6 +31,9 @@ What that cannot do:
 - Links between two other nodes are taken to be as one's own link to the first of them.
 - Candidates are taken to serve first come first served and to go on working while they may not be
   chosen; attempts that failed are played as if they had not.
+- Servers that take tasks from each other (`scheduler.running_moves`) are not played. Where they do,
+  nobody may ask: `edge_node.guard.judge` and `scheduler.learning.live_learner` say nothing then,
+  and windows of live tasks alone compare (`scheduler.guard.alternation`), in which it happens.
 - Candidates that joined after the window began cut it short: only the newest stretch of decisions
   with one set of candidates for each model is played.
 
@@ -46,7 +49,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from scheduler.experience import PooledDecision, RecordedDecision
+from scheduler.experience import PooledDecision, RecordedDecision, is_again
 from scheduler.guard.candidates import PolicyFactory
 from scheduler.guard.replayed_queues import ReplayedQueues
 from scheduler.guard.replayed_reports import (
@@ -419,9 +422,14 @@ def newest_of_last_lives(
 ) -> list[RecordedDecision]:
     """The newest decisions of each node's last life among one set of candidates, in order.
 
-    Empty without any that has work; the same decision may come twice.
+    Empty without any that has work; the same decision may come twice. A task is played once, from
+    its first placement: one that moved, or failed, is no further task.
     """
-    entries = {(entry.life, entry.sequence): entry.recorded for entry in pooled}
+    entries = {
+        (entry.life, entry.sequence): entry.recorded
+        for entry in pooled
+        if not is_again(entry.recorded.decision_id)
+    }
     last_life: dict[str, str] = {}
     for (life, _), recorded in entries.items():
         last_life[recorded.node_id] = max(life, last_life.get(recorded.node_id, ""))

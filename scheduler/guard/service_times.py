@@ -5,9 +5,10 @@ device that is twice as fast with large tasks only, or slow with them, shows now
 
 A server works on one task at a time, so a task's service is the time from the end before it, or
 from its own coming where that is later, to its own end; that holds in any order of service. Tasks
-that were moved or served together with others are measured wrongly, therefore medians. Where the
-decisions of a node that places tasks are not known, nothing is: its tasks would lengthen those of
-others.
+that moved are left out. They lengthen the services of those after them where they went, and tasks
+served together are measured wrongly, too, therefore medians. Where the decisions of a node that
+places tasks are not known, nothing is: its tasks would lengthen those of others. Nor is anything
+where servers take tasks from each other: who did what of them no decision says.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from scheduler.experience import PooledDecision
+from scheduler.experience import PooledDecision, is_again, task_of
 from scheduler.policy import Outcome
 
 # Tasks of one size on one server that a factor takes: most tasks take what others like them took.
@@ -31,6 +32,8 @@ CLASSES_PER_DOUBLING = 2
 NEAR = 2
 # Beyond, something else went on than drawing.
 FACTOR_MAX = 8.0
+# Of the tasks that ended, so many may have been taken by servers that nobody chose for them.
+TAKEN_SHARE_MAX = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +69,8 @@ class _Served:
     work: float
     expected_s: float
     end_unix_s: float | None = None
+    moved: bool = False
+    taken: bool = False
 
 
 class ServiceTimes:
@@ -77,23 +82,34 @@ class ServiceTimes:
 
     def __init__(self, *, tasks_max: int) -> None:
         self._max = tasks_max
+        # By the id of the task.
         self._tasks: OrderedDict[str, _Served] = OrderedDict()
+        self._placed_again: OrderedDict[str, None] = OrderedDict()
+
+    @property
+    def taken_share(self) -> float:
+        """Of the tasks that ended, those that went on at a server which no decision had named."""
+        ended = [task.taken for task in self._tasks.values() if task.end_unix_s is not None]
+        return sum(ended) / len(ended) if ended else 0.0
 
     def add(self, entry: PooledDecision | Outcome) -> None:
         """Takes one entry of a pool in; the same may come twice."""
         if isinstance(entry, Outcome):
-            task = self._tasks.get(entry.decision_id)
-            if task is not None and entry.completed:
-                task.end_unix_s = task.placed_unix_s + entry.service_delay_s
+            self._ended(entry)
             return
         recorded = entry.recorded
         seen, choice = recorded.observation, recorded.decision.choice
         capacity = float(seen.capacity_B[choice])
         # The delay of a task that was placed again is counted from its first placement.
-        again = not recorded.decision_id.endswith("/1")
-        if again or recorded.decision_id in self._tasks or not (capacity > 0.0 < seen.work):
+        if is_again(recorded.decision_id):
+            self._placed_again[recorded.decision_id] = None
+            if len(self._placed_again) > self._max:
+                self._placed_again.popitem(last=False)
             return
-        self._tasks[recorded.decision_id] = _Served(
+        task_id = task_of(recorded.decision_id)
+        if task_id in self._tasks or not (capacity > 0.0 < seen.work):
+            return
+        self._tasks[task_id] = _Served(
             node_id=recorded.node_id,
             candidates=seen.node_ids,
             server=seen.node_ids[choice],
@@ -105,15 +121,26 @@ class ServiceTimes:
         if len(self._tasks) > self._max:
             self._tasks.popitem(last=False)
 
+    def _ended(self, outcome: Outcome) -> None:
+        """A task that moved has an outcome for each of its placements."""
+        task = self._tasks.get(task_of(outcome.decision_id))
+        if task is None or not outcome.completed:
+            return
+        if is_again(outcome.decision_id):
+            task.moved = True
+            task.taken |= outcome.decision_id not in self._placed_again
+        else:
+            task.end_unix_s = task.placed_unix_s + outcome.service_delay_s
+
     def factors(self) -> ServiceFactors:
         """What the window says of servers all of whose tasks it holds."""
         tasks = list(self._tasks.values())
         whole = _whole(tasks)
-        if not whole:
+        if not whole or self.taken_share > TAKEN_SHARE_MAX:
             return AS_EXPECTED
         ended: dict[str, list[tuple[float, _Served]]] = defaultdict(list)
         for task in tasks:
-            if task.end_unix_s is not None and task.server in whole:
+            if task.end_unix_s is not None and task.server in whole and not task.moved:
                 ended[task.server].append((task.end_unix_s, task))
         ratios: dict[tuple[str, int], list[float]] = defaultdict(list)
         for server, ends in ended.items():

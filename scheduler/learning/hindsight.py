@@ -24,7 +24,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from scheduler.algorithms.equivariant_lad_ts import later_on_server
-from scheduler.experience import PooledDecision
+from scheduler.experience import PooledDecision, task_of
 from scheduler.observation import FloatArray
 from scheduler.policies.lad_ts_features import Seen, look
 from scheduler.policy import Outcome
@@ -182,7 +182,7 @@ class Hindsight:
             if seen.latent_B is None
             else seen.latent_B[usable_B]
         )
-        task = recorded.decision_id.partition("/")[0]
+        task = task_of(recorded.decision_id)
         kept = _Kept(
             lived=Lived(
                 decided_unix_s=recorded.decided_unix_s,

@@ -31,7 +31,7 @@ from scheduler.checkpoint import Checkpoint, CheckpointInfo
 from scheduler.experience import PooledDecision
 from scheduler.guard.live_replay import newest_of_last_lives
 from scheduler.guard.replay_check import ReplayCheck, compare
-from scheduler.guard.service_times import ServiceTimes
+from scheduler.guard.service_times import TAKEN_SHARE_MAX, ServiceTimes
 from scheduler.learning.choice import Diverged
 from scheduler.learning.hindsight import Hindsight, Judged
 from scheduler.learning.set_replay import SetReplay
@@ -175,6 +175,12 @@ class LiveLearner:
             ValueError: the weights cannot decide here, or too little is known.
         """
         present = published or self._start
+        taken = self._times.taken_share
+        if taken > TAKEN_SHARE_MAX:
+            raise ValueError(
+                f"{taken:.0%} of the tasks went on half drawn at devices that took them "
+                "(move = running), which no replay has, so nothing is compared"
+            )
         check = compare(
             newest_of_last_lives(self._newest, CHECKED_MAX),
             new,

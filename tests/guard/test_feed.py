@@ -21,7 +21,7 @@ from edge_node.store.verdicts import VerdictStore
 from scheduler.experience import PooledDecision, RecordedDecision
 from scheduler.guard.guard import Guard
 from scheduler.observation import Observation, Traffic
-from scheduler.policy import Decision
+from scheduler.policy import Decision, Outcome
 
 SIZE = 3
 
@@ -263,6 +263,30 @@ def test_a_rule_that_is_no_candidate_any_more_is_not_gone_on_with() -> None:
 
     asyncio.run(learn())
     assert found == ["random", "local"]
+
+
+def test_nothing_is_compared_where_devices_take_half_drawn_tasks_from_each_other(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    verdicts = VerdictStore(connection(MemoryStore()), node_id="node-0")
+    settings = JudgeSettings(policy="lad_ts_plus", rules=("ring",), window_tasks=400)
+    judge = Judge(settings, verdicts)
+
+    def ended(number: int, attempt: int) -> Outcome:
+        name = f"t{number}/2.{attempt}"
+        return Outcome(decision_id=name, service_delay_s=5.0, completed=True)
+
+    for number, entry in enumerate(decisions(120)):
+        named = replace(entry.recorded, decision_id=f"t{number}/2.1")
+        judge.add(replace(entry, recorded=named))
+        judge.add(ended(number, 1))
+    assert judge.judge(None, in_force="ring", unix_s=1e9) is not None
+    for number in range(12):
+        judge.add(ended(number, 2))
+    for _ in range(2):
+        assert judge.judge(None, in_force="ring", unix_s=1e9) is None
+    assert caplog.text.count("no replays: 10 % of tasks went on elsewhere half drawn") == 1
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from scheduler.guard.live_replay import (
     ChosenRule,
     choose_rule,
     judge,
+    newest_of_last_lives,
     play,
     relative_bounds,
     replay,
@@ -587,3 +588,17 @@ def test_others_place_tasks_of_each_model_among_its_own_nodes() -> None:
         ("b", ("a", "b")),
         ("d", ("c", "d")),
     }
+
+
+def test_a_task_that_moved_is_played_once() -> None:
+    records, _ = ran(RULE)
+    pooled = [
+        PooledDecision(
+            life="1",
+            sequence=number,
+            recorded=replace(one, decision_id=f"t{number // 2}/7.{1 + number % 2}"),
+        )
+        for number, one in enumerate(records[:200])
+    ]
+    kept = newest_of_last_lives(pooled, 1000)
+    assert [one.decision_id for one in kept] == [f"t{number}/7.1" for number in range(100)]

@@ -74,6 +74,50 @@ def test_a_failed_task_and_one_placed_again_say_nothing_of_a_service() -> None:
     assert seen(entries) == AS_EXPECTED
 
 
+def test_ids_of_this_version_name_the_term_too() -> None:
+    entries = lived(300, true_B=np.array([4.0, 1.0, 4.0]))
+    assert seen([in_term(entry) for entry in entries]) == seen(entries) != AS_EXPECTED
+
+
+def test_tasks_that_moved_say_nothing_and_hide_nothing_of_others() -> None:
+    entries = lived(300, true_B=np.array([4.0, 1.0, 4.0]))
+    moved: list[PooledDecision | Outcome] = []
+    for number in range(1000, 1100):
+        # Long ago, so that no other task waits for them.
+        at_s = 1e4 * (number - 2000)
+        moved.append(decided(number, at_s, 1.0, np.zeros(3), 1))
+        moved.append(decided(number, at_s + 1.0, 1.0, np.zeros(3), 0, attempt=2))
+        moved += [outcome(number, 100.0), outcome(number, 100.0, attempt=2)]
+    factors = seen([*map(in_term, moved), *entries])
+    assert factors.of("b", 1.0) == pytest.approx(2.0)
+
+
+def test_nothing_is_known_where_servers_take_tasks_that_nobody_placed_there() -> None:
+    entries = lived(300, true_B=np.array([4.0, 1.0, 4.0]))
+    taken: list[PooledDecision | Outcome] = [
+        in_term(outcome(number, 5.0, attempt=2)) for number in range(0, 300, 10)
+    ]
+    times = ServiceTimes(tasks_max=10_000)
+    for entry in [*map(in_term, entries), *taken]:
+        times.add(entry)
+    assert times.taken_share == pytest.approx(0.1)
+    assert times.factors() == AS_EXPECTED
+    few = seen([*map(in_term, entries), *taken[:10]])
+    assert few != AS_EXPECTED
+
+
+def in_term(entry: PooledDecision | Outcome) -> PooledDecision | Outcome:
+    """The same with the ids that nodes give."""
+
+    def named(decision_id: str) -> str:
+        return decision_id.replace("/", "/3.")
+
+    if isinstance(entry, Outcome):
+        return replace(entry, decision_id=named(entry.decision_id))
+    recorded = replace(entry.recorded, decision_id=named(entry.recorded.decision_id))
+    return replace(entry, recorded=recorded)
+
+
 def test_a_replayed_task_takes_what_it_takes_and_is_reported_as_believed() -> None:
     factors = ServiceFactors(by_server_and_size={("a", 4): 3.0})
     queues = ReplayedQueues(

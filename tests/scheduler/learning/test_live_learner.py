@@ -22,7 +22,7 @@ from scheduler.learning.live_learner import (
     shipped,
 )
 from scheduler.learning.publication import Refused, consider
-from tests.scheduler.learning.lived import lived
+from tests.scheduler.learning.lived import lived, outcome
 
 QUICK: Mapping[str, str | float | bool] = {"actor_lr": 3e-3, "critic_lr": 1e-2}
 # Nodes believe 4, 2 and .5: the last server is as fast as the first.
@@ -121,6 +121,16 @@ def test_too_few_decisions_publish_nothing() -> None:
     assert few.update()
     with pytest.raises(Refused, match="70 decisions to compare on; 100 are needed"):
         consider(few, published=None, generation=1)
+
+
+def test_nothing_is_published_where_devices_take_half_drawn_tasks_from_each_other() -> None:
+    taking = made(120, options={**QUICK, "pool_min": 20})
+    taking.due = 1.0
+    assert taking.update()
+    for number in range(12):
+        taking.add(outcome(number, 5.0, attempt=2))
+    with pytest.raises(Refused, match="10% of the tasks went on half drawn"):
+        consider(taking, published=None, generation=1)
 
 
 def test_five_nodes_at_load_point_eight_have_checked_weights_within_ten_minutes() -> None:
