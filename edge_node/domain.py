@@ -300,6 +300,7 @@ class TaskRecord:
         policy: the policy that placed the current attempt.
         policy_reason: why it did where another one was wanted, in the words of `scheduler.guard`.
         image_bytes: size of the stored image file.
+        moves: that its drawing made, in their order.
     """
 
     task: Task
@@ -319,6 +320,7 @@ class TaskRecord:
     policy: str = ""
     policy_reason: str = ""
     prompt_tokens: PromptTokens = NOT_COUNTED
+    moves: tuple[Move, ...] = ()
 
     @property
     def fence(self) -> Fence:

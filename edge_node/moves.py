@@ -16,6 +16,8 @@ MOVE_REASONS: tuple[MoveReason, ...] = ("idle", "aside", "waiting", "draining")
 
 # Of what a node holds, those that it tells of, and those that it listens to.
 HELD_TOLD, HELD_TOLD_MAX = 8, 64
+# Of one task: moves_max, which operators may set so high.
+MOVES_TOLD_MAX = 100
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,7 @@ from edge_node.api.task_lists import NAME_CHARS_MAX
 from edge_node.api.thumbnails import SIDE_PX_MAX, SIDE_PX_MIN
 from edge_node.domain import TaskEventKind, TaskStatus
 from edge_node.listing import PAGE_TASKS_MAX
+from edge_node.moves import MOVE_REASONS
 from edge_node.requests import NodeAction
 
 Json = dict[str, Any]
@@ -54,6 +55,18 @@ _TASK: Json = {
         "progress": {"type": "integer", "minimum": 0, "maximum": 100},
         "prompt": {"type": ["string", "null"]},
         "error": {"type": ["object", "null"]},
+        "moves": {"type": "array", "items": {"$ref": f"{_SCHEMAS}/Move"}},
+    },
+}
+_MOVE: Json = {
+    "type": "object",
+    "description": "That a drawing went on at another node.",
+    "required": ["from", "to", "reason", "expected_gain_s"],
+    "properties": {
+        "from": {"type": "string"},
+        "to": {"type": "string"},
+        "reason": {"enum": list(MOVE_REASONS)},
+        "expected_gain_s": {"type": "number"},
     },
 }
 _EVENT: Json = {
@@ -141,7 +154,7 @@ _KEYS: Json = {
     "properties": {"signed_list": {"type": "string"}},
 }
 _BINARY: Json = {"type": "string", "format": "binary"}
-_NAMED = {"Error": _ERROR, "Task": _TASK, "TaskEvent": _EVENT, "Job": _JOB}
+_NAMED = {"Error": _ERROR, "Task": _TASK, "TaskEvent": _EVENT, "Move": _MOVE, "Job": _JOB}
 _MODELS: dict[str, type[BaseModel]] = {
     "TaskRequest": schemas.TaskRequest,
     "ImageGenerationRequest": schemas.ImageGenerationRequest,

@@ -30,6 +30,7 @@ from edge_node.domain import (
 )
 from edge_node.errors import NodeNotReady
 from edge_node.listing import Cancelled, ClusterPage, Listed, Missing, Place, TaskPage
+from edge_node.moves import Move
 from edge_node.requests import DrawingLimits, NodeAction
 from edge_node.snapshot import ClusterSnapshot, PeerView
 
@@ -71,7 +72,7 @@ def _record(*, over: bool) -> TaskRecord:
         task=task,
         status=TaskStatus.COMPLETED,
         executor=NodeId("orin-2"),
-        attempt=1,
+        attempt=2,
         step=15,
         started_unix_s=_NOW_UNIX_S + 0.3,
         finished_unix_s=_NOW_UNIX_S + 9.1,
@@ -79,6 +80,7 @@ def _record(*, over: bool) -> TaskRecord:
         queue_s=0.2,
         compute_s=8.8,
         policy="lad_ts",
+        moves=(Move(source="orin-4", target="orin-2", reason="idle", gain_s=2.7),),
     )
 
 

@@ -45,6 +45,7 @@ TASK: dict[str, str] = {
     "owner": "Id of the API key that asked for it.",
     "executor": "The node that draws it, or drew it; null until one is chosen.",
     "attempt": "Number of its placements.",
+    "moves": "From where to where its drawing went, why, and what each move was to save.",
     "queue_position": "Tasks to be drawn before it at its executor.",
     "eta_s": "Seconds to the image, as expected.",
     "durability": "Whether it is on disk; memory where only its client waits for it.",

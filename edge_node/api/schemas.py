@@ -28,6 +28,7 @@ from edge_node.domain import (
 )
 from edge_node.erasure import is_erased
 from edge_node.errors import InvalidRequest, ModelNotFound, not_served
+from edge_node.moves import Move
 from edge_node.requests import DrawingLimits
 
 # Names under which clients may ask for the default model.
@@ -396,6 +397,7 @@ def task_object(record: TaskRecord, *, prefix: str = "") -> Json:
         "image_bytes": record.image_bytes,
         "image_url": f"{prefix}/v1/tasks/{task.id}/image" if completed else None,
         "thumbnail_url": f"{prefix}/v1/tasks/{task.id}/image?thumbnail=256" if completed else None,
+        "moves": [_move(move) for move in record.moves],
         "error": error_of(record),
     }
     if drawing.init_image_sha256:
@@ -434,15 +436,19 @@ def task_event(event: TaskEvent) -> Json:
     if event.error is not None:
         document["error"] = {"code": event.error.code, "message": event.error.message}
     if event.move is not None:
-        document["move"] = {
-            "from": event.move.source,
-            "to": event.move.target,
-            "reason": event.move.reason,
-            "expected_gain_s": round(event.move.gain_s, 3),
-        }
+        document["move"] = _move(event.move)
     if event.preview:
         document["preview_b64_json"] = base64.b64encode(event.preview).decode()
     return document
+
+
+def _move(move: Move) -> Json:
+    return {
+        "from": move.source,
+        "to": move.target,
+        "reason": move.reason,
+        "expected_gain_s": round(move.gain_s, 3),
+    }
 
 
 # Responses of OpenAI's surface.

@@ -51,6 +51,7 @@ class Task(Told):
         progress: 0..100.
         node: that accepted it; `executor` draws it.
         eta_s: until its image, as expected now; 0 once it is over.
+        moves: of its drawing, each with `from` and `to`, why (`reason`), and `expected_gain_s`.
         error: `code` and `message` of one that failed.
     """
 
@@ -83,6 +84,7 @@ class Task(Told):
     durability: str | None = None
     policy: str | None = None
     image_bytes: int | None = None
+    moves: tuple[Mapping[str, Any], ...] = ()
     error: Mapping[str, str] | None = None
 
     @property

@@ -27,7 +27,7 @@ from edge_node.domain import (
     TaskStatus,
 )
 from edge_node.errors import MalformedMessage
-from edge_node.moves import HELD_TOLD_MAX, MOVE_REASONS
+from edge_node.moves import HELD_TOLD_MAX, MOVE_REASONS, MOVES_TOLD_MAX
 from edge_node.removal import REMOVALS_MAX
 from edge_node.requests import NodeAction
 
@@ -241,6 +241,7 @@ _VIEW: dict[str, Check] = {
     "prompt_tokens": _TOKENS,
     "prompt_tokens_drawn": _TOKENS,
     "client": _SHORT,
+    "moves": listed(MOVES_TOLD_MAX),
 }
 _EVENT: dict[str, Check] = {
     "sequence": _BIG_COUNT,

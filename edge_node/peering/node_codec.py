@@ -420,6 +420,7 @@ def record_to_proto(record: TaskRecord) -> node_pb2.TaskView:
         deadline_at=task.deadline_unix_s or 0.0,
         priority=task.priority,
         client=task.client,
+        moves=map(moves_codec.move_to_proto, record.moves),
     )
 
 
@@ -456,6 +457,7 @@ def record_from_proto(message: node_pb2.TaskView) -> TaskRecord:
         compute_s=message.compute_s,
         policy=message.policy,
         policy_reason=message.policy_reason,
+        moves=tuple(map(moves_codec.move_from_proto, message.moves)),
     )
 
 

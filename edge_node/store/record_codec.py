@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any
+from typing import Any, cast
 
 from edge_node.domain import (
     ATTEMPTS_OF_A_TERM,
@@ -28,6 +28,7 @@ from edge_node.domain import (
     TaskStatus,
 )
 from edge_node.json_text import parsed
+from edge_node.moves import Move, MoveReason
 from edge_node.prompt_tokens import PromptTokens
 
 FORMAT = 1
@@ -78,6 +79,7 @@ def encode_record(record: TaskRecord) -> str:
         "policy": record.policy,
         "policy_reason": record.policy_reason,
         "prompt_tokens": record.prompt_tokens,
+        "moves": [vars(move) for move in record.moves],
     }
     try:
         text = _JSON.encode(document)
@@ -127,6 +129,17 @@ def _record(document: dict[str, Any]) -> TaskRecord:
         policy=str(document["policy"]),
         policy_reason=str(document.get("policy_reason", "")),
         prompt_tokens=PromptTokens(*map(int, document.get("prompt_tokens", ()))),
+        moves=tuple(map(_move, document.get("moves", ()))),
+    )
+
+
+def _move(document: dict[str, Any]) -> Move:
+    return Move(
+        source=str(document["source"]),
+        target=str(document["target"]),
+        # One of a later version is shown as it says.
+        reason=cast(MoveReason, str(document["reason"])),
+        gain_s=float(document["gain_s"] or 0.0),
     )
 
 

@@ -12,6 +12,7 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from edge_node.checkpoint import share_done
 from edge_node.domain import TaskRecord, TaskStatus
 
 # Of a task that should be done by now, and is not.
@@ -29,11 +30,15 @@ class Course(NamedTuple):
         due_s: when its end was expected at its placement.
         began_s: its first step began; infinite before.
         stepped_s: its last step was done; infinite before.
+        went_on_from: steps that an earlier attempt had done, and this one does not do again.
+        step: steps that are done, those included.
     """
 
     due_s: float = math.inf
     began_s: float = math.inf
     stepped_s: float = math.inf
+    went_on_from: int = 0
+    step: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +81,7 @@ def expected_s(
     elif queue is None or record.queue_position == 0:
         left_s = course.due_s - now_s
     else:
-        left_s = _waiting_s(record, queue)
+        left_s = _waiting_s(record, course, queue)
     return max(left_s, MOMENT_S)
 
 
@@ -84,20 +89,26 @@ def _drawn_s(
     record: TaskRecord, course: Course, queue: Queue | None, *, fixed_steps: float, now_s: float
 ) -> float:
     """At the pace of its own steps, once there are any; before, as the executor's capacity says."""
-    steps = record.task.drawing.denoising_steps
-    if record.step == 0 or not course.began_s < course.stepped_s < math.inf:
+    steps, drawn = record.task.drawing.denoising_steps, course.step - course.went_on_from
+    if drawn <= 0 or not course.began_s < course.stepped_s < math.inf:
         if queue is None or course.began_s == math.inf:
             return course.due_s - now_s
-        return record.task.work / queue.capacity - (now_s - course.began_s)
-    step_s = (course.stepped_s - course.began_s) / record.step
-    left = steps - record.step + DECODING * fixed_steps
+        return _work_left(record, course) / queue.capacity - (now_s - course.began_s)
+    step_s = (course.stepped_s - course.began_s) / drawn
+    left = steps - course.step + DECODING * fixed_steps
     return left * step_s - (now_s - course.stepped_s)
 
 
-def _waiting_s(record: TaskRecord, queue: Queue) -> float:
+def _work_left(record: TaskRecord, course: Course) -> float:
+    """Of an attempt that has done no step of its own yet."""
+    steps = record.task.drawing.denoising_steps
+    return record.task.work * (1.0 - share_done(course.went_on_from, steps=steps))
+
+
+def _waiting_s(record: TaskRecord, course: Course, queue: Queue) -> float:
     """Behind as many tasks of the queue's mean work as its place says, and its own."""
     queued = max(queue.queued, record.queue_position)
     running = RUNNING_LEFT * queue.running
     mean_work = queue.backlog / (queued + running)
     ahead = (record.queue_position - 1 + running) * mean_work
-    return (ahead + record.task.work) / queue.capacity
+    return (ahead + _work_left(record, course)) / queue.capacity

@@ -26,7 +26,8 @@ from edge_node.domain import (
 from edge_node.moves import Move
 from edge_node.tasks.departure import Departure
 from edge_node.tasks.expectation import NOT_PLACED, Course
-from edge_node.tasks.lifecycle_protocol import PlacementMade
+from edge_node.tasks.lifecycle_limits import GIVEN_BACK_MAX
+from edge_node.tasks.lifecycle_protocol import AttemptEnded, AttemptReported, PlacementMade
 
 # The last lines of a task's story; enough for several attempts.
 STORY_LINES_MAX = 40
@@ -110,7 +111,10 @@ class Fate:
     # this task, whether it was alone.
     failed_on: list[NodeId] = field(default_factory=list)
     deaths_alone: list[bool] = field(default_factory=list)
+    # Placements from which it went on elsewhere, and how many of them an executor gave back that
+    # was told to stop.
     moved: list[Fence] = field(default_factory=list)
+    given_back: int = 0
     # The move under way, and when its drawing stood still.
     departure: Departure | None = None
     left_s: float | None = None
@@ -130,6 +134,11 @@ class Fate:
     def is_drawn(self) -> bool:
         """Whether an executor has it."""
         return self.phase in (Phase.ATTEMPTING, Phase.EXPORTING)
+
+    @property
+    def moves(self) -> int:
+        """That count as such: because it would be done sooner elsewhere."""
+        return len(self.moved) - self.given_back
 
     @property
     def fence(self) -> Fence:
@@ -209,7 +218,7 @@ class Fate:
         wrong = {
             "a final task is live": phase is Phase.FINAL,
             "placed in another life": self.task.term != term,
-            "moved too often": len(self.moved) > moves_max,
+            "moved too often": self.moves > moves_max or self.given_back > GIVEN_BACK_MAX,
             "its status is not its phase": record.status.is_final != (phase is Phase.RECORDING),
             "nobody draws it": drawn and record.executor is None,
             "another attempt is shown": drawn and record.attempt != self.attempt,
@@ -257,6 +266,19 @@ def why_no_more(fate: Fate, message: str, *, attempts_max: int) -> TaskError | N
             "again when the cluster is healthy; it is kept among the dead letters.",
         )
     return None
+
+
+def attempt_ended(
+    executor: NodeId,
+    dispatch: int,
+    subject: AttemptReported | PlacementMade | Fate,
+    reason: str,
+) -> AttemptEnded:
+    """That an executor no longer works on an attempt."""
+    task_id = subject.task.id if isinstance(subject, Fate) else subject.task_id
+    return AttemptEnded(
+        executor=executor, dispatch=dispatch, task_id=task_id, fence=subject.fence, reason=reason
+    )
 
 
 def offload_of(

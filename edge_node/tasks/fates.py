@@ -26,6 +26,10 @@ class Fates:
         """Number of tasks accepted, or about to be, and not final."""
         return len(self._live)
 
+    def open_ids(self) -> frozenset[TaskId]:
+        """Of all that are accepted, or about to be, and not final."""
+        return frozenset(self._live)
+
     def record(self, task_id: TaskId) -> TaskRecord | None:
         """The task as it stands; None if it is unknown here or only the ledger knows it."""
         entry = self._find(task_id)

@@ -46,19 +46,24 @@ from edge_node.tasks.fate import (
     END_KINDS,
     Fate,
     Phase,
+    attempt_ended,
     offload_of,
     too_late,
     why_no_more,
 )
 from edge_node.tasks.fates import Fates
 from edge_node.tasks.in_flight import InFlight
-from edge_node.tasks.lifecycle_limits import EVENTS_OF_A_LIFE_MAX, PLACEMENT_LOST_S, LifecycleLimits
+from edge_node.tasks.lifecycle_limits import (
+    EVENTS_OF_A_LIFE_MAX,
+    GIVEN_BACK_MAX,
+    PLACEMENT_LOST_S,
+    LifecycleLimits,
+)
 from edge_node.tasks.lifecycle_protocol import (
     AnswerAccepted,
     AnswerRefused,
     AppendFailed,
     AppendTasks,
-    AttemptEnded,
     AttemptReported,
     CancelRequested,
     ClockAdvanced,
@@ -231,9 +236,10 @@ class Lifecycle(Fates):
         entry = self._live.get(event.task_id)
         if entry is None or entry.phase is not Phase.PLACING or entry.fence != event.fence:
             # The task ended while placement thought about it.
-            return [self._ended(event.executor, event.dispatch, event, "not_wanted")]
+            return [attempt_ended(event.executor, event.dispatch, event, "not_wanted")]
         entry.dispatch = event.dispatch
-        entry.course = Course(due_s=at.now_s + event.eta_s)
+        step = self.checkpoints.step(event.task_id)
+        entry.course = Course(due_s=at.now_s + event.eta_s, went_on_from=step, step=step)
         entry.lease_until_s = at.now_s + self._limits.lease_s
         entry.record = changed(
             entry.record,
@@ -302,7 +308,7 @@ class Lifecycle(Fates):
     def _started(self, entry: Fate, step: int, at: Moment) -> list[Instruction]:
         if entry.record.status is TaskStatus.IN_PROGRESS:
             return []  # one beginning is enough, whatever an executor says
-        entry.course = entry.course._replace(began_s=at.now_s)
+        entry.course = entry.course._replace(began_s=at.now_s, went_on_from=step, step=step)
         if entry.left_s is not None and step:
             self.move_cost.measured(at.now_s - entry.left_s)
         entry.left_s = None
@@ -321,11 +327,11 @@ class Lifecycle(Fates):
         again = min(report.step, entry.record.step) - entry.steps_done
         self.checkpoints.steps_again += max(0, again)
         entry.steps_done = max(entry.steps_done, report.step)
+        entry.course = entry.course._replace(stepped_s=at.now_s, step=report.step)
         if report.checkpoint is not None and report.checkpoint.step <= report.step:
             self.checkpoints.keep(entry.task, report.checkpoint)
         if report.step <= entry.record.step:
             return []  # a client sees no steps go back
-        entry.course = entry.course._replace(stepped_s=at.now_s)
         entry.record = changed(entry.record, status=TaskStatus.IN_PROGRESS, step=report.step)
         return self._publish(entry, TaskEventKind.STEP, at, report=report)
 
@@ -345,7 +351,7 @@ class Lifecycle(Fates):
             compute_s=report.compute_s,
         )
         return [
-            self._ended(event.executor, entry.dispatch, event, "finished"),
+            attempt_ended(event.executor, entry.dispatch, event, "finished"),
             StoreImage(task_id=event.task_id, fence=event.fence, image=report.image),
         ]
 
@@ -353,12 +359,12 @@ class Lifecycle(Fates):
         if report.code in OF_THE_DRAWING:
             # Its checkpoint may be why: the next attempt has to do without.
             self.checkpoints.forget(entry.task.id)
-        if report.code == HANDED_OVER and self._moves_left(entry):
+        if report.code == HANDED_OVER and (entry.departure or entry.given_back < GIVEN_BACK_MAX):
             return self._handed_over(entry, at)
         if report.retryable:
             return self._give_up_attempt(entry, report.code, report.message, at)
         assert entry.record.executor is not None
-        ended = self._ended(entry.record.executor, entry.dispatch, entry, report.code)
+        ended = attempt_ended(entry.record.executor, entry.dispatch, entry, report.code)
         error = TaskError(code=report.code, message=report.message)
         return [ended, *self._end(entry, TaskStatus.FAILED, at, error=error)]
 
@@ -373,7 +379,7 @@ class Lifecycle(Fates):
         entry.failed_on.append(executor)
         if reason in (WORKER_DIED, WORKER_DIED_SHARED):
             entry.deaths_alone.append(reason == WORKER_DIED)
-        instructions: list[Instruction] = [self._ended(executor, entry.dispatch, entry, reason)]
+        instructions: list[Instruction] = [attempt_ended(executor, entry.dispatch, entry, reason)]
         error = why_no_more(entry, message, attempts_max=self._limits.attempts_max)
         if error is not None:
             return instructions + self._end(entry, TaskStatus.FAILED, at, error=error)
@@ -390,7 +396,7 @@ class Lifecycle(Fates):
     # Moves.
 
     def _moves_left(self, entry: Fate) -> int:
-        return max(0, self._limits.moves_max - len(entry.moved))
+        return max(0, self._limits.moves_max - entry.moves)
 
     def _may_move(self, entry: Fate) -> bool:
         waits = entry.record.status is TaskStatus.QUEUED
@@ -423,8 +429,11 @@ class Lifecycle(Fates):
         assert executor is not None
         if entry.departure is None:
             entry.departure = Departure(source=executor, reason="draining")
+            entry.given_back += 1
         entry.left_s = at.now_s
-        return self._leaves(entry, at, [self._ended(executor, entry.dispatch, entry, HANDED_OVER)])
+        return self._leaves(
+            entry, at, [attempt_ended(executor, entry.dispatch, entry, HANDED_OVER)]
+        )
 
     def _not_handed_over(self, entry: Fate, at: Moment) -> list[Instruction]:
         """For too long: it goes on elsewhere from its last checkpoint, or stays without any."""
@@ -445,6 +454,7 @@ class Lifecycle(Fates):
         entry.departure = None
         if move is None:
             return []
+        entry.record = changed(entry.record, moves=(*entry.record.moves, move))
         event = entry.happened(TaskEventKind.MOVED, at, move=move)
         return [PublishEvent(task_id=entry.task.id, event=event)]
 
@@ -461,7 +471,7 @@ class Lifecycle(Fates):
         assert executor is not None
         return [
             StopAttempt(executor=executor, task_id=entry.task.id, fence=entry.fence),
-            self._ended(executor, entry.dispatch, entry, reason),
+            attempt_ended(executor, entry.dispatch, entry, reason),
         ]
 
     # Time.
@@ -570,22 +580,6 @@ class Lifecycle(Fates):
     def _entries(self, task_ids: Iterable[TaskId], phase: Phase) -> Sequence[Fate]:
         entries = (self._live.get(task_id) for task_id in task_ids)
         return [entry for entry in entries if entry is not None and entry.phase is phase]
-
-    def _ended(
-        self,
-        executor: NodeId,
-        dispatch: int,
-        subject: AttemptReported | PlacementMade | Fate,
-        reason: str,
-    ) -> AttemptEnded:
-        task_id = subject.task.id if isinstance(subject, Fate) else subject.task_id
-        return AttemptEnded(
-            executor=executor,
-            dispatch=dispatch,
-            task_id=task_id,
-            fence=subject.fence,
-            reason=reason,
-        )
 
     def _publish(
         self,

@@ -9,6 +9,8 @@ from edge_node.tasks.moving import moving_of
 
 # Placement answers at once; a task that waits for an answer so long will not get it.
 PLACEMENT_LOST_S = 5.0
+# Of a task by executors that were told to stop: a cluster is started anew once or twice meanwhile.
+GIVEN_BACK_MAX = 16
 # Far more than a task can have in one life of its node.
 EVENTS_OF_A_LIFE_MAX = 1_000_000
 
@@ -19,7 +21,8 @@ class LifecycleLimits:
 
     Attributes:
         attempts_max: placements of one task in one life of its owner, but for moves.
-        moves_max: placements that a task gets besides because it goes on elsewhere.
+        moves_max: placements that a task gets besides because it goes on elsewhere; those that
+            executors give back which are told to stop do not count (`GIVEN_BACK_MAX`).
         lease_s: silence of an executor after which its attempt is given up.
         patience_s: that another node may hold an attempt before it is placed elsewhere, though it
             goes on saying that it lives; `patience_factor` times what was expected where that is

@@ -81,7 +81,9 @@ def test_drawings_move_and_no_more_often_than_they_may(clusters: list[SimulatedC
     for cluster in clusters:
         for told in cluster.users.told.values():
             lives = Counter(
-                event.sequence // EVENTS_OF_A_LIFE_MAX for event in told.events if event.move
+                event.sequence // EVENTS_OF_A_LIFE_MAX
+                for event in told.events
+                if event.move and event.move.reason != "draining"
             )
             assert max(lives.values(), default=0) <= LIMITS.moves_max
 

@@ -33,6 +33,7 @@ from edge_node.tasks.hosting import (
     StopDrawing,
 )
 from edge_node.tasks.lifecycle import Lifecycle
+from edge_node.tasks.lifecycle_limits import GIVEN_BACK_MAX
 from tests.tasks.test_lifecycle import TASK_ID, B, at, nth, placed, report, submitted, task
 
 DRAWING = replace(task().drawing, steps=9)
@@ -137,9 +138,9 @@ def test_what_is_over_keeps_no_checkpoint() -> None:
     machine.validate()
 
 
-def test_being_handed_over_is_no_failure_as_long_as_moves_are_left() -> None:
-    machine = drawn(6, kept=6)
-    for attempt in range(1, 4):
+def test_being_handed_over_is_no_failure_for_a_while() -> None:
+    machine, times = drawn(6, kept=6), GIVEN_BACK_MAX
+    for attempt in range(1, times + 1):
         told = report(machine, GOES, attempt=attempt)
         (wanted,) = [one for one in told if isinstance(one, life.PlaceTask)]
         assert wanted.avoided == {B}
@@ -148,9 +149,9 @@ def test_being_handed_over_is_no_failure_as_long_as_moves_are_left() -> None:
     assert record is not None
     assert (record.status, record.step) == (TaskStatus.QUEUED, 6)
     # Two attempts are allowed, and only now one of them has failed.
-    report(machine, GOES, attempt=4)
-    placed(machine, attempt=5)
-    report(machine, LOST, attempt=5)
+    report(machine, GOES, attempt=times + 1)
+    placed(machine, attempt=times + 2)
+    report(machine, LOST, attempt=times + 2)
     record = machine.record(TASK_ID)
     assert record is not None
     assert record.error is not None

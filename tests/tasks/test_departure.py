@@ -20,7 +20,7 @@ from edge_node.moves import Move, WantedTask
 from edge_node.tasks import lifecycle_protocol as life
 from edge_node.tasks.departure import COST_S_ASSUMED, COST_S_MAX, MoveCost
 from edge_node.tasks.lifecycle import Lifecycle
-from edge_node.tasks.lifecycle_limits import LifecycleLimits
+from edge_node.tasks.lifecycle_limits import GIVEN_BACK_MAX, LifecycleLimits
 from tests.tasks.test_checkpoints import DRAWING, checkpoint
 from tests.tasks.test_lifecycle import IMAGE, TASK_ID, B, at, nth, placed, report, task
 
@@ -182,7 +182,33 @@ def test_a_node_that_drains_moves_what_it_draws() -> None:
     machine = drawn()
     report(machine, GOES)
     goes_on_at(machine, C)
-    assert told_moves(machine) == [Move(source=B, target=C, reason="draining")]
+    moves = [Move(source=B, target=C, reason="draining")]
+    assert told_moves(machine) == moves
+    record = machine.record(TASK_ID)
+    assert record is not None
+    assert record.moves == tuple(moves)
+
+
+@pytest.mark.parametrize("moves_max", [0, 3])
+def test_nodes_that_drain_in_turn_cost_a_task_neither_moves_nor_attempts(moves_max: int) -> None:
+    machine, there = drawn(limits=replace(LIMITS, moves_max=moves_max)), B
+    for attempt in range(1, GIVEN_BACK_MAX + 1):
+        gone = life.AttemptReported(
+            task_id=TASK_ID, fence=nth(attempt), executor=there, report=GOES
+        )
+        machine.handle(gone, at(1.0))
+        there = C if there == B else B
+        *_, start = goes_on_at(machine, there, attempt=attempt + 1)
+        assert start.offload.moves_left == moves_max
+        machine.validate()
+    # From then on it is a failure of who gives it back.
+    gone = life.AttemptReported(
+        task_id=TASK_ID, fence=nth(GIVEN_BACK_MAX + 1), executor=there, report=GOES
+    )
+    (ended, _) = machine.handle(gone, at(1.0))
+    assert isinstance(ended, life.AttemptEnded)
+    assert machine.goes_to(TASK_ID) is None
+    assert machine._live[TASK_ID].failed_on == [there]
 
 
 def test_what_moving_takes_is_measured_of_drawings_that_went_on() -> None:

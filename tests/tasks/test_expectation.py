@@ -45,18 +45,30 @@ def test_who_waits_is_behind_those_before_him_and_half_of_what_is_drawn() -> Non
 
 
 def test_what_is_drawn_goes_on_at_the_pace_of_its_own_steps() -> None:
-    course = Course(due_s=1.0, began_s=200.0, stepped_s=204.0)
+    course = Course(due_s=1.0, began_s=200.0, stepped_s=204.0, step=4)
     fourth = replace(DRAWN, step=4)
     # A second a step; six are left, and decoding, which costs as much as one.
     assert expected(fourth, course, now_s=204.0) == 7.0
     assert expected(fourth, course, now_s=204.75) == 6.25
     last = replace(DRAWN, step=10)
-    assert expected(last, replace_course(course, stepped_s=210.0), now_s=210.5) == 0.5
-    assert expected(last, replace_course(course, stepped_s=210.0), now_s=290.0) == MOMENT_S
+    done = course._replace(stepped_s=210.0, step=10)
+    assert expected(last, done, now_s=210.5) == 0.5
+    assert expected(last, done, now_s=290.0) == MOMENT_S
 
 
-def replace_course(course: Course, **fields: float) -> Course:
-    return course._replace(**fields)
+def test_what_goes_on_elsewhere_is_expected_at_the_pace_of_the_steps_that_are_done_there() -> None:
+    # Another device had done six; here two took three seconds, and two are left, and decoding.
+    eighth = replace(DRAWN, step=8)
+    moved = Course(due_s=1.0, began_s=200.0, stepped_s=203.0, went_on_from=6, step=8)
+    assert expected(eighth, moved, now_s=203.0) == 1.5 * (2 + 1)
+    # What clients were told is more than this attempt has done: its checkpoint was older.
+    assert expected(eighth, moved._replace(went_on_from=4, step=6), now_s=203.0) == 1.5 * (4 + 1)
+    # Before its first step here, and before its turn: five of eleven parts of its work are left.
+    begun = Course(due_s=150.0, began_s=100.0, went_on_from=6, step=6)
+    left_s = 12.5 * 5 / 11 / 5.0
+    assert expected(replace(DRAWN, step=6), begun, now_s=100.5) == pytest.approx(left_s - 0.5)
+    waits = replace(QUEUED, step=6, queue_position=1)
+    assert expected(waits, begun, now_s=0.0) == pytest.approx(1.0 + left_s)
 
 
 def test_before_its_first_step_the_executors_capacity_counts() -> None:

@@ -649,7 +649,7 @@ class FetchKeysResponse(_message.Message):
     def __init__(self, signed_list: _Optional[bytes] = ...) -> None: ...
 
 class TaskView(_message.Message):
-    __slots__ = ("task_id", "job_id", "status", "drawing", "origin", "executor", "attempt", "step", "queue_position", "eta_s", "durability", "created_at", "started_at", "finished_at", "error_code", "error_message", "image_bytes", "emulated_device", "queue_s", "compute_s", "policy", "work", "deadline_at", "priority", "policy_reason", "prompt_tokens", "prompt_tokens_drawn", "client")
+    __slots__ = ("task_id", "job_id", "status", "drawing", "origin", "executor", "attempt", "step", "queue_position", "eta_s", "durability", "created_at", "started_at", "finished_at", "error_code", "error_message", "image_bytes", "emulated_device", "queue_s", "compute_s", "policy", "work", "deadline_at", "priority", "policy_reason", "prompt_tokens", "prompt_tokens_drawn", "client", "moves")
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
@@ -678,6 +678,7 @@ class TaskView(_message.Message):
     PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     PROMPT_TOKENS_DRAWN_FIELD_NUMBER: _ClassVar[int]
     CLIENT_FIELD_NUMBER: _ClassVar[int]
+    MOVES_FIELD_NUMBER: _ClassVar[int]
     task_id: str
     job_id: str
     status: str
@@ -706,4 +707,5 @@ class TaskView(_message.Message):
     prompt_tokens: int
     prompt_tokens_drawn: int
     client: str
-    def __init__(self, task_id: _Optional[str] = ..., job_id: _Optional[str] = ..., status: _Optional[str] = ..., drawing: _Optional[_Union[_worker_pb2.Drawing, _Mapping]] = ..., origin: _Optional[str] = ..., executor: _Optional[str] = ..., attempt: _Optional[int] = ..., step: _Optional[int] = ..., queue_position: _Optional[int] = ..., eta_s: _Optional[float] = ..., durability: _Optional[str] = ..., created_at: _Optional[float] = ..., started_at: _Optional[float] = ..., finished_at: _Optional[float] = ..., error_code: _Optional[str] = ..., error_message: _Optional[str] = ..., image_bytes: _Optional[int] = ..., emulated_device: _Optional[str] = ..., queue_s: _Optional[float] = ..., compute_s: _Optional[float] = ..., policy: _Optional[str] = ..., work: _Optional[float] = ..., deadline_at: _Optional[float] = ..., priority: _Optional[int] = ..., policy_reason: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., prompt_tokens_drawn: _Optional[int] = ..., client: _Optional[str] = ...) -> None: ...
+    moves: _containers.RepeatedCompositeFieldContainer[Move]
+    def __init__(self, task_id: _Optional[str] = ..., job_id: _Optional[str] = ..., status: _Optional[str] = ..., drawing: _Optional[_Union[_worker_pb2.Drawing, _Mapping]] = ..., origin: _Optional[str] = ..., executor: _Optional[str] = ..., attempt: _Optional[int] = ..., step: _Optional[int] = ..., queue_position: _Optional[int] = ..., eta_s: _Optional[float] = ..., durability: _Optional[str] = ..., created_at: _Optional[float] = ..., started_at: _Optional[float] = ..., finished_at: _Optional[float] = ..., error_code: _Optional[str] = ..., error_message: _Optional[str] = ..., image_bytes: _Optional[int] = ..., emulated_device: _Optional[str] = ..., queue_s: _Optional[float] = ..., compute_s: _Optional[float] = ..., policy: _Optional[str] = ..., work: _Optional[float] = ..., deadline_at: _Optional[float] = ..., priority: _Optional[int] = ..., policy_reason: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., prompt_tokens_drawn: _Optional[int] = ..., client: _Optional[str] = ..., moves: _Optional[_Iterable[_Union[Move, _Mapping]]] = ...) -> None: ...
