@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import random
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +12,15 @@ import httpx
 import numpy as np
 import pytest
 
+from benchmarks.disturbed_drawings import COMMON, KINDS, compared
 from edge_node.console.local_cluster import LocalCluster
-from tests.system.local import QUICK_LEASE, image_of, kill, on_cluster, submit, wait_for
+from tests.system.local import image_of, on_cluster, submit, wait_for
 from tests.system.test_resumed import shown
 
 pytestmark = pytest.mark.system
-# 200 for the whole of it.
-DRAWINGS = int(os.environ.get("DRAWINGS", "30"))
+# 200 for the whole of it, as benchmarks/disturbed_drawings.py.
+DRAWINGS = int(os.environ.get("DRAWINGS", "28"))
 STEPS = 16
-COMMON: dict[str, Any] = {"policy": "round_robin", "move": "running", "heartbeat_s": 0.2}
-COMMON |= {"suspect_s": 1.5, "tick_s": 0.05, "checkpoint_steps": 2, **QUICK_LEASE}
 FAST, SLOW = COMMON | {"pace_s": 0.06}, COMMON | {"pace_s": 0.6}
 
 
@@ -48,7 +45,8 @@ def test_a_device_that_idles_ends_what_a_slower_one_began(tmp_path: Path) -> Non
         ended = [await wait_for(http, url, task["id"]) for task in tasks]
         assert [one["status"] for one in ended] == ["completed"] * 2
         moves = [await moves_of(http, url, task["id"]) for task in tasks]
-        (move,) = [move for of_task in moves for move in of_task]
+        # Where both wait at the fast one, the slow one begins with one that comes back.
+        *_, move = made = [move for of_task in moves for move in of_task]
         assert (move["from"], move["to"], move["reason"]) == ("node-1", "node-0", "idle")
         assert move["expected_gain_s"] > 0.3
         one, other = [await pixels(http, url, task["id"]) for task in tasks]
@@ -56,45 +54,31 @@ def test_a_device_that_idles_ends_what_a_slower_one_began(tmp_path: Path) -> Non
         async with asyncio.timeout(10):
             while not (counted := await shown(http, url))["steps_resumed_total"]:
                 await asyncio.sleep(0.1)  # until gauges are looked at
-        assert counted["moves_total"] == 1.0
+        assert counted["moves_total"] == len(made) <= 2
         assert counted["steps_drawn_again_total"] == 0.0
 
     on_cluster(tmp_path, FAST, SLOW, test=test)
 
 
-def test_images_that_were_moved_and_whose_workers_died_are_as_if_alone(tmp_path: Path) -> None:
-    rng = random.Random(3)
-    bodies: list[dict[str, Any]] = [
-        {"num_inference_steps": rng.randint(6, STEPS), "seed": seed} for seed in range(DRAWINGS)
-    ]
-    drawn: dict[str, list[Any]] = {"moved": [], "alone": []}
-    reasons: Counter[str] = Counter()
+def test_nodes_that_want_moves_and_nodes_that_do_not_draw_together(tmp_path: Path) -> None:
+    async def test(cluster: LocalCluster, http: httpx.AsyncClient) -> None:
+        body: dict[str, Any] = {"num_inference_steps": STEPS, "seed": 5}
+        moved: dict[str, list[dict[str, Any]]] = {}
+        # The slow one does not let its own move, and hands over what is another's.
+        for url in (cluster.urls[1], cluster.urls[0]):
+            tasks = [await submit(http, url, **body) for _ in range(2)]
+            ended = [await wait_for(http, url, task["id"]) for task in tasks]
+            assert [one["status"] for one in ended] == ["completed"] * 2
+            moved[url] = [move for one in ended for move in one["moves"]]
+        assert moved[cluster.urls[1]] == []
+        *_, move = moved[cluster.urls[0]]
+        assert (move["from"], move["to"], move["reason"]) == ("node-1", "node-0", "idle")
 
-    async def disturbed(cluster: LocalCluster, http: httpx.AsyncClient) -> None:
-        tasks = []
-        for number, body in enumerate(bodies):
-            tasks.append((await submit(http, cluster.urls[number % 2], **body))["id"])
-            if number % 15 == 2:
-                kill(cluster.child_pid(1 + number % 2, "worker"))
-            await asyncio.sleep(rng.uniform(0.0, 0.4))
-        await draw_all(http, cluster.urls[0], tasks, "moved")
-        for task_id in tasks:
-            moves = await moves_of(http, cluster.urls[0], task_id)
-            reasons.update(move["reason"] for move in moves)
+    on_cluster(tmp_path, FAST, SLOW | {"move": "none"}, test=test)
 
-    async def alone(cluster: LocalCluster, http: httpx.AsyncClient) -> None:
-        tasks = [(await submit(http, cluster.urls[0], **body))["id"] for body in bodies]
-        await draw_all(http, cluster.urls[0], tasks, "alone")
 
-    async def draw_all(http: httpx.AsyncClient, url: str, tasks: list[str], how: str) -> None:
-        for task_id in tasks:
-            ended = await wait_for(http, url, task_id, timeout_s=600)
-            assert ended["status"] == "completed", ended
-            drawn[how].append(await pixels(http, url, task_id))
-
-    third = COMMON | {"pace_s": 0.2}
-    on_cluster(tmp_path / "three", FAST, SLOW, third, test=disturbed)
-    on_cluster(tmp_path / "one", COMMON, test=alone)
-    for moved, lone, body in zip(drawn["moved"], drawn["alone"], bodies, strict=True):
-        assert np.abs(moved - lone).max() <= 1, body
-    assert reasons["idle"] > 0, reasons
+def test_images_that_were_killed_moved_and_drained_are_as_if_alone(tmp_path: Path) -> None:
+    found = asyncio.run(compared(tmp_path, drawings=DRAWINGS, seed=3))
+    assert found["levels_apart_max"] <= 1, found
+    assert sum(found["disturbances"].values()) >= len(KINDS) - 1, found
+    assert found["moves"].keys() >= {"idle", "draining"}, found
