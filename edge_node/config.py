@@ -503,7 +503,11 @@ class NodeConfig(RequestConfig):
         ge=0,
     )
     drain_s: float = setting(
-        20.0, "that a node which is told to stop gives to what is under way", unit="s", ge=0
+        20.0,
+        "that a node which is told to stop gives to what is under way; half of it at most it "
+        "goes on to take tasks, which others draw",
+        unit="s",
+        ge=0,
     )
 
     @property

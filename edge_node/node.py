@@ -36,6 +36,7 @@ from edge_node.data_folder import clock_path, needed_parts, removals_path, watch
 from edge_node.dispatch.dead_letters import DeadLetterDesk
 from edge_node.dispatch.dispatcher import Dispatcher, DispatcherSettings
 from edge_node.dispatch.front_desk import FrontDesk, FrontDeskSettings
+from edge_node.dispatch.leaving import Leaving
 from edge_node.dispatch.own_node import Identity
 from edge_node.dispatch.task_traces import TaskTraces
 from edge_node.domain import NodeId, NodeState, TaskRecord
@@ -47,7 +48,7 @@ from edge_node.lasting import Loops, Run, both
 from edge_node.learning.sharing import LearningShare, SharingSettings
 from edge_node.mcp.opening import open_endpoint
 from edge_node.moderation.opening import open_moderator
-from edge_node.node_keys import open_keys
+from edge_node.node_keys import open_key_use, open_keys
 from edge_node.peering.caller import Caller, PeerConduct
 from edge_node.peering.client import PeerClient
 from edge_node.peering.discovery import Discovery, DiscoverySettings, require_zeroconf
@@ -91,6 +92,8 @@ log = logging.getLogger(__name__)
 
 STORE_START_S_MAX = 30.0
 STOP_GRACE_S = 1.0
+# That the others have to answer before REST listens.
+MEETING_S = 1.0
 # Of a node that gives itself up: it ends within `GIVE_UP_S`, whatever still hangs, to be restarted.
 EXIT_GIVEN_UP = 70
 GIVE_UP_S = 10.0
@@ -247,6 +250,8 @@ class _Node:
         front_desk = self._front_desk(dispatcher, view, links, worker, ledger, letters, share)
         self._reloader.tell(lambda new: front_desk.reconfigure(FrontDeskSettings.of(new)))
         self._background("gRPC health", partial(server.follow, front_desk.readiness), vital=True)
+        # Who asks at once is told of what others draw while this node loads its model.
+        await links.meet(within_s=MEETING_S)
         await self._serve(front_desk, dispatcher, ledger)
 
     # The parts.
@@ -486,20 +491,12 @@ class _Node:
         return [] if view is None else [v.state for v in view.views(now_s=self._clock.now_s())]
 
     def _count_use(self, dispatcher: Dispatcher) -> KeyUse:
-        in_flight_of = dispatcher.own_tasks.in_flight_of
-
-        def task_s(client: str) -> float:
-            load = in_flight_of(client)
-            capacity = sum(state.capacity for state in self._states())
-            return load.work / load.tasks / capacity if load.tasks and capacity > 0.0 else 1.0
-
-        use = KeyUse(
-            self._folder / "key_use.json",
-            own_id=NodeId(self._config.node_id),
+        use = open_key_use(
+            self._config,
+            self._folder,
             clock=self._clock,
-            open_tasks=lambda client: in_flight_of(client).tasks,
+            in_flight_of=dispatcher.own_tasks.in_flight_of,
             states=self._states,
-            task_s=task_s,
         )
         dispatcher.own_node.key_use = use.told
         self._background("keeping what keys have used", use.run)
@@ -552,18 +549,20 @@ class _Node:
             dispatcher.on_ended = callbacks.ended
             self._background("telling of ends", callbacks.run)
 
-        async def drain() -> None:
-            if self.given_up:
-                return
-            log.info("stopping: no new tasks, %g s for those under way", config.drain_s)
-            await dispatcher.drain(timeout_s=config.drain_s)
-
+        leaving = Leaving(
+            dispatcher,
+            drain_s=config.drain_s,
+            at_once=lambda: self.given_up,
+            clock=self._clock,
+            said=app.state.surface.leaving.set,
+        )
         collect_seldom()
         await listen(
             app,
             config,
             stopping=self._stopping,
-            drain=drain,
+            drain=leaving.drain,
+            finish=leaving.finish,
             loops=self._loops,
             tls=RestTls.of(config),
         )

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
+from typing import Protocol
 
 from edge_node.access.key_file import KeyFile, path_of
+from edge_node.access.key_use import KeyUse
 from edge_node.access.signed_list import LIST_NAME, SignedKeys, verified
+from edge_node.clock import Clock
 from edge_node.config import LOOPBACK_HOSTS, NodeConfig
+from edge_node.domain import NodeId, NodeState
 from edge_node.errors import InvalidRequest
 from edge_node.peering.tls import NodeTls
 
@@ -32,6 +38,51 @@ def open_keys(config: NodeConfig, tls: NodeTls | None) -> KeyFile:
         f"in {path_of(config)}: give one out (dedgeai keys add NAME, {where}); on a network where "
         "everyone may draw say so with allow_open_rest = true; or use 127.0.0.1.",
         param="rest_host",
+    )
+
+
+class OpenTasks(Protocol):
+    """What a client has accepted here and not final."""
+
+    @property
+    def tasks(self) -> int:
+        """How many."""
+
+    @property
+    def work(self) -> float:
+        """Work units of all."""
+
+
+def open_key_use(
+    config: NodeConfig,
+    folder: Path,
+    *,
+    clock: Clock,
+    in_flight_of: Callable[[str], OpenTasks],
+    states: Callable[[], Sequence[NodeState]],
+) -> KeyUse:
+    """What each key has asked for; kept in the node's folder.
+
+    Args:
+        config: of the node.
+        folder: of the node.
+        clock: of the node.
+        in_flight_of: by the id of a key.
+        states: gives what all nodes said last.
+    """
+
+    def task_s(client: str) -> float:
+        load = in_flight_of(client)
+        capacity = sum(state.capacity for state in states())
+        return load.work / load.tasks / capacity if load.tasks and capacity > 0.0 else 1.0
+
+    return KeyUse(
+        folder / "key_use.json",
+        own_id=NodeId(config.node_id),
+        clock=clock,
+        open_tasks=lambda client: in_flight_of(client).tasks,
+        states=states,
+        task_s=task_s,
     )
 
 

@@ -51,7 +51,7 @@ async def follow_cluster(request: Request) -> Response:
         return Response(media_type=EVENT_STREAM)
     watching = surface.front_desk.watch_cluster(after=after, client=client, previews=previews)
     stream = _encoded(surface, after, watching)
-    return event_response(request, stream, keep_alive_s=surface.keep_alive_s)
+    return event_response(request, stream, keep_alive_s=surface.keep_alive_s, until=surface.leaving)
 
 
 def _previews_in(text: str) -> bool:

@@ -22,6 +22,8 @@ from edge_node.config import NodeConfig
 FILES_BESIDE = 400
 # How often waiting connections are looked through.
 SWEEP_S = 1.0
+# For which one that has just connected when the listener ends may still send its request.
+NEWCOMER_S = 1.0
 _BUSY = (
     b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 2\r\n"
     b"connection: close\r\ncontent-length: %d\r\n\r\n%b"
@@ -221,6 +223,13 @@ class BoundedHttp(HttpToolsProtocol):
         if self._body_since_s is None and not self.pipeline:
             self._among.idle(self)
         super().on_response_complete()
+
+    def shutdown(self) -> None:
+        """The listener ends: what is new may say first what it came for."""
+        if self.cycle is None:
+            self.loop.call_later(NEWCOMER_S, super().shutdown)
+        else:
+            super().shutdown()
 
     def pause_writing(self) -> None:
         """The client does not read what it asked for."""

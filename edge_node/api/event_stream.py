@@ -31,14 +31,20 @@ def encode_id(event_id: str) -> bytes:
 
 
 def event_response(
-    request: Request, events: AsyncGenerator[bytes, None], *, keep_alive_s: float
+    request: Request,
+    events: AsyncGenerator[bytes, None],
+    *,
+    keep_alive_s: float,
+    until: asyncio.Event | None = None,
 ) -> StreamingResponse:
     """Streams `events`, with a comment whenever `keep_alive_s` pass without one.
 
-    It ends with an error where the key of the request is revoked meanwhile.
+    It ends with an error where the key of the request is revoked meanwhile; and where `until` is
+    set, as if the connection broke, for a client that comes again and goes on where it was.
     """
+    demand = partial(client_of, request)
     return StreamingResponse(
-        _with_pulse(events, interval_s=keep_alive_s, demand=partial(client_of, request)),
+        _with_pulse(events, interval_s=keep_alive_s, demand=demand, until=until),
         media_type=EVENT_STREAM,
         # The second is for nginx, which would hold events back.
         headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
@@ -46,15 +52,23 @@ def event_response(
 
 
 async def _with_pulse(
-    events: AsyncGenerator[bytes, None], *, interval_s: float, demand: Callable[[], object]
+    events: AsyncGenerator[bytes, None],
+    *,
+    interval_s: float,
+    demand: Callable[[], object],
+    until: asyncio.Event | None,
 ) -> AsyncIterator[bytes]:
     following: asyncio.Future[bytes | None] | None = None
+    ends = None if until is None else asyncio.ensure_future(until.wait())
     try:
         while True:
             following = asyncio.ensure_future(anext(events, None))
-            while not (await asyncio.wait({following}, timeout=interval_s))[0]:
+            waiting: set[asyncio.Future[Any]] = {following} if ends is None else {following, ends}
+            while not (await _first(waiting, timeout_s=interval_s)):
                 demand()
                 yield KEEP_ALIVE
+            if not following.done():
+                return
             event = following.result()
             if event is None:
                 return
@@ -66,7 +80,15 @@ async def _with_pulse(
     finally:
         # Reached also when the client hangs up: cancelling the step in progress, or else closing
         # between steps, lets the source clean up.
+        if ends is not None:
+            ends.cancel()
         if following is not None and not following.done():
             following.cancel()
         else:
             await events.aclose()
+
+
+async def _first(waiting: set[asyncio.Future[Any]], *, timeout_s: float) -> bool:
+    """Whether any is done in time."""
+    done, _ = await asyncio.wait(waiting, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+    return bool(done)

@@ -169,7 +169,12 @@ async def follow_task(task_id: str, request: Request) -> Response:
         return Response(media_type=EVENT_STREAM)
     if not record.status.is_final:
         events = surface.front_desk.watch_task(record.task.id, after=after)
-        return event_response(request, _encoded(surface, events), keep_alive_s=surface.keep_alive_s)
+        return event_response(
+            request,
+            _encoded(surface, events),
+            keep_alive_s=surface.keep_alive_s,
+            until=surface.leaving,
+        )
     happened = [
         event
         async for event in surface.front_desk.watch_task(record.task.id)

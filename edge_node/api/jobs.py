@@ -79,7 +79,7 @@ async def follow_job(job_id: str, request: Request) -> Response:
         if not happened:
             return Response(status_code=204)
     stream = _encoded(surface, records, after)
-    return event_response(request, stream, keep_alive_s=surface.keep_alive_s)
+    return event_response(request, stream, keep_alive_s=surface.keep_alive_s, until=surface.leaving)
 
 
 async def _own_job(request: Request, job_id: str) -> tuple[TaskRecord, ...]:

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import errno
 import logging
+import math
 import socket
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
@@ -41,10 +42,14 @@ async def listen(
     *,
     stopping: asyncio.Event,
     drain: Callable[[], Awaitable[None]],
+    finish: Callable[[asyncio.Event], Awaitable[None]],
     loops: Loops,
     tls: RestTls | None = None,
 ) -> None:
-    """Serves `app` until `stopping`, then waits for `drain` and for what is still being answered.
+    """Serves `app` until `stopping`, and on for `drain`; then it lets nobody in.
+
+    What was let in is answered meanwhile, and has been after `finish`, or is cut off; `finish` is
+    given what says that no connection is left.
 
     Raises:
         InvalidRequest: its port cannot be had.
@@ -57,7 +62,7 @@ async def listen(
             connections,
             host=config.rest_host,
             port=config.rest_port,
-            timeout_graceful_shutdown=int(config.drain_s) + 1,
+            timeout_graceful_shutdown=math.ceil(config.drain_s) + 1,
         ),
         tls=tls,
         greeting_s_max=config.request_header_s_max,
@@ -72,6 +77,10 @@ async def listen(
         if stopping.is_set():
             await drain()
         server.should_exit = True
+        if stopping.is_set():
+            closed = asyncio.Event()
+            serving.add_done_callback(lambda _: closed.set())
+            await finish(closed)
         await serving
     finally:
         stopped.cancel()

@@ -47,6 +47,7 @@ class Surface:
         thumbnails: makes small copies of images.
         started_unix_s: shown as the age of the models.
         callbacks: tells ends to whoever asks for it; none where nobody may.
+        leaving: set when the node ends; streams that can be resumed elsewhere end with it.
     """
 
     front_desk: FrontDeskPort
@@ -63,6 +64,7 @@ class Surface:
     sittings: Sittings = field(default_factory=Sittings)
     chosen_models: ChosenModels = field(default_factory=ChosenModels)
     thumbnails: Thumbnails = field(default_factory=Thumbnails)
+    leaving: asyncio.Event = field(default_factory=asyncio.Event)
     _farewells: set[asyncio.Task[None]] = field(default_factory=set)
 
     def limits_of(self, model: str | None, *, aliases: bool = False) -> DrawingLimits:

@@ -131,6 +131,7 @@ class Dispatcher:
         new_ulid: Callable[[], str] = lambda: str(ULID()),
     ) -> None:
         self._hosting, self._view, self._clock, self._traces = hosting, view, clock, traces
+        self._lifecycle = lifecycle
         self._loops, self._looking = loops or Loops(), list[asyncio.Task[None]]()
         self._inbox = inbox = Inbox(lifecycle=lifecycle, hosting=hosting, clock=clock)
         self.own_node = node = OwnNode(
@@ -269,16 +270,39 @@ class Dispatcher:
             self._hand_over()
 
     async def drain(self, *, timeout_s: float) -> None:
-        """Refuses new work, hands over what others can draw, and waits for the rest.
+        """Draws nothing new, hands over what others can draw, and waits for what it has by now.
 
-        It takes `timeout_s` at most.
+        What clients ask for meanwhile others draw, while there are any. It takes `timeout_s` at
+        most.
         """
         self.own_node.drain()
+        before = self._lifecycle.open_ids()
+        await self._hand_over_while(lambda: before & self._lifecycle.open_ids(), timeout_s)
+
+    async def finish(self, *, timeout_s: float, closed: asyncio.Event) -> None:
+        """Waits for all that is open, and for what may still be asked for until `closed`.
+
+        After `timeout_s` it dismisses who waits.
+        """
+        if not await self._hand_over_while(
+            lambda: self.own_tasks.in_flight or not closed.is_set(), timeout_s
+        ):
+            self.own_tasks.dismiss()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is open that was accepted here, and nothing is drawn."""
+        return not (self.own_tasks.in_flight or self._hosting.hosted() or self.executor.telling)
+
+    async def _hand_over_while(self, waits: Callable[[], object], timeout_s: float) -> bool:
+        """Whether that was over in time."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                while self.own_tasks.in_flight or self._hosting.hosted() or self.executor.telling:
+                while waits() or self._hosting.hosted() or self.executor.telling:
                     self._hand_over()
                     await asyncio.sleep(self._timekeeper.settings.tick_s)
+                return True
+        return False
 
     def _hand_over(self) -> None:
         """Gives back what is drawn for others, while somebody could take it."""

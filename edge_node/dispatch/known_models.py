@@ -13,6 +13,7 @@ from edge_node.config import NodeConfig
 from edge_node.dispatch.own_node import OwnNode
 from edge_node.domain import ServedModel
 from edge_node.errors import ModelAway, ModelNotFound, NodeNotReady, not_served
+from edge_node.model_names import served_name
 from edge_node.ports import Peers
 from edge_node.tasks.cluster_view import ClusterView
 
@@ -24,14 +25,23 @@ MEETING_S = 2.0
 
 @dataclass(frozen=True, kw_only=True)
 class KnownModelsSettings:
-    """`default_model`: what is drawn where a request names none; None for the node's own."""
+    """What is meant where a request names no model.
+
+    Attributes:
+        default_model: by the operator; None for the node's own.
+        own_name: under which the worker will serve the node's own, by its settings.
+    """
 
     default_model: str | None = None
+    own_name: str = ""
 
     @classmethod
     def of(cls, config: NodeConfig) -> KnownModelsSettings:
         """From the node's settings."""
-        return cls(default_model=config.default_model)
+        own_name = served_name(
+            engine=config.engine, model=config.model, model_name=config.model_name
+        )
+        return cls(default_model=config.default_model, own_name=own_name)
 
 
 class KnownModels:
@@ -93,9 +103,11 @@ class KnownModels:
             return self.settings.default_model
         if self._node.served is not None:
             return self._node.served.name
+        names = self.names()
+        if self.settings.own_name in names:
+            return self.settings.own_name  # others draw it while this node loads it
         if self._node.draws:
             raise self._node.why_not_drawing()
-        names = self.names()
         if not names:
             raise NodeNotReady(
                 "This node draws nothing itself, and none that does is heard at present. Try again "

@@ -7,7 +7,6 @@ and carries out what the lifecycle wants of ledger and image files.
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 from collections import OrderedDict, defaultdict
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -22,11 +21,11 @@ from edge_node.dispatch.expectations import Expectations
 from edge_node.dispatch.inbox import Inbox
 from edge_node.dispatch.known_models import KnownModels
 from edge_node.dispatch.own_node import OwnNode
+from edge_node.dispatch.patient_images import PatientImages
 from edge_node.domain import (
     SEQUENCE_LAST,
     Drawing,
     Durability,
-    Image,
     JobId,
     Task,
     TaskEvent,
@@ -56,14 +55,11 @@ from edge_node.telemetry.metrics import NodeMetrics
 
 log = logging.getLogger(__name__)
 
+# When to ask again a node that is being stopped: after a restart, say.
+STOPPED_RETRY_S = 5.0
 # Recent jobs remembered here; older ones are read from the ledger.
 JOBS_KEPT_MAX = 2000
 # Pauses before the end of a task is written again where the ledger failed as it never should.
-# Pauses before an image that the disk refuses is written again, and the images that may wait.
-STORE_AGAIN_S = (0.05, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
-HELD_BYTES_MAX = 64 * 2**20
-# So many of its size make room for one.
-SHED_IMAGES = 4
 RECORD_AGAIN_S = (0.1, 0.5, 2.0, 5.0)
 
 
@@ -127,6 +123,7 @@ class OwnTasks:
         self.expected = Expectations(node=node, lifecycle=lifecycle, view=view, clock=clock)
         self._ledger = ledger
         self._images = images
+        self._patient = PatientImages(images)
         self._init_images = init_images
         self._metrics = metrics
         self._clock = clock
@@ -139,13 +136,23 @@ class OwnTasks:
         self._watchers: defaultdict[TaskId, dict[asyncio.Event, None]] = defaultdict(dict)
         self._ends: defaultdict[TaskId, dict[asyncio.Future[TaskRecord], None]] = defaultdict(dict)
         self._writing: Background[TaskId] = Background()
-        self._held_bytes = 0
         self.refusal: Callable[[], DEdgeAIError | None] = lambda: None
         self.moderator: Moderation | None = None
+        self._dismissed = False
 
     async def stop(self) -> None:
         """Ends all writing; the ledger knows what is owed."""
         await self._writing.stop()
+
+    def dismiss(self) -> None:
+        """The node ends now: who waits for a task hears that it is not over."""
+        self._dismissed = True
+        for waiting in self._ends.values():
+            for ended in waiting:
+                if not ended.done():
+                    ended.set_exception(_stopped())
+        for task_id in self._watchers:
+            self.wake_watchers(task_id)
 
     # For clients.
 
@@ -295,6 +302,8 @@ class OwnTasks:
                 record = self._lifecycle.record(task_id)
                 if not events and record is not None and record.status.is_final:
                     return  # the watcher has seen the end before
+                if self._dismissed:
+                    raise _stopped()
                 await changed.wait()
                 changed.clear()
         finally:
@@ -303,10 +312,16 @@ class OwnTasks:
                 del self._watchers[task_id]
 
     async def until_final(self, task_id: TaskId) -> TaskRecord:
-        """A task accepted here, once all are told of its end; what comes before wakes nobody."""
+        """A task accepted here, once all are told of its end; what comes before wakes nobody.
+
+        Raises:
+            NodeNotReady: the node stops before it is over.
+        """
         told = self._lifecycle.events(task_id)
         if told is None or (told and told[-1].kind.is_final):
             return await self.read_task(task_id)
+        if self._dismissed:
+            raise _stopped()
         ended: asyncio.Future[TaskRecord] = asyncio.get_running_loop().create_future()
         self._ends[task_id][ended] = None
         try:
@@ -424,9 +439,8 @@ class OwnTasks:
             )
             self._inbox.apply(refused)
             return
-        self._held_bytes += size
         try:
-            await self._written(task_id, wanted.image)
+            await self._patient.write(task_id, wanted.image)
         except Exception as error:
             # The disk's word says it all; anything else is a bug of ours.
             traced = not isinstance(error, OSError)
@@ -435,8 +449,6 @@ class OwnTasks:
             failed = life.ImageStoreFailed(task_id=task_id, fence=fence, message=message)
             self._inbox.apply(failed)
             return
-        finally:
-            self._held_bytes -= size
         self._inbox.apply(life.ImageStored(task_id=task_id, fence=fence, image_bytes=size))
 
     async def _judge_request(
@@ -463,24 +475,6 @@ class OwnTasks:
             drawing=record.task.drawing,
             client=record.task.client,
         )
-
-    async def _written(self, task_id: TaskId, image: Image) -> None:
-        """Stores an image, which waits in memory while the disk refuses it and old ones go.
-
-        Raises:
-            OSError: for too long, or too many wait.
-        """
-        for pause_s in (*STORE_AGAIN_S, None):
-            try:
-                await self._images.write(task_id, image)
-                return
-            except OSError as error:
-                if pause_s is None or self._held_bytes > HELD_BYTES_MAX:
-                    raise
-                log.warning("image of %s is not stored yet: %s", task_id, error)
-                if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                    await self._images.shed(SHED_IMAGES * len(image.content))
-                await asyncio.sleep(pause_s)
 
     async def _record_final(self, record: TaskRecord) -> None:
         for pause_s in (*RECORD_AGAIN_S, None):
@@ -510,7 +504,7 @@ class OwnTasks:
         turns: str,
     ) -> tuple[Task, ...]:
         if self._node.draining:
-            raise NodeNotReady("This node is being stopped. Ask another node.", retry_after_s=5.0)
+            self._refuse_where_nobody_draws(drawings)
         costed = [
             (drawing, self._models.find(drawing.model).work_model.work(drawing))
             for drawing in drawings
@@ -540,6 +534,16 @@ class OwnTasks:
             for drawing, work in costed
         )
 
+    def _refuse_where_nobody_draws(self, drawings: Sequence[Drawing]) -> None:
+        """A node that is being stopped goes on to take what others can draw."""
+        now_s = self._clock.now_s()
+        for model in {drawing.model for drawing in drawings}:
+            _, capacity = self._view.backlog_and_capacity(model, now_s=now_s)
+            if self._dismissed or capacity <= 0.0:
+                raise NodeNotReady(
+                    "This node is being stopped. Ask another node.", retry_after_s=STOPPED_RETRY_S
+                )
+
     async def _keep_init_image(self, init_image: bytes, tasks: tuple[Task, ...]) -> None:
         """On disk before the tasks are accepted: an accepted task must survive a crash."""
         try:
@@ -565,6 +569,14 @@ def _ours(problem: Exception, *, what: str) -> DEdgeAIError:
         return problem
     log.error("%s", what, exc_info=problem)
     return DEdgeAIError("The node failed to write the task. Try again, or ask another node.")
+
+
+def _stopped() -> NodeNotReady:
+    return NodeNotReady(
+        "This node is being stopped, and the task was not over in the time that it had left. Ask "
+        "another node, or this one after the time in Retry-After.",
+        retry_after_s=STOPPED_RETRY_S,
+    )
 
 
 def _final_event(record: TaskRecord) -> TaskEvent:

@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 RECONNECT_S = 0.5
 PING_S = 5.0
 GOODBYE_S_MAX = 1.0
+MEETING_LOOK_S = 0.02
 # For so long one state serves every link that sends it.
 STATE_S = 0.005
 
@@ -189,6 +190,13 @@ class PeerLinks:
     def addresses(self) -> dict[str, NodeId | None]:
         """Every address and the node that was met there."""
         return self._membership.addresses
+
+    async def meet(self, *, within_s: float) -> None:
+        """Waits until somebody was met at every address, or that time is over."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                while None in self.addresses.values():  # noqa: ASYNC110 - of a pure machine
+                    await asyncio.sleep(MEETING_LOOK_S)
 
     @property
     def removals(self) -> tuple[Removal, ...]:

@@ -26,6 +26,7 @@ from edge_node import start_note
 from edge_node.clock import SystemClock
 from edge_node.config_sources import InvalidConfig
 from edge_node.log_lines import TEXT, set_format
+from edge_node.model_names import served_name
 from edge_node.socket_path import check_socket_path
 from edge_node.worker import accelerator_lock, image_encoding, lora, model_files, service
 from edge_node.worker.approximations import Approximations
@@ -124,13 +125,18 @@ def checked(parsed: argparse.Namespace) -> Arguments:
     )
 
 
-def model_of(options: WorkerOptions) -> tuple[pathlib.Path, str | None]:
-    """Where the model lies, and the name it is served under; None for that of its files."""
+def model_of(options: WorkerOptions) -> pathlib.Path:
+    """Where the model lies."""
     if options.model is not None:
-        return options.model, options.model_name
+        return options.model
     from edge_node.worker.tiny_sd3 import model_folder
 
-    return model_folder(), options.model_name or "tiny-sd3"
+    return model_folder()
+
+
+def name_of(options: WorkerOptions) -> str:
+    """Under which it is served."""
+    return served_name(engine=options.engine, model=options.model, model_name=options.model_name)
 
 
 def build_denoiser(arguments: Arguments) -> Denoiser[Any]:
@@ -150,7 +156,7 @@ def _emulated(options: WorkerOptions) -> Denoiser[Any]:
         )
     return emulated.EmulatedDenoiser(
         emulated.profile(options.emulated_profile),
-        model_name=options.model_name or "sd3-medium-emulated",
+        model_name=name_of(options),
         time_scale=options.time_scale,
         pace_s=options.pace_s,
         rows_limit=options.rows_limit,
@@ -159,9 +165,8 @@ def _emulated(options: WorkerOptions) -> Denoiser[Any]:
 
 
 def _sd3(options: WorkerOptions, approximations: Approximations) -> Denoiser[Any]:
-    path, model_name = model_of(options)
     files = model_files.find(
-        path, options.clip_files or (), config_folder=options.single_file_configs
+        model_of(options), options.clip_files or (), config_folder=options.single_file_configs
     )
     model_files.check_licence(files, accepted=options.stability_license_accepted)
     loras: tuple[lora.LoraFile, ...] = ()
@@ -183,7 +188,7 @@ def _sd3(options: WorkerOptions, approximations: Approximations) -> Denoiser[Any
     return sd3.Sd3Denoiser(
         lambda device, dtype: sd3_parts.load_parts(files, device=device, dtype=dtype, loras=loras),
         options=sd3.Sd3Options(
-            model_name=model_name or files.name,
+            model_name=name_of(options),
             dtype_name=options.dtype,
             device=options.device,
             context_mode=options.context_mode,

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edge_node.json_text import parsed
+from edge_node.model_names import name_of
 from edge_node.worker import clip_vocabulary, sd3_checkpoint, sd3_configs
 from edge_node.worker.denoiser import ModelUnusable
 from edge_node.worker.safetensors_file import StoredTensor, read_header
@@ -88,9 +89,7 @@ class ModelFiles:
     @property
     def name(self) -> str:
         """What to serve the model as, unless the operator names it."""
-        # A file in a hub's cache is a link whose target is named by its hash.
-        named = self.path.absolute()
-        return named.stem if named.is_file() else named.resolve().name
+        return name_of(self.path)
 
 
 def find(

@@ -50,6 +50,7 @@ class Served:
     url: str
     connections: Connections
     app: FastAPI
+    server: Server
 
 
 @contextlib.asynccontextmanager
@@ -98,7 +99,12 @@ async def served(
     try:
         async with httpx.AsyncClient(base_url=url, timeout=5.0, trust_env=False) as http:
             yield Served(
-                http=http, front_desk=front_desk, url=url, connections=connections, app=app
+                http=http,
+                front_desk=front_desk,
+                url=url,
+                connections=connections,
+                app=app,
+                server=server,
             )
     finally:
         server.should_exit = True

@@ -160,3 +160,27 @@ def test_a_stream_ends_with_the_key_that_began_it() -> None:
 
     asyncio.run(story(pulse_s=15.0, happens=True))
     asyncio.run(story(pulse_s=0.1, happens=False))
+
+
+def test_a_stream_breaks_off_where_the_node_ends_and_says_nothing_wrong() -> None:
+    here = HAPPENING[0]
+
+    class Desk(MemoryFrontDesk):
+        async def watch_cluster(
+            self, *, after: Mapping[NodeId, int], client: str, previews: bool
+        ) -> AsyncGenerator[ClusterEvent, None]:
+            yield here
+            await asyncio.Event().wait()
+
+    async def story() -> None:
+        async with (
+            served(Desk()) as node,
+            asyncio.timeout(10),
+            node.http.stream("GET", "/v1/events") as response,
+        ):
+            told = response.aiter_text()
+            await anext(told)
+            node.app.state.surface.leaving.set()
+            assert "error" not in "".join([text async for text in told])
+
+    asyncio.run(story())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import json
 import socket
@@ -128,6 +129,23 @@ def test_an_idle_connection_that_had_its_answer_is_kept() -> None:
             await asyncio.sleep(QUICK.header_s_max + SWEEP_S + 0.3)
 
     run(story, limits=QUICK)
+
+
+def test_who_has_just_come_when_the_listener_ends_is_answered() -> None:
+    async def story(node: Served, connect: Connect) -> None:
+        reader, writer = await connect()
+        while not len(node.connections):
+            await asyncio.sleep(0.01)
+        node.server.should_exit = True
+        with contextlib.suppress(ConnectionRefusedError):
+            while True:
+                await connect()
+                await asyncio.sleep(0.01)
+        writer.write(b"GET /livez HTTP/1.1\r\nHost: node\r\n\r\n")
+        assert b"200" in (await reader.readuntil(b'"ok"}')).splitlines()[0]
+        await until_closed(reader)
+
+    run(story)
 
 
 @pytest.mark.parametrize("bound", ["connections_max", "per_address_max"])

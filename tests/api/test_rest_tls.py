@@ -72,15 +72,21 @@ async def listening(config: NodeConfig) -> AsyncIterator[str]:
     """Address of a node's own listener over a front desk in memory."""
     stopping = asyncio.Event()
 
-    async def drain() -> None:
-        """Nothing is under way."""
+    async def nothing(*_: object) -> None:
+        """Is under way."""
 
     app = create_app(
         MemoryFrontDesk(), metrics=NodeMetrics(), body_limits=BODIES, upload_limits=UPLOADS
     )
     serving = asyncio.create_task(
         listener.listen(
-            app, config, stopping=stopping, drain=drain, loops=Loops(), tls=RestTls.of(config)
+            app,
+            config,
+            stopping=stopping,
+            drain=nothing,
+            finish=nothing,
+            loops=Loops(),
+            tls=RestTls.of(config),
         )
     )
     address = f"127.0.0.1:{config.rest_port}"

@@ -19,6 +19,7 @@ from edge_node.dispatch.dead_letters import DeadLetterDesk
 from edge_node.dispatch.dispatcher import Dispatcher, DispatcherSettings
 from edge_node.dispatch.entrance import EntranceSettings
 from edge_node.dispatch.front_desk import FrontDesk, FrontDeskSettings
+from edge_node.dispatch.leaving import Leaving
 from edge_node.dispatch.mover import MoverSettings
 from edge_node.dispatch.own_node import DrawingDefaults, Identity
 from edge_node.dispatch.own_tasks import OwnTasksSettings
@@ -450,7 +451,17 @@ class NodeProcess:
         """Ends as SIGTERM does it: drains, says goodbye, stops."""
 
         async def run() -> None:
-            await self.dispatcher.drain(timeout_s=drain_s)
+            leaving = Leaving(
+                self.dispatcher,
+                drain_s=drain_s,
+                at_once=lambda: False,
+                clock=self.clock,
+                said=lambda: None,
+            )
+            await leaving.drain()
+            closed = asyncio.Event()
+            closed.set()
+            await leaving.finish(closed)
             await self.links.say_goodbye()
             await self.dispatcher.stop()
             await self.links.stop()

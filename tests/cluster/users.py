@@ -220,7 +220,7 @@ class Users:
         while told.final is None:
             try:
                 await self._watch(told, address)
-            except (Broken, OriginUnavailable, StoreUnavailable):
+            except (Broken, NodeNotReady, OriginUnavailable, StoreUnavailable):
                 if told.kind == "synchronous":
                     return  # its connection was its promise
                 address = self._any()
@@ -288,7 +288,7 @@ class Users:
         while told.image is None:
             try:
                 told.image, _ = await self.network.once(self, address, fetch)
-            except (Broken, OriginUnavailable, StoreUnavailable):
+            except (Broken, NodeNotReady, OriginUnavailable, StoreUnavailable):
                 address = self._any()
             except TaskNotFound:
                 if told.kind == "synchronous":

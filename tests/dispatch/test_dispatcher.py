@@ -95,11 +95,14 @@ def test_an_instruction_that_is_not_carried_out_holds_up_no_other(
     run(node, story)
 
 
-def test_draining_refuses_at_once_and_waits_for_what_is_under_way(tmp_path: Path) -> None:
+def test_draining_refuses_where_nobody_else_draws_and_waits_for_what_is_under_way(
+    tmp_path: Path,
+) -> None:
     node = Node(tmp_path)
 
     async def story() -> None:
         await node.start()
+        node.view.forget(PEER)
         node.own_device.held = True
         task_id = await node.submit()
         draining = asyncio.create_task(node.dispatcher.drain(timeout_s=5.0))
@@ -112,6 +115,66 @@ def test_draining_refuses_at_once_and_waits_for_what_is_under_way(tmp_path: Path
         async with asyncio.timeout(1.0):
             await draining
         assert node.dispatcher.own_node.draining
+
+    run(node, story)
+
+
+def test_who_asks_a_node_that_is_stopped_has_it_drawn_by_another(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+
+    async def story() -> None:
+        await node.start()
+        node.own_device.held = node.peer.held = True
+        before = await node.submit()
+        draining = asyncio.create_task(node.dispatcher.drain(timeout_s=5.0))
+        await asyncio.sleep(0.03)
+        late = await node.submit()
+        while not node.peer.asked:
+            await asyncio.sleep(0.01)
+        assert len(node.own_device.asked) == 1
+        node.own_device.held = False
+        await node.ended(before)
+        async with asyncio.timeout(1.0):
+            await draining  # what came meanwhile it does not wait for: more may come for ever
+        closed = asyncio.Event()
+        finishing = asyncio.create_task(node.dispatcher.finish(timeout_s=5.0, closed=closed))
+        waiting = asyncio.create_task(node.dispatcher.own_tasks.until_final(late))
+        await asyncio.sleep(0.03)
+        node.peer.held = False
+        assert (await waiting).executor == PEER
+        await asyncio.sleep(0.03)
+        assert not finishing.done()  # a connection is there that may ask for more
+        assert (await node.ended(await node.submit())).executor == PEER
+        closed.set()
+        async with asyncio.timeout(1.0):
+            await finishing
+
+    run(node, story)
+
+
+def test_who_still_waits_when_a_node_must_end_is_told_when_to_ask_again(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+
+    async def story() -> None:
+        await node.start()
+        node.own_device.held = True
+        task_id = await node.submit()
+        own_tasks = node.dispatcher.own_tasks
+        waiting = [
+            asyncio.create_task(own_tasks.until_final(task_id)),
+            asyncio.create_task(node.ended(task_id)),
+        ]
+        await asyncio.sleep(0)
+        await node.dispatcher.drain(timeout_s=0.02)
+        assert not any(one.done() for one in waiting)
+        await node.dispatcher.finish(timeout_s=0.02, closed=asyncio.Event())
+        async with asyncio.timeout(1.0):
+            for told in await asyncio.gather(*waiting, return_exceptions=True):
+                assert isinstance(told, NodeNotReady)
+                assert told.retry_after_s == 5.0
+        for refused in (own_tasks.until_final(task_id), node.submit()):
+            with pytest.raises(NodeNotReady):
+                await refused
 
     run(node, story)
 

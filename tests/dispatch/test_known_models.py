@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from edge_node.config import NodeConfig
 from edge_node.dispatch.known_models import KnownModels, KnownModelsSettings
 from edge_node.domain import WorkerDescription
 from edge_node.errors import ModelAway, ModelNotFound, NodeNotReady
@@ -88,6 +89,19 @@ def test_a_node_that_loads_does_not_say_of_any_name_that_it_is_unknown() -> None
     assert isinstance(known.refused(), NodeNotReady)
     assert isinstance(known.refused("m"), NodeNotReady)
     assert known.models.find("other") == OTHER
+
+
+def test_a_node_that_loads_what_others_draw_means_that() -> None:
+    known = Known(description=WorkerDescription(state="loading"))
+    known.models.settings = KnownModelsSettings.of(NodeConfig(model_name="other"))
+    assert known.models.find() == OTHER
+    known.models.settings = KnownModelsSettings.of(NodeConfig(model_name="another"))
+    assert isinstance(known.refused(), NodeNotReady)
+    named = [
+        KnownModelsSettings.of(NodeConfig(**fields)).own_name
+        for fields in ({}, {"engine": "emulated"}, {"model": "models/sd3_medium"})
+    ]
+    assert named == ["tiny-sd3", "sd3-medium-emulated", "sd3_medium"]
 
 
 def test_before_all_peers_were_met_a_model_may_be_theirs() -> None:

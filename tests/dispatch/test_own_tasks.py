@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from edge_node.dispatch import own_tasks
+from edge_node.dispatch import own_tasks, patient_images
 from edge_node.dispatch.entrance import EntranceSettings
 from edge_node.dispatch.own_tasks import OwnTasks
 from edge_node.domain import (
@@ -499,8 +499,8 @@ def test_of_a_task_that_only_the_ledger_knows_the_end_is_told(
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert 60.0 < sum(own_tasks.STORE_AGAIN_S) < 61.0
-    monkeypatch.setattr(own_tasks, "STORE_AGAIN_S", (0.001, 0.001, 0.001))
+    assert 60.0 < sum(patient_images.STORE_AGAIN_S) < 61.0
+    monkeypatch.setattr(patient_images, "STORE_AGAIN_S", (0.001, 0.001, 0.001))
 
 
 def test_an_image_waits_for_room_that_old_ones_make(origin: Origin, impatient: None) -> None:
@@ -519,7 +519,7 @@ def test_an_image_waits_for_room_that_old_ones_make(origin: Origin, impatient: N
 def test_too_many_images_do_not_wait(
     origin: Origin, impatient: None, monkeypatch: pytest.MonkeyPatch, problem: Exception
 ) -> None:
-    monkeypatch.setattr(own_tasks, "HELD_BYTES_MAX", 3)
+    monkeypatch.setattr(patient_images, "HELD_BYTES_MAX", 3)
     origin.images.problem = problem
 
     async def story() -> None:
