@@ -189,6 +189,22 @@ def test_a_node_that_drains_moves_what_it_draws() -> None:
     assert record.moves == tuple(moves)
 
 
+def test_a_drawings_course_begins_anew_where_it_goes_on() -> None:
+    machine = drawn()
+    asked(machine)
+    report(machine, GOES)
+    goes_on_at(machine, C)
+    for now_s, told in (
+        (5.0, AttemptStarted(step=4)),
+        (7.0, StepFinished(step=5, steps=9, checkpoint=None)),
+    ):
+        there = life.AttemptReported(task_id=TASK_ID, fence=nth(2), executor=C, report=told)
+        machine.handle(there, at(now_s))
+    course = machine.course(TASK_ID)
+    assert (course.began_s, course.stepped_s) == (5.0, 7.0)
+    assert (course.went_on_from, course.step) == (4, 5)
+
+
 @pytest.mark.parametrize("moves_max", [0, 3])
 def test_nodes_that_drain_in_turn_cost_a_task_neither_moves_nor_attempts(moves_max: int) -> None:
     machine, there = drawn(limits=replace(LIMITS, moves_max=moves_max)), B
