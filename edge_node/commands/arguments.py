@@ -65,6 +65,23 @@ def add_node(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_out(parser: argparse.ArgumentParser) -> None:
+    """Where images are saved."""
+    parser.add_argument(
+        "--out",
+        metavar="FILE",
+        help=".png, .webp or .jpg, with {n}, {seed} or {id} in its name; image.png, or the next "
+        "like it that is not there",
+    )
+    parser.add_argument("--force", action="store_true", help="overwrite a file that is there")
+    parser.add_argument(
+        "--no-preview",
+        dest="preview",
+        action="store_false",
+        help="do not show it in the terminal (dedgeai[preview])",
+    )
+
+
 def node_url(text: str) -> str:
     """The address of a node's REST surface, without a slash at its end."""
     try:

@@ -14,15 +14,22 @@ from typing import Any
 
 from edge_node.commands.arguments import (
     DEFAULT_URL,
+    SEED_MAX,
     above,
     add_node,
+    add_out,
     count,
     node_urls,
     renamed,
     require_parent,
     seconds,
     seed,
+    whole,
 )
+from edge_node.errors import InvalidRequest
+
+# A node says how many it takes at most; no name of a file is asked for more than that.
+IMAGES_MAX = 100
 
 
 def add(commands: Any) -> None:
@@ -36,15 +43,20 @@ def _add_generate(commands: Any) -> None:
     parser = commands.add_parser("generate", help="draw one prompt on a running cluster")
     parser.add_argument("prompt")
     add_node(parser)
-    parser.add_argument("--out", type=Path, default=Path("image.png"))
+    parser.add_argument("-n", type=whole(1, IMAGES_MAX), default=1, help="images, of seeds in turn")
+    add_out(parser)
     parser.add_argument("--steps", type=count)
     parser.add_argument("--guidance-scale", type=above(0.0, reached=True))
-    parser.add_argument("--seed", type=seed)
+    parser.add_argument("--seed", type=seed, help="of the first image; drawn by lot, and said")
     parser.add_argument("--size", help="WIDTHxHEIGHT in pixels")
     parser.add_argument(
         "--init-image", type=Path, help="PNG, JPEG, WebP or GIF to start from instead of noise"
     )
     parser.add_argument("--strength", type=above(0.0), help="how far from it to go, up to 1")
+    parser.add_argument(
+        "--detach", action="store_true", help="do not wait; `dedgeai tasks fetch ID` does"
+    )
+    parser.add_argument("--json", action="store_true", help="what was drawn, for a program")
     parser.set_defaults(run=_generate)
 
 
@@ -83,24 +95,32 @@ def _add_mcp(commands: Any) -> None:
 
 def _generate(options: argparse.Namespace) -> int:
     from edge_node.client import DrawingOptions
-    from edge_node.console.generate import generate
+    from edge_node.console.generate import Wanted, generate
+    from edge_node.console.image_paths import ImagePaths
 
-    require_parent(options.out, "--out")
-    given = DrawingOptions(seed=random.randrange(2**32) if options.seed is None else options.seed)
+    first = random.randrange(SEED_MAX - IMAGES_MAX) if options.seed is None else options.seed
+    seeds = range(first, first + options.n)
+    if seeds[-1] > SEED_MAX:
+        raise InvalidRequest(f"-n {options.n} goes beyond the last seed: give --seed a lower one.")
+    given = DrawingOptions()
     if options.steps is not None:
         given["num_inference_steps"] = options.steps
     if options.guidance_scale is not None:
         given["guidance_scale"] = options.guidance_scale
     if options.size is not None:
         given["size"] = options.size
-    return generate(
-        options.node,
-        options.prompt,
-        out=options.out,
+    wanted = Wanted(
+        prompt=options.prompt,
+        seeds=seeds,
+        paths=ImagePaths(options.out, seeds, force=options.force),
+        options=given,
         init_image=options.init_image,
         strength=options.strength,
-        options=given,
+        detach=options.detach,
+        as_json=options.json,
+        preview=options.preview,
     )
+    return generate(options.node, wanted)
 
 
 def _replay(options: argparse.Namespace) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from edge_node.commands.arguments import add_node, whole
+from edge_node.commands.arguments import add_node, add_out, whole
 
 STATUSES = ("queued", "in_progress", "completed", "failed", "cancelled")
 OPERATIONS = {
@@ -40,8 +40,8 @@ def _add_status(commands: Any) -> None:
 
 
 def _add_tasks(commands: Any) -> None:
-    parser = commands.add_parser("tasks", help="tasks of all nodes: list, show, cancel")
-    kinds = parser.add_subparsers(required=True, metavar="list|show|cancel")
+    parser = commands.add_parser("tasks", help="tasks of all nodes: list, show, fetch, cancel")
+    kinds = parser.add_subparsers(required=True, metavar="list|show|fetch|cancel")
     listing = kinds.add_parser("list", help="newest first; 1 if a node did not answer")
     add_node(listing)
     listing.add_argument("--status", choices=STATUSES)
@@ -56,6 +56,11 @@ def _add_tasks(commands: Any) -> None:
     add_node(show)
     show.add_argument("task", metavar="ID")
     show.set_defaults(run=_show)
+    fetch = kinds.add_parser("fetch", help="wait for the image of one, and save it")
+    add_node(fetch)
+    fetch.add_argument("task", metavar="ID")
+    add_out(fetch)
+    fetch.set_defaults(run=_fetch)
     cancel = kinds.add_parser("cancel", help="cancel some, or all that are open")
     add_node(cancel)
     which = cancel.add_mutually_exclusive_group(required=True)
@@ -105,6 +110,20 @@ def _show(options: argparse.Namespace) -> int:
     from edge_node.console.looking import show_task
 
     return show_task(options.node, options.task)
+
+
+def _fetch(options: argparse.Namespace) -> int:
+    from edge_node.console.generate import fetch
+    from edge_node.console.looking import client_of
+
+    with client_of(options.node):
+        return fetch(
+            options.node,
+            options.task,
+            out=options.out,
+            force=options.force,
+            show=options.preview,
+        )
 
 
 def _cancel(options: argparse.Namespace) -> int:

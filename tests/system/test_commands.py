@@ -60,11 +60,11 @@ def test_generate_and_replay(tmp_path: Path) -> None:
         assert decoded(out.read_bytes()).size == (512, 512)
         photo = tmp_path / "photo.png"
         Image.new("RGB", (300, 200), "red").save(photo)
-        started = ("--init-image", str(photo), "--strength", "0.5", "--out", str(out))
+        started = ("--init-image", str(photo), "--strength", "0.5", "--out", str(out), "--force")
         code, said = await command("generate", "a boat", "--node", cluster.urls[0], *started)
         assert code == 0, said
         assert decoded(out.read_bytes()).size == (384, 256)
-        lost = ("--init-image", str(tmp_path / "none.png"))
+        lost = ("--init-image", str(tmp_path / "none.png"), "--out", str(tmp_path / "other.png"))
         code, said = await command("generate", "a boat", "--node", cluster.urls[0], *lost)
         assert code == 2
         assert "The init image cannot be read" in said
