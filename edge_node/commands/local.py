@@ -9,11 +9,18 @@ import argparse
 import asyncio
 import contextlib
 import logging
+import signal
+import sys
+import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edge_node.commands.arguments import above, count, port, whole
+from edge_node.commands.exit_codes import DONE, NOT_ALL_WELL
 from edge_node.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from edge_node.console.local_cluster import LocalCluster
 
 # More processes than any one machine should be asked for: three for each node.
 NODES_MAX = 64
@@ -61,6 +68,7 @@ def _add_demo(commands: Any) -> None:
 def _cluster(options: argparse.Namespace) -> int:
     from edge_node.console.local_cluster import LocalCluster, check_ports, require_folder
 
+    _stop_as_by_ctrl_c()
     check_ports(first=options.port, nodes=options.nodes)
     settings = _settings_of_nodes(options)
     if options.data is not None:
@@ -72,17 +80,44 @@ def _cluster(options: argparse.Namespace) -> int:
         for index, one in enumerate(settings):
             one |= model_settings(index % max(1, options.models), folder=cluster.folder / "models")
 
-    async def serve() -> None:
-        print(f"Starting {options.nodes} nodes; their logs are in {cluster.folder}.", flush=True)
-        async with cluster:
-            print("All nodes are ready:", *cluster.urls, sep="\n  ", flush=True)
-            print("Ctrl-C stops them.", flush=True)
-            await asyncio.Event().wait()
-
+    code = DONE
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(serve())
+        code = asyncio.run(_serve(cluster))
     print("All nodes are stopped.")
-    return 0
+    return code
+
+
+async def _serve(cluster: LocalCluster) -> int:
+    """Runs it until Ctrl-C, or until no node is left; the exit code."""
+    began_s = time.monotonic()
+
+    def waiting(what: str) -> None:
+        print(f"{time.monotonic() - began_s:4.0f} s  {what}", flush=True)
+
+    nodes = len(cluster.urls)
+    print(f"Starting {nodes} nodes; their logs are in {cluster.folder}.", flush=True)
+    try:
+        await cluster.start(waiting=waiting)
+        print("All nodes are ready:", *cluster.urls, sep="\n  ", flush=True)
+        print("Ctrl-C stops them.", flush=True)
+        while cluster.running:
+            index, code = await cluster.next_end()
+            print(
+                f"{cluster.node_ids[index]} ended with code {code}, and {cluster.running} of "
+                f"{nodes} nodes go on; its log ends with: {cluster.last_word(index)}",
+                file=sys.stderr,
+                flush=True,
+            )
+        return NOT_ALL_WELL
+    finally:
+        cluster.stop()
+
+
+def _stop_as_by_ctrl_c() -> None:
+    """SIGTERM, and SIGHUP of a terminal that is closed, clean up as Ctrl-C does."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+            signal.signal(number, signal.default_int_handler)
 
 
 def _settings_of_nodes(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -117,6 +152,7 @@ def _demo(options: argparse.Namespace) -> int:
     from edge_node.console.demo import PACES_S, run_demo
     from edge_node.console.local_cluster import check_ports, free_rest_port, require_folder
 
+    _stop_as_by_ctrl_c()
     require_folder(options.out, "--out")
     logging.disable(logging.INFO)
     rest_port = options.port or free_rest_port(first=8080, nodes=len(PACES_S))

@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,6 +21,7 @@ from edge_node.errors import InvalidRequest, NodeNotReady
 from edge_node.supervision import launcher
 
 STOP_S_MAX = 30.0
+ENDED_LOOK_S = 0.3
 # Each node's gRPC listener is this far above its REST listener.
 GRPC_PORT_ABOVE = 1000
 PORT_MAX = 65535
@@ -130,7 +131,7 @@ class LocalCluster:
         """Starts one node, for the first time or again."""
         folder = self.folder / self.node_ids[index]
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with (folder / "node.log").open("ab") as node_log:
+        with self.log_path(index).open("ab") as node_log:
             self._processes[index] = subprocess.Popen(
                 self._command(index),
                 env=self._environment(index),
@@ -140,20 +141,32 @@ class LocalCluster:
                 start_new_session=True,
             )
 
-    async def start(self, *, ready_s_max: float = 180.0) -> None:
+    async def start(
+        self,
+        *,
+        ready_s_max: float = 180.0,
+        waiting: Callable[[str], None] = lambda what: None,
+    ) -> None:
         """Starts every node and waits until all would draw.
+
+        Args:
+            ready_s_max: for each of them.
+            waiting: told whatever is waited for, whenever it is something else.
 
         Raises:
             InvalidRequest: a port is taken.
-            NodeNotReady: one ended, took too long, which quotes its log, or has a worker that
-                says that waiting is no use.
+            NodeNotReady: one ended or took too long, with the last line of its log, or has a
+                worker that says that waiting is no use.
         """
         check_ports(first=self._rest_port, nodes=len(self._settings))
         for index in range(len(self._settings)):
             self.start_node(index)
         async with RestClient(timeout_s=5.0) as client:
             for index in range(len(self._settings)):
-                await self.wait_ready(client, index, ready_s_max=ready_s_max, may_mend=False)
+                await self.wait_ready(
+                    client, index, ready_s_max=ready_s_max, may_mend=False, waiting=waiting
+                )
+            waiting("all nodes are ready by themselves, and meet each other")
             await self._wait_met(client, ready_s_max=ready_s_max)
 
     async def wait_ready(
@@ -163,12 +176,19 @@ class LocalCluster:
         *,
         ready_s_max: float = 180.0,
         may_mend: bool = True,
+        waiting: Callable[[str], None] = lambda what: None,
     ) -> None:
         """Waits for one node, whatever its worker says, if somebody may mend that meanwhile."""
+        said = ""
         try:
             async with asyncio.timeout(ready_s_max):
                 while not await client.is_ready(self.urls[index]):
                     self._check_running(index)
+                    reasons = await client.why_not_ready(self.urls[index])
+                    what = f"{self.node_ids[index]}: {'; '.join(reasons) or 'it starts'}"
+                    if what != said:
+                        said = what
+                        waiting(what)
                     failed = None if may_mend else await client.why_failed(self.urls[index])
                     if failed is not None:
                         raise NodeNotReady(f"{self.node_ids[index]} will not get ready: {failed}.")
@@ -192,6 +212,21 @@ class LocalCluster:
         met = {peer["node"]: peer["alive"] for peer in peers}
         accepting = {peer["node"] for peer in peers if peer["accepting"]}
         return all(met.values()) and drawing & met.keys() <= accepting
+
+    async def next_end(self) -> tuple[int, int]:
+        """Waits until a node ends that nobody stopped; its index and exit code, once for each."""
+        while True:
+            for index, process in list(self._processes.items()):
+                code = process.poll()
+                if code is not None:
+                    del self._processes[index]
+                    return index, code
+            await asyncio.sleep(ENDED_LOOK_S)
+
+    @property
+    def running(self) -> int:
+        """How many nodes have been started and have not ended."""
+        return len(self._processes)
 
     def signal_node(self, index: int, number: signal.Signals) -> None:
         """Sends a signal to a node's own process."""
@@ -254,10 +289,19 @@ class LocalCluster:
         if code is not None:
             raise NodeNotReady(self._explain(index, f"ended with code {code}"))
 
+    def log_path(self, index: int) -> Path:
+        """Where a node's log is."""
+        return self.folder / self.node_ids[index] / "node.log"
+
     def _explain(self, index: int, what: str) -> str:
-        node_log = self.folder / self.node_ids[index] / "node.log"
-        tail = node_log.read_text(errors="replace")[-1500:] if node_log.exists() else ""
-        return f"{self.node_ids[index]} {what}. The end of its log:\n{tail}"
+        return f"{self.node_ids[index]} {what}: {self.last_word(index)}"
+
+    def last_word(self, index: int) -> str:
+        """The last line of a node's log."""
+        path = self.log_path(index)
+        lines = path.read_text(errors="replace").split("\n") if path.exists() else []
+        last = next((line for line in reversed(lines) if line.strip()), "it left no word")
+        return last.removeprefix("dedgeai: ").strip()
 
 
 def _launched(command: list[str], pid_path: Path) -> list[str]:

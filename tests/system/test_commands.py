@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -16,7 +17,8 @@ import pytest
 from PIL import Image
 
 from edge_node.console.local_cluster import LocalCluster
-from tests.system.local import EMULATED, decoded, free_port, on_cluster, processes_of
+from edge_node.errors import NodeNotReady
+from tests.system.local import EMULATED, decoded, free_port, kill, on_cluster, processes_of
 
 pytestmark = pytest.mark.system
 DEDGEAI = (sys.executable, "-m", "edge_node.cli")
@@ -35,18 +37,24 @@ async def command(*arguments: str) -> tuple[int, str]:
 
 
 def test_a_cluster_whose_worker_has_failed_says_why_and_ends(tmp_path: Path) -> None:
+    settings = {"engine": "emulated", "emulated_profile": "orin-9000"}
+    cluster = LocalCluster([settings], rest_port=free_port(1), folder=tmp_path)
     began_s = time.monotonic()
-    code, said = asyncio.run(
-        command(
-            *("cluster", "--engine", "emulated", "--profiles", "orin-9000", "--nodes", "1"),
-            *("--port", str(free_port(1)), "--data", str(tmp_path)),
-        )
-    )
-    assert code == 2
+
+    async def start() -> None:
+        async with cluster:
+            pass
+
+    with pytest.raises(NodeNotReady, match="node-0 will not get ready: the worker failed: there"):
+        asyncio.run(start())
     assert time.monotonic() - began_s < 40.0  # of 180
-    *_, last = said.splitlines()
-    assert last.startswith("dedgeai: node-0 will not get ready: the worker failed: there is no emu")
     assert processes_of(tmp_path, "") == []
+
+
+def test_a_cluster_whose_node_ends_says_its_last_word(tmp_path: Path) -> None:
+    cluster = LocalCluster([{"polcy": "ring"}], rest_port=free_port(1), folder=tmp_path)
+    with pytest.raises(NodeNotReady, match=r"^node-0 ended with code 2: polcy .* Did you mean pol"):
+        asyncio.run(cluster.start())
 
 
 def test_generate_and_replay(tmp_path: Path) -> None:
@@ -100,7 +108,9 @@ def test_cluster_says_when_it_is_ready_and_stops_on_ctrl_c(
     # A shell's job in the background has Ctrl-C ignored, and so would what it starts.
     former = signal.signal(signal.SIGINT, signal.default_int_handler)
     request.addfinalizer(lambda: signal.signal(signal.SIGINT, former))
-    with subprocess.Popen([*DEDGEAI, *arguments], stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [*DEDGEAI, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout is not None
         said = ""
         while "Ctrl-C" not in said:
@@ -108,7 +118,12 @@ def test_cluster_says_when_it_is_ready_and_stops_on_ctrl_c(
             assert line, said
             said += line
         assert "All nodes are ready" in said
+        assert re.search(r"^ +\d+ s  node-0: .*worker", said, re.MULTILINE), said
         assert len(processes_of(tmp_path, "edge_node.worker")) == 2
+        kill(int((tmp_path / "node-1" / "node.pid").read_text().split()[0]))
+        assert process.stderr is not None
+        ended = process.stderr.readline()
+        assert ended.startswith("node-1 ended with code -9, and 1 of 2 nodes go on; its log ends w")
         process.send_signal(signal.SIGINT)
         rest, _ = process.communicate(timeout=60)
     assert "All nodes are stopped." in rest
@@ -130,6 +145,24 @@ def test_a_cluster_command_that_is_killed_leaves_no_node(tmp_path: Path) -> None
         while processes_of(tmp_path, "") and time.monotonic() < deadline_s:
             time.sleep(0.1)
     assert processes_of(tmp_path, "") == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_cluster_command_that_is_told_to_end_leaves_no_folder(number: signal.Signals) -> None:
+    arguments = ("cluster", "--nodes", "1", "--engine", "emulated", "--port", str(free_port(1)))
+    with subprocess.Popen([*DEDGEAI, *arguments], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        said = process.stdout.readline()
+        folder = Path(said.split(" are in ")[1].strip().rstrip("."))
+        assert folder.is_dir()
+        while "Ctrl-C" not in (line := process.stdout.readline()):
+            assert line
+        process.send_signal(number)
+        rest, _ = process.communicate(timeout=60)
+    assert "All nodes are stopped." in rest
+    assert process.returncode == 0
+    assert not folder.exists()
+    assert processes_of(folder, "") == []
 
 
 def test_a_port_in_use_is_named() -> None:
