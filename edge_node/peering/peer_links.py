@@ -31,6 +31,8 @@ from edge_node.tasks.membership_protocol import LinkId, MembershipSettings
 log = logging.getLogger(__name__)
 
 RECONNECT_S = 0.5
+# Nodes that start together do not find each other at once, and that is no news.
+FAILURES_SAID = 4
 PING_S = 5.0
 GOODBYE_S_MAX = 1.0
 MEETING_LOOK_S = 0.02
@@ -323,6 +325,7 @@ class PeerLinks:
         closing.add_done_callback(self._closing.discard)
 
     async def _keep_link(self, link: LinkId, address: str, opened: _OpenLink) -> None:
+        failures, said = 0, ""
         while True:
             if self._membership.leaving:
                 await asyncio.Event().wait()  # until the link is closed
@@ -330,9 +333,15 @@ class PeerLinks:
                 exchange = opened.connection.exchange_state(self.own_states(link))
                 async with aclosing(exchange) as states:
                     async for state in states:
+                        if said:
+                            log.info("the peer at %s is reached again", address)
+                        failures, said = 0, ""
                         self._apply(member.StateAnswered(link=link, state=state))
             except DEdgeAIError as error:
-                log.debug("link to %s: %s", address, error.message)
+                failures += 1
+                if failures >= FAILURES_SAID and error.message != said:
+                    said = error.message
+                    log.warning("the peer at %s is not reached: %s", address, said)
             except Exception:
                 self._apply(member.LinkBroke(link=link))
                 raise

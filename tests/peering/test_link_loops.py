@@ -208,6 +208,36 @@ def test_a_heartbeat_is_sent_without_a_change(quick: None) -> None:
     run(linked, story)
 
 
+def test_a_peer_that_is_not_reached_is_named_once_and_again_when_that_changes(
+    quick: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    linked = Linked()
+    linked.wire.stays = False
+
+    def said() -> list[str]:
+        return [one.getMessage() for one in caplog.records if "the peer at" in one.getMessage()]
+
+    async def tries(says: list[NodeState | Exception]) -> None:
+        linked.wire.says = says
+        before = linked.wire.exchanges
+        await until(lambda: linked.wire.exchanges > before + 2 * peer_links.FAILURES_SAID)
+
+    async def story() -> None:
+        linked.wire.says = [OriginUnavailable("Nobody answers.")]
+        await until(lambda: linked.wire.exchanges == 2)
+        assert said() == [], "it may just be starting"
+        await tries([OriginUnavailable("Nobody answers.")])
+        await tries([OriginUnavailable("It is another one.")])
+        await tries([PEER])
+        await tries([OriginUnavailable("Nobody answers.")])
+
+    with caplog.at_level("INFO"):
+        run(linked, story)
+    first = f"the peer at {ADDRESS} is not reached: Nobody answers."
+    another = f"the peer at {ADDRESS} is not reached: It is another one."
+    assert said() == [first, another, f"the peer at {ADDRESS} is reached again", first]
+
+
 def test_a_goodbye_is_the_last_that_is_said_and_nobody_links_again(quick: None) -> None:
     linked = Linked()
 
