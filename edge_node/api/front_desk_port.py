@@ -123,6 +123,11 @@ class FrontDeskPort(Protocol):
         """Has any node do what an operator says; raises NodeNotFound or NodeAway."""
         ...
 
+    @property
+    def node_id(self) -> NodeId:
+        """The name of this node."""
+        ...
+
     async def remove(self, node_id: NodeId) -> None:
         """Takes a node that is dead out of the cluster, with its tasks; it stays out.
 

@@ -146,7 +146,7 @@ _PLACE: Json = {
 _STATUS: Json = {
     "type": "object",
     "required": ["status"],
-    "properties": {"status": {"type": "string"}},
+    "properties": {"status": {"type": "string"}, "node": {"type": "string"}},
 }
 _KEYS: Json = {
     "type": "object",

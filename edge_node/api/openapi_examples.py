@@ -201,7 +201,7 @@ ANSWERS: dict[tuple[str, str], Any] = {
     },
     ("/v1/dead_letters", "get"): {"object": "list", "data": []},
     ("/v1/dead_letters/{task_id}/retry", "post"): _QUEUED,
-    ("/livez", "get"): {"status": "ok"},
+    ("/livez", "get"): {"status": "ok", "node": "orin-1"},
     ("/readyz", "get"): {"status": "ready"},
     ("/metrics", "get"): "dedgeai_worker_ready 1.0\n",
     ("/v1/keys", "put"): {"object": "key_list", "version": 4},

@@ -90,12 +90,13 @@ async def retry_dead_letter(task_id: str, request: Request) -> JSONResponse:
 @router.get("/livez", response_model=None)
 async def is_alive(request: Request) -> JSONResponse:
     """Whether the node goes on, or only a restart can help it, and why."""
-    reasons = surface_of(request).front_desk.liveness()
+    front_desk = surface_of(request).front_desk
+    reasons, node_id = front_desk.liveness(), front_desk.node_id
     if not reasons:
-        return JSONResponse({"status": "ok"})
+        return JSONResponse({"status": "ok", "node": node_id})
     body = error_body(NodeNotReady(f"Stuck: {'; '.join(reasons)}."))
     return JSONResponse(
-        {"status": "stuck", "reasons": list(reasons), **body},
+        {"status": "stuck", "node": node_id, "reasons": list(reasons), **body},
         status_code=NodeNotReady.http_status,
     )
 

@@ -55,6 +55,13 @@ def _node(config: NodeConfig) -> Health:
         connection = _connection(config, host)
         connection.request("GET", "/livez")
         alive = _answered(connection)
+        named = alive.get("node", config.node_id)  # one of a former version does not say
+        if named != config.node_id:
+            line = (
+                f"it is node {named} that answers at {host}:{config.rest_port}, and not "
+                f"{config.node_id}: see rest_port and node_id of both"
+            )
+            return Health(alive=False, ready=False, line=line)
         connection.request("GET", "/readyz")
         ready = _answered(connection)
     except (OSError, ValueError, http.client.HTTPException) as error:

@@ -313,6 +313,11 @@ class FrontDesk:
             )
         await peer.operate(action)
 
+    @property
+    def node_id(self) -> NodeId:
+        """The name of this node."""
+        return self._settings.node_id
+
     async def remove(self, node_id: NodeId) -> None:
         """Takes a node that is dead out of the cluster, with its tasks; it stays out.
 

@@ -335,6 +335,8 @@ class MemoryFrontDesk:
     async def retry_dead_letter(self, task_id: TaskId) -> TaskRecord:
         return await self.read_task(task_id)
 
+    node_id = NodeId("orin-a")
+
     def liveness(self) -> tuple[str, ...]:
         return self.stuck
 

@@ -15,6 +15,8 @@ from edge_node.config_sources import load_config
 from edge_node.sign_of_life import show_life
 
 OK = (200, b'{"status": "ok"}')
+OWN = (200, b'{"status": "ok", "node": "orin-1"}')
+ANOTHER = (200, b'{"status": "ok", "node": "orin-2"}')
 READY = (200, b'{"status": "ready"}')
 STUCK = b'{"status": "stuck", "reasons": ["the clock keeps failing"]}'
 LOADING = (503, b'{"status": "not ready", "reasons": ["the worker is loading"]}')
@@ -24,7 +26,7 @@ def said(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, *arguments: str, port: int = 1
 ) -> tuple[int, str]:
     settings = ("--set", f"data_folder={tmp_path}", "--set", f"rest_port={port}")
-    code = main(("health", *settings, *arguments))
+    code = main(("health", "--set", "node_id=orin-1", *settings, *arguments))
     line = capsys.readouterr().out
     assert line.count("\n") == 1
     return code, line
@@ -35,6 +37,8 @@ def said(
     [
         (OK, READY, 0, 0),
         (OK, LOADING, 0, 1),
+        (OWN, READY, 0, 0),
+        (ANOTHER, READY, 1, 1),
         (OK, (200, b"<html>"), 1, 1),
         (OK, (200, b"[]"), 1, 1),
         ((503, STUCK), LOADING, 1, 1),

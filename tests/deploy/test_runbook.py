@@ -26,6 +26,7 @@ from edge_node.api import (
     operations,
     task_lists,
 )
+from edge_node.commands.arguments import Parser
 from edge_node.config import SETTINGS
 from edge_node.console.inventory import Device, read_inventory, render
 
@@ -60,7 +61,7 @@ def parse(monkeypatch: pytest.MonkeyPatch) -> Any:
     def refuse(self: argparse.ArgumentParser, message: str) -> None:
         raise Refused(message)
 
-    monkeypatch.setattr(argparse.ArgumentParser, "error", refuse)
+    monkeypatch.setattr(Parser, "error", refuse)
     return cli.parser().parse_args
 
 
