@@ -10,7 +10,16 @@ import traceback
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 
-from edge_node.commands import device, drawing, exit_codes, laboratory, local, looking, operating
+from edge_node.commands import (
+    device,
+    drawing,
+    exit_codes,
+    laboratory,
+    local,
+    looking,
+    operating,
+    shell,
+)
 from edge_node.commands.arguments import Parser
 from edge_node.log_lines import TEXT
 
@@ -46,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
     whole.add_argument("--version", action="version", version=f"dedgeai {version('dedgeai')}")
     whole.set_defaults(debug=False)
     commands = whole.add_subparsers(required=True, metavar="COMMAND")
-    for family in (local, drawing, looking, operating, device, laboratory):
+    for family in (local, drawing, looking, operating, device, laboratory, shell):
         family.add(commands)
     for one in _all_of(whole):
         one.add_argument(

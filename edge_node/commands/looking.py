@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
-from edge_node.commands.arguments import add_node, add_out, whole
+from edge_node.commands.arguments import add_node, add_out, count, whole
 
 STATUSES = ("queued", "in_progress", "completed", "failed", "cancelled")
 OPERATIONS = {
@@ -26,6 +27,7 @@ def add(commands: Any) -> None:
     _add_tasks(commands)
     _add_operations(commands)
     _add_nodes(commands)
+    _add_logs(commands)
 
 
 def _add_status(commands: Any) -> None:
@@ -87,6 +89,20 @@ def _add_nodes(commands: Any) -> None:
         one.set_defaults(run=_operate, action=action)
 
 
+def _add_logs(commands: Any) -> None:
+    parser = commands.add_parser("logs", help="what the nodes of a cluster on this machine write")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="node-0, or node-0/worker; all")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="FOLDER",
+        help="of a cluster, or data_folder of a node; if not given, of the latest cluster",
+    )
+    parser.add_argument("--lines", type=count, default=20, help="the last ones of each")
+    parser.add_argument("--follow", action="store_true", help="go on until Ctrl-C")
+    parser.set_defaults(run=_logs)
+
+
 def _status(options: argparse.Namespace) -> int:
     from edge_node.console.looking import show_status
 
@@ -130,6 +146,12 @@ def _cancel(options: argparse.Namespace) -> int:
     from edge_node.console.looking import cancel_tasks
 
     return cancel_tasks(options.node, options.tasks, every=options.all)
+
+
+def _logs(options: argparse.Namespace) -> int:
+    from edge_node.console.logs import show_logs
+
+    return show_logs(options.data, options.names, lines=options.lines, follow=options.follow)
 
 
 def _operate(options: argparse.Namespace) -> int:

@@ -137,6 +137,10 @@ BAD: list[tuple[list[str], str]] = [
     (["resume", "x", "--node", NOBODY], "--node"),
     (["dead-letters", "--node", NOBODY], "--node"),
     (["dead-letters", "--retry", "all", "--node", LIES], "came"),
+    (["logs", "--data", "nowhere"], "--data"),
+    (["logs", "--data", "cluster", "node-7"], "node-0"),
+    (["logs", "--lines", "0"], "1 or more"),
+    (["completion", "tcsh"], "invalid choice"),
     # node, worker, learner, health, config, doctor, store-repair, weights
     (["node", "--config", "none.toml"], "none.toml"),
     (["node", "--config", "folder"], "folder"),
@@ -234,6 +238,8 @@ def walked(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[int, str, str
     folder = tmp_path_factory.mktemp("walked")
     (folder / "folder").mkdir()
     (folder / "loop").symlink_to("loop")
+    (folder / "cluster" / "node-0").mkdir(parents=True)
+    (folder / "cluster" / "node-0" / "node.log").write_text("ready\n")
     for name, content in FILES.items():
         (folder / name).write_bytes(content)
     servers = [ThreadingHTTPServer(("127.0.0.1", 0), kind) for kind in (NoNode, HangsUp, Lies)]
