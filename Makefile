@@ -21,16 +21,19 @@ install: $(INSTALLED)
 # Jetson container brings its own, so no lock holds its hash. All else comes as constraints-dev.txt
 # has it, or with NEWEST=1 as the newest that pyproject.toml allows.
 ifdef NEWEST
-INSTALL = $(BIN)/pip install --quiet --upgrade --constraint constraints-cpu.txt --editable '.[dev]'
+INSTALL = $(BIN)/pip install --upgrade --constraint constraints-cpu.txt --editable '.[dev]'
 else
-INSTALL = $(BIN)/pip install --quiet --require-hashes --no-deps --requirement constraints-dev.txt \
+INSTALL = $(BIN)/pip install --require-hashes --no-deps --requirement constraints-dev.txt \
 	&& $(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 endif
 $(INSTALLED): pyproject.toml constraints-cpu.txt constraints-dev.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "Python 3.11 or newer is needed: make PYTHON=python3.12"; exit 1; }
+	@echo "Setting up $(VENV), once: some minutes, and about 2 GB. Step 1 of 3: Python"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints-cpu.txt torch
+	@echo "Setting up $(VENV), step 2 of 3: torch"
+	$(BIN)/pip install --constraint constraints-cpu.txt torch
+	@echo "Setting up $(VENV), step 3 of 3: what the nodes, the tests and the tools need"
 	$(INSTALL)
 	touch $@
 
