@@ -130,16 +130,10 @@ def _show(options: argparse.Namespace) -> int:
 
 def _fetch(options: argparse.Namespace) -> int:
     from edge_node.console.generate import fetch
-    from edge_node.console.looking import client_of
 
-    with client_of(options.node):
-        return fetch(
-            options.node,
-            options.task,
-            out=options.out,
-            force=options.force,
-            show=options.preview,
-        )
+    return fetch(
+        options.node, options.task, out=options.out, force=options.force, show=options.preview
+    )
 
 
 def _cancel(options: argparse.Namespace) -> int:

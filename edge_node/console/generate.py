@@ -94,17 +94,26 @@ def generate(node_url: str, wanted: Wanted) -> int:
 
 
 def fetch(node_url: str, task_id: str, *, out: str | None, force: bool, show: bool) -> int:
-    """Waits for the image of a task that was accepted before, and saves it; the exit code."""
-    with _client(node_url) as client:
-        task = client.task(task_id)
-        paths = ImagePaths(out, [task.seed or 0], force=force)
-        wanted = Wanted(prompt=task.prompt or "", seeds=[task.seed or 0], paths=paths, preview=show)
-        request = _Request(wanted, node_url)
-        request.drawings = [_Drawing(index=0, task=task)]
-        try:
-            request.follow_to_the_end()
-        except KeyboardInterrupt:
-            return request.interrupted()
+    """Waits for the image of a task that was accepted before, and saves it; the exit code.
+
+    Raises:
+        InvalidRequest, RequestRefused, OriginUnavailable: with what to do.
+    """
+    try:
+        with _client(node_url) as client:
+            task = client.task(task_id)
+    except NodeUnreachable as error:
+        raise OriginUnavailable(f"{error.message} Name another with --node.") from None
+    seeds = [task.seed or 0]
+    drawn_as = task.document.get("output_format", "")
+    paths = ImagePaths(out, seeds, force=force, drawn_as=drawn_as)
+    wanted = Wanted(prompt=task.prompt or "", seeds=seeds, paths=paths, preview=show)
+    request = _Request(wanted, node_url)
+    request.drawings = [_Drawing(index=0, task=task)]
+    try:
+        request.follow_to_the_end()
+    except KeyboardInterrupt:
+        return request.interrupted()
     return 1 if request.drawings[0].failed else 0
 
 

@@ -26,21 +26,33 @@ class ImagePaths:
         out: of the command line; None for the first free of image.png, image-2.png, ...
         seeds: of the images, in their order.
         force: whether a file that is there may be overwritten.
+        drawn_as: the format of images that are drawn already.
 
     Raises:
         InvalidRequest: an image could not be saved there; with what to do.
     """
 
-    def __init__(self, out: str | None, seeds: Sequence[int], *, force: bool) -> None:
+    def __init__(
+        self,
+        out: str | None,
+        seeds: Sequence[int],
+        *,
+        force: bool,
+        drawn_as: str = "",
+    ) -> None:
         self._seeds = tuple(seeds)
         self._force = force
-        self._pattern = _free(len(seeds)) if out is None else _numbered(out, len(seeds))
+        self._pattern = (
+            _free(len(seeds), drawn_as or "png") if out is None else _numbered(out, len(seeds))
+        )
         suffix = Path(self._pattern).suffix.lower()
         if suffix not in FORMATS:
             raise InvalidRequest(
                 f"{out} ends with no format of an image: let --out end with {', '.join(FORMATS)}."
             )
         self.format = FORMATS[suffix]
+        if drawn_as not in ("", self.format):
+            raise InvalidRequest(f"{out} is no name of a {drawn_as}, which it is: see --out.")
         # The id comes later; it makes a name that is not there yet.
         for path in (self.path(index, task_id="ID") for index in range(len(seeds))):
             self._check(path)
@@ -98,11 +110,12 @@ def _numbered(out: str, images: int) -> str:
     return out
 
 
-def _free(images: int) -> str:
+def _free(images: int, image_format: str) -> str:
     """The first pattern like image.png none of whose files is there."""
+    suffix = "jpg" if image_format == "jpeg" else image_format
     for count in itertools.count(1):
         stem = DEFAULT_STEM if count == 1 else f"{DEFAULT_STEM}-{count}"
-        pattern = f"{stem}.png" if images == 1 else f"{stem}-{{n}}.png"
+        pattern = f"{stem}.{suffix}" if images == 1 else f"{stem}-{{n}}.{suffix}"
         if not any(Path(pattern.format(n=n + 1)).exists() for n in range(images)):
             return pattern
     raise AssertionError("there is always a next one")

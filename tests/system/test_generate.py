@@ -110,10 +110,13 @@ def test_what_is_left_running_is_fetched_later(tmp_path: Path) -> None:
         assert process.returncode == 130
         assert f"dedgeai tasks fetch {left} --node {cluster.urls[0]}" in rest.decode()
         fetch = ("tasks", "fetch", "--node", cluster.urls[0])
-        for task_id, name in ((detached, "one.jpg"), (left, "two.png")):
+        code, _, complained = await dedgeai(tmp_path, *fetch, left, "--out", "one.jpg")
+        assert (code, "one.jpg is no name of a png" in complained) == (2, True)
+        for task_id, name in ((detached, "one.png"), (left, "two.png")):
             code, said, complained = await dedgeai(tmp_path, *fetch, task_id, "--out", name)
             assert code == 0, complained
             assert f"drew {name}" in said
+        assert formats_in(tmp_path, "one.png", "two.png") == ["PNG", "PNG"]
 
     on_cluster(tmp_path / "nodes", SLOW, test=test)
 
