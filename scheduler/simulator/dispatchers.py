@@ -62,7 +62,7 @@ class PolicySpec:
         name, _, rest = text.strip().partition(":")
         # `package.module:Class:key=value` has its options after the class.
         class_name, _, more = rest.partition(":")
-        if is_own(own := f"{name}:{class_name}"):
+        if name not in names() and is_own(own := f"{name}:{class_name}"):
             name, rest = own, more
         options: dict[str, Option] = {}
         for item in filter(None, rest.split(",")):

@@ -56,6 +56,13 @@ def test_scenarios_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert "outage" in capsys.readouterr().out
 
 
+def test_no_episodes_are_none(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["simulate", "--episodes", "0"])
+    assert end.value.code == 2
+    assert "argument --episodes: '0' is not a whole number, 1 or more" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -66,7 +73,6 @@ def test_scenarios_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
         (["--order", "lifo"], "fcfs, sjf, srpt"),
         (["--order", "srpt", "--ageing", "slow"], "ageing"),
         (["--promotion", "1,1"], "already"),
-        (["--episodes", "0"], "1 or more"),
         (["--trace", "absent.npz"], "absent.npz"),
     ],
 )

@@ -20,7 +20,10 @@ def scenario(tmp_path: Path) -> Path:
 
 
 def train(scenario: Path, *arguments: str) -> int:
-    return main(["train", "--scenario", str(scenario), "--no-tensorboard", *arguments])
+    try:
+        return main(["train", "--scenario", str(scenario), "--no-tensorboard", *arguments])
+    except SystemExit as end:  # an argument that the parser refuses
+        return int(end.code or 0)
 
 
 def test_it_trains_seeds_and_sums_them_up(
@@ -49,7 +52,7 @@ def test_it_trains_seeds_and_sums_them_up(
         (("--policy", "ppo"), "dedgeai: unknown algorithm 'ppo'; choose one of lad_ts, lad_ts_"),
         (("--option", "hiden=8"), "'lad_ts' has no option hiden"),
         (("--option", "hidden"), "--option hidden is not KEY=VALUE."),
-        (("--seeds", "0"), "--seeds is 0; it must be at least 1."),
+        (("--seeds", "0"), "argument --seeds: '0' is not a whole number, 1 or more"),
         (("--scenario", "nowhere"), "no scenario is called 'nowhere'"),
     ],
 )

@@ -165,6 +165,8 @@ def test_every_command_is_one_that_dedgeai_takes(parse: Any) -> None:
         seen[where] += 1
         try:
             parse(arguments)
+        except SystemExit as end:  # of what only says something
+            problems += [f"{where}: dedgeai {shlex.join(arguments)}"] if end.code else []
         except Refused as refusal:
             # A command that is only mentioned may lack what it needs.
             if whole or not str(refusal).startswith("the following arguments are required"):

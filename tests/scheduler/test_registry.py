@@ -48,7 +48,9 @@ def test_a_policy_decides_for_the_candidates_that_it_says(name: str) -> None:
 
 def test_a_name_that_nobody_knows_is_answered_with_those_that_are() -> None:
     with pytest.raises(
-        ValueError, match=r"unknown policy 'x'; choose one of local, .*, lad_ts_published$"
+        ValueError,
+        match=r"unknown policy 'x'; choose one of local, .*, lad_ts_published, or your own as "
+        r"package\.module:Class$",
     ):
         spec_of("x")
 
