@@ -2,7 +2,7 @@
 
 Replays captions against real nodes and measures at the client, as section VI of the paper does:
 the total generation delay of N tasks, and the delay of each. Starts its own cluster for every
-policy (`--start tiny:3` or `emulated:5`), or measures one that runs (`--nodes`).
+policy (`--start tiny:3` or `emulated:5`), or measures one that runs (`--node`).
 
     python -m benchmarks.replay_flickr8k --start tiny:3 --tasks 100 --name tiny3
     python -m benchmarks.replay_flickr8k --start emulated:5 --time-scale 20 --tasks 1,100,500,1000
@@ -42,7 +42,7 @@ def parse() -> argparse.Namespace:
     )
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--start", metavar="ENGINE:NODES", help="tiny:3 or emulated:5")
-    where.add_argument("--nodes", help="REST surfaces of running nodes, comma-separated")
+    where.add_argument("--node", help="REST surfaces of running nodes, comma-separated")
     parser.add_argument("--captions", type=Path, help="Flickr8k file; a small sample without it")
     parser.add_argument("--tasks", default="100", help="N, or several: 1,100,500,1000")
     parser.add_argument("--policies", default="local,slow_server_aware", help="with --start")
@@ -85,8 +85,8 @@ async def measure_policy(
     options: argparse.Namespace, policy: str, captions: Sequence[str]
 ) -> dict[int, ReplaySummary]:
     """One cluster, every N in turn; the queue is empty in between."""
-    if options.nodes:
-        return await measure_all(options, policy, captions, options.nodes.split(","))
+    if options.node:
+        return await measure_all(options, policy, captions, options.node.split(","))
     async with LocalCluster(node_settings(options, policy), rest_port=options.port) as cluster:
         return await measure_all(options, policy, captions, cluster.urls)
 

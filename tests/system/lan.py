@@ -12,7 +12,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -183,11 +183,16 @@ class LanCluster(LocalCluster):
         """REST surfaces as a client on the bridge reaches them."""
         return [f"http://{self._lan.address(i)}:{REST_PORT}" for i in range(self._lan.nodes)]
 
-    async def start(self, *, ready_s_max: float = 180.0) -> None:
+    async def start(
+        self,
+        *,
+        ready_s_max: float = 180.0,
+        waiting: Callable[[str], None] = lambda what: None,
+    ) -> None:
         """Starts the proxies, then the nodes."""
         for way in self._ways.values():
             await way.start()
-        await super().start(ready_s_max=ready_s_max)
+        await super().start(ready_s_max=ready_s_max, waiting=waiting)
 
     async def close_ways(self) -> None:
         """Ends the proxies."""
