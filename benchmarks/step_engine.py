@@ -44,8 +44,9 @@ from edge_node.worker import (
 )
 from edge_node.worker.denoiser import Denoiser, ModelFacts
 from edge_node.worker.queue_order import Order
-from edge_node.worker.sd3 import Sd3Denoiser, Sd3Options, Sd3Row
+from edge_node.worker.sd3 import Sd3Denoiser, Sd3Options
 from edge_node.worker.sd3_parts import Sd3Parts
+from edge_node.worker.sd3_row import Sd3Row
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 PROMPT = "a brown dog runs over wet sand, number {number}"

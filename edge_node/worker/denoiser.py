@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 from PIL import Image as PillowImage
 
@@ -21,6 +21,9 @@ from edge_node.worker import image_encoding, memory_guard
 from edge_node.worker.calibration import Calibration
 
 Row = TypeVar("Row")
+
+# A row of a guided step: told of the prompt, or of the negative prompt.
+Side = Literal["conditional", "unconditional"]
 
 
 class ModelUnusable(Exception):
@@ -114,6 +117,50 @@ class Denoiser(Protocol[Row]):
 
         The final one is asked for on another thread, while `step` runs, if the facts say
         `decodes_beside`.
+        """
+        ...
+
+
+class PairDenoiser(Denoiser[Row], Protocol[Row]):
+    """One whose guided step may be computed in two halves, each on a device of its own.
+
+    With classifier-free guidance a step is two rows through the transformer that know nothing of
+    each other: one is told of the prompt, one of the negative prompt.
+    """
+
+    def before_pair(self, row: Row) -> Latents | None:
+        """What another device needs for one of the two rows of the next step: the latent.
+
+        None where the next step is no pair, as when it is not guided or not computed at all, and
+        where numbers are not finite.
+        """
+        ...
+
+    def assisting(self, drawing: Drawing, *, step: int, latents: Latents) -> Row:
+        """Row for the unconditional velocity of one step of a drawing that is drawn elsewhere.
+
+        Args:
+            drawing: guided; its init image is not needed.
+            step: of its denoising steps done.
+            latents: what `before_pair` gave.
+
+        Raises:
+            CheckpointRefused: these are no latents for this model.
+        """
+        ...
+
+    def velocity_of(self, row: Row, side: Side) -> Latents | None:
+        """Velocity of one of the two rows of the next step; changes nothing.
+
+        Takes half a step, about. None where numbers are not finite. Frees as `step` does.
+        """
+        ...
+
+    def apply(self, row: Row, *, conditional: Latents, unconditional: Latents) -> None:
+        """Does with both velocities what `step` does: the same within rounding.
+
+        Raises:
+            CheckpointRefused: one of them is no velocity of this row; the row is as before.
         """
         ...
 

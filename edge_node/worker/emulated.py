@@ -23,7 +23,7 @@ from PIL import ImageDraw, ImageFont
 from edge_node.checkpoint import CheckpointRefused, Latents
 from edge_node.domain import Drawing, ModelFingerprint
 from edge_node.worker import calibration
-from edge_node.worker.denoiser import ModelFacts
+from edge_node.worker.denoiser import ModelFacts, Side
 
 REFERENCE_PX = 512
 SIZE_PX_MIN, SIZE_PX_MAX, SIZE_PX_MULTIPLE = 256, 1024, 16
@@ -182,6 +182,26 @@ class EmulatedDenoiser:
         self._take(self._step_s * _area_ratio(rows[0].drawing) * sum(costs))
         for row in rows:
             row.steps_done += 1
+
+    def before_pair(self, row: EmulatedRow) -> Latents | None:
+        """Of a guided drawing as many zeros as SD3-medium's latent."""
+        return self.export(row) if row.drawing.guidance_scale > 1.0 else None
+
+    def assisting(self, drawing: Drawing, *, step: int, latents: Latents) -> EmulatedRow:
+        """As `resume`: there is one kind of row."""
+        return self.resume(drawing, step=step, latents=latents)
+
+    def velocity_of(self, row: EmulatedRow, side: Side) -> Latents:
+        """Takes what an unguided step takes, and gives zeros."""
+        self._look_at_mode()
+        self._take(self._step_s * _area_ratio(row.drawing) * UNGUIDED_RATIO)
+        return self.export(row)
+
+    def apply(self, row: EmulatedRow, *, conditional: Latents, unconditional: Latents) -> None:
+        """A step older; what is no velocity is refused, as a real device does."""
+        for one in (conditional, unconditional):
+            self.resume(row.drawing, step=row.steps_done, latents=one)
+        row.steps_done += 1
 
     def picture(self, row: EmulatedRow) -> PillowImage.Image:
         """Placeholder that names itself; its colours follow the seed and its bar the steps."""

@@ -7,14 +7,13 @@ loads nothing itself (sd3_parts does). Latents end in B rows, C channels, H and 
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import io
 import math
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +25,7 @@ from edge_node.domain import Drawing, ModelFingerprint
 from edge_node.errors import InvalidRequest, NotFinite
 from edge_node.worker import (
     calibration,
+    decoding,
     image_encoding,
     latent_bytes,
     latent_preview,
@@ -36,12 +36,13 @@ from edge_node.worker import (
 )
 from edge_node.worker.approximations import CACHE_EDGE_STEPS, Approximations, served_fingerprint
 from edge_node.worker.conditions import CHUNKS_MAX, Conditions
-from edge_node.worker.denoiser import ModelFacts, ModelUnusable
+from edge_node.worker.denoiser import ModelFacts, ModelUnusable, Side
 from edge_node.worker.inpainting import KeptPart, kept_share
 from edge_node.worker.lora_fusing import FusedParts
 from edge_node.worker.peak_memory import PeakBytes
 from edge_node.worker.sd3_parts import Sd3Parts
-from edge_node.worker.variants import Arrangement, Variant, ready_variant
+from edge_node.worker.sd3_row import Sd3Row
+from edge_node.worker.variants import Arrangement, ready_variant
 
 # The reference size of work units is the model's own, but at most SD3-medium's.
 REFERENCE_PX_MAX = 512
@@ -58,8 +59,7 @@ CALIBRATION_BUDGET_S = 8.0
 WIDTHS = (1, 2, 4, 8)
 
 ContextMode = Literal["sd3", "paper"]
-# Memory for a decoder in float32 and its work, in sizes of its weights.
-FLOAT32_ROOM = 4
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,37 +88,6 @@ class Sd3Options:
     pace_s: float = 0.0
     rows_limit: int | None = None
     deterministic: bool = False
-
-
-@dataclass(kw_only=True, eq=False)
-class Sd3Row:
-    """One drawing between two steps.
-
-    Attributes:
-        prompts: (negative and) positive prompt; two when guided, in the pipeline's order.
-        chunks: pieces as which each of them is encoded.
-        schedule: noise levels of this row's own number of steps.
-        guidance_scale: used when there are two prompts.
-        latent_CHW: changes with every step.
-        clean_CHW: estimate of the final latent; equals it after the last step.
-        step: index of the next step; begins above 0 when there is an init image.
-        velocity_CHW: of the last step that was computed.
-        change: relative difference of the last two velocities; infinite when unknown.
-        kept: what a mask keeps of the init image.
-        variant: the weights that draw it.
-    """
-
-    prompts: tuple[str, ...]
-    chunks: int
-    schedule: sampling.FlowSchedule
-    guidance_scale: float
-    latent_CHW: torch.Tensor
-    clean_CHW: torch.Tensor
-    variant: Variant
-    step: int = 0
-    velocity_CHW: torch.Tensor | None = None
-    change: float = math.inf
-    kept: KeptPart | None = None
 
 
 class Sd3Denoiser:
@@ -242,36 +211,55 @@ class Sd3Denoiser:
     def step(self, rows: Sequence[Sd3Row]) -> None:
         """One transformer call for all rows and their prompts, then each row's own update."""
         computed = [row for row in rows if not self._reuses_velocity(row)]
-        try:
-            velocities = self._velocities_by_call(computed)
-        except Exception as error:
-            if memory_guard.is_out_of_memory(error):
-                # Its frames hold the tensors that did not fit together.
-                traceback.clear_frames(error.__traceback__)
-                self._release()
-            raise
+        velocities = self._giving_memory_back(lambda: self._velocities_by_call(computed))
         for row in rows:
             # Of a row that was not computed the change is unknown, so it will be next time.
             row.change = math.inf
         for row, velocity_CHW in zip(computed, velocities, strict=True):
-            if self._options.approximations.step_cache is not None:
-                row.change = _relative_change(row.velocity_CHW, velocity_CHW)
-            row.velocity_CHW = velocity_CHW
+            row.take(velocity_CHW, compare=self._compares)
         for row in rows:
-            assert row.velocity_CHW is not None
-            row.clean_CHW = sampling.clean_estimate(
-                row.latent_CHW, row.velocity_CHW, schedule=row.schedule, step=row.step
+            row.advance()
+
+    # A guided step in two.
+
+    @torch.inference_mode()
+    def before_pair(self, row: Sd3Row) -> Latents | None:
+        """The latent, where the next step is of two prompts and is computed."""
+        if len(row.prompts) < 2 or not self._guides(row) or self._reuses_velocity(row):
+            return None
+        return latent_bytes.to_latents(row.latent_CHW)
+
+    @torch.inference_mode()
+    def assisting(self, drawing: Drawing, *, step: int, latents: Latents) -> Sd3Row:
+        """Row of the negative prompt alone, before a step of a drawing that is drawn elsewhere."""
+        latent_CHW, _ = latent_bytes.to_tensors(
+            latents, shape_CHW=self._shape_CHW(drawing), dtype=self._dtype, device=self._device
+        )
+        done = drawing.steps - drawing.denoising_steps + step
+        return self._row(drawing, latent_CHW, step=done, sides=("unconditional",))
+
+    @torch.inference_mode()
+    def velocity_of(self, row: Sd3Row, side: Side) -> Latents | None:
+        """Velocity of the row at one of its prompts."""
+        prompt = row.prompts[0] if side == "unconditional" else row.prompts[-1]
+        velocity_1CHW = self._giving_memory_back(lambda: self._transformed([(row, prompt)]))
+        return latent_bytes.to_latents(velocity_1CHW[0])
+
+    @torch.inference_mode()
+    def apply(self, row: Sd3Row, *, conditional: Latents, unconditional: Latents) -> None:
+        """Guides and advances with velocities that were computed apart."""
+        shape_CHW = tuple(row.latent_CHW.shape)
+        (conditional_CHW, _), (unconditional_CHW, _) = (
+            latent_bytes.to_tensors(
+                one, shape_CHW=shape_CHW, dtype=self._dtype, device=self._device
             )
-            row.latent_CHW = sampling.euler_step(
-                row.latent_CHW, row.velocity_CHW, schedule=row.schedule, step=row.step
-            )
-            row.step += 1
-            if row.kept is not None:
-                steps = row.schedule.steps
-                row.clean_CHW = row.kept.put_back(row.clean_CHW, schedule=row.schedule, step=steps)
-                row.latent_CHW = row.kept.put_back(
-                    row.latent_CHW, schedule=row.schedule, step=row.step
-                )
+            for one in (conditional, unconditional)
+        )
+        velocity_CHW = sampling.guided(
+            unconditional_CHW, conditional_CHW, guidance_scale=row.guidance_scale
+        )
+        row.take(velocity_CHW, compare=self._compares)
+        row.advance()
 
     @torch.inference_mode()
     def picture(self, row: Sd3Row) -> PillowImage.Image:
@@ -279,22 +267,29 @@ class Sd3Denoiser:
         if row.step < row.schedule.steps:
             return self._preview.picture(row.clean_CHW, scale_px=self._scale_px)
         if self._device.type != "cuda":
-            return self._decoded(row.latent_CHW)
+            return self._decoder.picture(row.latent_CHW)
         # Beside the loop's steps, on a stream of this thread's own.
         aside: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         aside.wait_stream(torch.cuda.default_stream())
         with torch.cuda.stream(aside):
-            return self._decoded(row.latent_CHW)
+            return self._decoder.picture(row.latent_CHW)
 
     # Rows.
 
-    def _row(self, drawing: Drawing, latent_CHW: torch.Tensor, *, step: int) -> Sd3Row:
-        """A row before `step` of its schedule, with its prompts encoded."""
+    def _row(
+        self,
+        drawing: Drawing,
+        latent_CHW: torch.Tensor,
+        *,
+        step: int,
+        sides: Sequence[Side] = ("unconditional", "conditional"),
+    ) -> Sd3Row:
+        """A row before `step` of its schedule, with the prompts of its sides encoded."""
         guided = drawing.guidance_scale > 1.0
         prompts = (drawing.negative_prompt, drawing.prompt) if guided else (drawing.prompt,)
         schedule = self._schedule(drawing.steps)
         variant = self._variants.get(drawing.model, self._own)
-        for prompt in prompts:
+        for prompt in prompts[: len(sides)]:
             variant.conditions.modulations(prompt, schedule)
         return Sd3Row(
             prompts=prompts,
@@ -333,7 +328,23 @@ class Sd3Denoiser:
         calls = [(row, row.prompts[0]) for row, twice in zip(rows, guided, strict=True) if twice]
         guided_rows = len(calls)
         calls += [(row, row.prompts[-1]) for row in rows]
-        variant = rows[0].variant
+        velocity_BCHW = self._transformed(calls)
+        unconditional = iter(velocity_BCHW[:guided_rows])
+        velocities = []
+        for row, twice, conditional_CHW in zip(
+            rows, guided, velocity_BCHW[guided_rows:], strict=True
+        ):
+            velocity_CHW = conditional_CHW
+            if twice:
+                velocity_CHW = sampling.guided(
+                    next(unconditional), conditional_CHW, guidance_scale=row.guidance_scale
+                )
+            velocities.append(velocity_CHW)
+        return velocities
+
+    def _transformed(self, calls: Sequence[tuple[Sd3Row, str]]) -> torch.Tensor:
+        """Velocities of rows at prompts, which are of one variant, (B, C, H, W)."""
+        variant = calls[0][0].variant
         velocity_BCHW = variant.call(
             torch.stack([row.latent_CHW for row, _ in calls]),
             torch.stack(
@@ -349,18 +360,7 @@ class Sd3Denoiser:
         if self._device.type == "cuda":
             # An error of the kernels must surface here, where the rows are still untouched.
             torch.cuda.synchronize()
-        unconditional = iter(velocity_BCHW[:guided_rows])
-        velocities = []
-        for row, twice, conditional_CHW in zip(
-            rows, guided, velocity_BCHW[guided_rows:], strict=True
-        ):
-            velocity_CHW = conditional_CHW
-            if twice:
-                velocity_CHW = sampling.guided(
-                    next(unconditional), conditional_CHW, guidance_scale=row.guidance_scale
-                )
-            velocities.append(velocity_CHW)
-        return velocities
+        return velocity_BCHW
 
     def _guides(self, row: Sd3Row) -> bool:
         return self._options.approximations.guides(float(row.schedule.sigma_S[row.step]))
@@ -370,10 +370,25 @@ class Sd3Denoiser:
         inner = CACHE_EDGE_STEPS <= row.step < row.schedule.steps - CACHE_EDGE_STEPS
         return bound is not None and inner and row.change < bound
 
+    @property
+    def _compares(self) -> bool:
+        return self._options.approximations.step_cache is not None
+
     def _schedule(self, steps: int) -> sampling.FlowSchedule:
         if steps not in self._schedules:
             self._schedules[steps] = sampling.flow_schedule(self._scheduler_config, steps=steps)
         return self._schedules[steps]
+
+    def _giving_memory_back(self, call: Callable[[], Result]) -> Result:
+        """What `call` gives; if memory runs out, as much of it is free as can be."""
+        try:
+            return call()
+        except Exception as error:
+            if memory_guard.is_out_of_memory(error):
+                # Its frames hold the tensors that did not fit together.
+                traceback.clear_frames(error.__traceback__)
+                self._release()
+            raise
 
     def _release(self) -> None:
         """What memory can be given back at once, when it has run out."""
@@ -383,38 +398,6 @@ class Sd3Denoiser:
             torch.cuda.empty_cache()
 
     # Pictures.
-
-    def _decoded(self, latent_CHW: torch.Tensor) -> PillowImage.Image:
-        """The picture of a latent, decoded once more in float32 where that is needed.
-
-        Raises:
-            NotFinite: latent or pixels are no numbers; such a picture would be black.
-        """
-        if not bool(torch.isfinite(latent_CHW).all()):
-            raise NotFinite(f"The latent drawn in {self._dtype} is not finite.")
-        decoded_1CHW = self._decode(self._decoder, latent_CHW)
-        if not bool(torch.isfinite(decoded_1CHW).all()) and self._has_room_for_float32():
-            decoder = copy.deepcopy(self._decoder).float()
-            decoded_1CHW = self._decode(decoder, latent_CHW.float())
-        if not bool(torch.isfinite(decoded_1CHW).all()):
-            raise NotFinite(f"The image decoded in {self._dtype} is not finite.")
-        pixels_HWC = (decoded_1CHW[0] / 2 + 0.5).clamp(0, 1).permute(1, 2, 0).float().cpu()
-        bytes_HWC = (pixels_HWC * 255).round().to(torch.uint8).contiguous()
-        height_px, width_px, _ = bytes_HWC.shape
-        return PillowImage.frombytes("RGB", (width_px, height_px), bytes_HWC.numpy().tobytes())
-
-    def _decode(self, decoder: Any, latent_CHW: torch.Tensor) -> torch.Tensor:
-        config = self._decoder.config
-        latent_1CHW = latent_CHW[None] / config.scaling_factor + config.shift_factor
-        decoded: torch.Tensor = decoder.decode(latent_1CHW, return_dict=False)[0]
-        return decoded
-
-    def _has_room_for_float32(self) -> bool:
-        """For a copy of the decoder, and what it computes with."""
-        if self._dtype in (torch.float32, torch.float64):
-            return False  # it would be the same again
-        weights = 4 * sum(weight.numel() for weight in self._decoder.parameters())
-        return bool(torch_device.available_bytes(self._device)() > FLOAT32_ROOM * weights)
 
     def _init_latent(
         self, pixels_1CHW: torch.Tensor, generator: torch.Generator | None
@@ -435,11 +418,12 @@ class Sd3Denoiser:
     def _arrange(self, parts: Sd3Parts) -> None:
         config = parts.transformer.config
         approximations = self._options.approximations
-        self._decoder = self._vae
+        decoder = self._vae
         if approximations.taesd3 is not None:
-            self._decoder = sd3_parts.tiny_decoder(
+            decoder = sd3_parts.tiny_decoder(
                 approximations.taesd3, device=self._device, dtype=self._dtype
             )
+        self._decoder = decoding.Decoder(decoder, device=self._device, dtype=self._dtype)
         if approximations.int8_weights:
             if parts.variants:
                 raise ModelUnusable(
@@ -570,10 +554,3 @@ def _pixels(init_image: bytes, *, drawing: Drawing) -> torch.Tensor:
         )
     pixels_HW3 = np.asarray(picture, dtype=np.float32) / 255.0
     return torch.from_numpy(pixels_HW3).permute(2, 0, 1)[None] * 2.0 - 1.0
-
-
-def _relative_change(before_CHW: torch.Tensor | None, after_CHW: torch.Tensor) -> float:
-    if before_CHW is None:
-        return math.inf
-    change = (after_CHW - before_CHW).float().abs().mean() / after_CHW.float().abs().mean()
-    return float(change)

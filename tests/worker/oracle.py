@@ -16,7 +16,8 @@ from PIL import ImageOps
 from edge_node.clock import SystemClock
 from edge_node.domain import Drawing
 from edge_node.worker import model_files, sd3_parts
-from edge_node.worker.sd3 import Sd3Denoiser, Sd3Options, Sd3Row
+from edge_node.worker.sd3 import Sd3Denoiser, Sd3Options
+from edge_node.worker.sd3_row import Sd3Row
 
 # Any name will do for the worker, which is handed the bytes; one says that there is an image.
 INIT_IMAGE = "0" * 64

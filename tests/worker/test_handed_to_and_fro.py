@@ -19,7 +19,7 @@ from edge_node.clock import SystemClock
 from edge_node.domain import AttemptFailed, AttemptFinished, Drawing, Fence, StepFinished, TaskId
 from edge_node.worker.attempts import Report
 from edge_node.worker.engine_limits import EngineLimits
-from edge_node.worker.sd3 import Sd3Row
+from edge_node.worker.sd3_row import Sd3Row
 from edge_node.worker.step_engine import StepEngine
 from tests.worker.oracle import INIT_IMAGE, alone, denoiser, drawing, init_image
 

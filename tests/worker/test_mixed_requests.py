@@ -33,7 +33,8 @@ from edge_node.worker import calibration, queue_order
 from edge_node.worker.attempts import Report
 from edge_node.worker.denoiser import ModelFacts
 from edge_node.worker.engine_limits import EngineLimits
-from edge_node.worker.sd3 import Sd3Denoiser, Sd3Row
+from edge_node.worker.sd3 import Sd3Denoiser
+from edge_node.worker.sd3_row import Sd3Row
 from edge_node.worker.step_engine import StepEngine
 from tests.worker.oracle import INIT_IMAGE, Pipelines, alone, denoiser, init_image
 

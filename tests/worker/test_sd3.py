@@ -15,7 +15,8 @@ from edge_node.errors import InvalidRequest, NotFinite
 from edge_node.worker import tiny_sd3, torch_device
 from edge_node.worker.approximations import Approximations
 from edge_node.worker.denoiser import ModelUnusable
-from edge_node.worker.sd3 import Sd3Denoiser, Sd3Row
+from edge_node.worker.sd3 import Sd3Denoiser
+from edge_node.worker.sd3_row import Sd3Row
 from tests.worker.oracle import INIT_IMAGE, Pipelines, alone, denoiser, drawing, init_image
 
 pytestmark = pytest.mark.model

@@ -15,7 +15,8 @@ from edge_node.checkpoint import TENSOR_BYTES_MAX, Checkpoint, CheckpointRefused
 from edge_node.domain import Drawing
 from edge_node.worker import emulated, latent_bytes, tiny_sd3
 from edge_node.worker.approximations import Approximations
-from edge_node.worker.sd3 import Sd3Denoiser, Sd3Row
+from edge_node.worker.sd3 import Sd3Denoiser
+from edge_node.worker.sd3_row import Sd3Row
 from tests.worker.oracle import INIT_IMAGE, alone, denoiser, drawing, init_image
 
 pytestmark = pytest.mark.model
