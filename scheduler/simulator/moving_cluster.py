@@ -1,9 +1,11 @@
-"""Servers that draw step by step, and take drawings from each other: event by event.
+"""Servers that draw step by step, take drawings from each other and help: event by event.
 
-Owns what the other kernels leave out: a task is placed, and may go on elsewhere between two of its
-steps (`scheduler.running_moves`, the rule that nodes follow). A server draws one task at a time and
-never idles while it holds one. A step under way, and the decoding after the last one, are never
-interrupted. Capacities do not change, and placement sees the servers as they are.
+Owns what the other kernels leave out: a task is placed, may go on elsewhere between two of its
+steps (`scheduler.running_moves`, the rule that nodes follow), and an idle server may compute the
+other row of its steps (`scheduler.shared_steps`). A server draws one task at a time and never idles
+while it holds one, but for the row that it had begun for another. A step or row under way, and the
+decoding after the last step, are never interrupted. Capacities do not change, and placement sees
+the servers as they are.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from scheduler.longest_wait import after_arrival
 from scheduler.observation import Observation, Traffic
 from scheduler.policy import Policy
 from scheduler.running_moves import Held, Line, MoveOrder, best_take
+from scheduler.shared_steps import StepTimes, best_helper, shared_s
 from scheduler.simulator.queueing import FloatArray, IntArray
 
 # Of `least_remaining`: who waited so many times the longest wait lately goes first.
@@ -45,11 +48,37 @@ class Moving:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Helping:
+    """How idle servers help others.
+
+    Attributes:
+        exchange_s: for a latent there and a velocity back.
+        age_s: for which a server has been idle before another one knows.
+        row_share: of a guided step, what one of its rows takes.
+    """
+
+    exchange_s: float = 0.0045
+    age_s: float = 0.05
+    row_share: float = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
 class Moved:
-    """What became of the tasks: delay of each in seconds, and how often it moved; (N,)."""
+    """What became of the tasks, (N,), and of the servers' time, (B,).
+
+    Attributes:
+        delay_s_N: of each task.
+        moves_N: how often it moved.
+        helped_N: its steps of which another server computed a row.
+        held_up_s_N: for which it waited for a row that its server had begun for another one.
+        helping_s_B: for which each server computed for others.
+    """
 
     delay_s_N: FloatArray
     moves_N: IntArray
+    helped_N: IntArray
+    held_up_s_N: FloatArray
+    helping_s_B: FloatArray
 
 
 @dataclass(kw_only=True, eq=False)
@@ -62,6 +91,8 @@ class _Task:
     moves: int = 0
     server: int = -1
     goes_to: int | None = None
+    helped: int = 0
+    held_up_s: float = 0.0
 
     @property
     def left(self) -> float:
@@ -81,6 +112,17 @@ class _Server:
     coming: _Task | None = None
     longest_s: float = 0.0
     arrived_s: float = 0.0
+    # Whom it helps, until when it computes the row of a step under way there, and who helps here.
+    helps: int | None = None
+    helping_until_s: float = 0.0
+    helping_s: float = 0.0
+    helper: int | None = None
+    idle_since_s: float = 0.0
+
+    @property
+    def idle(self) -> bool:
+        """Whether it has nothing of its own to do, and nothing is on its way here."""
+        return not self.held and self.coming is None
 
     def load(self, now_s: float) -> float:
         """Work units here and on their way here; of the step under way what is left of it."""
@@ -102,6 +144,7 @@ class MovingCluster:
         decoding: what follows the last step, in steps.
         policy: places each task as it comes.
         moving: None where tasks stay.
+        helping: None where nobody helps.
     """
 
     def __init__(
@@ -114,6 +157,7 @@ class MovingCluster:
         decoding: float,
         policy: Policy,
         moving: Moving | None,
+        helping: Helping | None = None,
     ) -> None:
         self._servers = [_Server(capacity=one) for one in capacity_B]
         self._ids = tuple(f"server-{number}" for number in range(len(capacity_B)))
@@ -125,6 +169,7 @@ class MovingCluster:
         self._origin_N = origin_N
         self._policy = policy
         self._moving = moving
+        self._helping = helping
         self._order: MoveOrder = "oldest" if moving is None else moving.order
         work = float(steps_N.mean()) + decoding
         span_s = max(float(arrival_s_N[-1]), 1e-9)
@@ -138,7 +183,12 @@ class MovingCluster:
 
     def run(self) -> Moved:
         """Draws them all."""
-        happen = {"came": self._came, "stepped": self._stepped, "landed": self._landed}
+        happen = {
+            "came": self._came,
+            "stepped": self._stepped,
+            "landed": self._landed,
+            "row done": self._draw,
+        }
         for task in self._tasks:
             self._later(task.arrival_s, "came", task.number)
         while self._events:
@@ -152,8 +202,13 @@ class MovingCluster:
                 self._looking = True
                 self._later(self._now_s + self._moving.age_s, "look", 0)
         arrival_s_N = np.array([task.arrival_s for task in self._tasks])
-        moves_N = np.array([task.moves for task in self._tasks])
-        return Moved(delay_s_N=self._end_s_N - arrival_s_N, moves_N=moves_N)
+        return Moved(
+            delay_s_N=self._end_s_N - arrival_s_N,
+            moves_N=np.array([task.moves for task in self._tasks]),
+            helped_N=np.array([task.helped for task in self._tasks]),
+            held_up_s_N=np.array([task.held_up_s for task in self._tasks]),
+            helping_s_B=np.array([one.helping_s for one in self._servers]),
+        )
 
     def _later(self, at_s: float, what: str, number: int) -> None:
         heapq.heappush(self._events, (at_s, next(self._count), what, number))
@@ -188,6 +243,11 @@ class MovingCluster:
         here.arrived_s = self._now_s
         here.held.append(task)
         task.server = server
+        if self._now_s < here.helping_until_s:
+            if len(here.held) == 1:
+                task.held_up_s += here.helping_until_s - self._now_s
+                self._later(here.helping_until_s, "row done", server)
+            return
         self._draw(server)
 
     def _stepped(self, server: int) -> None:
@@ -197,6 +257,7 @@ class MovingCluster:
         here.drawn = None
         if task.done == task.steps:
             here.held.remove(task)
+            here.idle_since_s = self._now_s
             self._end_s_N[task.number] = self._now_s
             if task.goes_to is not None:  # it ended before it could leave
                 self._servers[task.goes_to].coming = None
@@ -208,7 +269,9 @@ class MovingCluster:
 
     def _leave(self, task: _Task) -> None:
         assert self._moving is not None
-        self._servers[task.server].held.remove(task)
+        left = self._servers[task.server]
+        left.held.remove(task)
+        left.idle_since_s = self._now_s
         task.moves += 1
         self._later(self._now_s + self._moving.cost_s, "landed", task.number)
 
@@ -224,8 +287,13 @@ class MovingCluster:
         waiting = [one for one in here.held if one.goes_to is None]
         if here.drawn is None and waiting:
             here.drawn = min(waiting, key=lambda one: self._key(one, here))
-            here.drawn_until_s = self._now_s + here.drawn.next_work / here.capacity
+            takes_s = here.drawn.next_work / here.capacity
+            if self._helping is not None:
+                takes_s = self._shared(server, here.drawn, takes_s, self._helping)
+            here.drawn_until_s = self._now_s + takes_s
             self._later(here.drawn_until_s, "stepped", server)
+        elif here.drawn is None:
+            self._let_go(here)
 
     def _key(self, task: _Task, here: _Server) -> tuple[float, ...]:
         """What the worker's order is (`edge_node.worker.queue_order`)."""
@@ -235,6 +303,57 @@ class MovingCluster:
         due_s = task.arrival_s + PROMOTION_LOAD * here.longest_s + service_s
         due = due_s if due_s <= self._now_s else np.inf
         return due, task.left, task.number
+
+    # Help.
+
+    def _shared(self, server: int, task: _Task, alone_s: float, helping: Helping) -> float:
+        """Seconds that the next step of a task takes, of which an idle server may do a row."""
+        here = self._servers[server]
+        self._let_go(self._servers[server], keep=task.done < task.steps)
+        if task.done == task.steps:
+            return alone_s
+        own = self._step_times(server, helping)
+        name = best_helper(
+            own,
+            [
+                self._step_times(number, helping)
+                for number, one in enumerate(self._servers)
+                if self._may_help(one, server, helping)
+            ],
+            exchange_s=helping.exchange_s,
+            present=None if here.helper is None else self._ids[here.helper],
+        )
+        if name is None:
+            self._let_go(here)
+            return alone_s
+        number = self._ids.index(name)
+        helper = self._servers[number]
+        if here.helper != number:
+            self._let_go(here)
+            here.helper, helper.helps = number, server
+        times = self._step_times(number, helping)
+        row_s = times.row_s + helping.exchange_s
+        helper.helping_until_s = self._now_s + row_s
+        helper.helping_s += row_s
+        task.helped += 1
+        return shared_s(own, times, exchange_s=helping.exchange_s)
+
+    def _may_help(self, one: _Server, leader: int, helping: Helping) -> bool:
+        known = self._now_s >= one.idle_since_s + helping.age_s
+        free = one.helps in (None, leader) and self._now_s >= one.helping_until_s
+        return one.idle and known and free
+
+    def _let_go(self, here: _Server, *, keep: bool = False) -> None:
+        """Nobody helps here any more, or not one who has work of his own."""
+        if here.helper is None:
+            return
+        helper = self._servers[here.helper]
+        if not (keep and helper.idle):
+            here.helper = helper.helps = None
+
+    def _step_times(self, server: int, helping: Helping) -> StepTimes:
+        pair_s = 1.0 / self._servers[server].capacity
+        return StepTimes(node_id=self._ids[server], pair_s=pair_s, row_s=pair_s * helping.row_share)
 
     # Moves.
 

@@ -1,11 +1,13 @@
 """Servers that draw step by step, and what moving changes."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from scheduler.observation import Observation
 from scheduler.policy import Decision, Outcome
-from scheduler.simulator.moving_cluster import Moved, Moving, MovingCluster
+from scheduler.simulator.moving_cluster import Helping, Moved, Moving, MovingCluster
 from scheduler.simulator.queueing import serve_fcfs
 
 CAPACITY_B = (3.5, 2.2, 2.2, 0.8, 0.4)
@@ -31,6 +33,7 @@ def run(
     servers: list[int],
     moving: Moving | None,
     capacity_B: tuple[float, ...] = CAPACITY_B,
+    helping: Helping | None = None,
 ) -> Moved:
     return MovingCluster(
         capacity_B=capacity_B,
@@ -40,6 +43,7 @@ def run(
         decoding=DECODING,
         policy=Placed(servers),
         moving=moving,
+        helping=helping,
     ).run()
 
 
@@ -96,3 +100,73 @@ def test_moving_makes_mixed_servers_faster() -> None:
     at_s, steps, servers = many(7, tasks=600)
     stay, move = run(at_s, steps, servers, None), run(at_s, steps, servers, Moving())
     assert move.delay_s_N.mean() < 0.5 * stay.delay_s_N.mean()
+
+
+HELPING = Helping(exchange_s=0.05, age_s=0.0)
+
+
+def helped(
+    arrival_s: list[float],
+    steps: list[int],
+    servers: list[int],
+    *,
+    capacity_B: tuple[float, ...],
+    helping: Helping = HELPING,
+    moving: Moving | None = None,
+) -> Moved:
+    return run(arrival_s, steps, servers, moving, capacity_B=capacity_B, helping=helping)
+
+
+def test_an_idle_server_computes_the_other_row_of_every_step() -> None:
+    found = helped([0.0], [10], [0], capacity_B=(2.0, 2.0))
+    assert found.delay_s_N[0] == pytest.approx(10 * (0.25 + 0.05) + DECODING / 2.0)
+    assert found.helped_N.tolist() == [10]
+    assert found.helping_s_B == pytest.approx([0.0, 10 * (0.25 + 0.05)])
+
+
+def test_a_faster_helper_is_waited_for_no_longer_than_the_own_row_takes() -> None:
+    found = helped([0.0], [10], [1], capacity_B=(8.0, 2.0))
+    assert found.delay_s_N[0] == pytest.approx((10 / 2 + DECODING) / 2.0)
+
+
+def test_one_that_is_too_slow_does_not_help() -> None:
+    found = helped([0.0], [10], [0], capacity_B=(2.0, 1.1))
+    assert found.delay_s_N[0] == pytest.approx((10 + DECODING) / 2.0)
+    assert not found.helped_N.any()
+
+
+def test_own_work_begins_when_the_row_under_way_is_done() -> None:
+    # The second comes in the midst of the first row that is computed for the first one.
+    found = helped([0.0, 0.1], [10, 2], [0, 1], capacity_B=(2.0, 2.0))
+    assert found.held_up_s_N == pytest.approx([0.0, 0.2])
+    assert found.delay_s_N[1] == pytest.approx(0.2 + (2 + DECODING) / 2.0)
+    # Helped once, then not while the other draws, and again when it idles.
+    alone = next(step for step in range(1, 10) if 0.3 + step * 0.5 >= 0.3 + (2 + DECODING) / 2.0)
+    assert found.helped_N.tolist() == [10 - alone, 0]
+
+
+def test_a_server_helps_one_at_a_time() -> None:
+    found = helped([0.0, 0.0], [10, 10], [0, 1], capacity_B=(2.0, 2.0, 2.0))
+    assert found.helping_s_B[2] <= found.delay_s_N.max()
+    first, second = found.helped_N.tolist()
+    assert first == 10
+    assert 0 < second < 10, "the first done is helped no more, and then the helper is free"
+
+
+def test_who_idles_is_known_a_while_later() -> None:
+    found = helped([0.0], [10], [0], capacity_B=(2.0, 2.0), helping=replace(HELPING, age_s=1.1))
+    # Two whole steps take a second, the third one ends at 1.5 s.
+    assert found.helped_N.tolist() == [7]
+
+
+@pytest.mark.parametrize("moving", [None, Moving(cost_s=0.02)])
+@pytest.mark.parametrize("seed", range(4))
+def test_helping_loses_nothing_and_makes_servers_faster(seed: int, moving: Moving | None) -> None:
+    at_s, steps, servers = many(seed, rate_hz=0.3)
+    alone = run(at_s, steps, servers, moving)
+    found = run(at_s, steps, servers, moving, helping=HELPING)
+    longest_s = 0.5 / min(CAPACITY_B) + HELPING.exchange_s
+    assert (found.helped_N <= np.array(steps)).all()
+    assert found.held_up_s_N.max() <= longest_s
+    assert found.delay_s_N.mean() < alone.delay_s_N.mean()
+    assert alone.helped_N.sum() == 0
