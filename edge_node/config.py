@@ -353,6 +353,11 @@ class NodeConfig(RequestConfig):
         "which drawing comes first where one that is taken pushes another aside: the one asked for "
         "first, or the one with least left to do, which needs queue_order srpt",
     )
+    helping: Literal["none", "guidance"] = setting(
+        "none",
+        "guidance: a device with nothing to do computes the other row of guided steps that another "
+        "one draws, and asks others for the same; none: each draws alone",
+    )
     moves_max: int = setting(3, "how often a task may move", unit="moves", ge=0, le=100)
     move_waiting: bool | None = setting(
         None, "the former name of move: true is waiting and false is none"

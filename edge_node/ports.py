@@ -5,7 +5,7 @@ The dispatcher knows these shapes only; node.py wires the real store, peers and 
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Collection, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from typing import Protocol
 
 from edge_node.checkpoint import Checkpoint
@@ -32,6 +32,7 @@ from edge_node.listing import Place, TaskFilter, TaskPage
 from edge_node.moves import WantedTask
 from edge_node.removal import Removal
 from edge_node.requests import AlreadyAccepted, Appended, Idempotency, NodeAction
+from edge_node.shared_rows import RowGiven, RowWanted
 from edge_node.tasks.slots import LatentSnapshot
 from scheduler.experience import RecordedDecision
 from scheduler.policy import Outcome
@@ -223,6 +224,14 @@ class Worker(Protocol):
         """Ends a drawing after the step under way, with a checkpoint, to go on elsewhere."""
         ...
 
+    def share_rows(self, ask: Callable[[RowWanted], Awaitable[RowGiven]]) -> None:
+        """From now on `ask` is called for rows of its steps that another device may compute."""
+        ...
+
+    async def give_row(self, wanted: RowWanted) -> RowGiven:
+        """Computes a row for another device if it has nothing else to do; WorkerUnavailable."""
+        ...
+
 
 class Peer(Protocol):
     """Calls to one other node: peering.client."""
@@ -239,6 +248,10 @@ class Peer(Protocol):
 
     async def hand_over(self, task_id: TaskId, fence: Fence) -> None:
         """Has it end an attempt after the step under way, to go on elsewhere."""
+        ...
+
+    async def compute_row(self, wanted: RowWanted, *, timeout_s: float) -> RowGiven:
+        """Has it compute a row of a step that is drawn here, if it has nothing else to do."""
         ...
 
     async def take_task(self, wanted: WantedTask) -> bool:

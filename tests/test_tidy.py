@@ -52,6 +52,7 @@ PURE = {
     "prompt_tokens",
     "removal",
     "experience_page",
+    "shared_rows",
     "sign_of_life",
     "socket_path",
     "start_note",
@@ -96,6 +97,7 @@ ALLOWED = {
     "edge_node.rest_tls": {"config", "errors", "handshake"},
     "edge_node.json_text": set(),
     "edge_node.in_the_way": set(),
+    "edge_node.shared_rows": {"checkpoint", "domain"},
     "edge_node.sign_of_life": {"clock"},
     "edge_node.start_note": {"clock", "json_text"},
     "edge_node.client_variables": set(),
@@ -108,7 +110,7 @@ ALLOWED = {
     "edge_node.reloading": {"config", "errors"},
     "edge_node.ports": {
         *("checkpoint", "domain", "erasure", "experience_page", "happenings", "listing"),
-        *("learned_weights", "moves", "removal", "requests"),
+        *("learned_weights", "moves", "removal", "requests", "shared_rows"),
         "tasks.slots",
         "scheduler",
     },
@@ -120,7 +122,7 @@ ALLOWED = {
     "edge_node.tasks": PURE | {"tasks", "scheduler"},
     "edge_node.telemetry": PURE | {"telemetry"},
     "edge_node.store": PURE | {"store", "tasks.slots", "scheduler"},
-    "edge_node.supervision": PURE | {"supervision", "peering.codec"},
+    "edge_node.supervision": PURE | {"supervision", "peering.codec", "peering.rows_codec"},
     "edge_node.dispatch": PURE | {"dispatch", "tasks", "telemetry", "scheduler"},
     "edge_node.guard": PURE | {"guard", "store", "scheduler"},
     "edge_node.learner": PURE | {"guard.judge", "learning.cluster_learner", "store"},
@@ -149,7 +151,8 @@ ALLOWED = {
     "edge_node.mcp.opening": {"config", "errors", "mcp"},
     "edge_node.mcp.endpoint": {"api.error_responses", "api.key_check", "client", "config", "errors"}
     | {"mcp"},
-    "edge_node.worker": PURE | {"worker", "grpc_health", "peering.codec", "scheduler.longest_wait"},
+    "edge_node.worker": PURE
+    | {"worker", "grpc_health", "peering.codec", "peering.rows_codec", "scheduler.longest_wait"},
     # Clients of a running node: they reach it over HTTP, like everyone else.
     "edge_node.client": {"client", "client_variables", "errors"},
     "edge_node.console": PURE

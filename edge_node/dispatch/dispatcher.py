@@ -18,6 +18,7 @@ from edge_node.config import NodeConfig
 from edge_node.dispatch.bulk_cancel import OwnCancel
 from edge_node.dispatch.eraser import Eraser, EraserSettings, Holders
 from edge_node.dispatch.executor import Executor
+from edge_node.dispatch.helping import Helping, HelpingSettings
 from edge_node.dispatch.inbox import Inbox
 from edge_node.dispatch.journal import Journal
 from edge_node.dispatch.known_models import KnownModels, KnownModelsSettings
@@ -64,6 +65,7 @@ class DispatcherSettings:
     erasing: EraserSettings
     models: KnownModelsSettings = field(default_factory=KnownModelsSettings)
     moving: MoverSettings = field(default_factory=MoverSettings)
+    helping: HelpingSettings = field(default_factory=HelpingSettings)
     checkpoint_steps: int | None = None
 
     @classmethod
@@ -76,6 +78,7 @@ class DispatcherSettings:
             erasing=EraserSettings.of(config),
             models=KnownModelsSettings.of(config),
             moving=MoverSettings.of(config),
+            helping=HelpingSettings.of(config),
             # What would not be kept is not asked for.
             checkpoint_steps=config.checkpoint_steps if config.checkpoint_bytes_max else 0,
         )
@@ -175,6 +178,7 @@ class Dispatcher:
             node=node, inbox=inbox, view=view, init_images=init_images, clock=clock
         )
         self.mover = self._mover(settings.moving, lifecycle, metrics)
+        self.helping = self._helping(settings.helping, worker, metrics)
         self._metrics = metrics
         self._timekeeper = self._timekeeper_of(settings.time, lifecycle, ledger, metrics)
         inbox.connect(obey=self._obey, hosting_changed=node.changed)
@@ -201,6 +205,17 @@ class Dispatcher:
             lifecycle=lifecycle,
             hosting=self._hosting,
             inbox=self._inbox,
+            clock=self._clock,
+        )
+
+    def _helping(self, settings: HelpingSettings, worker: Worker, metrics: NodeMetrics) -> Helping:
+        return Helping(
+            settings,
+            node=self.own_node,
+            hosting=self._hosting,
+            view=self._view,
+            worker=worker,
+            metrics=metrics,
             clock=self._clock,
         )
 
@@ -244,6 +259,7 @@ class Dispatcher:
         self.models.start(peers)
         self._offloads.start(peers)
         self.mover.start(peers)
+        self.helping.start(peers)
         self.eraser.start(peers)
         self.own_node.tell_peers_by(peers.push_state)
         self._inbox.apply(life.TasksRecovered(tasks=tuple(recovered)))

@@ -42,12 +42,14 @@ from edge_node.peering import (
     message_rules,
     moves_codec,
     node_codec,
+    rows_codec,
 )
 from edge_node.peering.caller import PeerConduct, who_is_at
 from edge_node.peering.status import error_of
 from edge_node.peering.tls import ANY_NODE, Material, NodeTls, server_name
 from edge_node.peering.tls import channel as tls_channel
 from edge_node.requests import NodeAction
+from edge_node.shared_rows import RowGiven, RowWanted
 
 if TYPE_CHECKING:
     from dedgeai.v1.node_pb2_grpc import NodeServiceAsyncStub as Stub
@@ -186,6 +188,14 @@ class PeerClient:
         request = node_pb2.HandOverRequest(task_id=task_id, fence=codec.fence_to_proto(fence))
         async with self._heard("HandOver") as stub:
             await stub.HandOver(request, timeout=CALL_S_MAX)
+
+    async def compute_row(self, wanted: RowWanted, *, timeout_s: float) -> RowGiven:
+        """Has the peer compute a row of a step that is drawn here; it may refuse."""
+        request = node_pb2.ComputeRowRequest(wanted=rows_codec.wanted_to_proto(wanted))
+        async with self._heard("ComputeRow") as stub:
+            answer = await stub.ComputeRow(request, timeout=timeout_s)
+            message_rules.check(answer)
+            return rows_codec.given_from_proto(answer.given)
 
     async def take_task(self, wanted: WantedTask) -> bool:
         """Asks the peer for a task of its own, to go on with it here; whether it comes."""

@@ -31,6 +31,7 @@ from edge_node.peering import (
     message_rules,
     moves_codec,
     node_codec,
+    rows_codec,
 )
 from edge_node.peering.caller import Caller, PeerConduct, is_loopback
 from edge_node.peering.client import KEEPALIVE_OPTIONS
@@ -151,6 +152,15 @@ class NodeServicer(node_pb2_grpc.NodeServiceServicer):
             fence = Fence(request.fence.term, request.fence.attempt)
             self._service.hand_over(TaskId(request.task_id), fence, caller=caller)
             return node_pb2.HandOverResponse()
+
+    async def ComputeRow(
+        self, request: node_pb2.ComputeRowRequest, context: Context
+    ) -> node_pb2.ComputeRowResponse:
+        async with self._call("ComputeRow", context) as caller:
+            message_rules.check(request)
+            wanted = rows_codec.wanted_from_proto(request.wanted)
+            given = await self._service.compute_row(wanted, caller=caller)
+            return node_pb2.ComputeRowResponse(given=rows_codec.given_to_proto(given))
 
     async def TakeTask(
         self, request: node_pb2.TakeTaskRequest, context: Context

@@ -36,6 +36,7 @@ from edge_node.peering.caller import NOBODY_KNOWN, Caller
 from edge_node.peering.peer_links import PeerLinks
 from edge_node.ports import LearningDesk
 from edge_node.requests import NodeAction
+from edge_node.shared_rows import RowGiven, RowWanted
 
 log = logging.getLogger(__name__)
 
@@ -147,6 +148,12 @@ class PeerService:
         """The origin wants the attempt to go on elsewhere; raises NotTheCaller."""
         self._check_owner(task_id, caller)
         self._dispatcher.executor.hand_over_hosted(task_id, fence)
+
+    async def compute_row(self, wanted: RowWanted, *, caller: Caller = NOBODY_KNOWN) -> RowGiven:
+        """A peer would have a row computed here of a step that it draws. Raises NotTheCaller."""
+        if caller.node_id not in (None, wanted.leader):
+            raise NotTheCaller(f"{caller.node_id} asked for {wanted.leader}.")
+        return await self._dispatcher.helping.give(wanted)
 
     def take_task(self, wanted: WantedTask, *, caller: Caller = NOBODY_KNOWN) -> bool:
         """A peer would go on with a task of this node; whether it may. Raises NotTheCaller."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from edge_node.domain import AttemptReport, Fence, TaskId, WorkerDescription, WorkerLoad
 from edge_node.errors import WorkerUnavailable
+from edge_node.shared_rows import RowGiven, RowWanted
 
 
 class NoWorker:
@@ -28,6 +29,13 @@ class NoWorker:
         if asked:
             raise WorkerUnavailable("This node draws nothing: it has no worker.")
         yield  # type: ignore[misc] # never reached: it makes this a generator
+
+    def share_rows(self, ask: object) -> None:
+        """Nothing is drawn that could be shared."""
+
+    async def give_row(self, wanted: RowWanted) -> RowGiven:
+        """Nothing can be computed here; raises WorkerUnavailable."""
+        raise WorkerUnavailable("This node computes nothing: it has no worker.")
 
     def hand_over(self, task_id: TaskId, fence: Fence) -> None:
         """Nothing is drawn that could be."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import pathlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
@@ -19,7 +19,8 @@ from dedgeai.v1 import worker_pb2, worker_pb2_grpc
 from edge_node import errors
 from edge_node.checkpoint import Checkpoint
 from edge_node.domain import AttemptReport, Drawing, Fence, TaskId, WorkerDescription, WorkerLoad
-from edge_node.peering import codec
+from edge_node.peering import codec, rows_codec
+from edge_node.shared_rows import ANSWER_S_MAX, RowGiven, RowWanted
 from edge_node.socket_path import check_socket_path
 from edge_node.supervision.drawing_stream import DrawingStream, Refused, StreamClosed
 
@@ -140,6 +141,37 @@ class WorkerClient:
         """
         if self._stream is not None:
             self._stream.hand_over(task_id, codec.fence_to_proto(fence))
+
+    async def share_rows(self, answers: AsyncIterator[RowGiven]) -> AsyncGenerator[RowWanted, None]:
+        """Rows that the worker would have others compute; `answers` is what came of them."""
+
+        async def told() -> AsyncIterator[worker_pb2.ShareRowsRequest]:
+            async for given in answers:
+                yield worker_pb2.ShareRowsRequest(given=rows_codec.given_to_proto(given))
+
+        call = self._stub().ShareRows(told())
+        try:
+            async for message in call:
+                yield rows_codec.wanted_from_proto(message.wanted)
+        except grpc.aio.AioRpcError as error:
+            raise _translated(error.code(), error.details()) from error
+        except asyncio.CancelledError:
+            self._raise_if_closed()
+            raise
+        finally:
+            call.cancel()
+
+    async def give_row(self, wanted: RowWanted) -> RowGiven:
+        """Has the worker compute a row for another device; raises WorkerUnavailable."""
+        request = worker_pb2.GiveRowRequest(wanted=rows_codec.wanted_to_proto(wanted))
+        try:
+            answer = await self._stub().GiveRow(request, timeout=ANSWER_S_MAX)
+        except grpc.aio.AioRpcError as error:
+            raise _translated(error.code(), error.details()) from error
+        except asyncio.CancelledError:
+            self._raise_if_closed()
+            raise
+        return rows_codec.given_from_proto(answer.given)
 
     async def _told(
         self, request: worker_pb2.DrawRequest

@@ -12,7 +12,7 @@ import dataclasses
 import logging
 import pathlib
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -22,6 +22,7 @@ from edge_node.config import NodeConfig
 from edge_node.domain import AttemptReport, Drawing, Fence, TaskId, WorkerDescription, WorkerLoad
 from edge_node.errors import WorkerUnavailable
 from edge_node.lasting import Loops
+from edge_node.shared_rows import RowGiven, RowWanted
 from edge_node.start_note import DEATHS_AT_START_MAX
 from edge_node.supervision.child_process import (
     Backoff,
@@ -31,6 +32,7 @@ from edge_node.supervision.child_process import (
     supervise,
 )
 from edge_node.supervision.progress import Progress
+from edge_node.supervision.row_sharing import sharing
 from edge_node.supervision.worker_client import WorkerClient
 from edge_node.worker_options import WorkerOptions
 
@@ -127,6 +129,7 @@ class WorkerProcess:
         self._following: asyncio.Task[None] | None = None
         self._description: WorkerDescription | None = None
         self._load: WorkerLoad | None = None
+        self._ask_for_row: Callable[[RowWanted], Awaitable[RowGiven]] | None = None
         # When the worker last said anything, and whether it gets on.
         self._heard_s = 0.0
         self._progress = Progress(began_s=0.0)
@@ -212,6 +215,16 @@ class WorkerProcess:
         if self._client is not None:
             self._client.hand_over(task_id, fence)
 
+    def share_rows(self, ask: Callable[[RowWanted], Awaitable[RowGiven]]) -> None:
+        """Other devices compute rows for it, which `ask` finds, from when it is ready next."""
+        self._ask_for_row = ask
+
+    async def give_row(self, wanted: RowWanted) -> RowGiven:
+        """As WorkerClient.give_row; raises WorkerUnavailable at once while it is not ready."""
+        if self._client is None or not self.ready:
+            raise WorkerUnavailable(self._why_not_ready())
+        return await self._client.give_row(wanted)
+
     def _why_not_ready(self) -> str:
         described = self._description
         if described is not None and described.state == "failed":
@@ -289,8 +302,9 @@ class WorkerProcess:
                     description = left
                 self._hear(client, description=description, load=None)
                 if description.state == "ready":
-                    async for load in client.watch_load():
-                        self._hear(client, description=description, load=load)
+                    async with sharing(client, self._ask_for_row):
+                        async for load in client.watch_load():
+                            self._hear(client, description=description, load=load)
                 wait_s = _ASK_FAILED_AGAIN_S if description.state == "failed" else _ASK_AGAIN_S
             except WorkerUnavailable:
                 absent = self._stand_in

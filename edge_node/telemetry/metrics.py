@@ -54,6 +54,10 @@ Work is in work units (domain.WorkModel). No prompt and no identifier is ever a 
 | moves_total | moves; reason | of this origin's tasks: idle, aside, waiting or draining |
 | takes_asked_total | requests; granted | of this device, for drawings that others held |
 | move_cost_seconds | s | for which drawings of this origin that moved stood still, lately |
+| rows_asked_total | rows; outcome | of this device's steps, asked of idle ones: given, or why not |
+| rows_computed_total | rows; outcome | of others' steps, asked of this device: given, or why not |
+| rows_computed_seconds_total | s | of this device's idle time, for rows of others |
+| row_exchange_seconds | s | of the last row that was given, beyond computing it |
 | clock_skew_seconds | s | largest difference of a live peer's clock of the day to this one's |
 | clock_step_seconds | s | by which the wall clock was set since the node began |
 | loop_failures_total | failures; loop | of what goes on in the background; each is begun again |
@@ -335,6 +339,19 @@ class NodeMetrics:
         """This device asked for a drawing that another one held."""
         self._takes.labels(str(granted).lower()).inc()
 
+    def row_asked(self, outcome: str) -> None:
+        """This device asked an idle one for a row of a step."""
+        self._rows_asked.labels(outcome).inc()
+
+    def row_exchanged(self, seconds: float) -> None:
+        """It was given; what that took beyond computing it."""
+        self._row_exchange.set(seconds)
+
+    def row_computed(self, outcome: str, *, seconds: float) -> None:
+        """Another device asked this one."""
+        self._rows_computed.labels(outcome).inc()
+        self._rows_computed_s.inc(seconds)
+
     def watch_conduct(self, count_aside: Callable[[], int]) -> None:
         """Asks at every scrape how many nodes are not heard."""
         self._set_aside.set_function(count_aside)
@@ -400,6 +417,10 @@ class NodeMetrics:
         self._moves = self._counter("moves_total", "Tasks that went on elsewhere", "reason")
         self._takes = self._counter("takes_asked_total", "Drawings that were asked for", "granted")
         self._move_cost = self._gauge("move_cost_seconds", "Time that a move takes a drawing")
+        self._rows_asked = self._counter("rows_asked_total", "Rows asked of others", "outcome")
+        self._rows_computed = self._counter("rows_computed_total", "Rows for others", "outcome")
+        self._rows_computed_s = self._counter("rows_computed_seconds_total", "Time for these")
+        self._row_exchange = self._gauge("row_exchange_seconds", "Of a row beyond computing it")
         self._define_latents()
         self._define_learning()
 

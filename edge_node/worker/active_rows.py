@@ -10,11 +10,13 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
 
+from edge_node.domain import Drawing
 from edge_node.worker import memory_guard, queue_order
 from edge_node.worker.attempts import Attempt, AttemptBook
 from edge_node.worker.calibration import Calibration, CapacityTracker
 from edge_node.worker.fair_shares import FairShares
 from edge_node.worker.queue_order import Entry, Order
+from edge_node.worker.sharing import StepTimes
 from scheduler import longest_wait
 
 # Drawings whose last step is done and whose image is still being decoded and encoded. At this
@@ -146,13 +148,36 @@ class ActiveRows(Generic[Row]):
         size_px = min(active, key=lambda attempt: attempt.turn).entry.size_px
         return [attempt for attempt in active if attempt.entry.size_px == size_px]
 
-    def record_step(self, batch: list[Attempt[Row]], *, measured_s: float) -> None:
-        """Takes in a step of `batch`."""
-        self._tracker.record_step(
-            rho=batch[0].size_cost,
-            width=sum(attempt.row_cost for attempt in batch),
-            measured_s=measured_s,
-        )
+    def row_work(self, drawing: Drawing) -> float:
+        """Work units of one row of a guided step."""
+        work_model = self._calibration.work_model
+        rho = work_model.rho(width_px=drawing.width_px, height_px=drawing.height_px)
+        return rho * work_model.unguided_ratio
+
+    def is_lone(self, batch: list[Attempt[Row]]) -> bool:
+        """Whether a batch is one drawing, and no other takes turns with it."""
+        return len(batch) == 1 and sum(not attempt.over for attempt in self._active) == 1
+
+    def step_times(self, attempt: Attempt[Row]) -> StepTimes:
+        """What a guided step of that drawing's size takes here at present."""
+        pair_s = self._tracker.step_s(rho=attempt.size_cost, width=1.0)
+        return StepTimes(pair_s=pair_s, row_s=pair_s * self._calibration.work_model.unguided_ratio)
+
+    def has_room(self, drawing: Drawing) -> bool:
+        """Whether memory bears one row of a drawing that is none of the book's."""
+        reference_px = self._calibration.work_model.reference_px
+        area = drawing.width_px * drawing.height_px / reference_px**2
+        row_bytes = math.ceil(self._calibration.row_bytes * area)
+        return not row_bytes or self._available_bytes() - self._floor_bytes >= row_bytes
+
+    def record_step(self, batch: list[Attempt[Row]], *, measured_s: float | None) -> None:
+        """Takes in a step of `batch`; None where what it took says nothing of this device."""
+        if measured_s is not None:
+            self._tracker.record_step(
+                rho=batch[0].size_cost,
+                width=sum(attempt.row_cost for attempt in batch),
+                measured_s=measured_s,
+            )
         self._batches += 1
         for attempt in batch:
             attempt.turn = (self._batches, True)

@@ -216,6 +216,11 @@ class AttemptBook(Generic[Row]):
                 return stage[arrival]
         return None
 
+    @property
+    def is_drawing(self) -> bool:
+        """Whether there is anything to draw, or to decode."""
+        return bool(self.waiting or self.begun or self.finishing)
+
     def to_be_drawn(self, arrival: int) -> Attempt[Row]:
         """The drawing of that arrival number, which has steps to do."""
         return self.begun[arrival] if arrival in self.begun else self.waiting[arrival]

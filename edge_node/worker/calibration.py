@@ -180,6 +180,11 @@ class CapacityTracker:
         """Work units per second."""
         return self._calibration.capacity * self._expected_s / self._measured_s
 
+    def step_s(self, *, rho: float, width: float) -> float:
+        """Expected seconds of a step at the present capacity; as `Calibration.step_s`."""
+        expected_s = self._calibration.step_s(rho=rho, width=width)
+        return expected_s * self._measured_s / self._expected_s
+
     def record_step(self, *, rho: float, width: float, measured_s: float) -> None:
         """Takes in one step; older ones fade with the seconds that it took."""
         expected_s = self._calibration.step_s(rho=rho, width=width)

@@ -11,7 +11,7 @@ import contextlib
 import os
 import pathlib
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 import grpc.aio
@@ -22,7 +22,8 @@ from grpc_reflection.v1alpha import reflection
 from edge_node.domain import AttemptFailed, AttemptFinished
 from edge_node.errors import DEdgeAIError
 from edge_node.grpc_health import Health
-from edge_node.peering import codec
+from edge_node.peering import codec, rows_codec
+from edge_node.shared_rows import RowGiven, RowWanted
 from edge_node.worker.attempts import Report
 from edge_node.worker.drawings import Drawings, submit
 from edge_node.worker.step_engine import StepEngine
@@ -36,6 +37,8 @@ LOAD_INTERVAL_S_MIN = 0.1
 # Between two looks at what watchers of the health are told; a check looks itself.
 HEALTH_INTERVAL_S = 0.5
 STOP_GRACE_S = 0.5
+
+Told = TypeVar("Told")
 
 
 class SocketUnusable(Exception):
@@ -137,6 +140,41 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
             listening.cancel()
             drawings.cancel_all()
 
+    async def ShareRows(
+        self, request_iterator: AsyncIterator[worker_pb2.ShareRowsRequest], context: Any
+    ) -> AsyncIterator[worker_pb2.ShareRowsResponse]:
+        """Asks for rows of own steps for as long as the node listens."""
+        loop, sharing = asyncio.get_running_loop(), self._engine.sharing
+        asked: asyncio.Queue[RowWanted] = asyncio.Queue()
+
+        async def hear() -> None:
+            async for told in request_iterator:
+                sharing.answered(rows_codec.given_from_proto(told.given))
+
+        ask = _onto(loop, asked)
+        hearing = asyncio.create_task(hear())
+        sharing.ask_by(ask)
+        try:
+            while True:
+                wanted = await asked.get()
+                yield worker_pb2.ShareRowsResponse(wanted=rows_codec.wanted_to_proto(wanted))
+        finally:
+            sharing.ask_no_more(ask)
+            hearing.cancel()
+
+    async def GiveRow(
+        self, request: worker_pb2.GiveRowRequest, context: Any
+    ) -> worker_pb2.GiveRowResponse:
+        """Computes a row for another device, or says why not."""
+        loop = asyncio.get_running_loop()
+        told: asyncio.Queue[RowGiven] = asyncio.Queue()
+        try:
+            wanted = rows_codec.wanted_from_proto(request.wanted)
+        except DEdgeAIError as error:
+            await context.abort(grpc.StatusCode[error.grpc_status], error.message)
+        self._engine.give_row(wanted, _onto(loop, told))
+        return worker_pb2.GiveRowResponse(given=rows_codec.given_to_proto(await told.get()))
+
     async def WatchLoad(
         self, request: worker_pb2.WatchLoadRequest, context: Any
     ) -> AsyncIterator[worker_pb2.WatchLoadResponse]:
@@ -149,13 +187,11 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
             await self._changes.wait(after=latest, wait_s_max=wait_s_max)
 
 
-def _onto(
-    loop: asyncio.AbstractEventLoop, reports: asyncio.Queue[Report]
-) -> Callable[[Report], None]:
-    def put(report: Report) -> None:
-        # The loop is closed when the process is on its way out; nobody waits for the report then.
+def _onto(loop: asyncio.AbstractEventLoop, told: asyncio.Queue[Told]) -> Callable[[Told], None]:
+    def put(one: Told) -> None:
+        # The loop is closed when the process is on its way out; nobody waits for it then.
         with contextlib.suppress(RuntimeError):
-            loop.call_soon_threadsafe(reports.put_nowait, report)
+            loop.call_soon_threadsafe(told.put_nowait, one)
 
     return put
 

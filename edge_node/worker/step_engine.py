@@ -9,13 +9,13 @@ that decodes beside the loop.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import logging
 import math
 import threading
 import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Generic, TypeVar
 
 from PIL import Image as PillowImage
@@ -24,7 +24,6 @@ from edge_node.checkpoint import Checkpoint
 from edge_node.clock import Clock
 from edge_node.domain import (
     AttemptFailed,
-    AttemptQueued,
     AttemptStarted,
     Drawing,
     Fence,
@@ -33,9 +32,10 @@ from edge_node.domain import (
     WorkerLoad,
 )
 from edge_node.errors import AdmissionRefused, StaleAttempt
-from edge_node.places import PLACES_TOLD_MAX
-from edge_node.worker import memory_guard, queue_order, reporting, travelling
+from edge_node.shared_rows import RowWanted
+from edge_node.worker import memory_guard, reporting, travelling
 from edge_node.worker.active_rows import ActiveRows
+from edge_node.worker.assisting import Assisting, OnGiven
 from edge_node.worker.attempts import Attempt, AttemptBook, Report
 from edge_node.worker.calibration import Calibration
 from edge_node.worker.denoiser import (
@@ -47,11 +47,11 @@ from edge_node.worker.denoiser import (
 )
 from edge_node.worker.device_errors import DeviceLost, is_device_lost
 from edge_node.worker.engine_limits import EngineLimits
+from edge_node.worker.places_told import PlacesTold
+from edge_node.worker.sharing import SharedSteps
 
 LOG = logging.getLogger(__name__)
 
-# Between two looks at all places. Who arrives in between is told the last one meanwhile.
-POSITIONS_INTERVAL_S = 0.1
 # A lost device ends the process. The last reports get so long to be made, and then as long as
 # gRPC, of whose threads the engine knows nothing, needs to send them to a node on this machine.
 LAST_REPORTS_S_MAX = 1.0
@@ -94,9 +94,10 @@ class StepEngine(Generic[Row]):
         self._rows: ActiveRows[Row] | None = None
         self._arrivals = 0
         self._steps_done = 0
-        # Whether places have changed since they were looked at, and when they may be again.
-        self._places_changed = False
-        self._places_due_s = -math.inf
+        self._places = PlacesTold(self._book, self._reporter)
+        # Rows that others compute for this device, and this one for others.
+        self.sharing: SharedSteps[Row] = SharedSteps(clock)
+        self._assisting: Assisting[Row] = Assisting(clock)
         # End of the last step, unless something else was done since.
         self._stepped_until_s: float | None = None
         # What ended the finisher, and is to end the loop.
@@ -204,9 +205,9 @@ class StepEngine(Generic[Row]):
             )
             self._ready_rows.arriving(now_s)
             self._book.add(submitted)
-            self._report_positions()
+            self._tell_places()
             if submitted.position == 0:
-                self._report_position(submitted, len(self._book.waiting))
+                self._places.tell_one(submitted, len(self._book.waiting))
             self._ready_rows.arrived(submitted, now_s)
             self._changed.notify_all()
         self._on_change()
@@ -219,7 +220,7 @@ class StepEngine(Generic[Row]):
             if attempt is None:
                 return
             self._book.end(attempt)
-            self._report_positions()
+            self._tell_places()
             self._wake()
         self._on_change()
 
@@ -230,6 +231,15 @@ class StepEngine(Generic[Row]):
             if attempt is not None:
                 attempt.leaving = True
                 self._wake()
+
+    def give_row(self, wanted: RowWanted, on_given: OnGiven) -> None:
+        """Computes a row of a step elsewhere if there is nothing to draw; `on_given` is told."""
+        with self._changed:
+            served, rows = self._description, self._rows
+            idle = rows is not None and not self._book.is_drawing
+            room = rows is None or rows.has_room(wanted.drawing)
+            self._assisting.ask(wanted, on_given, idle=idle, room=room, served=served)
+            self._changed.notify_all()
 
     # The rest of what needs the lock; the caller holds it.
 
@@ -266,31 +276,10 @@ class StepEngine(Generic[Row]):
                 continue
             self._end(attempt, reporting.GOES_ON_ELSEWHERE)
         if unwanted or leaving:
-            self._report_positions()
+            self._tell_places()
 
-    def _report_positions(self) -> None:
-        """Tells who waits of their places, unless that was done a moment ago; then it is owed."""
-        now_s = self._clock.now_s()
-        self._places_changed = now_s < self._places_due_s
-        if self._places_changed:
-            return
-        self._places_due_s = now_s + POSITIONS_INTERVAL_S
-        waiting = self._book.waiting
-        places = queue_order.positions(
-            (attempt.entry for attempt in waiting.values()),
-            order=self._ready_rows.order,
-            now_s=now_s,
-            shares=self._ready_rows.shares,
-        )
-        for arrival, position in places.items():
-            attempt = waiting[arrival]
-            near = position <= PLACES_TOLD_MAX or attempt.position == 0
-            if attempt.position != position and near:
-                self._report_position(attempt, position)
-
-    def _report_position(self, attempt: Attempt[Row], position: int) -> None:
-        attempt.position = position
-        self._reporter.send(attempt, AttemptQueued(position=position))
+    def _tell_places(self) -> None:
+        self._places.tell(self._ready_rows, now_s=self._clock.now_s())
 
     # The loop.
 
@@ -360,6 +349,9 @@ class StepEngine(Generic[Row]):
             self._step(batch)
             self._finish_done(batch)
             self._on_change()
+        elif (owed := self._assisting.take()) is not None:
+            row_work = self._ready_rows.row_work(owed.wanted.drawing)
+            self._assisting.compute(owed, self._denoiser, partial(self._hold_pace, work=row_work))
 
     def _next_batch(self) -> list[Attempt[Row]]:
         """Waits until there is something to step; nothing when the engine stops."""
@@ -369,18 +361,20 @@ class StepEngine(Generic[Row]):
                 if self._broken is not None:
                     raise self._broken
                 now_s = self._clock.now_s()
-                if self._places_changed:
-                    self._report_positions()
+                if self._places.changed:
+                    self._tell_places()
                 if now_s >= rows.choose_again_s:
                     self._end_unwanted(now_s)
                     rows.choose(now_s)
                 batch = rows.in_turn()
                 if batch:
+                    self._assisting.refuse()
+                if batch or self._assisting.owes:
                     return batch
                 self._stepped_until_s = None
                 wait_s = rows.choose_again_s - now_s
-                if self._places_changed:
-                    wait_s = min(wait_s, self._places_due_s - now_s)
+                if self._places.changed:
+                    wait_s = min(wait_s, self._places.due_s - now_s)
                 self._changed.wait(wait_s if wait_s < threading.TIMEOUT_MAX else None)
             return []
 
@@ -391,7 +385,7 @@ class StepEngine(Generic[Row]):
             begun_s = self._clock.now_s()
             self._ready_rows.shares.begun(attempt.client, attempt.entry.left_s)
             self._book.begin(attempt, now_s=begun_s)
-            self._report_positions()
+            self._tell_places()
         self._stepped_until_s = None
         try:
             attempt.row = travelling.resumed(self._denoiser, attempt)
@@ -413,8 +407,12 @@ class StepEngine(Generic[Row]):
     def _step(self, batch: list[Attempt[Row]]) -> None:
         before_s = self._clock.now_s()
         failure: Exception | None = None
+        whole = True
         try:
-            self._denoiser.step([attempt.row for attempt in batch if attempt.row is not None])
+            if self._ready_rows.is_lone(batch):
+                whole = self._step_lone(batch[0])
+            else:
+                self._denoiser.step([attempt.row for attempt in batch if attempt.row is not None])
         except Exception as error:
             # Its frames hold tensors, whose memory another try may need.
             traceback.clear_frames(error.__traceback__)
@@ -424,16 +422,27 @@ class StepEngine(Generic[Row]):
             self._step_again(batch, failure)
             return
         width = sum(attempt.row_cost for attempt in batch)
-        self._hold_pace(work=batch[0].size_cost * width, since_s=before_s)
+        if whole:
+            self._hold_pace(before_s, work=batch[0].size_cost * width)
         ended_s = self._clock.now_s()
         # What lies between two steps in a row is part of what a step takes.
         since_s = before_s if self._stepped_until_s is None else self._stepped_until_s
         self._stepped_until_s = ended_s
         with self._changed:
-            self._ready_rows.record_step(batch, measured_s=ended_s - since_s)
+            # What a shared step takes says nothing of this device.
+            self._ready_rows.record_step(batch, measured_s=ended_s - since_s if whole else None)
             self._steps_done += len(batch)
         for attempt in batch:
             self._report_step(attempt)
+
+    def _step_lone(self, attempt: Attempt[Row]) -> bool:
+        """A step that another device may share; whether it was computed here, as any."""
+        with self._changed:
+            times = self._ready_rows.step_times(attempt)
+            row_work = self._ready_rows.row_work(attempt.drawing)
+        hold = partial(self._hold_pace, work=row_work)
+        served = self._description
+        return self.sharing.step(self._denoiser, attempt, served=served, times=times, hold=hold)
 
     def _report_step(self, attempt: Attempt[Row]) -> None:
         if attempt.over or attempt.row is None:
@@ -476,15 +485,15 @@ class StepEngine(Generic[Row]):
             self._fail(attempt, error)
             return
         # What is left after the last step is the fixed cost; part was paid at the beginning.
-        self._hold_pace(work=attempt.work_left, since_s=before_s - attempt.begin_s)
+        self._hold_pace(before_s - attempt.begin_s, work=attempt.work_left)
         with self._changed:
             attempt.row, attempt.decoded = None, True
-        self._reporter.run(functools.partial(self._send_image, attempt, picture))
+        self._reporter.run(partial(self._send_image, attempt, picture))
 
     def _exported(self, attempt: Attempt[Row]) -> Checkpoint | None:
         return travelling.exported(self._denoiser, attempt, served=self._description)
 
-    def _hold_pace(self, *, work: float, since_s: float) -> None:
+    def _hold_pace(self, since_s: float, *, work: float) -> None:
         left_s = work * self._limits.pace_s - (self._clock.now_s() - since_s)
         if left_s > 0.0:
             self._stopping.wait(left_s)

@@ -19,6 +19,7 @@ from edge_node.dispatch.dead_letters import DeadLetterDesk
 from edge_node.dispatch.dispatcher import Dispatcher, DispatcherSettings
 from edge_node.dispatch.entrance import EntranceSettings
 from edge_node.dispatch.front_desk import FrontDesk, FrontDeskSettings
+from edge_node.dispatch.helping import HelpingSettings
 from edge_node.dispatch.leaving import Leaving
 from edge_node.dispatch.mover import MoverSettings
 from edge_node.dispatch.own_node import DrawingDefaults, Identity
@@ -44,6 +45,7 @@ from edge_node.peering.caller import Caller
 from edge_node.peering.peer_links import PeerLinks
 from edge_node.peering.service import PeerService
 from edge_node.requests import NodeAction
+from edge_node.shared_rows import RowGiven, RowWanted
 from edge_node.tasks.admission import AdmissionLimits
 from edge_node.tasks.cluster_view import ClusterView, ClusterViewLimits
 from edge_node.tasks.hosting import Hosting, HostingLimits
@@ -104,6 +106,7 @@ class Place:
     step_s: float
     disk: Disk
     model: str = "m"
+    helps: bool = False
 
 
 class Connection:
@@ -178,6 +181,11 @@ class Connection:
             process.service.hand_over(task_id, fence, caller=self._caller)
 
         await self._once(hand_over)
+
+    async def compute_row(self, wanted: RowWanted, *, timeout_s: float) -> RowGiven:
+        return await self._once(
+            lambda p: p.service.compute_row(wanted, caller=self._caller), timeout_s=timeout_s
+        )
 
     async def take_task(self, wanted: WantedTask) -> bool:
         async def take(process: NodeProcess) -> bool:
@@ -307,6 +315,7 @@ class NodeProcess:
             place.node_id,
             model=place.model,
             step_s=place.step_s,
+            honest=not network.faulty,
             on_change=lambda: self._worker_changed(),
         )
         self.lifecycle = Lifecycle(LIMITS, term=self.incarnation)
@@ -367,6 +376,7 @@ class NodeProcess:
                 ),
                 erasing=FOR_EVER,
                 moving=MoverSettings(moving="running", coming_s=2 * LEASE_S),
+                helping=HelpingSettings(helping="guidance" if self.place.helps else "none"),
                 checkpoint_steps=CHECKPOINT_STEPS,
             ),
             lifecycle=self.lifecycle,

@@ -94,6 +94,7 @@ class SimulatedCluster:
         policy: of every node.
         quiet: whether nothing fails; then every task is drawn once, and states are fresh.
         models: that the nodes draw in turn, and users ask for.
+        helping: whether idle devices compute rows for others.
     """
 
     def __init__(
@@ -103,8 +104,10 @@ class SimulatedCluster:
         policy: str = "power_of_two",
         quiet: bool = False,
         models: tuple[str, ...] = ("m",),
+        helping: bool = False,
     ) -> None:
         self.models = models
+        self.helping = helping
         self.seed = seed
         self.quiet = quiet
         self.rng = np.random.default_rng(seed)
@@ -135,6 +138,7 @@ class SimulatedCluster:
                 step_s=0.1 * (1 + index),
                 disk=Disk(),
                 model=self.models[index % len(self.models)],
+                helps=self.helping,
             )
             for index, address in enumerate(addresses)
         ]
@@ -526,9 +530,21 @@ def run_draining(seed: int) -> SimulatedCluster:
     return cluster
 
 
-def run_quiet(seed: int, *, models: tuple[str, ...] = ("m",)) -> SimulatedCluster:
+def run_helping(seed: int) -> SimulatedCluster:
+    """A cluster through its faults, whose idle devices compute rows for others."""
+    cluster = SimulatedCluster(seed, helping=True)
+    # So that rows come while they are of use, if they come.
+    cluster.network.delay_s /= 10.0
+    cluster.plan(users=14, faults=5)
+    cluster.run()
+    return cluster
+
+
+def run_quiet(
+    seed: int, *, models: tuple[str, ...] = ("m",), helping: bool = False
+) -> SimulatedCluster:
     """A cluster in which nothing fails, so that more must hold."""
-    cluster = SimulatedCluster(seed, quiet=True, models=models)
+    cluster = SimulatedCluster(seed, quiet=True, models=models, helping=helping)
     cluster.plan(users=21, faults=0)
     cluster.run()
     for node in cluster.nodes:

@@ -23,14 +23,22 @@ from edge_node.dispatch.timekeeper import Timekeeper
 from edge_node.domain import AttemptFailed, NodeId, NodeState, StepFinished
 from edge_node.peering.peer_links import PeerLinks
 from edge_node.peering.service import PeerService
+from edge_node.shared_rows import RowGiven
 from edge_node.tasks import hosting as hosted
 from edge_node.tasks import lifecycle_protocol as life
 from edge_node.tasks.checkpoints import Checkpoints
 from edge_node.tasks.cluster_view import ClusterView
 from edge_node.tasks.hosting import Hosting
 from edge_node.tasks.lifecycle import Lifecycle
+from edge_node.tasks.row_lease import RowLease
 from edge_node.tasks.serving import ServingNodes
-from tests.cluster.simulated_cluster import MODELS, run_draining, run_faulty, run_quiet
+from tests.cluster.simulated_cluster import (
+    MODELS,
+    run_draining,
+    run_faulty,
+    run_helping,
+    run_quiet,
+)
 from tests.cluster.users import InvariantBroken
 
 # Enough for the defect that is found least often.
@@ -311,6 +319,30 @@ DRAINING: dict[str, Plant] = {
 }
 
 
+def helps_beside_own_work(patch: pytest.MonkeyPatch) -> None:
+    ask = RowLease.ask
+
+    def blind(self: RowLease, leading: Any, *, idle: bool, **rest: Any) -> str:
+        return ask(self, leading, idle=True, **rest)
+
+    patch.setattr(RowLease, "ask", blind)
+
+
+def waits_for_ever(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("tests.cluster.worker.patience_s", lambda row_s: 1000.0)
+
+
+HELPING: dict[str, Plant] = {
+    "a helper goes on beside own work": helps_beside_own_work,
+    "whom a helper helps is not looked at": says(RowLease, "holder", None),
+}
+
+HELPING_FAULTY: dict[str, Plant] = {
+    "the row of another step or drawing is used": says(RowGiven, "answers", True),
+    "who draws waits for ever": waits_for_ever,
+}
+
+
 def find(run: Callable[[int], object], seeds: int) -> int:
     """The first seed that finds a defect; fails if none does."""
     for seed in range(seeds):
@@ -349,6 +381,24 @@ def test_a_defect_is_found_where_drawings_move(
 ) -> None:
     MOVING[defect](monkeypatch)
     assert find(run_quiet, QUIET_SEEDS_MAX) < QUIET_SEEDS_MAX
+
+
+@pytest.mark.parametrize("defect", HELPING)
+def test_a_defect_is_found_where_idle_devices_help(
+    defect: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    HELPING[defect](monkeypatch)
+    assert find(run_quiet_helping, QUIET_SEEDS_MAX) < QUIET_SEEDS_MAX
+
+
+@pytest.mark.parametrize("defect", HELPING_FAULTY)
+def test_a_defect_is_found_where_helpers_fail(defect: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    HELPING_FAULTY[defect](monkeypatch)
+    assert find(run_helping, FAULTY_SEEDS_MAX) < FAULTY_SEEDS_MAX
+
+
+def run_quiet_helping(seed: int) -> None:
+    run_quiet(seed, helping=True)
 
 
 def run_quiet_mixed(seed: int) -> None:

@@ -20,6 +20,7 @@ from tests.cluster.simulated_cluster import (
     machines,
     run_draining,
     run_faulty,
+    run_helping,
     run_mixed,
     run_quiet,
 )
@@ -28,6 +29,7 @@ from tests.cluster.users import Told
 SEEDS = int(os.environ.get("SEEDS", "200"))
 QUIET_SEEDS = 20
 MIXED_SEEDS = 60
+HELPING_SEEDS = 60
 counted = pytest.mark.skipif(SEEDS < 200, reason="too few seeds to reach everything often")
 
 
@@ -150,3 +152,14 @@ def test_a_policy_with_latents_decides_through_all_faults() -> None:
             snapshot = node.memory.snapshot(at)
             latents += 0 if snapshot is None else len(snapshot.latents | snapshot.open_latents)
     assert latents > 40
+
+
+@counted
+def test_idle_devices_help_through_faults_and_without() -> None:
+    """What is drawn, told and promised is as it is without them; steps are shared all the same."""
+    faulty = [run_helping(seed) for seed in range(HELPING_SEEDS)]
+    quiet = [run_quiet(seed, helping=True) for seed in range(QUIET_SEEDS)]
+    for clusters in (faulty, quiet):
+        nodes = [node for one in clusters for node in [*one.nodes, *one.past]]
+        assert sum(node.worker.steps_shared for node in nodes) > len(clusters)
+        assert sum(node.worker.rows_given for node in nodes) > 2 * len(clusters)

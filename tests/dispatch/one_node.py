@@ -31,6 +31,7 @@ from edge_node.domain import (
     WorkerDescription,
 )
 from edge_node.requests import Appended
+from edge_node.shared_rows import RowGiven, RowWanted
 from edge_node.store.init_images import InitImages
 from edge_node.tasks.admission import AdmissionLimits
 from edge_node.tasks.cluster_view import ClusterView
@@ -116,6 +117,12 @@ class Device:
 
     def hand_over(self, task_id: TaskId, fence: Fence) -> None:
         raise AssertionError("nothing is handed over here")
+
+    def share_rows(self, ask: object) -> None:
+        raise AssertionError("nothing is shared here")
+
+    async def give_row(self, wanted: RowWanted) -> RowGiven:
+        raise AssertionError("nothing is shared here")
 
     async def offload(
         self, offload: Offload, *, init_image: bytes

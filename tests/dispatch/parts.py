@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
 from edge_node.dispatch.own_node import Identity, OwnNode
@@ -20,7 +20,9 @@ from edge_node.domain import (
     WorkerLoad,
     WorkModel,
 )
+from edge_node.errors import WorkerUnavailable
 from edge_node.removal import Removal
+from edge_node.shared_rows import RowGiven, RowWanted
 from edge_node.tasks.cluster_view import ClusterView, ClusterViewLimits
 from edge_node.tasks.hosting import Hosting, HostingLimits
 from edge_node.tasks.removals import Removals
@@ -83,6 +85,12 @@ class SetWorker:
 
     def hand_over(self, task_id: TaskId, fence: Fence) -> None:
         self.handed_over.append((task_id, fence))
+
+    def share_rows(self, ask: Callable[[RowWanted], Awaitable[RowGiven]]) -> None:
+        self.shares = ask
+
+    async def give_row(self, wanted: RowWanted) -> RowGiven:
+        raise WorkerUnavailable("this worker computes nothing for others")
 
     async def _said(self) -> AsyncGenerator[AttemptReport, None]:
         try:

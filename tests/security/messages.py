@@ -26,13 +26,22 @@ from edge_node.domain import Drawing, Fence, NodeId, NodeState, Task, TaskId
 from edge_node.errors import MalformedMessage
 from edge_node.happenings import ClusterEvent
 from edge_node.listing import ClusterPage, TaskFilter
-from edge_node.peering import event_codec, learning_codec, list_codec, message_rules, node_codec
+from edge_node.peering import (
+    event_codec,
+    learning_codec,
+    list_codec,
+    message_rules,
+    node_codec,
+    rows_codec,
+)
+from edge_node.shared_rows import REFUSALS
 from edge_node.tasks import hosting as hosted
 from edge_node.tasks import lifecycle_protocol as life
 from edge_node.tasks.cluster_view import ClusterView
 from edge_node.tasks.hosting import Hosting, HostingLimits
 from edge_node.tasks.lifecycle import Lifecycle
 from edge_node.tasks.lifecycle_limits import LifecycleLimits
+from edge_node.tasks.row_lease import LEASE_S_MAX, RowLease
 
 OWN, PEER = NodeId("own"), NodeId("peer")
 DRAWING = Drawing(
@@ -134,8 +143,27 @@ def _bases() -> dict[str, Message]:
         "asked": asked,
         "listed": listed,
         "happened": happened,
+        **_rows(drawing),
         **_plain(view),
     }
+
+
+def _rows(drawing: worker_pb2.Drawing) -> dict[str, Message]:
+    """A row of a step that is asked for, and one that is given."""
+    numbers = worker_pb2.Numbers(dtype="float16", shape=(1, 2, 3), content=bytes(12))
+    wanted = node_pb2.ComputeRowRequest()
+    wanted.wanted.drawing.CopyFrom(drawing)
+    wanted.wanted.latent.CopyFrom(numbers)
+    wanted.wanted.fence.term, wanted.wanted.fence.attempt = 1, 1
+    wanted.wanted.pair_s, wanted.wanted.row_s, wanted.wanted.step = 1.0, 0.5, 1
+    wanted.wanted.task_id, wanted.wanted.model_fingerprint = TASK.id, "f"
+    wanted.wanted.leader = PEER
+    given = node_pb2.ComputeRowResponse()
+    given.given.velocity.CopyFrom(numbers)
+    given.given.fence.CopyFrom(wanted.wanted.fence)
+    given.given.task_id, given.given.took_s, given.given.refused = TASK.id, 0.5, "busy"
+    given.given.drawing_sha256, given.given.step = "ab" * 32, 1
+    return {"row wanted": wanted, "row given": given}
 
 
 def _plain(view: node_pb2.TaskView) -> dict[str, Message]:
@@ -241,6 +269,8 @@ class Judge:
             "asked": lambda asked: _sane(list_codec.request_from_proto(asked)[2]),
             "listed": self._listed,
             "happened": self._happened,
+            "row wanted": self._row_wanted,
+            "row given": self._row_given,
             "page": lambda page: _sane(learning_codec.page_from_proto(page).read_unix_s),
         }
         takes |= dict.fromkeys((name for name in BASES if name.startswith("plain ")), _ruled)
@@ -294,6 +324,22 @@ class Judge:
         self._hosting.handle(ended)
         self._hosting.validate()
         assert told
+
+    def _row_wanted(self, message: node_pb2.ComputeRowRequest) -> None:
+        message_rules.check(message)
+        wanted = rows_codec.wanted_from_proto(message.wanted)
+        _sane(wanted.pair_s, wanted.row_s)
+        assert not wanted.latents.what_is_wrong()
+        lease = RowLease()
+        lease.ask(wanted.leader, idle=True, pair_s=wanted.pair_s, now_s=0.0)
+        assert lease.holder(now_s=LEASE_S_MAX) is None, "a stranger keeps a device"
+
+    def _row_given(self, message: node_pb2.ComputeRowResponse) -> None:
+        message_rules.check(message)
+        given = rows_codec.given_from_proto(message.given)
+        _sane(given.took_s)
+        assert given.refused in ("", *REFUSALS), "strangers name what is counted"
+        assert (given.velocity is None) == bool(given.refused)
 
     def _report(self, message: node_pb2.OffloadResponse) -> None:
         report = node_codec.report_from_proto(message)

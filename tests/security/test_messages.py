@@ -21,6 +21,7 @@ MESSAGES = 4000
 OF_A_WORKER = {
     *("DescribeRequest", "DescribeResponse", "DrawRequest", "WatchLoadRequest"),
     *("WatchLoadResponse", "DrawManyRequest", "DrawManyResponse", "ModelVariant"),
+    *("ShareRowsRequest", "ShareRowsResponse", "GiveRowRequest", "GiveRowResponse"),
 }
 
 

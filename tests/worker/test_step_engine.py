@@ -39,8 +39,9 @@ from edge_node.worker.denoiser import ModelFacts, ModelUnusable
 from edge_node.worker.device_errors import DeviceLost
 from edge_node.worker.engine_limits import EngineLimits
 from edge_node.worker.memory_guard import GOOD_STEPS
+from edge_node.worker.places_told import POSITIONS_INTERVAL_S
 from edge_node.worker.queue_order import Order
-from edge_node.worker.step_engine import POSITIONS_INTERVAL_S, StepEngine
+from edge_node.worker.step_engine import StepEngine
 
 FINAL = (AttemptFinished, AttemptFailed)
 SRPT = Order(discipline="srpt")

@@ -343,6 +343,18 @@ class HandOverResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class ComputeRowRequest(_message.Message):
+    __slots__ = ("wanted",)
+    WANTED_FIELD_NUMBER: _ClassVar[int]
+    wanted: _worker_pb2.RowWanted
+    def __init__(self, wanted: _Optional[_Union[_worker_pb2.RowWanted, _Mapping]] = ...) -> None: ...
+
+class ComputeRowResponse(_message.Message):
+    __slots__ = ("given",)
+    GIVEN_FIELD_NUMBER: _ClassVar[int]
+    given: _worker_pb2.RowGiven
+    def __init__(self, given: _Optional[_Union[_worker_pb2.RowGiven, _Mapping]] = ...) -> None: ...
+
 class TakeTaskRequest(_message.Message):
     __slots__ = ("task_id", "fence", "taker", "reason", "gain_s")
     TASK_ID_FIELD_NUMBER: _ClassVar[int]

@@ -64,6 +64,11 @@ class NodeServiceStub:
                 request_serializer=dedgeai_dot_v1_dot_node__pb2.TakeTaskRequest.SerializeToString,
                 response_deserializer=dedgeai_dot_v1_dot_node__pb2.TakeTaskResponse.FromString,
                 _registered_method=True)
+        self.ComputeRow = channel.unary_unary(
+                '/dedgeai.v1.NodeService/ComputeRow',
+                request_serializer=dedgeai_dot_v1_dot_node__pb2.ComputeRowRequest.SerializeToString,
+                response_deserializer=dedgeai_dot_v1_dot_node__pb2.ComputeRowResponse.FromString,
+                _registered_method=True)
         self.ForgetTask = channel.unary_unary(
                 '/dedgeai.v1.NodeService/ForgetTask',
                 request_serializer=dedgeai_dot_v1_dot_node__pb2.ForgetTaskRequest.SerializeToString,
@@ -187,6 +192,14 @@ class NodeServiceServicer:
 
     def TakeTask(self, request, context):
         """A node would draw a task of this one sooner than the node that holds it; as new as HandOver.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ComputeRow(self, request, context):
+        """This node computes one row of a step of what the caller draws, if it has nothing else to do; a
+        node of version 0.1.0 does not have it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -335,6 +348,11 @@ def add_NodeServiceServicer_to_server(servicer, server):
                     servicer.TakeTask,
                     request_deserializer=dedgeai_dot_v1_dot_node__pb2.TakeTaskRequest.FromString,
                     response_serializer=dedgeai_dot_v1_dot_node__pb2.TakeTaskResponse.SerializeToString,
+            ),
+            'ComputeRow': grpc.unary_unary_rpc_method_handler(
+                    servicer.ComputeRow,
+                    request_deserializer=dedgeai_dot_v1_dot_node__pb2.ComputeRowRequest.FromString,
+                    response_serializer=dedgeai_dot_v1_dot_node__pb2.ComputeRowResponse.SerializeToString,
             ),
             'ForgetTask': grpc.unary_unary_rpc_method_handler(
                     servicer.ForgetTask,
@@ -579,6 +597,33 @@ class NodeService:
             '/dedgeai.v1.NodeService/TakeTask',
             dedgeai_dot_v1_dot_node__pb2.TakeTaskRequest.SerializeToString,
             dedgeai_dot_v1_dot_node__pb2.TakeTaskResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ComputeRow(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dedgeai.v1.NodeService/ComputeRow',
+            dedgeai_dot_v1_dot_node__pb2.ComputeRowRequest.SerializeToString,
+            dedgeai_dot_v1_dot_node__pb2.ComputeRowResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -45,6 +45,10 @@ class NodeServiceStub:
     """
     TakeTask: _grpc.UnaryUnaryMultiCallable[_node_pb2.TakeTaskRequest, _node_pb2.TakeTaskResponse]
     """A node would draw a task of this one sooner than the node that holds it; as new as HandOver."""
+    ComputeRow: _grpc.UnaryUnaryMultiCallable[_node_pb2.ComputeRowRequest, _node_pb2.ComputeRowResponse]
+    """This node computes one row of a step of what the caller draws, if it has nothing else to do; a
+    node of version 0.1.0 does not have it.
+    """
     ForgetTask: _grpc.UnaryUnaryMultiCallable[_node_pb2.ForgetTaskRequest, _node_pb2.ForgetTaskResponse]
     """A task of the caller was erased, or lost its words: what it was drawn from here is to go."""
     GetTask: _grpc.UnaryUnaryMultiCallable[_node_pb2.GetTaskRequest, _node_pb2.GetTaskResponse]
@@ -97,6 +101,10 @@ class NodeServiceAsyncStub(NodeServiceStub):
     """
     TakeTask: _aio.UnaryUnaryMultiCallable[_node_pb2.TakeTaskRequest, _node_pb2.TakeTaskResponse]  # type: ignore[assignment]
     """A node would draw a task of this one sooner than the node that holds it; as new as HandOver."""
+    ComputeRow: _aio.UnaryUnaryMultiCallable[_node_pb2.ComputeRowRequest, _node_pb2.ComputeRowResponse]  # type: ignore[assignment]
+    """This node computes one row of a step of what the caller draws, if it has nothing else to do; a
+    node of version 0.1.0 does not have it.
+    """
     ForgetTask: _aio.UnaryUnaryMultiCallable[_node_pb2.ForgetTaskRequest, _node_pb2.ForgetTaskResponse]  # type: ignore[assignment]
     """A task of the caller was erased, or lost its words: what it was drawn from here is to go."""
     GetTask: _aio.UnaryUnaryMultiCallable[_node_pb2.GetTaskRequest, _node_pb2.GetTaskResponse]  # type: ignore[assignment]
@@ -182,6 +190,16 @@ class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_node_pb2.TakeTaskResponse, _abc.Awaitable[_node_pb2.TakeTaskResponse]]:
         """A node would draw a task of this one sooner than the node that holds it; as new as HandOver."""
+
+    @_abc_1.abstractmethod
+    def ComputeRow(
+        self,
+        request: _node_pb2.ComputeRowRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_pb2.ComputeRowResponse, _abc.Awaitable[_node_pb2.ComputeRowResponse]]:
+        """This node computes one row of a step of what the caller draws, if it has nothing else to do; a
+        node of version 0.1.0 does not have it.
+        """
 
     @_abc_1.abstractmethod
     def ForgetTask(

@@ -311,3 +311,77 @@ class WatchLoadResponse(_message.Message):
     steps_done: int
     resident_bytes: int
     def __init__(self, backlog: _Optional[float] = ..., queued: _Optional[int] = ..., running: _Optional[int] = ..., capacity: _Optional[float] = ..., steps_done: _Optional[int] = ..., resident_bytes: _Optional[int] = ...) -> None: ...
+
+class RowWanted(_message.Message):
+    __slots__ = ("task_id", "fence", "drawing", "model_fingerprint", "step", "latent", "pair_s", "row_s", "leader")
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    FENCE_FIELD_NUMBER: _ClassVar[int]
+    DRAWING_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    LATENT_FIELD_NUMBER: _ClassVar[int]
+    PAIR_S_FIELD_NUMBER: _ClassVar[int]
+    ROW_S_FIELD_NUMBER: _ClassVar[int]
+    LEADER_FIELD_NUMBER: _ClassVar[int]
+    task_id: str
+    fence: Fence
+    drawing: Drawing
+    model_fingerprint: str
+    step: int
+    latent: Numbers
+    pair_s: float
+    row_s: float
+    leader: str
+    def __init__(self, task_id: _Optional[str] = ..., fence: _Optional[_Union[Fence, _Mapping]] = ..., drawing: _Optional[_Union[Drawing, _Mapping]] = ..., model_fingerprint: _Optional[str] = ..., step: _Optional[int] = ..., latent: _Optional[_Union[Numbers, _Mapping]] = ..., pair_s: _Optional[float] = ..., row_s: _Optional[float] = ..., leader: _Optional[str] = ...) -> None: ...
+
+class RowGiven(_message.Message):
+    __slots__ = ("task_id", "fence", "drawing_sha256", "step", "velocity", "refused", "took_s")
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    FENCE_FIELD_NUMBER: _ClassVar[int]
+    DRAWING_SHA256_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    VELOCITY_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
+    TOOK_S_FIELD_NUMBER: _ClassVar[int]
+    task_id: str
+    fence: Fence
+    drawing_sha256: str
+    step: int
+    velocity: Numbers
+    refused: str
+    took_s: float
+    def __init__(self, task_id: _Optional[str] = ..., fence: _Optional[_Union[Fence, _Mapping]] = ..., drawing_sha256: _Optional[str] = ..., step: _Optional[int] = ..., velocity: _Optional[_Union[Numbers, _Mapping]] = ..., refused: _Optional[str] = ..., took_s: _Optional[float] = ...) -> None: ...
+
+class Numbers(_message.Message):
+    __slots__ = ("dtype", "shape", "content")
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    SHAPE_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_FIELD_NUMBER: _ClassVar[int]
+    dtype: str
+    shape: _containers.RepeatedScalarFieldContainer[int]
+    content: bytes
+    def __init__(self, dtype: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., content: _Optional[bytes] = ...) -> None: ...
+
+class ShareRowsRequest(_message.Message):
+    __slots__ = ("given",)
+    GIVEN_FIELD_NUMBER: _ClassVar[int]
+    given: RowGiven
+    def __init__(self, given: _Optional[_Union[RowGiven, _Mapping]] = ...) -> None: ...
+
+class ShareRowsResponse(_message.Message):
+    __slots__ = ("wanted",)
+    WANTED_FIELD_NUMBER: _ClassVar[int]
+    wanted: RowWanted
+    def __init__(self, wanted: _Optional[_Union[RowWanted, _Mapping]] = ...) -> None: ...
+
+class GiveRowRequest(_message.Message):
+    __slots__ = ("wanted",)
+    WANTED_FIELD_NUMBER: _ClassVar[int]
+    wanted: RowWanted
+    def __init__(self, wanted: _Optional[_Union[RowWanted, _Mapping]] = ...) -> None: ...
+
+class GiveRowResponse(_message.Message):
+    __slots__ = ("given",)
+    GIVEN_FIELD_NUMBER: _ClassVar[int]
+    given: RowGiven
+    def __init__(self, given: _Optional[_Union[RowGiven, _Mapping]] = ...) -> None: ...

@@ -54,6 +54,16 @@ class WorkerServiceStub:
                 request_serializer=dedgeai_dot_v1_dot_worker__pb2.WatchLoadRequest.SerializeToString,
                 response_deserializer=dedgeai_dot_v1_dot_worker__pb2.WatchLoadResponse.FromString,
                 _registered_method=True)
+        self.ShareRows = channel.stream_stream(
+                '/dedgeai.v1.WorkerService/ShareRows',
+                request_serializer=dedgeai_dot_v1_dot_worker__pb2.ShareRowsRequest.SerializeToString,
+                response_deserializer=dedgeai_dot_v1_dot_worker__pb2.ShareRowsResponse.FromString,
+                _registered_method=True)
+        self.GiveRow = channel.unary_unary(
+                '/dedgeai.v1.WorkerService/GiveRow',
+                request_serializer=dedgeai_dot_v1_dot_worker__pb2.GiveRowRequest.SerializeToString,
+                response_deserializer=dedgeai_dot_v1_dot_worker__pb2.GiveRowResponse.FromString,
+                _registered_method=True)
 
 
 class WorkerServiceServicer:
@@ -88,6 +98,21 @@ class WorkerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ShareRows(self, request_iterator, context):
+        """What the worker would have others compute of its steps, for as long as the node listens, and what
+        came of it. A worker of 0.1.0 does not know it, nor the next one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GiveRow(self, request, context):
+        """Computes one row of a step of a drawing that is drawn elsewhere, if there is nothing else to do.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_WorkerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -110,6 +135,16 @@ def add_WorkerServiceServicer_to_server(servicer, server):
                     servicer.WatchLoad,
                     request_deserializer=dedgeai_dot_v1_dot_worker__pb2.WatchLoadRequest.FromString,
                     response_serializer=dedgeai_dot_v1_dot_worker__pb2.WatchLoadResponse.SerializeToString,
+            ),
+            'ShareRows': grpc.stream_stream_rpc_method_handler(
+                    servicer.ShareRows,
+                    request_deserializer=dedgeai_dot_v1_dot_worker__pb2.ShareRowsRequest.FromString,
+                    response_serializer=dedgeai_dot_v1_dot_worker__pb2.ShareRowsResponse.SerializeToString,
+            ),
+            'GiveRow': grpc.unary_unary_rpc_method_handler(
+                    servicer.GiveRow,
+                    request_deserializer=dedgeai_dot_v1_dot_worker__pb2.GiveRowRequest.FromString,
+                    response_serializer=dedgeai_dot_v1_dot_worker__pb2.GiveRowResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -220,6 +255,60 @@ class WorkerService:
             '/dedgeai.v1.WorkerService/WatchLoad',
             dedgeai_dot_v1_dot_worker__pb2.WatchLoadRequest.SerializeToString,
             dedgeai_dot_v1_dot_worker__pb2.WatchLoadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ShareRows(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/dedgeai.v1.WorkerService/ShareRows',
+            dedgeai_dot_v1_dot_worker__pb2.ShareRowsRequest.SerializeToString,
+            dedgeai_dot_v1_dot_worker__pb2.ShareRowsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GiveRow(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dedgeai.v1.WorkerService/GiveRow',
+            dedgeai_dot_v1_dot_worker__pb2.GiveRowRequest.SerializeToString,
+            dedgeai_dot_v1_dot_worker__pb2.GiveRowResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,6 +41,12 @@ class WorkerServiceStub:
     """
     WatchLoad: _grpc.UnaryStreamMultiCallable[_worker_pb2.WatchLoadRequest, _worker_pb2.WatchLoadResponse]
     """Load on change and at least every heartbeat interval: a silent worker is a hung one."""
+    ShareRows: _grpc.StreamStreamMultiCallable[_worker_pb2.ShareRowsRequest, _worker_pb2.ShareRowsResponse]
+    """What the worker would have others compute of its steps, for as long as the node listens, and what
+    came of it. A worker of 0.1.0 does not know it, nor the next one.
+    """
+    GiveRow: _grpc.UnaryUnaryMultiCallable[_worker_pb2.GiveRowRequest, _worker_pb2.GiveRowResponse]
+    """Computes one row of a step of a drawing that is drawn elsewhere, if there is nothing else to do."""
 
 @_typing.type_check_only
 class WorkerServiceAsyncStub(WorkerServiceStub):
@@ -55,6 +61,12 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
     """
     WatchLoad: _aio.UnaryStreamMultiCallable[_worker_pb2.WatchLoadRequest, _worker_pb2.WatchLoadResponse]  # type: ignore[assignment]
     """Load on change and at least every heartbeat interval: a silent worker is a hung one."""
+    ShareRows: _aio.StreamStreamMultiCallable[_worker_pb2.ShareRowsRequest, _worker_pb2.ShareRowsResponse]  # type: ignore[assignment]
+    """What the worker would have others compute of its steps, for as long as the node listens, and what
+    came of it. A worker of 0.1.0 does not know it, nor the next one.
+    """
+    GiveRow: _aio.UnaryUnaryMultiCallable[_worker_pb2.GiveRowRequest, _worker_pb2.GiveRowResponse]  # type: ignore[assignment]
+    """Computes one row of a step of a drawing that is drawn elsewhere, if there is nothing else to do."""
 
 class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -90,5 +102,23 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_worker_pb2.WatchLoadResponse], _abc.AsyncIterator[_worker_pb2.WatchLoadResponse]]:
         """Load on change and at least every heartbeat interval: a silent worker is a hung one."""
+
+    @_abc_1.abstractmethod
+    def ShareRows(
+        self,
+        request_iterator: _MaybeAsyncIterator[_worker_pb2.ShareRowsRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_worker_pb2.ShareRowsResponse], _abc.AsyncIterator[_worker_pb2.ShareRowsResponse]]:
+        """What the worker would have others compute of its steps, for as long as the node listens, and what
+        came of it. A worker of 0.1.0 does not know it, nor the next one.
+        """
+
+    @_abc_1.abstractmethod
+    def GiveRow(
+        self,
+        request: _worker_pb2.GiveRowRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_worker_pb2.GiveRowResponse, _abc.Awaitable[_worker_pb2.GiveRowResponse]]:
+        """Computes one row of a step of a drawing that is drawn elsewhere, if there is nothing else to do."""
 
 def add_WorkerServiceServicer_to_server(servicer: WorkerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
