@@ -547,6 +547,7 @@ class NodeState:
         summary: how its device is; None where it is none that says.
         held: what it holds that may go on elsewhere, first to be drawn first: the first few.
         removals: nodes that an operator took out of the cluster, or back in.
+        helped_by: who computes rows of what it draws now, if anybody does.
     """
 
     node_id: NodeId
@@ -580,3 +581,4 @@ class NodeState:
     summary: DeviceSummary | None = None
     held: tuple[HeldDrawing, ...] = ()
     removals: tuple[Removal, ...] = ()
+    helped_by: NodeId | None = None

@@ -38,6 +38,7 @@ PLAUSIBLE: dict[str, object] = {
     "sha256": "cd" * 32,
     "drawing_sha256": "ab" * 32,
     "dtype": "float32",
+    "helped_by": "orin-f",
     "gpu_load": 0.5,
     "strength": 0.25,
     "strength_default": 0.75,

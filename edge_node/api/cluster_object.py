@@ -86,6 +86,8 @@ def node_object(state: NodeState | None) -> Json:
         "capacity": state.capacity,
         "queued": state.queued,
         "running": state.running,
+        # Who computes rows of what it draws now.
+        "helped_by": state.helped_by,
         "model": state.model,
         "model_fingerprint": state.model_fingerprint,
         "models": [served.name for served in state.serves],

@@ -111,12 +111,14 @@ class Helping:
         # Who helps here, and with what.
         self._present: tuple[NodeId, TaskId, Fence] | None = None
         self._lease = RowLease()
+        node.helped_by = self._helped_by
+        if self._on:
+            # Before the worker is there: it is listened to from when it is ready.
+            worker.share_rows(self.ask)
 
     def start(self, peers: Peers) -> None:
         """From now on other nodes can be asked."""
         self._peers = peers
-        if self._on:
-            self._worker.share_rows(self.ask)
 
     # For the drawings of this device.
 
@@ -182,9 +184,9 @@ class Helping:
         now_s = self._clock.now_s()
         if given.velocity is None:
             known.aside_until_s = now_s + ASIDE_S.get(given.refused, FAILED_S)
-            self._present = None
+            self._is_helped_by(None)
             return given
-        self._present = (helper, wanted.task_id, wanted.fence)
+        self._is_helped_by((helper, wanted.task_id, wanted.fence))
         exchange_s = max(0.0, now_s - began_s - given.took_s)
         known.exchange_s += LEARNED_SHARE * (exchange_s - known.exchange_s)
         if wanted.row_s > 0.0:
@@ -193,6 +195,19 @@ class Helping:
             known.row_share = former + LEARNED_SHARE * (share - former)
         self._metrics.row_exchanged(exchange_s)
         return given
+
+    def _is_helped_by(self, present: tuple[NodeId, TaskId, Fence] | None) -> None:
+        """Who helps now, which others are told when it changes."""
+        changed = present != self._present
+        self._present = present
+        if changed:
+            self._node.changed()
+
+    def _helped_by(self) -> NodeId | None:
+        """Who helps what is still drawn here."""
+        if self._present is None or not self._hosting.is_hosted(*self._present[1:]):
+            return None
+        return self._present[0]
 
     def _of(self, node_id: NodeId) -> _Known:
         return self._known.setdefault(node_id, _Known())

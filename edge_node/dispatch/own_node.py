@@ -122,6 +122,7 @@ class OwnNode:
         self._learning: Learning | None = None
         self._keys = (0, "")
         self.key_use: Callable[[], tuple[tuple[str, int, int, int], ...]] = tuple
+        self.helped_by: Callable[[], NodeId | None] = lambda: None
         self._sequence = 0
         self._changed_s = 0.0
         self._draining = False
@@ -247,6 +248,7 @@ class OwnNode:
             paused=self._paused,
             summary=self._summary,
             held=hosting.told(now_s=now_s, portable=self._described.portable),
+            helped_by=self.helped_by(),
         )
 
     def _as_described(self) -> NodeState:

@@ -211,6 +211,7 @@ _STATE: dict[str, Check] = {
     "device_summary": anything,
     "held": listed(HELD_TOLD_MAX),
     "removals": listed(REMOVALS_MAX),
+    "helped_by": _NODE_OR_NONE,
 }
 _VIEW: dict[str, Check] = {
     "task_id": _TASK,

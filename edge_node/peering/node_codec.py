@@ -122,6 +122,7 @@ def _state_to_proto(state: NodeState) -> node_pb2.NodeState:
             )
             for one in state.removals
         ],
+        helped_by=state.helped_by or "",
     )
 
 
@@ -175,6 +176,7 @@ def state_from_proto(message: node_pb2.NodeState) -> NodeState:
             )
             for one in message.removals
         ),
+        helped_by=NodeId(message.helped_by) if message.helped_by else None,
     )
 
 

@@ -116,7 +116,7 @@ class Made:
         self.worker.description = READY
         self.view, self.hosting = a_view(self.clock), Hosting(HostingLimits())
         self.metrics, self.peer = NodeMetrics(), Helper(self.clock)
-        node = own_node(self.clock, self.worker, view=self.view, hosting=self.hosting)
+        self.node = own_node(self.clock, self.worker, view=self.view, hosting=self.hosting)
         self.served = replace(SERVED, fingerprint=READY.model_fingerprint)
         self.state = peer_state(
             capacity=1.0,
@@ -127,7 +127,7 @@ class Made:
         self.heard()
         self.helping = Helping(
             HelpingSettings(helping=helping),
-            node=node,
+            node=self.node,
             hosting=self.hosting,
             view=self.view,
             worker=self.worker,
@@ -233,6 +233,28 @@ def test_one_that_never_answers_is_given_up() -> None:
     quick = replace(WANTED, pair_s=0.05, row_s=0.025)
     made.state = replace(made.state, capacity=100.0)
     assert made.ask(quick) == NO_ANSWER
+
+
+def test_its_state_says_who_helps_what_is_drawn_here() -> None:
+    made = Made()
+    hosted = offload(1, attempt=1)
+    made.hosting.handle(OffloadReceived(offload=hosted, now_s=100.0))
+    wanted = replace(WANTED, task_id=hosted.task_id, fence=hosted.fence)
+    assert made.node.state().helped_by is None
+    before = made.node.state().sequence
+    made.ask(wanted)
+    assert (made.node.state().helped_by, made.node.state().sequence) == (PEER, before + 1)
+    made.ask(replace(wanted, step=3))
+    assert made.node.state().sequence == before + 1, "told when it changes"
+    made.peer.answer = refusing(BUSY)
+    made.ask(replace(wanted, step=4))
+    assert (made.node.state().helped_by, made.node.state().sequence) == (None, before + 2)
+    made.peer.answer = lambda asked: asked.computed(NUMBERS, took_s=0.4)
+    made.clock.time_s += 2 * BUSY_S
+    made.ask(replace(wanted, step=5))
+    assert made.node.state().helped_by == PEER
+    made.hosting._drop(hosted.task_id)
+    assert made.node.state().helped_by is None, "it is not drawn here any more"
 
 
 def test_it_helps_one_node_at_a_time() -> None:

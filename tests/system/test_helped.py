@@ -62,6 +62,12 @@ async def until_given(http: httpx.AsyncClient, url: str, count: int) -> None:
             await asyncio.sleep(0.05)
 
 
+async def peer_of(http: httpx.AsyncClient, url: str) -> dict[str, Any]:
+    """The other node, as a node shows it."""
+    (peer,) = (await http.get(f"{url}/v1/cluster")).json()["peers"]
+    return dict(peer)
+
+
 def test_a_drawing_that_an_idle_node_helps_is_the_same_and_sooner_done(tmp_path: Path) -> None:
     async def test(cluster: LocalCluster, http: httpx.AsyncClient) -> None:
         here, there = cluster.urls
@@ -76,10 +82,14 @@ def test_a_drawing_that_an_idle_node_helps_is_the_same_and_sooner_done(tmp_path:
         # The helper has work of its own: that is drawn at once, and the other goes on alone.
         one = asyncio.create_task(drawn(http, here))
         await until_given(http, here, int(given) + 3)
+        async with asyncio.timeout(10):  # each node says who helps whom
+            while (await peer_of(http, there))["helped_by"] != "node-1":
+                await asyncio.sleep(0.02)
         _, _, own_s = await drawn(http, there)
         _, pixels, _ = await one
         assert np.array_equal(pixels, helped)
         assert own_s < STEPS * STEP_S + 2.0
+        assert (await peer_of(http, there))["helped_by"] is None
         assert helped_s < 0.8 * STEPS * STEP_S
 
     on_cluster(tmp_path, HELPED, HELPED, test=test)

@@ -237,17 +237,21 @@ def test_who_draws_two_at_once_asks_nobody(three: list[Device]) -> None:
     assert len(here.wanted) < 10
 
 
-def test_paced_devices_take_the_pace_of_the_rows_that_they_compute() -> None:
+def test_paced_devices_take_the_pace_of_the_rows_that_they_compute(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # One that this machine kept from being in time is asked again at once.
+    monkeypatch.setattr("edge_node.shared_rows.MISSED_S", 0.0)
     # So slow that a row takes many times what this machine needs for it, whatever else it does.
     pace_s = 0.5
     with devices(tiny, tiny, pace_s=pace_s) as (here, there):
         here.helped_by(there.give)
         _, took_s = here.draw(drawing(steps=6))
-        ratio = here.engine.describe().work_model.unguided_ratio
+        ratios = [one.engine.describe().work_model.unguided_ratio for one in (here, there)]
         given = [one for one in here.given if one.velocity is not None]
-        assert len(given) >= 5
-        assert min(one.took_s for one in given) >= 0.99 * ratio * pace_s
-        assert took_s > pace_s + 5 * ratio * pace_s
+        assert len(given) >= 3
+        assert min(one.took_s for one in given) >= 0.99 * ratios[1] * pace_s
+        assert took_s > pace_s + 5 * ratios[0] * pace_s
 
 
 @pytest.mark.parametrize(

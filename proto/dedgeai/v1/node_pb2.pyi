@@ -30,7 +30,7 @@ class NodeServiceDescribeResponse(_message.Message):
     def __init__(self, node_id: _Optional[str] = ..., version: _Optional[str] = ..., model: _Optional[str] = ..., model_fingerprint: _Optional[str] = ..., rest_url: _Optional[str] = ..., device: _Optional[str] = ..., emulated_device: _Optional[str] = ...) -> None: ...
 
 class NodeState(_message.Message):
-    __slots__ = ("node_id", "incarnation", "sequence", "backlog", "capacity", "model", "model_fingerprint", "accepting", "queued", "running", "dispatches_seen", "rest_url", "device", "emulated_device", "grpc_address", "accepted_work_s", "changed_s", "sent_s", "cluster_name", "leaving", "serves", "learning", "sent_at", "keys", "clients", "key_use", "accepted_by_model", "paused", "device_summary", "held", "removals")
+    __slots__ = ("node_id", "incarnation", "sequence", "backlog", "capacity", "model", "model_fingerprint", "accepting", "queued", "running", "dispatches_seen", "rest_url", "device", "emulated_device", "grpc_address", "accepted_work_s", "changed_s", "sent_s", "cluster_name", "leaving", "serves", "learning", "sent_at", "keys", "clients", "key_use", "accepted_by_model", "paused", "device_summary", "held", "removals", "helped_by")
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
@@ -62,6 +62,7 @@ class NodeState(_message.Message):
     DEVICE_SUMMARY_FIELD_NUMBER: _ClassVar[int]
     HELD_FIELD_NUMBER: _ClassVar[int]
     REMOVALS_FIELD_NUMBER: _ClassVar[int]
+    HELPED_BY_FIELD_NUMBER: _ClassVar[int]
     node_id: str
     incarnation: int
     sequence: int
@@ -93,7 +94,8 @@ class NodeState(_message.Message):
     device_summary: DeviceSummary
     held: _containers.RepeatedCompositeFieldContainer[HeldDrawing]
     removals: _containers.RepeatedCompositeFieldContainer[Removal]
-    def __init__(self, node_id: _Optional[str] = ..., incarnation: _Optional[int] = ..., sequence: _Optional[int] = ..., backlog: _Optional[float] = ..., capacity: _Optional[float] = ..., model: _Optional[str] = ..., model_fingerprint: _Optional[str] = ..., accepting: _Optional[bool] = ..., queued: _Optional[int] = ..., running: _Optional[int] = ..., dispatches_seen: _Optional[_Iterable[_Union[DispatchSeen, _Mapping]]] = ..., rest_url: _Optional[str] = ..., device: _Optional[str] = ..., emulated_device: _Optional[str] = ..., grpc_address: _Optional[str] = ..., accepted_work_s: _Optional[float] = ..., changed_s: _Optional[float] = ..., sent_s: _Optional[float] = ..., cluster_name: _Optional[str] = ..., leaving: _Optional[bool] = ..., serves: _Optional[_Iterable[_Union[ServedModel, _Mapping]]] = ..., learning: _Optional[_Union[Learning, _Mapping]] = ..., sent_at: _Optional[float] = ..., keys: _Optional[_Union[KeysHeld, _Mapping]] = ..., clients: _Optional[int] = ..., key_use: _Optional[_Iterable[_Union[KeyUse, _Mapping]]] = ..., accepted_by_model: _Optional[_Iterable[_Union[AcceptedWork, _Mapping]]] = ..., paused: _Optional[bool] = ..., device_summary: _Optional[_Union[DeviceSummary, _Mapping]] = ..., held: _Optional[_Iterable[_Union[HeldDrawing, _Mapping]]] = ..., removals: _Optional[_Iterable[_Union[Removal, _Mapping]]] = ...) -> None: ...
+    helped_by: str
+    def __init__(self, node_id: _Optional[str] = ..., incarnation: _Optional[int] = ..., sequence: _Optional[int] = ..., backlog: _Optional[float] = ..., capacity: _Optional[float] = ..., model: _Optional[str] = ..., model_fingerprint: _Optional[str] = ..., accepting: _Optional[bool] = ..., queued: _Optional[int] = ..., running: _Optional[int] = ..., dispatches_seen: _Optional[_Iterable[_Union[DispatchSeen, _Mapping]]] = ..., rest_url: _Optional[str] = ..., device: _Optional[str] = ..., emulated_device: _Optional[str] = ..., grpc_address: _Optional[str] = ..., accepted_work_s: _Optional[float] = ..., changed_s: _Optional[float] = ..., sent_s: _Optional[float] = ..., cluster_name: _Optional[str] = ..., leaving: _Optional[bool] = ..., serves: _Optional[_Iterable[_Union[ServedModel, _Mapping]]] = ..., learning: _Optional[_Union[Learning, _Mapping]] = ..., sent_at: _Optional[float] = ..., keys: _Optional[_Union[KeysHeld, _Mapping]] = ..., clients: _Optional[int] = ..., key_use: _Optional[_Iterable[_Union[KeyUse, _Mapping]]] = ..., accepted_by_model: _Optional[_Iterable[_Union[AcceptedWork, _Mapping]]] = ..., paused: _Optional[bool] = ..., device_summary: _Optional[_Union[DeviceSummary, _Mapping]] = ..., held: _Optional[_Iterable[_Union[HeldDrawing, _Mapping]]] = ..., removals: _Optional[_Iterable[_Union[Removal, _Mapping]]] = ..., helped_by: _Optional[str] = ...) -> None: ...
 
 class Removal(_message.Message):
     __slots__ = ("node_id", "address", "removed", "said_at")
