@@ -188,7 +188,7 @@ TOP = {
     *("edge_node", "scheduler", "proto", "deploy", "docker", "tests", "benchmarks", "docs"),
     *("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "pyproject.toml"),
     *("constraints-cpu.txt", "constraints-dev.txt", ".ci", ".devcontainer", ".dockerignore"),
-    *(".editorconfig", ".github", ".gitignore", ".pre-commit-config.yaml"),
+    *(".editorconfig", ".github", ".gitignore", ".mkdocs.yml", ".pre-commit-config.yaml"),
 }
 
 

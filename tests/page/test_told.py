@@ -24,11 +24,11 @@ WARM = DeviceSummary(gpu_load=0.734, temperature_c=64.2, power_w=31.5, power_mod
 
 
 class Warm(MemoryFrontDesk):
-    """Its cluster has a device that says how it is, and another that does not."""
+    """Its cluster has a device that says how it is and who helps it, and another that does not."""
 
     def cluster(self) -> ClusterSnapshot:
         found = super().cluster()
-        own = replace(found.own, capacity=2.0, summary=WARM)
+        own = replace(found.own, capacity=2.0, summary=WARM, helped_by=NodeId("orin-c"))
         return replace(found, own=own)
 
 
@@ -40,11 +40,13 @@ def test_a_card_shows_what_its_device_says() -> None:
             opened(browser, f"{node.url}/#cluster", ours=[node.url]) as window,
         ):
             card = window.page.locator('.device[data-node="orin-a"]')
-            for word in ("73 %", "64 °C", "31.5 W", "MODE_30W"):
+            for word in ("73 %", "64 °C", "31.5 W", "MODE_30W", "orin-c"):
                 await expect(card).to_contain_text(word)
+            await expect(card).to_contain_text("Helped by")
             other = window.page.locator('.device[data-node="orin-b"] .figures')
             await expect(other).not_to_contain_text("°C")
             await expect(other).not_to_contain_text("GPU")
+            await expect(other).not_to_contain_text("Helped")
             assert await window.faults() == []
 
     asyncio.run(story())

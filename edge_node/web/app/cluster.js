@@ -150,6 +150,7 @@ class Cluster extends Part {
       ['heat', reading.temperature_c ? `${Math.round(reading.temperature_c)} °C` : ''],
       ['power', reading.power_w ? `${number(reading.power_w)} W` : ''],
       ['mode', reading.power_mode ?? ''],
+      ['helpedBy', one.helped_by ?? ''],
     ].filter(([, value]) => value);
     return html`<dl class="figures">
       <div class="speed"><dt>${t('speed')}</dt><dd>${number(one.capacity ?? 0)}/s<span class="meter" aria-hidden="true"><i .style=${`width: ${(100 * (one.capacity ?? 0)) / (most || 1)}%`}></i></span></dd></div>
