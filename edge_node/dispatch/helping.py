@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -125,22 +125,26 @@ class Helping:
     async def ask(self, wanted: RowWanted) -> RowGiven:
         """A row of a step that is drawn here, from whoever has nothing else to do."""
         wanted = replace(wanted, leader=self._node.id)
-        helper = self._helper(wanted)
-        peer = self._peers.client(helper) if self._peers and helper else None
-        if helper is None or peer is None:
-            given = wanted.refused(NOBODY_IDLE)
-        else:
+        given = wanted.refused(NOBODY_IDLE)
+        asked: set[NodeId] = set()
+        while (helper := self._helper(wanted, asked)) is not None:
+            asked.add(helper)
+            peer = self._peers.client(helper) if self._peers else None
+            if peer is None:
+                break
             given = await self._asked(helper, peer, wanted)
+            if given.refused not in ASIDE_S:
+                break
         self._metrics.row_asked(given.refused or "given")
         return given
 
-    def _helper(self, wanted: RowWanted) -> NodeId | None:
+    def _helper(self, wanted: RowWanted, asked: Collection[NodeId]) -> NodeId | None:
         now_s = self._clock.now_s()
         here = StepTimes(node_id=self._node.id, pair_s=wanted.pair_s, row_s=wanted.row_s)
         present = None
         if self._present is not None and self._present[1:] == (wanted.task_id, wanted.fence):
             present = self._present[0]
-        idle = list(self._idle(wanted, now_s))
+        idle = [one for one in self._idle(wanted, now_s) if NodeId(one.node_id) not in asked]
         exchange_s = max((self._of(NodeId(one.node_id)).exchange_s for one in idle), default=0.0)
         found = best_helper(here, idle, exchange_s=exchange_s, present=present)
         return None if found is None else NodeId(found)

@@ -82,8 +82,10 @@ class Helper:
         self.answer: Answer | Exception = lambda wanted: wanted.computed(NUMBERS, took_s=0.4)
         self.takes_s = 0.4 + EXCHANGE_S
 
+        self.others: dict[str, Helper] = {}
+
     def client(self, node_id: str) -> Any:
-        return self if node_id == PEER else None
+        return self if node_id == PEER else self.others.get(node_id)
 
     async def compute_row(self, wanted: RowWanted, *, timeout_s: float) -> RowGiven:
         self.asked.append(wanted)
@@ -193,6 +195,21 @@ def test_who_serves_other_weights_is_not_asked() -> None:
 
 def refusing(why: str) -> Answer:
     return lambda wanted: wanted.refused(why)
+
+
+@pytest.mark.parametrize("why", [BUSY, LEASED, SWITCHED_OFF, ANOTHER_MODEL])
+def test_where_one_says_no_the_next_is_asked_for_the_same_row(why: str) -> None:
+    made, third = Made(), NodeId("third")
+    made.peer.others = {third: Helper(made.clock)}
+    slower = replace(made.state, node_id=third, capacity=0.9, grpc_address="third:9080")
+    made.view.state_received(slower, now_s=made.clock.time_s)
+    made.peer.answer = refusing(why)
+    assert made.ask() == ""
+    assert len(made.peer.asked) == len(made.peer.others[third].asked) == 1
+    assert made.counted("dedgeai_rows_asked_total", "given") == 1.0
+    made.peer.others[third].answer = refusing(why)
+    assert made.ask() == why, "nobody is asked twice, however long an answer takes"
+    assert len(made.peer.others[third].asked) == 2
 
 
 @pytest.mark.parametrize(
