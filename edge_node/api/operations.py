@@ -38,7 +38,7 @@ async def pause_node(node_id: str, request: Request) -> JSONResponse:
 
 @router.post("/v1/nodes/{node_id}/drain", response_model=None)
 async def drain_node(node_id: str, request: Request) -> JSONResponse:
-    """The same, and gives back to other nodes what it has of theirs."""
+    """The same, and gives back to other nodes what it has of theirs, if others draw it."""
     return await _operated(node_id, NodeAction.DRAIN, request)
 
 

@@ -321,12 +321,16 @@ class Dispatcher:
         return False
 
     def _hand_over(self) -> None:
-        """Gives back what is drawn for others, while somebody could take it."""
-        views = self._view.views(now_s=self._clock.now_s())
-        own = self.own_node.id
-        if any(one.alive and one.state.accepting for one in views if one.state.node_id != own):
+        """Gives back what is drawn for others, where somebody else draws it."""
+        now_s, own = self._clock.now_s(), self.own_node.id
+        drawn = frozenset(
+            model
+            for model in self._hosting.models()
+            if self._view.is_drawn_elsewhere(model, now_s=now_s)
+        )
+        if drawn:
             portable = self.own_node.described.portable
-            self._inbox.apply(hosted.HandOverDue(own=own, portable=portable))
+            self._inbox.apply(hosted.HandOverDue(own=own, portable=portable, models=drawn))
 
     async def stop(self) -> None:
         """Ends all that is under way; the ledger knows what is owed."""

@@ -469,6 +469,11 @@ class ClusterView:
     def _serving_of(self, model: str, *, now_s: float) -> Serving | None:
         return self._serving.of(model, is_alive=lambda n: self.is_alive(n, now_s=now_s))
 
+    def is_drawn_elsewhere(self, model: str, *, now_s: float) -> bool:
+        """Whether another node may take a task of the model now."""
+        candidates = self._candidates(model, now_s=now_s)
+        return any(peer.state.node_id != self._own_id for peer in candidates)
+
     def _candidates(self, model: str, *, now_s: float) -> list[PeerAccount]:
         """Nodes that may take a task of the model now."""
         serving = self._serving_of(model, now_s=now_s)

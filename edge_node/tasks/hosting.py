@@ -108,10 +108,12 @@ class HandOverDue:
     Attributes:
         own: this node.
         portable: whether the worker hands over what it has begun.
+        models: that others draw; what nobody else could go on with stays.
     """
 
     own: NodeId
     portable: bool
+    models: frozenset[str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -306,6 +308,10 @@ class Hosting:
         """Every (task, attempt) queued or running."""
         return tuple((task_id, h.offload.fence) for task_id, h in self._hosted.items())
 
+    def models(self) -> frozenset[str]:
+        """Of all that is queued or running."""
+        return frozenset(one.offload.drawing.model for one in self._hosted.values())
+
     def story(self, task_id: TaskId) -> tuple[HostedLine, ...]:
         """The latest lines of a task's story here, oldest first; kept of recent tasks."""
         return tuple(self._stories.get(task_id, ()))
@@ -491,7 +497,7 @@ class Hosting:
         for one in list(self._hosted.values()):
             # To an origin of 0.1.0, which has no terms, it would be a failure of this node.
             stays = one.offload.origin == event.own or one.offload.fence.term == 0
-            if not stays:
+            if not stays and one.offload.drawing.model in event.models:
                 message = "This node is about to stop."
                 instructions += self._given_back(one, portable=event.portable, message=message)
         return instructions

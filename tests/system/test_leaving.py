@@ -148,3 +148,20 @@ def test_who_waits_longer_than_a_node_has_is_told_when_to_come_again(tmp_path: P
         assert 2.0 <= time.monotonic() - began_s < 2.0 + 15.0
 
     on_cluster(tmp_path, {**EMULATED, "time_scale": 1, "drain_s": 2}, test=test)
+
+
+def test_a_node_that_alone_draws_a_model_ends_what_it_has_before_it_leaves(tmp_path: Path) -> None:
+    async def test(cluster: LocalCluster, http: httpx.AsyncClient) -> None:
+        url, alone = cluster.urls
+        body = {"prompt": "a cat", "model": "b", "num_inference_steps": 16}
+        waiting = asyncio.create_task(http.post(f"{url}/v1/images/generations", json=body))
+        async with asyncio.timeout(30):
+            while not (await http.get(f"{alone}/v1/cluster")).json()["own"]["running"]:
+                await asyncio.sleep(0.05)
+        cluster.signal_node(1, signal.SIGTERM)
+        async with asyncio.timeout(60):
+            assert (await waiting).status_code == 200
+        assert await asyncio.to_thread(cluster.wait_node, 1) == 0
+
+    node = {**EMULATED, "time_scale": 2, "checkpoint_steps": 3, "move": "running"}
+    on_cluster(tmp_path, node | {"model_name": "a"}, node | {"model_name": "b"}, test=test)

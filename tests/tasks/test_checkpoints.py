@@ -225,6 +225,9 @@ def hosting_of(**changes: Any) -> Hosting:
     return hosting
 
 
+DRAWN = frozenset({DRAWING.model})
+
+
 def begun(hosting: Hosting, fence: Fence) -> Hosting:
     hosting.handle(DrawingReported(task_id=TASK_ID, fence=fence, report=AttemptStarted()))
     return hosting
@@ -232,7 +235,7 @@ def begun(hosting: Hosting, fence: Fence) -> Hosting:
 
 def test_what_waits_for_another_goes_back_when_this_node_stops() -> None:
     hosting = hosting_of()
-    stop, told = hosting.handle(HandOverDue(own=OWN, portable=False))
+    stop, told = hosting.handle(HandOverDue(own=OWN, portable=False, models=DRAWN))
     assert stop == StopDrawing(task_id=TASK_ID, fence=nth(2))
     assert isinstance(told, ReportAttempt)
     assert isinstance(told.report, AttemptFailed)
@@ -242,7 +245,7 @@ def test_what_waits_for_another_goes_back_when_this_node_stops() -> None:
 
 def test_what_is_drawn_for_another_is_handed_over_once() -> None:
     hosting = begun(hosting_of(), nth(2))
-    due = HandOverDue(own=OWN, portable=True)
+    due = HandOverDue(own=OWN, portable=True, models=DRAWN)
     assert hosting.handle(due) == [HandOverDrawing(task_id=TASK_ID, fence=nth(2))]
     assert hosting.handle(due) == []
     assert hosting.is_hosted(TASK_ID, nth(2))  # until the worker has said so
@@ -257,12 +260,19 @@ def test_what_nobody_could_go_on_with_is_drawn_here(
     changes: dict[str, Any], portable: bool
 ) -> None:
     hosting = begun(hosting_of(**changes), nth(2))
-    assert hosting.handle(HandOverDue(own=OWN, portable=portable)) == []
+    assert hosting.handle(HandOverDue(own=OWN, portable=portable, models=DRAWN)) == []
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_what_nobody_else_draws_is_drawn_here(waits: bool) -> None:
+    hosting = hosting_of() if waits else begun(hosting_of(), nth(2))
+    due = HandOverDue(own=OWN, portable=True, models=frozenset({"another"}))
+    assert hosting.handle(due) == []
 
 
 def test_an_origin_of_the_former_version_is_given_nothing_back() -> None:
     hosting = hosting_of(fence=Fence(0, 2))
-    assert hosting.handle(HandOverDue(own=OWN, portable=True)) == []
+    assert hosting.handle(HandOverDue(own=OWN, portable=True, models=DRAWN)) == []
 
 
 @pytest.mark.parametrize(
