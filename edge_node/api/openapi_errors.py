@@ -167,7 +167,7 @@ ERRORS: dict[tuple[str, str], Errors] = {
         classes=(InvalidRequest, NodeAlive, NodeNotFound, StoreUnavailable), changes=True
     ),
     ("/v1/nodes/{node_id}/readmit", "post"): Errors(
-        classes=(NodeNotFound, StoreUnavailable), changes=True
+        classes=(InvalidRequest, NodeNotFound, StoreUnavailable), changes=True
     ),
     ("/v1/dead_letters", "get"): Errors(classes=(StoreUnavailable,)),
     ("/v1/dead_letters/{task_id}/retry", "post"): Errors(

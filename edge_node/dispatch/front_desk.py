@@ -341,7 +341,14 @@ class FrontDesk:
         await self._say_removal(node_id, removed=True)
 
     async def readmit(self, node_id: NodeId) -> None:
-        """Lets a node back in that was removed; raises NodeNotFound or StoreUnavailable."""
+        """Lets a node back in that was removed.
+
+        Raises:
+            InvalidRequest: it is this node, which would tell only those who do not listen to it.
+            NodeNotFound, StoreUnavailable: as of `remove`.
+        """
+        if node_id == self._settings.node_id:
+            raise InvalidRequest(f"{node_id} is this node, whom the others do not hear. Ask one.")
         if self._peers.removal_of(node_id) is None:
             raise NodeNotFound(f"There is no node {node_id} that was removed.")
         await self._say_removal(node_id, removed=False)

@@ -242,6 +242,9 @@ def test_only_a_node_that_was_met_and_is_silent_is_removed(desk: Desk) -> None:
             await desk.desk.remove(NodeId("nobody"))
         with pytest.raises(NodeNotFound):
             await desk.desk.readmit(PEER)
+        # Its word would reach nobody, and its own note would be gone.
+        with pytest.raises(InvalidRequest, match="do not hear"):
+            await desk.desk.readmit(OWN)
         desk.node.clock.time_s += 1e3
         await desk.desk.remove(PEER)
         assert desk.peers.removal_of(PEER) is not None
