@@ -30,7 +30,7 @@ from edge_node.client import (
 )
 from edge_node.console import preview
 from edge_node.console.image_paths import ImagePaths
-from edge_node.errors import DEdgeAIError, OriginUnavailable, TaskFailed
+from edge_node.errors import DEdgeAIError, InvalidRequest, OriginUnavailable, TaskFailed
 
 ANSWER_S_MAX = 30.0
 # A node that is started again is there within seconds; one that is not has others beside it.
@@ -62,7 +62,7 @@ class Wanted:
 
 @dataclass(kw_only=True)
 class _Drawing:
-    """One of its images: its latest task, and where it was saved."""
+    """One of its images: its latest task, and where it was saved, or a sentence why it was not."""
 
     index: int
     task: Task
@@ -159,11 +159,13 @@ class _Request:
     def _ask_another(self, lost: str) -> bool:
         """Has what is open drawn by another node; whether one took it."""
         wanted = self._wanted
+        waiting = list(self._open)
         while self._others:
             url = self._others.pop(0)
             try:
                 with _client(url) as client:
-                    for one in self._open:
+                    while waiting:
+                        one = waiting[0]
                         given: dict[str, Any] = {**wanted.options, "init_image": wanted.init_image}
                         former = one.task.id
                         one.task = client.submit(
@@ -177,6 +179,7 @@ class _Request:
                             f"{lost} is lost, with task {former}: {url} draws the same as task "
                             f"{one.task.id}"
                         )
+                        waiting.pop(0)
             except (NodeUnreachable, RequestRefused) as error:
                 self._say(f"{url} does not take it: {error.message}")
                 continue
@@ -191,24 +194,33 @@ class _Request:
     # Following.
 
     def follow_to_the_end(self) -> None:
-        """Until every image is saved or failed."""
-        with Progress(console=self._console, transient=True) as progress:
-            shown = _Shown(progress, self.drawings)
-            while self._open:
-                try:
-                    with _client(self._node_url) as client:
-                        self._follow(client, shown)
-                except (NodeUnreachable, RequestRefused) as error:
-                    if not _is_loss(error) or not self._ask_another(self._node_url):
-                        ids = " ".join(one.task.id for one in self._open)
-                        raise OriginUnavailable(
-                            f"{error.message} No other node took it over: what was accepted is "
-                            f"drawn once the node is back, see `dedgeai tasks show {ids}`."
-                        ) from None
-        for told in shown.moves:
-            self._say(told)
-        for one in self.drawings:
-            self._show(one)
+        """Until every image is saved or failed; says what became of them, however it ends."""
+        moves: list[str] = []
+        try:
+            with Progress(console=self._console, transient=True) as progress:
+                shown = _Shown(progress, self.drawings, moves)
+                while self._open:
+                    self._follow_one_node(shown)
+        finally:
+            for told in moves:
+                self._say(told)
+            for one in self.drawings:
+                self._show(one)
+
+    def _follow_one_node(self, shown: _Shown) -> None:
+        """Until all is drawn, or the node is lost and another one draws the rest."""
+        try:
+            with _client(self._node_url) as client:
+                self._follow(client, shown)
+        except (NodeUnreachable, RequestRefused) as error:
+            if not _is_loss(error):
+                raise
+            if not self._ask_another(self._node_url):
+                shows = ", ".join(f"`dedgeai tasks fetch {one.task.id}`" for one in self._open)
+                raise OriginUnavailable(
+                    f"{error.message} No other node took it over: what was accepted is "
+                    f"drawn once the node is back; then: {shows}."
+                ) from None
 
     def _follow(self, client: Client, shown: _Shown) -> None:
         for event in _events(client, self._open):
@@ -217,14 +229,18 @@ class _Request:
             try:
                 one.image = client.wait(one.task.id)
             except TaskFailed as error:
-                one.failed = error.message
-            else:
-                content = one.image.content
+                one.failed = f"task {one.task.id} failed: {error.message}"
+                continue
+            content = one.image.content
+            try:
                 one.path = self._wanted.paths.save(one.index, content, task_id=one.task.id)
+            except InvalidRequest as error:  # the others are saved all the same
+                one.failed = error.message
 
     def _show(self, one: _Drawing) -> None:
-        if one.image is None:
-            print(f"dedgeai: task {one.task.id} failed: {one.failed}", file=sys.stderr)
+        if one.failed:
+            print(f"dedgeai: {one.failed}", file=sys.stderr)
+        if one.image is None or one.path is None:
             return
         task = one.image.task
         self._say(f"{task.executor} drew {one.path} (task {task.id}, seed {task.seed})")
@@ -275,7 +291,7 @@ class _Request:
                 "id": one.task.id,
                 "node": self._node_url,
                 "seed": self._wanted.seeds[one.index],
-                "status": "failed" if one.failed else "completed" if one.image else one.task.status,
+                "status": "completed" if one.image else "failed" if one.failed else one.task.status,
                 "file": None if one.path is None else str(one.path),
                 "executor": one.image.task.executor if one.image else None,
                 "error": one.failed or None,
@@ -304,7 +320,11 @@ def _others(client: Client, node_url: str) -> list[str]:
 
 def _is_loss(error: DEdgeAIError) -> bool:
     """Whether the node is gone, or says that it is going: another one may take it over."""
-    return isinstance(error, NodeUnreachable) or error.code in ("origin_unavailable", "node_away")
+    return isinstance(error, NodeUnreachable) or error.code in (
+        "origin_unavailable",
+        "node_away",
+        "node_not_ready",
+    )
 
 
 def _events(client: Client, drawings: Sequence[_Drawing]) -> Iterable[Event]:
@@ -319,19 +339,19 @@ def _events(client: Client, drawings: Sequence[_Drawing]) -> Iterable[Event]:
 class _Shown:
     """A bar for each image, by the events of its task."""
 
-    def __init__(self, progress: Progress, drawings: Sequence[_Drawing]) -> None:
+    def __init__(self, progress: Progress, drawings: Sequence[_Drawing], moves: list[str]) -> None:
         self._progress = progress
         self._bars: list[TaskID] = [progress.add_task("queued", total=None) for _ in drawings]
         self._executors = [""] * len(drawings)
         # Sentences, in their order.
-        self.moves: list[str] = []
+        self._moves = moves
 
     def happened(self, event: Event, drawings: Sequence[_Drawing]) -> None:
         ids = [one.task.id for one in drawings]
         index = ids.index(event.task_id) if event.task_id in ids else 0
         executor = self._executors[index] = event.executor or self._executors[index]
         if event.move is not None:
-            self.moves.append(_told(event.move))
+            self._moves.append(_told(event.move))
         if event.type == "step":
             self._progress.update(
                 self._bars[index],

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import string
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,9 @@ from edge_node.errors import InvalidRequest
 
 FORMATS = {".png": "png", ".webp": "webp", ".jpg": "jpeg", ".jpeg": "jpeg"}
 DEFAULT_STEM = "image"
-_FIELDS = ("n", "seed", "id")
+_FIELDS = {"n", "seed", "id"}
+# Whatever else Python would make of a field gives two images one name, or none.
+_DIGITS = re.compile(r"(0?[1-9]\d?)?")
 
 
 class ImagePaths:
@@ -52,7 +55,8 @@ class ImagePaths:
             )
         self.format = FORMATS[suffix]
         if drawn_as not in ("", self.format):
-            raise InvalidRequest(f"{out} is no name of a {drawn_as}, which it is: see --out.")
+            endings = " or ".join(one for one, name in FORMATS.items() if name == drawn_as)
+            raise InvalidRequest(f"The image is a {drawn_as}: let --out end with {endings}.")
         # The id comes later; it makes a name that is not there yet.
         for path in (self.path(index, task_id="ID") for index in range(len(seeds))):
             self._check(path)
@@ -65,15 +69,26 @@ class ImagePaths:
         """Writes an image; returns where.
 
         Raises:
-            InvalidRequest: the file came to be there meanwhile.
+            InvalidRequest: the file came to be there meanwhile, or cannot be written any more.
         """
         path = self.path(index, task_id=task_id)
+        other = f"dedgeai tasks fetch {task_id} --out OTHER{path.suffix} saves it."
         try:
-            with path.open("wb" if self._force else "xb") as file:
-                file.write(content)
+            file = path.open("wb" if self._force else "xb")
         except FileExistsError:
+            raise InvalidRequest(f"{path} is there by now: {other}") from None
+        except OSError as problem:
             raise InvalidRequest(
-                f"{path} is there by now: dedgeai tasks fetch {task_id} --out OTHER.png saves it."
+                f"{path} cannot be written ({problem.strerror}): {other}"
+            ) from None
+        try:
+            with file:
+                file.write(content)
+        except OSError as problem:
+            # Half an image would stand in the way of the whole one.
+            path.unlink(missing_ok=True)
+            raise InvalidRequest(
+                f"{path} cannot be written ({problem.strerror}): {other}"
             ) from None
         return path
 
@@ -96,17 +111,19 @@ class ImagePaths:
 def _numbered(out: str, images: int) -> str:
     """The pattern; several images without a field get a number before the extension."""
     try:
-        fields = {name for _, name, _, _ in string.Formatter().parse(out) if name is not None}
-        out.format(n=1, seed=0, id="ID")
-    except (ValueError, LookupError, AttributeError):
+        parts = [part for part in string.Formatter().parse(out) if part[1] is not None]
+    except ValueError:
+        parts = [("", "", "", None)]
+    fields = {name for _, name, _, _ in parts}
+    plain = all(not how and _DIGITS.fullmatch(width or "") for _, _, width, how in parts)
+    if not plain or not fields <= _FIELDS or any(one[1] == "id" and one[2] for one in parts):
         raise InvalidRequest(
-            f"{out} is no name for images: --out takes {{n}}, {{seed}} and {{id}} in it."
-        ) from None
+            f"{out:.80} is no name for images: --out takes {{n}}, {{seed}} and {{id}} in it, and "
+            "{n:03} where a number has three digits."
+        )
     if images > 1 and not fields:
         path = Path(out)
         return str(path.with_name(f"{path.stem}-{{n}}{path.suffix}"))
-    if images > 1 and fields <= {""}:
-        raise InvalidRequest(f"{out} is one file for {images} images: put {{n}} in its name.")
     return out
 
 

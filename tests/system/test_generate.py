@@ -111,12 +111,30 @@ def test_what_is_left_running_is_fetched_later(tmp_path: Path) -> None:
         assert f"dedgeai tasks fetch {left} --node {cluster.urls[0]}" in rest.decode()
         fetch = ("tasks", "fetch", "--node", cluster.urls[0])
         code, _, complained = await dedgeai(tmp_path, *fetch, left, "--out", "one.jpg")
-        assert (code, "one.jpg is no name of a png" in complained) == (2, True)
+        assert (code, "The image is a png: let --out end with .png" in complained) == (2, True)
         for task_id, name in ((detached, "one.png"), (left, "two.png")):
             code, said, complained = await dedgeai(tmp_path, *fetch, task_id, "--out", name)
             assert code == 0, complained
             assert f"drew {name}" in said
         assert formats_in(tmp_path, "one.png", "two.png") == ["PNG", "PNG"]
+
+    on_cluster(tmp_path / "nodes", SLOW, test=test)
+
+
+def test_an_image_that_cannot_be_saved_keeps_no_other_from_it(tmp_path: Path) -> None:
+    async def test(cluster: LocalCluster, http: httpx.AsyncClient) -> None:
+        draw = ("generate", "a boat", "--node", cluster.urls[0], "--steps", "4", "-n", "2")
+        process = await started(tmp_path, *draw, "--out", "b-{n}.png", "--no-preview")
+        said = await heard(process, "Task ")
+        (tmp_path / "b-1.png").write_bytes(b"somebody else's")
+        async with asyncio.timeout(SECONDS_MAX):
+            rest, complained = await process.communicate()
+        assert process.returncode == 1
+        assert "drew b-2.png" in rest.decode()
+        [first, *_] = re.findall(r"Task ([\w-]+), seed", said)
+        assert f"b-1.png is there by now: dedgeai tasks fetch {first} --out" in complained.decode()
+        assert (tmp_path / "b-1.png").read_bytes() == b"somebody else's"
+        assert formats_in(tmp_path, "b-2.png") == ["PNG"]
 
     on_cluster(tmp_path / "nodes", SLOW, test=test)
 
