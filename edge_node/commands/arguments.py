@@ -111,6 +111,13 @@ def listeners(text: str) -> list[str]:
     return found
 
 
+def name(text: str) -> str:
+    """Of a task or a node; a variable of a shell that is not set is none."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("a name must not be empty")
+    return text
+
+
 def renamed(new: str) -> Callable[[str], str]:
     """Of an option that has another name now."""
 

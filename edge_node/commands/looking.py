@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from edge_node.commands.arguments import add_node, add_out, count, whole
+from edge_node.commands.arguments import add_node, add_out, count, name, whole
 
 STATUSES = ("queued", "in_progress", "completed", "failed", "cancelled")
 OPERATIONS = {
@@ -56,17 +56,17 @@ def _add_tasks(commands: Any) -> None:
     listing.set_defaults(run=_list)
     show = kinds.add_parser("show", help="all that is known of one, as JSON")
     add_node(show)
-    show.add_argument("task", metavar="ID")
+    show.add_argument("task", type=name, metavar="ID")
     show.set_defaults(run=_show)
     fetch = kinds.add_parser("fetch", help="wait for the image of one, and save it")
     add_node(fetch)
-    fetch.add_argument("task", metavar="ID")
+    fetch.add_argument("task", type=name, metavar="ID")
     add_out(fetch)
     fetch.set_defaults(run=_fetch)
     cancel = kinds.add_parser("cancel", help="cancel some, or all that are open")
     add_node(cancel)
     which = cancel.add_mutually_exclusive_group(required=True)
-    which.add_argument("tasks", nargs="*", default=[], metavar="ID")
+    which.add_argument("tasks", nargs="*", type=name, default=[], metavar="ID")
     which.add_argument("--all", action="store_true", help="of all nodes")
     cancel.set_defaults(run=_cancel)
 
@@ -75,7 +75,9 @@ def _add_operations(commands: Any) -> None:
     for action, says in OPERATIONS.items():
         parser = commands.add_parser(action, help=says)
         add_node(parser)
-        parser.add_argument("name", metavar="NODE", help="its name, as `dedgeai status` shows it")
+        parser.add_argument(
+            "name", type=name, metavar="NODE", help="its name, as `dedgeai status` shows it"
+        )
         parser.set_defaults(run=_operate, action=action)
 
 
@@ -85,7 +87,9 @@ def _add_nodes(commands: Any) -> None:
     for action, says in PLACES.items():
         one = actions.add_parser(action, help=says)
         add_node(one)
-        one.add_argument("name", metavar="NODE", help="its name, as `dedgeai status` showed it")
+        one.add_argument(
+            "name", type=name, metavar="NODE", help="its name, as `dedgeai status` showed it"
+        )
         one.set_defaults(run=_operate, action=action)
 
 

@@ -6,6 +6,7 @@ Owns tables and lines; what is asked is the client's.
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,16 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from edge_node.client import Client, Cluster, Erased, Missing, Node, NodeUnreachable, Task
+from edge_node.client import (
+    Client,
+    Cluster,
+    Erased,
+    Missing,
+    Node,
+    NodeUnreachable,
+    RequestRefused,
+    Task,
+)
 from edge_node.client.calls import Operation
 from edge_node.errors import OriginUnavailable
 
@@ -24,6 +34,7 @@ LOOK_AGAIN_S = 1.0
 PIPED_COLUMNS = 240
 GAP = 2
 SHRUNK_MIN = 8
+REFUSED = 2
 DONE: dict[Operation, str] = {
     "pause": "paused",
     "drain": "draining",
@@ -213,7 +224,11 @@ def show_task(node_url: str, task_id: str) -> int:
 
 
 def cancel_tasks(node_url: str, task_ids: list[str], *, every: bool) -> int:
-    """Cancels tasks, or all that are open at all nodes; 1 where a node did not answer."""
+    """Cancels tasks, or all that are open at all nodes.
+
+    1 where a node did not answer, 2 where one of the tasks could not be cancelled: the others are.
+    """
+    code = 0
     with client_of(node_url) as client:
         if every:
             cancelled = client.cancel_all()
@@ -222,8 +237,12 @@ def cancel_tasks(node_url: str, task_ids: list[str], *, every: bool) -> int:
                 print(f"{one.node or one.address} did not answer: {one.reason}")
             return 1 if cancelled.missing else 0
         for task_id in task_ids:
-            print(f"{task_id} {client.cancel(task_id).status}")
-    return 0
+            try:
+                print(f"{task_id} {client.cancel(task_id).status}")
+            except RequestRefused as error:
+                print(f"dedgeai: {error.message}", file=sys.stderr)
+                code = REFUSED
+    return code
 
 
 def operate(node_url: str, action: Operation, node_id: str) -> int:

@@ -55,6 +55,12 @@ def test_a_person_with_a_terminal_watches_lists_cancels_and_drains(tmp_path: Pat
         assert json.loads(said)["prompt"] == tasks[0]["prompt"]
         code, said, _ = await dedgeai("tasks", "cancel", *node, tasks[0]["id"])
         assert said.split() == [tasks[0]["id"], "cancelled"]
+        # One that is misspelt keeps no other from being cancelled.
+        several = [tasks[0]["id"], "node-0-misspelt", tasks[1]["id"]]
+        code, said, complained = await dedgeai("tasks", "cancel", *node, *several)
+        assert code == 2
+        assert said.split() == [tasks[0]["id"], "cancelled", tasks[1]["id"], "cancelled"]
+        assert "no task or job node-0-misspelt" in complained
         code, said, _ = await dedgeai("drain", *node, "node-1")
         assert (code, said) == (0, "node-1 draining\n")
         async with asyncio.timeout(10):
@@ -64,7 +70,7 @@ def test_a_person_with_a_terminal_watches_lists_cancels_and_drains(tmp_path: Pat
         assert [line.split()[1] for line in said.splitlines()[1:3]] == ["ready", "paused"]
         assert (await dedgeai("resume", *node, "node-1"))[0] == 0
         code, said, _ = await dedgeai("tasks", "cancel", "--all", *node)
-        assert said == "4 cancelled\n"
+        assert said == "3 cancelled\n"
         for task in tasks:
             assert (await wait_for(http, url, task["id"]))["status"] == "cancelled"
         cluster.signal_node(1, signal.SIGKILL)
