@@ -39,16 +39,12 @@ def _add_cluster(commands: Any) -> None:
     parser.add_argument("--engine", choices=("tiny", "emulated"), default="tiny")
     parser.add_argument(
         "--profiles",
-        default="orin-64gb-maxn",
-        help="emulated devices, comma-separated, repeated over the nodes",
+        help="emulated devices, comma-separated, repeated over the nodes; orin-64gb-maxn",
     )
-    parser.add_argument(
-        "--time-scale", type=above(0.0), default=1.0, help="emulated devices this fast"
-    )
+    parser.add_argument("--time-scale", type=above(0.0), help="emulated devices this fast")
     parser.add_argument(
         "--models",
         type=count,
-        default=1,
         help="tiny models, repeated over the nodes: the shipped one and copies with other weights",
     )
     parser.add_argument("--policy", help="of every node; if not given, a node's default")
@@ -69,6 +65,7 @@ def _cluster(options: argparse.Namespace) -> int:
     from edge_node.console.local_cluster import LocalCluster, check_ports, require_folder
 
     _stop_as_by_ctrl_c()
+    _refuse_what_its_engine_ignores(options)
     check_ports(first=options.port, nodes=options.nodes)
     settings = _settings_of_nodes(options)
     if options.data is not None:
@@ -78,7 +75,7 @@ def _cluster(options: argparse.Namespace) -> int:
         from edge_node.worker.tiny_sd3.perturbed import model_settings
 
         for index, one in enumerate(settings):
-            one |= model_settings(index % max(1, options.models), folder=cluster.folder / "models")
+            one |= model_settings(index % (options.models or 1), folder=cluster.folder / "models")
 
     code = DONE
     with contextlib.suppress(KeyboardInterrupt):
@@ -120,6 +117,19 @@ def _stop_as_by_ctrl_c() -> None:
             signal.signal(number, signal.default_int_handler)
 
 
+def _refuse_what_its_engine_ignores(options: argparse.Namespace) -> None:
+    of_engines = {
+        "emulated": {"--profiles": options.profiles, "--time-scale": options.time_scale},
+        "tiny": {"--models": options.models},
+    }
+    for engine, given in of_engines.items():
+        for option, value in given.items():
+            if engine != options.engine and value is not None:
+                raise InvalidRequest(
+                    f"{option} is of --engine {engine}: give that too, or neither."
+                )
+
+
 def _settings_of_nodes(options: argparse.Namespace) -> list[dict[str, Any]]:
     one: dict[str, Any] = {"torch_threads": 1}
     if options.policy is not None:
@@ -134,12 +144,13 @@ def _settings_of_nodes(options: argparse.Namespace) -> list[dict[str, Any]]:
         return [dict(one) for _ in range(options.nodes)]
     from edge_node.worker.emulated import FP16_TFLOPS
 
-    profiles = [name.strip() for name in options.profiles.split(",")]
+    given = "orin-64gb-maxn" if options.profiles is None else options.profiles
+    profiles = [name.strip() for name in given.split(",")]
     for name in profiles:
         if name not in FP16_TFLOPS:
             known = ", ".join(FP16_TFLOPS)
             raise InvalidRequest(f"There is no emulated device {name!r}: --profiles has {known}.")
-    one |= {"engine": "emulated", "time_scale": options.time_scale}
+    one |= {"engine": "emulated", "time_scale": options.time_scale or 1.0}
     return [
         {**one, "emulated_profile": profiles[index % len(profiles)]}
         for index in range(options.nodes)

@@ -12,7 +12,9 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -200,7 +202,9 @@ class LocalCluster:
         for index, url in enumerate(self.urls):
             try:
                 async with asyncio.timeout(ready_s_max):
-                    while not await self._has_met_all(client, url):  # noqa: ASYNC110 - over HTTP
+                    while not await self._has_met_all(client, url):
+                        for each in range(len(self._settings)):
+                            self._check_running(each)
                         await asyncio.sleep(0.1)
             except TimeoutError:
                 raise NodeNotReady(self._explain(index, "does not see all others")) from None
@@ -238,6 +242,10 @@ class LocalCluster:
 
     def stop(self) -> None:
         """Ends every node in order, by force only those that do not go."""
+        with _impatience_ignored():
+            self._stop()
+
+    def _stop(self) -> None:
         for process in self._processes.values():
             if process.poll() is None:
                 process.send_signal(signal.SIGCONT)
@@ -302,6 +310,20 @@ class LocalCluster:
         lines = path.read_text(errors="replace").split("\n") if path.exists() else []
         last = next((line for line in reversed(lines) if line.strip()), "it left no word")
         return last.removeprefix("dedgeai: ").strip()
+
+
+@contextmanager
+def _impatience_ignored() -> Iterator[None]:
+    """A second Ctrl-C, or SIGTERM, ends no stopping half-way: nodes and folders would be left."""
+    former: dict[signal.Signals, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            former[number] = signal.signal(number, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
 
 
 def _launched(command: list[str], pid_path: Path) -> list[str]:

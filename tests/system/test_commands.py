@@ -150,7 +150,9 @@ def test_a_cluster_command_that_is_killed_leaves_no_node(tmp_path: Path) -> None
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_cluster_command_that_is_told_to_end_leaves_no_folder(number: signal.Signals) -> None:
     arguments = ("cluster", "--nodes", "1", "--engine", "emulated", "--port", str(free_port(1)))
-    with subprocess.Popen([*DEDGEAI, *arguments], stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [*DEDGEAI, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout is not None
         said = process.stdout.readline()
         folder = Path(said.split(" are in ")[1].strip().rstrip("."))
@@ -158,8 +160,15 @@ def test_a_cluster_command_that_is_told_to_end_leaves_no_folder(number: signal.S
         while "Ctrl-C" not in (line := process.stdout.readline()):
             assert line
         process.send_signal(number)
-        rest, _ = process.communicate(timeout=60)
+        # Who is impatient says it again, while the nodes stop.
+        node_log = folder / "node-0" / "node.log"
+        while "Shutting down" not in node_log.read_text():
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(number)
+        rest, complained = process.communicate(timeout=60)
     assert "All nodes are stopped." in rest
+    assert "Traceback" not in complained
     assert process.returncode == 0
     assert not folder.exists()
     assert processes_of(folder, "") == []
