@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from typing import Any
 
 from edge_node.domain import Learning, NodeState
@@ -9,12 +10,15 @@ from edge_node.snapshot import ClusterSnapshot, LearnerProgress
 from scheduler.guard.status import GuardStatus
 
 Json = dict[str, Any]
+# Of this node's software, as `dedgeai --version` says it.
+VERSION = importlib.metadata.version("dedgeai")
 
 
 def cluster_object(snapshot: ClusterSnapshot) -> Json:
     """The cluster as /v1/cluster shows it; times in seconds, work in work units."""
     return {
         "object": "cluster",
+        "version": VERSION,
         "node": snapshot.node_id,
         "policy": snapshot.policy,
         "guard": _guard_object(snapshot.guard),

@@ -4,6 +4,9 @@ import asyncio
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
+from edge_node import cli
 from edge_node.domain import Learning, NodeId
 from edge_node.learned_weights import LearnedWeights
 from edge_node.snapshot import ClusterSnapshot, LearnerProgress
@@ -117,3 +120,12 @@ def test_the_cluster_shows_who_learns_and_from_whom() -> None:
     }
     own = cluster(None)  # of a node that has said nothing of learning so far
     assert (own["learner"], own["own"]["learning"]) == (None, None)
+
+
+def test_the_cluster_and_the_command_line_tell_of_one_version(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main(["--version"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out == f"dedgeai {cluster(None)['version']}\n"
