@@ -125,7 +125,7 @@ def test_an_idle_connection_that_had_its_answer_is_kept() -> None:
         reader, writer = await connect()
         for _ in range(2):
             writer.write(b"GET /livez HTTP/1.1\r\nHost: node\r\n\r\n")
-            assert b"200" in (await reader.readuntil(b'"ok"}')).splitlines()[0]
+            assert b"200" in (await reader.readuntil(b"}")).splitlines()[0]
             await asyncio.sleep(QUICK.header_s_max + SWEEP_S + 0.3)
 
     run(story, limits=QUICK)
@@ -142,7 +142,7 @@ def test_who_has_just_come_when_the_listener_ends_is_answered() -> None:
                 await connect()
                 await asyncio.sleep(0.01)
         writer.write(b"GET /livez HTTP/1.1\r\nHost: node\r\n\r\n")
-        assert b"200" in (await reader.readuntil(b'"ok"}')).splitlines()[0]
+        assert b"200" in (await reader.readuntil(b"}")).splitlines()[0]
         await until_closed(reader)
 
     run(story)

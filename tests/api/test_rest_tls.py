@@ -106,7 +106,11 @@ async def listening(config: NodeConfig) -> AsyncIterator[str]:
 
 
 def config_of(made: RestPair | None, **more: object) -> NodeConfig:
-    fields: dict[str, object] = {"rest_port": free_port(), "drain_s": 0.0, **more}
+    fields: dict[str, object] = {
+        "node_id": "orin-a",
+        "rest_port": free_port(),
+        "drain_s": 0.0,
+    } | more
     if made is not None:
         fields |= {
             "rest_tls": True,

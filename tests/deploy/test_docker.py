@@ -21,7 +21,8 @@ DOCKER = ROOT / "docker"
 DOCKERFILES = ("Dockerfile.cpu", "Dockerfile.jetson")
 IMAGE, BUILD = "docker/requirements.txt", "docker/requirements-build.txt"
 DEVELOPMENT = "constraints-dev.txt"
-LOCKS = (IMAGE, BUILD, DEVELOPMENT)
+SITE = "docs/site/requirements.txt"
+LOCKS = (IMAGE, BUILD, DEVELOPMENT, SITE)
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 # What an image installs beside what every node needs; its torch is its own.
 EXTRAS = ("worker", "learner", "embedded-store", "mdns", "mcp", "otel")
