@@ -13,7 +13,7 @@ import pytest
 from edge_node import start_note
 from edge_node.config import SETTINGS, NodeConfig
 from edge_node.config_sources import InvalidConfig, load_config
-from edge_node.worker.__main__ import checked, command_line, model_of
+from edge_node.worker.__main__ import checked, command_line, model_of, name_of
 from edge_node.worker.approximations import Approximations
 from edge_node.worker.queue_order import Order
 from edge_node.worker.tiny_sd3 import model_folder
@@ -139,14 +139,15 @@ def test_lossy_choices_are_checked_before_anything_is_loaded(
     [
         ({}, (model_folder(), "tiny-sd3")),
         ({"model_name": "sd3"}, (model_folder(), "sd3")),
-        ({"model": "sd3.safetensors"}, (Path("sd3.safetensors"), None)),
-        ({"model": "sd3.safetensors", "model_name": "sd3"}, (Path("sd3.safetensors"), "sd3")),
+        ({"model": "models/sd3"}, (Path("models/sd3"), "sd3")),
+        ({"model": "models/sd3", "model_name": "x"}, (Path("models/sd3"), "x")),
     ],
 )
 def test_a_model_is_served_under_the_name_it_is_given(
-    values: dict[str, str], model: tuple[Path, str | None]
+    values: dict[str, str], model: tuple[Path, str]
 ) -> None:
-    assert model_of(arrived(load_config(None, values))) == model
+    options = arrived(load_config(None, values))
+    assert (model_of(options), name_of(options)) == model
 
 
 def test_a_person_is_told_every_option_and_what_is_wrong(tmp_path: Path) -> None:

@@ -94,5 +94,5 @@ def test_a_policy_of_ones_own_decides_at_a_node_and_in_the_laboratory(
         assert {one["policy"] for one in ended} == {"curious"}
         assert {one["executor"] for one in ended} == {"node-0", "node-1"}
 
-    own = EMULATED | {"policy": "own_policy:Curious", "policy_options": {"explore": 1.0}}
+    own = EMULATED | {"policy": "own_policy:Curious", "policy_options": "explore=1.0"}
     on_cluster(tmp_path, own, own, test=test)
