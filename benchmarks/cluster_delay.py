@@ -122,6 +122,7 @@ class Measured:
         staleness_s: mean and p99 of the age of the oldest unseen change at decision.
         share_by_decider: decisions by the policy that made them and, where it was not the wanted
             one, why.
+        scraped: metrics of each node at the end.
     """
 
     delay_s_N: np.ndarray
@@ -129,6 +130,7 @@ class Measured:
     makespan_s: float
     staleness_s: dict[str, float]
     share_by_decider: dict[str, float]
+    scraped: tuple[list[Any], ...] = ()
 
     def told(self) -> dict[str, Any]:
         """Figures for the result file."""
@@ -230,6 +232,23 @@ async def scrape(url: str) -> list[Any]:
     return list(text_string_to_metric_families(answer.text))
 
 
+def samples(scraped: Sequence[list[Any]], name: str) -> list[Any]:
+    """Every node's samples under a name of ours."""
+    wanted = f"dedgeai_{name}"
+    found = (one for families in scraped for family in families for one in family.samples)
+    return [one for one in found if one.name == wanted]
+
+
+def counted(scraped: Sequence[list[Any]], *names: str) -> dict[str, float]:
+    """What all nodes together counted under these names, by their labels."""
+    found: dict[str, float] = {}
+    for name in names:
+        for sample in samples(scraped, name):
+            key = " ".join([name, *sample.labels.values()])
+            found[key] = found.get(key, 0.0) + sample.value
+    return found
+
+
 def measured(drawn: Sequence[Drawn], scraped: Sequence[list[Any]], *, scale: float) -> Measured:
     """Delays scaled back to the devices' own time, and what the nodes counted."""
     delay_s_N = np.array([one.delay_s * scale if one.content else np.nan for one in drawn])
@@ -258,6 +277,7 @@ def measured(drawn: Sequence[Drawn], scraped: Sequence[list[Any]], *, scale: flo
         makespan_s=(last_s - first_s) * scale,
         staleness_s={"mean": total_s / count if count else 0.0, "p99_at_most": p99_s},
         share_by_decider={k: v / sum(decisions.values()) for k, v in decisions.items() if v},
+        scraped=tuple(scraped),
     )
 
 

@@ -25,9 +25,9 @@ import numpy as np
 from benchmarks import machine
 from benchmarks.cluster_delay import EQUAL, MIXED
 from benchmarks.cluster_twin import Devices, Request, poisson
+from benchmarks.simulated_hours import against, simulated
 from scheduler.policies import heuristics
-from scheduler.simulator.moving_cluster import Helping, Moved, Moving, MovingCluster
-from scheduler.simulator.statistics import paired_gap
+from scheduler.simulator.moving_cluster import Helping, Moved, Moving
 
 RESULTS = Path(__file__).parent / "results"
 LOADS = (0.2, 0.5, 0.8, 0.95)
@@ -55,21 +55,12 @@ AIMED = {
 AIMED_WAY = {EQUAL.name: "helped", MIXED.name: "moves, helped"}
 
 
-def simulated(
+def hour(
     devices: Devices, requests: Sequence[Request], way: tuple[Moving | None, Helping | None]
 ) -> Moved:
-    """One hour."""
-    moving, helping = way
-    return MovingCluster(
-        capacity_B=devices.capacities,
-        arrival_s_N=np.array([one.at_s for one in requests]),
-        steps_N=np.array([one.steps for one in requests]),
-        origin_N=np.array([one.origin for one in requests]),
-        decoding=devices.fixed_steps,
-        policy=heuristics.ring(rng=np.random.default_rng(0)),
-        moving=moving,
-        helping=helping,
-    ).run()
+    """One way of it, placed by the ring."""
+    policy = heuristics.ring(rng=np.random.default_rng(0))
+    return simulated(devices, requests, policy=policy, moving=way[0], helping=way[1])
 
 
 def compared(devices: Devices, *, load: float, seeds: int) -> list[dict[str, Any]]:
@@ -81,21 +72,14 @@ def compared(devices: Devices, *, load: float, seeds: int) -> list[dict[str, Any
         requests = poisson(devices, load=load, seed=seed)
         steps += sum(one.steps for one in requests)
         for name, way in ways.items():
-            found[name].append(simulated(devices, requests, way))
-    mean_s = {name: [float(one.delay_s_N.mean()) for one in runs] for name, runs in found.items()}
-    p99_s = {
-        name: [float(np.quantile(one.delay_s_N, 0.99)) for one in runs]
-        for name, runs in found.items()
-    }
+            found[name].append(hour(devices, requests, way))
+    told = against(found, "alone")
     return [
         {
             "devices": devices.name,
             "load": load,
             "way": name,
-            "mean_s": float(np.mean(mean_s[name])),
-            "mean_against_alone": paired_gap(mean_s[name], mean_s["alone"])._asdict(),
-            "p99_s": float(np.mean(p99_s[name])),
-            "p99_factor": float(np.mean(np.divide(p99_s[name], p99_s["alone"]))),
+            **told[name],
             "steps_helped": float(sum(one.helped_N.sum() for one in runs) / steps),
             "held_up_s_mean": float(np.mean([one.held_up_s_N.mean() for one in runs])),
             "held_up_s_max": float(max(one.held_up_s_N.max() for one in runs)),

@@ -19,16 +19,26 @@ import json
 import logging
 import os
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks import cluster_delay, machine
-from benchmarks.cluster_delay import EQUAL, MIXED, Cell, poisson_requests, run_cell, scrape
+from benchmarks import machine
+from benchmarks.cluster_delay import (
+    EQUAL,
+    MIXED,
+    Cell,
+    counted,
+    poisson_requests,
+    run_cell,
+    samples,
+    scrape,
+)
 from benchmarks.cluster_twin import Devices, Request
-from benchmarks.helpers import HELPING, simulated
+from benchmarks.helpers import HELPING, hour
 from edge_node.console.local_cluster import LocalCluster
 from edge_node.console.rest_client import RestClient
 
@@ -38,21 +48,14 @@ WAYS = ("none", "guidance")
 DEVICES = {one.name: one for one in (EQUAL, MIXED)}
 LONE_STEPS = 15
 AIMED_LONE = 0.58
+TOLD = ("rows_asked_total", "rows_computed_total")
 
 
-def counted(scraped: list[list[Any]]) -> dict[str, float]:
+def rows_of(scraped: Sequence[list[Any]]) -> dict[str, float]:
     """What all nodes counted of rows, and the mean of what an exchange took last."""
-    found: dict[str, float] = {}
-    exchanges_s = []
-    for families in scraped:
-        for sample in (sample for family in families for sample in family.samples):
-            name = sample.name.removeprefix("dedgeai_")
-            if name == "row_exchange_seconds" and sample.value:
-                exchanges_s.append(sample.value)
-            elif name in ("rows_asked_total", "rows_computed_total"):
-                key = " ".join([name, *sample.labels.values()])
-                found[key] = found.get(key, 0.0) + sample.value
-    return found | {"exchange_wall_s": float(np.mean(exchanges_s)) if exchanges_s else 0.0}
+    exchanges_s = [one.value for one in samples(scraped, "row_exchange_seconds") if one.value]
+    exchange_s = float(np.mean(exchanges_s)) if exchanges_s else 0.0
+    return counted(scraped, *TOLD) | {"exchange_wall_s": exchange_s}
 
 
 async def lone_delays(options: argparse.Namespace, way: str) -> dict[str, Any]:
@@ -80,7 +83,7 @@ async def lone_delays(options: argparse.Namespace, way: str) -> dict[str, Any]:
         "helping": way,
         "mean_s": float(np.mean(delays_s)),
         "delays_s": [round(one, 3) for one in delays_s],
-        "counted": counted(scraped),
+        "counted": rows_of(scraped),
     }
 
 
@@ -105,13 +108,6 @@ def loaded(
     """One run, and its twin in the simulator."""
     requests = poisson_requests(devices, load=load, seconds=options.seconds, seed=100 * seed + 7)
     busy = os.getloadavg()[0]
-    scrapes: list[list[Any]] = []
-
-    async def kept(url: str) -> list[Any]:
-        scrapes.append(await scrape(url))
-        return scrapes[-1]
-
-    cluster_delay.scrape = kept
     cell = Cell(
         devices=devices,
         policy=RULE,
@@ -119,11 +115,8 @@ def loaded(
         time_scale=options.time_scale,
         settings_more={"move": "none", "helping": way},
     )
-    try:
-        found = asyncio.run(run_cell(cell, captions=["a cat"], port=options.port, seed=seed))
-    finally:
-        cluster_delay.scrape = scrape
-    rows, told = counted(scrapes), found.told()
+    found = asyncio.run(run_cell(cell, captions=["a cat"], port=options.port, seed=seed))
+    rows, told = rows_of(found.scraped), found.told()
     twin_s = twin(devices, requests, way=way, exchange_s=rows["exchange_wall_s"], options=options)
     return {
         "devices": devices.name,
@@ -152,7 +145,7 @@ def twin(
     helping = None
     if way == "guidance":
         helping = replace(HELPING, exchange_s=exchange_s * options.time_scale)
-    return float(simulated(devices, requests, (None, helping)).delay_s_N.mean())
+    return float(hour(devices, requests, (None, helping)).delay_s_N.mean())
 
 
 def main() -> None:

@@ -16,14 +16,16 @@ import asyncio
 import json
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks import cluster_delay, machine
-from benchmarks.cluster_delay import MIXED, Cell, poisson_requests, run_cell
-from benchmarks.running_moves import simulated
+from benchmarks import machine
+from benchmarks.cluster_delay import MIXED, Cell, counted, poisson_requests, run_cell, samples
+from benchmarks.running_moves import RULES
+from benchmarks.simulated_hours import simulated
 from scheduler.simulator.moving_cluster import Moving
 
 RESULTS = Path(__file__).parent / "results"
@@ -31,33 +33,16 @@ RULE = "ring"
 TOLD = ("moves_total", "takes_asked_total", "steps_resumed_total", "steps_drawn_again_total")
 
 
-def counted(scraped: list[list[Any]]) -> dict[str, float]:
+def moves_of(scraped: Sequence[list[Any]]) -> dict[str, float]:
     """What all nodes counted of moves, and the mean of what a move cost them."""
-    found: dict[str, float] = {}
-    costs_s = []
-    for families in scraped:
-        for sample in (sample for family in families for sample in family.samples):
-            name = sample.name.removeprefix("dedgeai_")
-            if name == "move_cost_seconds":
-                costs_s.append(sample.value)
-            elif name in TOLD:
-                key = " ".join([name, *sample.labels.values()])
-                found[key] = found.get(key, 0.0) + sample.value
-    return found | {"move_cost_wall_s": float(np.mean(costs_s))}
+    costs_s = [sample.value for sample in samples(scraped, "move_cost_seconds")]
+    return counted(scraped, *TOLD) | {"move_cost_wall_s": float(np.mean(costs_s))}
 
 
 def measured(options: argparse.Namespace, *, load: float, seed: int, move: str) -> dict[str, Any]:
     """One run, and its twin in the simulator."""
     requests = poisson_requests(MIXED, load=load, seconds=options.seconds, seed=100 * seed + 7)
     busy = os.getloadavg()[0]
-    scrapes: list[list[Any]] = []
-    scrape = cluster_delay.scrape
-
-    async def kept(url: str) -> list[Any]:
-        scrapes.append(await scrape(url))
-        return scrapes[-1]
-
-    cluster_delay.scrape = kept
     cell = Cell(
         devices=MIXED,
         policy=RULE,
@@ -65,17 +50,15 @@ def measured(options: argparse.Namespace, *, load: float, seed: int, move: str) 
         time_scale=options.time_scale,
         settings_more={"move": move},
     )
-    try:
-        found = asyncio.run(run_cell(cell, captions=["a cat"], port=options.port, seed=seed))
-    finally:
-        cluster_delay.scrape = scrape
-    moves = counted(scrapes)
+    found = asyncio.run(run_cell(cell, captions=["a cat"], port=options.port, seed=seed))
+    moves = moves_of(found.scraped)
     scale = options.time_scale
     moving = None
     if move == "running":
         age_s = found.staleness_s["mean"] * scale
         moving = Moving(cost_s=moves["move_cost_wall_s"] * scale, age_s=age_s)
-    twin = simulated(MIXED, requests, rule=RULE, moving=moving)
+    policy = RULES[RULE](rng=np.random.default_rng(0))
+    twin = simulated(MIXED, requests, policy=policy, moving=moving)
     told = found.told()
     return {
         "load": load,

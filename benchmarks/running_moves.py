@@ -23,10 +23,10 @@ import numpy as np
 
 from benchmarks import machine
 from benchmarks.cluster_delay import EQUAL, MIXED
-from benchmarks.cluster_twin import Devices, Request, poisson
+from benchmarks.cluster_twin import Devices, poisson
+from benchmarks.simulated_hours import against, simulated
 from scheduler.policies import heuristics
-from scheduler.simulator.moving_cluster import Moved, Moving, MovingCluster
-from scheduler.simulator.statistics import paired_gap
+from scheduler.simulator.moving_cluster import Moved, Moving
 
 RESULTS = Path(__file__).parent / "results"
 LOADS = (0.5, 0.8, 0.95)
@@ -47,21 +47,6 @@ AIMED_P99 = {0.5: 0.8, 0.8: 0.8}
 AIMED_EQUAL = 0.5
 
 
-def simulated(
-    devices: Devices, requests: Sequence[Request], *, rule: str, moving: Moving | None
-) -> Moved:
-    """One hour."""
-    return MovingCluster(
-        capacity_B=devices.capacities,
-        arrival_s_N=np.array([one.at_s for one in requests]),
-        steps_N=np.array([one.steps for one in requests]),
-        origin_N=np.array([one.origin for one in requests]),
-        decoding=devices.fixed_steps,
-        policy=RULES[rule](rng=np.random.default_rng(0)),
-        moving=moving,
-    ).run()
-
-
 def compared(devices: Devices, *, load: float, rule: str, seeds: int) -> list[dict[str, Any]]:
     """Every way of moving at one load, against none on the same requests."""
     ways = MOVES | (MORE_COSTS if rule == next(iter(RULES)) else {})
@@ -69,22 +54,16 @@ def compared(devices: Devices, *, load: float, rule: str, seeds: int) -> list[di
     for seed in range(seeds):
         requests = poisson(devices, load=load, seed=seed)
         for name, moving in ways.items():
-            found[name].append(simulated(devices, requests, rule=rule, moving=moving))
-    mean_s = {name: [float(one.delay_s_N.mean()) for one in runs] for name, runs in found.items()}
-    p99_s = {
-        name: [float(np.quantile(one.delay_s_N, 0.99)) for one in runs]
-        for name, runs in found.items()
-    }
+            policy = RULES[rule](rng=np.random.default_rng(0))
+            found[name].append(simulated(devices, requests, policy=policy, moving=moving))
+    told = against(found, "none")
     return [
         {
             "devices": devices.name,
             "load": load,
             "rule": rule,
             "moves": name,
-            "mean_s": float(np.mean(mean_s[name])),
-            "mean_against_none": paired_gap(mean_s[name], mean_s["none"])._asdict(),
-            "p99_s": float(np.mean(p99_s[name])),
-            "p99_factor": float(np.mean(np.divide(p99_s[name], p99_s["none"]))),
+            **told[name],
             "moves_of_a_task": float(np.mean([one.moves_N.mean() for one in runs])),
             "moves_of_a_task_max": int(max(one.moves_N.max() for one in runs)),
         }
